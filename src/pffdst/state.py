@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, final
 
 import torch
@@ -67,22 +68,22 @@ class Layout:
 
     entries: tuple[Entry, ...]
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Entry, ...]:
         """The maskable weights, one per layer l."""
         return tuple(e for e in self.entries if e.kind == "maskable")
 
-    @property
+    @cached_property
     def maskable(self) -> int:
         """W, the number of maskable weights."""
         return sum(e.size for e in self.layers)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Number of trainable values: maskable weights and dense parameters; statistics excluded."""
         return sum(e.size for e in self.entries if e.kind != "statistic")
 
-    @property
+    @cached_property
     def total(self) -> int:
         """N, the length of the flat vector."""
         return sum(e.size for e in self.entries)
@@ -116,7 +117,7 @@ class GlobalModel:
         """The maskable weights, a view [W] of the values."""
         return self.values[: self.alive.numel()]
 
-    @property
+    @cached_property
     def trainable(self) -> Tensor:
         """m & ~z, bool [W]."""
         return self.alive & ~self.frozen

@@ -1,0 +1,288 @@
+"""From a checked configuration to a run: the only place where configured classes are made."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from pffdst import checkpoint, sweeps
+from pffdst.client.step import LocalTraining
+from pffdst.client.work import ClientSetup
+from pffdst.config.check import ConfigError
+from pffdst.config.identity import differences, fingerprint
+from pffdst.cost.flops import FlopCounter
+from pffdst.cost.ledger import Ledger
+from pffdst.data.dataset import Dataset
+from pffdst.data.partition import Partition
+from pffdst.errors import UserError
+from pffdst.experiment import Experiment
+from pffdst.loggers.base import Loggers, RunLogger
+from pffdst.loggers.console import ConsoleLogger
+from pffdst.loggers.csv import CsvLogger
+from pffdst.loggers.tables import print_summary
+from pffdst.metrics.evaluate import Evaluator
+from pffdst.metrics.names import columns
+from pffdst.models.flat import FlatModule, initialise
+from pffdst.run import run
+from pffdst.server.server import Server, ServerRules
+from pffdst.state import GlobalModel, Layout
+
+__all__ = ["build", "launch"]
+
+_log = logging.getLogger(__name__)
+# A method's label names the overrides that make it an ablation.
+_METHOD_GROUPS = ("allocation", "readjust", "freeze", "aggregation", "codec")
+
+
+def launch(cfg: DictConfig) -> float:
+    """Runs a composed and checked configuration in its folder, or what is left of it; gives its last-5 accuracy.
+
+    Raises UserError where the folder holds another run, is in use, or a checkpoint cannot be read.
+    """
+    hydra = HydraConfig.get()
+    folder, identity = Path(hydra.runtime.output_dir), fingerprint(cfg)
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    resume = cfg.resume
+    if in_sweep and resume is False:
+        attempt = sweeps.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder)
+        if attempt is not None and attempt.folder != folder.resolve():
+            sweeps.mark_skipped(folder, attempt.folder)
+        if attempt is not None:
+            _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
+            folder, resume = attempt.folder, True
+    with locked(folder):
+        summary = finished(folder, identity) if resume is not False else None
+        if summary is None:
+            state = starting_state(cfg, folder, resume, identity)
+            summary = recorded_run(build(cfg, folder, identity), state)
+        else:
+            print_summary(summary)
+    return float(summary["last5_acc_global"])
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / sweeps.LOCK)
+    try:
+        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to end
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another process is running in this folder; wait for it or choose another"
+        ) from error
+    with lock:
+        yield
+
+
+def finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The summary of a run that is done already, or None."""
+    if sweeps.read_run(folder) != {"fingerprint": identity, "status": "done"}:
+        return None
+    summary: dict[str, Any] = json.loads((folder / sweeps.SUMMARY).read_text())
+    return summary
+
+
+def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> Mapping[str, Any] | None:
+    """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
+    checkpoints = folder / "checkpoints"
+    if resume is False:
+        if checkpoints.exists() or (folder / sweeps.SUMMARY).exists():
+            raise UserError(
+                f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
+            )
+        return None
+    if resume is True:
+        found = checkpoint.latest(checkpoints)
+        if found is None:
+            if not (folder / sweeps.RUN).exists():
+                raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
+            _log.warning("%s has no checkpoint yet: the run starts from round 1", folder)
+            return None
+        state, path = found
+    else:
+        path = Path(str(resume))
+        state = checkpoint.load(path)
+    if state["fingerprint"] != identity:
+        raise UserError(_another_configuration(cfg, folder, path))
+    _log.info("resuming after round %d from %s", state["t"], path)
+    return state
+
+
+def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
+    lines = []
+    if (folder / "config.yaml").exists():
+        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        now = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(saved, dict)
+        assert isinstance(now, dict)
+        lines = differences({str(k): v for k, v in saved.items()}, {str(k): v for k, v in now.items()})
+    what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
+    return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
+
+
+def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Runs, with the status in run.json and the resolved configuration in config.yaml."""
+    folder, identity = experiment.folder, experiment.fingerprint
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
+    checkpoint.write_atomically(folder / "config.yaml", text.encode())
+    sweeps.mark(folder, identity, "running")
+    summary = run(experiment, state)
+    sweeps.mark(folder, identity, "done")
+    return summary
+
+
+def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
+    """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
+    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    _check_fit(cfg, dataset)
+    partition = _partition(cfg, dataset)
+    shape = (dataset.channels, dataset.size, dataset.size)
+
+    def network() -> Any:
+        return instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
+
+    initial = FlatModule(initialise(network, cfg.seed))
+    layout = initial.layout
+    server = _server(cfg, initial)
+    setup = _setup(cfg, dataset, partition, server, network())
+    channels_last = bool(getattr(cfg.engine, "channels_last", False))
+    return Experiment(
+        folder=folder,
+        config=_plain(cfg),
+        fingerprint=identity,
+        labels=_labels(cfg, dataset, initial),
+        rounds=cfg.rounds,
+        eval_every=cfg.eval_every,
+        checkpoint_every=cfg.checkpoint_every,
+        device=cfg.engine.get("device", "cpu"),
+        setup=setup,
+        server=server,
+        engine=instantiate(cfg.engine),
+        ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
+        evaluator=Evaluator(
+            dataset.test.images,
+            dataset.test.labels,
+            partition.test_owner(),
+            cfg.clients,
+            dataset.mean,
+            dataset.std,
+            channels_last=channels_last,
+        ),
+        network=initial,
+        loggers=_loggers(cfg, layout),
+    )
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration with every interpolation resolved and nothing missing."""
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
+    """What only the data themselves tell: their number and size against the partition and the model."""
+    samples = dataset.train.labels.numel()
+    problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
+    needed = getattr(get_class(cfg.model._target_), "min_size", 1)
+    if dataset.size < needed:
+        problems.append(
+            f"the model needs images of at least {needed}x{needed}, but {dataset.name} has "
+            f"{dataset.size}x{dataset.size}: use model=cnn"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _partition(cfg: DictConfig, dataset: Dataset) -> Partition:
+    partition: Partition = instantiate(cfg.partition).split(
+        dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
+    )
+    if partition.moved > 0:
+        _log.info("partition: %d training samples moved to clients that had too few", partition.moved)
+    return partition
+
+
+def _server(cfg: DictConfig, initial: FlatModule) -> Server:
+    """The server and what it goes by. Nothing is dead before the first round is planned."""
+    layout = initial.layout
+    counts = instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity)
+    schedule = instantiate(cfg.freeze)
+    values = initial.read()
+    alive = values.new_ones(layout.maskable, dtype=bool)
+    rules = ServerRules(
+        stages=schedule.stages(cfg.rounds, counts),
+        rule=instantiate(cfg.readjust),
+        start_from=schedule.start_from,
+        aggregation=instantiate(cfg.aggregation),
+        participation=instantiate(cfg.participation),
+        codec=instantiate(cfg.codec),
+        seed=cfg.seed,
+        clients=cfg.clients,
+        cohort=cfg.cohort,
+        ema=cfg.server_ema,
+    )
+    return Server(GlobalModel(layout, values, alive, ~alive), rules)
+
+
+def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Server, network: Any) -> ClientSetup:
+    """What the clients know: the same objects as the server's, which keep no state."""
+    return ClientSetup(
+        network=network,
+        layout=server.model.layout,
+        training=LocalTraining(cfg.local_epochs, cfg.batch_size, cfg.lr, cfg.momentum, cfg.weight_decay, cfg.prox_mu),
+        rule=server.rules.rule,
+        stages=server.rules.stages,
+        codec=server.rules.codec,
+        send_statistics=server.rules.aggregation.statistics == "average",
+        seed=cfg.seed,
+        mean=dataset.mean,
+        std=dataset.std,
+        images=dataset.train,
+        order=partition.train_order,
+        offsets=partition.train_offsets,
+    )
+
+
+def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
+    """CSV and console always; others as the group `logger` says, with what the run is called."""
+    chosen: list[RunLogger] = [
+        CsvLogger(columns([e.name for e in layout.layers])),
+        ConsoleLogger(cfg.rounds, cfg.eval_every),
+    ]
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
+    for node in cfg.logger.values():
+        if node is not None:
+            name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+            chosen.append(instantiate(node, group=sweep, tags=[*cfg.tags, cfg.method_name, cfg.name], name=name))
+    return Loggers(chosen)
+
+
+def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
+    return {
+        "method": _method(cfg),
+        "dataset": dataset.name,
+        "model": type(network.module).__name__,
+        "seed": cfg.seed,
+        "sparsity_target": cfg.sparsity,
+    }
+
+
+def _method(cfg: DictConfig) -> str:
+    """The preset's name, and the overrides that make an ablation of it: `pffdst freeze=none`."""
+    if not HydraConfig.initialized():
+        return str(cfg.method_name)
+    given = [str(line) for line in HydraConfig.get().overrides.task]
+    return " ".join([cfg.method_name, *(line for line in given if line.split("=")[0].split(".")[0] in _METHOD_GROUPS)])

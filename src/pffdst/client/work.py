@@ -1,0 +1,119 @@
+"""A client's whole turn but the loop over its batches: receive, load, fit, move the mask if asked, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor, nn
+
+from pffdst.client.module import ClientModule
+from pffdst.client.step import LocalTraining
+from pffdst.data.batches import ClientBatches, SharedImages
+from pffdst.data.dataset import ImageSet
+from pffdst.seeding import generator_for
+from pffdst.sparsity.readjust.base import ReadjustRule
+from pffdst.state import ClientTask, GlobalModel, Layout, Stage, Update
+from pffdst.wire.downlink import Memory, decode_downlink
+from pffdst.wire.messages import WireError
+from pffdst.wire.uplink import Report, encode_uplink
+from pffdst.wire.values import ValueCodec
+
+__all__ = ["ClientSetup", "ClientWork", "Fit"]
+
+Fit = Callable[[ClientModule, ClientBatches], None]
+
+
+@final
+@dataclass(frozen=True)
+class ClientSetup:
+    """What every client knows before the first round: the configuration both sides share, and the data.
+
+    `order` [n] and `offsets` [C + 1] give each client's training samples; `sizes` are their numbers. `network` is a
+    template: its weights are overwritten by what arrives.
+    """
+
+    network: nn.Module
+    layout: Layout
+    training: LocalTraining
+    rule: ReadjustRule
+    stages: tuple[Stage, ...]
+    codec: ValueCodec
+    send_statistics: bool
+    seed: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    images: SharedImages | ImageSet
+    order: Tensor
+    offsets: Tensor
+
+    @property
+    def clients(self) -> int:
+        """C."""
+        return self.offsets.numel() - 1
+
+    def samples(self, client: int) -> int:
+        """n_k, the number of training samples of a client."""
+        return int(self.offsets[client + 1] - self.offsets[client])
+
+    def stage_of(self, t: int) -> Stage:
+        """The stage that holds round t."""
+        return next(s for s in self.stages if s.start <= t < s.stop)
+
+
+@final
+class ClientWork:
+    """Plays one client after another with one module; nothing of a client outlives its turn but its data's pages."""
+
+    def __init__(self, setup: ClientSetup, *, channels_last: bool) -> None:
+        self.setup = setup
+        images = setup.images
+        self.data = images.open() if isinstance(images, SharedImages) else images
+        self.module = ClientModule(setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last)
+        self._received: tuple[bytes, Memory, GlobalModel] | None = None
+
+    def turn(self, task: ClientTask, memory: Memory, fit: Fit) -> Update:
+        """One client's round. A payload that cannot be read makes an Update with its problem, never an exception."""
+        began = time.perf_counter()
+        try:
+            start = self._receive(task, memory)
+        except WireError as error:
+            return Update(task.client, None, f"could not read the server's message: {error}")
+        self.module.begin(start)
+        fit(self.module, self._batches(task, "client"))
+        payload = self._answer(task)
+        return Update(task.client, payload, None, time.perf_counter() - began)
+
+    def _receive(self, task: ClientTask, memory: Memory) -> GlobalModel:
+        """Decodes the payload, once for all clients of a round that hold the same."""
+        kept = self._received
+        if kept is None or kept[0] is not task.payload or kept[1] is not memory:
+            model, t = decode_downlink(task.payload, memory, self.setup.layout, self.setup.codec)
+            if t != task.t:
+                raise WireError(f"round: expected {task.t}, but got {t}")
+            self._received = kept = (task.payload, memory, model)
+        return kept[2]
+
+    def _batches(self, task: ClientTask, stream: str) -> ClientBatches:
+        """The client's own samples in an order named by run, round and client."""
+        setup, k = self.setup, task.client
+        indices = setup.order[setup.offsets[k] : setup.offsets[k + 1]]
+        generator = generator_for(setup.seed, stream, task.t, k)
+        return ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+
+    def _answer(self, task: ClientTask) -> bytes:
+        """The update's bytes; on a rule's gradient rounds the mask is moved first."""
+        setup, module = self.setup, self.module
+        model, stage = module.trained(), setup.stage_of(task.t)
+        report = Report(setup.samples(task.client), *module.training_metrics())
+        moved = setup.rule.wants_gradient(stage, task.t)
+        if moved:
+            device = module.flat.tensors[0].device
+            images, labels = next(iter(self._batches(task, "probe")))
+            gradient = module.gradient_of((images.to(device), labels.to(device)))
+            model = setup.rule.on_client(model, gradient, stage, task.t)
+        return encode_uplink(
+            model, task.client, task.t, report, setup.codec, moved=moved, statistics=setup.send_statistics
+        )

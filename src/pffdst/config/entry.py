@@ -1,0 +1,145 @@
+"""From the command line to a run and back: what a failure prints, and the exit code it gives."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pffdst.config.check import check, tidy
+from pffdst.config.identity import fingerprint
+from pffdst.config.origin import Origin
+from pffdst.config.overrides import composition_line, preflight
+from pffdst.config.resume import quoted
+from pffdst.config.schema import register
+from pffdst.errors import UserError
+from pffdst.sweeps import has_checkpoint, mark_failed
+
+__all__ = ["Interrupted", "cli", "job"]
+
+_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"})
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Interrupted(KeyboardInterrupt):
+    """A run stopped by the user; `folder` is where it can be resumed from."""
+
+    def __init__(self, folder: Path, sweep: bool) -> None:
+        super().__init__(folder, sweep)
+        self.folder = folder
+        self.sweep = sweep
+
+
+def cli(main: Callable[[], object], config_dir: Path) -> int:
+    """Looks at `sys.argv`, runs `main` (a function under `hydra.main`) and gives the process's exit code.
+
+    0: done. 1: a bug, with its traceback, or a sweep with failed jobs. 2: an error of the user's making, in one
+    message. 130: stopped by Ctrl-C, with the line that resumes.
+    """
+    # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    register()
+    try:
+        sys.argv[1:] = preflight(sys.argv[1:], config_dir)
+        main()
+    except KeyboardInterrupt as stop:
+        print(_how_to_resume(stop), file=sys.stderr)
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and set(sys.argv) & _SHOWS:
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives until the process ends
+            return 0  # the reader has seen enough: train.py --help | head
+        return _report(error)
+    return 0
+
+
+def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
+    """One run, alone or as a sweep's job: tidies and checks its configuration, then launches it.
+
+    In a sweep a failure is written down in the job's folder and in the log, and gives NaN: the other jobs go on.
+    """
+    folder, sweep = _folder(), _in_sweep()
+    cfg = tidy(cfg, Origin.current())
+    try:
+        check(cfg)
+        return launch(cfg)
+    except KeyboardInterrupt:
+        raise Interrupted(folder, sweep) from None
+    except Exception as error:
+        if sweep:
+            _note_failure(folder, cfg, error)
+            return math.nan
+        if _user_error(error) is None:
+            raise
+        # Hydra would print a line of its own before an exception that leaves the job.
+        raise SystemExit(_report(error)) from None
+
+
+def _note_failure(folder: Path, cfg: DictConfig, error: Exception) -> None:
+    user = _user_error(error)
+    if user is None:
+        _log.error("the job failed", exc_info=error)
+    else:
+        _log.error("the job failed: %s", user)
+    try:
+        identity = fingerprint(cfg)
+    except Exception:
+        identity = ""  # a configuration that cannot be resolved has none
+    mark_failed(folder, identity, str(user or error) or type(error).__name__)
+
+
+def _report(error: Exception) -> int:
+    user = _user_error(error)
+    if user is not None:
+        print(str(user), file=sys.stderr)
+        return 2
+    if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
+        print(f"The configuration cannot be composed: {composition_line(error)}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    return 1
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The user error in a chain of causes: Hydra wraps what a constructor raises."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def _how_to_resume(stop: KeyboardInterrupt) -> str:
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    if not isinstance(stop, Interrupted):
+        return "Stopped before a run began."
+    if stop.sweep:
+        return f"Stopped. What is done is skipped when the sweep is started again: {command}"
+    if not has_checkpoint(stop.folder):
+        return f"Stopped before the first checkpoint. To start again: {command}"
+    again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={quoted(str(stop.folder))}"])
+    return f"Stopped. To go on from the last checkpoint: {again}"
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path.cwd()
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -1,0 +1,74 @@
+"""What a configuration's result depends on: its fingerprint, and how two configurations differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["differences", "fingerprint"]
+
+_NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "tags", "name", "checkpoint_every", "hydra"})
+_NEUTRAL_DATASET = frozenset({"cache", "download"})
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """16 hexadecimal digits that two configurations share when they must give the same result.
+
+    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, checkpoint_every) and where
+    the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its path, one
+    that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    text = json.dumps(_canonical(_essence(plain)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two resolved configurations, result-neutral keys aside: `lr: saved 0.01, now 0.05`."""
+    before, after = _flat(_canonical(_essence(saved))), _flat(_canonical(_essence(now)))
+    keys = [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
+    return [f"{key}: saved {_word(before.get(key, _ABSENT))}, now {_word(after.get(key, _ABSENT))}" for key in keys]
+
+
+_ABSENT = object()
+
+
+def _essence(plain: Any) -> dict[str, Any]:
+    kept = {key: value for key, value in plain.items() if key not in _NEUTRAL}
+    dataset = kept.get("dataset")
+    if isinstance(dataset, Mapping):
+        # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.
+        neutral = _NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
+        kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
+    return kept
+
+
+def _canonical(value: Any) -> Any:
+    """Whole floats as integers, so that `1` and `1.0` are one value; containers through and through."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _word(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

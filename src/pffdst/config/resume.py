@@ -1,0 +1,103 @@
+"""`resume=PATH`: the command line of an earlier run, made again, and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import ListConfig, OmegaConf
+
+__all__ = ["Expanded", "expand", "key_of", "quoted"]
+
+_HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
+# A sweep preset belongs to the sweep's command line; one of its jobs is resumed as a run of its own.
+_NOT_AGAIN = ("resume", "sweep")
+
+
+@final
+@dataclass(frozen=True)
+class Expanded:
+    """Overrides with `resume=PATH` written out, or the problem that stands against it."""
+
+    overrides: list[str]
+    problems: list[str]
+
+
+def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
+    """Writes `resume=PATH` out: the run's saved overrides, the further ones, `hydra.run.dir=PATH`, `resume=true`.
+
+    `resume=PATH/checkpoints/NAME.ckpt` keeps the file: `resume='...ckpt'`. Overrides without `resume`, and
+    `resume=false`, come back as they are.
+    """
+    given = [line for line in overrides if key_of(line) == "resume"]
+    rest = [line for line in overrides if key_of(line) != "resume"]
+    value = _value(given[-1]) if given else False
+    if value is False:
+        return Expanded(list(overrides), [])
+    if multirun:
+        again = "leave it out: a sweep started again skips the jobs that are done and goes on with the others"
+        return Expanded(rest, [f"{given[-1]}: -m and resume do not go together; {again}"])
+    has_dir = any(key_of(line) == "hydra.run.dir" for line in rest)
+    if value is True:
+        lines = [] if has_dir else [f"resume=true: which run? {_HOW}"]
+        return Expanded(list(overrides) if has_dir else rest, lines)
+    if has_dir:
+        return Expanded(rest, [f"{given[-1]}: leave hydra.run.dir out; it follows from resume"])
+    return _from_path(Path(value).expanduser(), rest)
+
+
+def key_of(line: str) -> str:
+    """The key of an override as it was typed, `+`, `++` and `~` included."""
+    return line.split("=", 1)[0].strip()
+
+
+def quoted(text: str) -> str:
+    """Text as a quoted value of Hydra's grammar: spaces, `=`, quotes and `${` survive."""
+    return QuotedString(text=text.replace("${", "\\${"), quote=Quote.single).with_quotes()
+
+
+def _value(line: str) -> bool | str:
+    """The value typed after `resume=`; a path that Hydra's grammar cannot read is taken as it stands."""
+    raw = line.split("=", 1)[1] if "=" in line else ""
+    try:
+        value = OverridesParser.create().parse_override(line).value()
+    except HydraException:
+        return raw
+    return value if isinstance(value, bool | str) else raw
+
+
+def _from_path(path: Path, rest: list[str]) -> Expanded:
+    if not path.exists():
+        return Expanded(rest, [f"resume={path}: there is no such folder or file; {_HOW}"])
+    folder = _run_folder(path)
+    if folder is None:
+        return Expanded(rest, [f"resume={path}: {_why_not(path)}; {_HOW}"])
+    what = "resume=true" if path.is_dir() else f"resume={quoted(str(path.resolve()))}"
+    try:
+        saved = _saved(folder)
+    except Exception as error:
+        return Expanded(rest, [f"resume={path}: {folder}/.hydra/overrides.yaml cannot be read: {error}"])
+    return Expanded([*saved, *rest, f"hydra.run.dir={quoted(str(folder.resolve()))}", what], [])
+
+
+def _run_folder(path: Path) -> Path | None:
+    candidates = [path] if path.is_dir() else list(path.resolve().parents)[:2]
+    return next((folder for folder in candidates if (folder / ".hydra" / "overrides.yaml").is_file()), None)
+
+
+def _why_not(path: Path) -> str:
+    if (path / "multirun.yaml").is_file():
+        return "this is a sweep, not a run: start the sweep's command again, or name one of its jobs' folders"
+    return "this is not a run's folder: it has no .hydra folder with the run's command line"
+
+
+def _saved(folder: Path) -> list[str]:
+    saved = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    if not isinstance(saved, ListConfig):
+        raise TypeError("expected a list")
+    return [str(line) for line in saved if key_of(str(line)) not in _NOT_AGAIN]

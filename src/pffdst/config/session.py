@@ -1,0 +1,73 @@
+"""Composing configurations outside `hydra.main`: the groups and options there are, and what a command line gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from omegaconf import DictConfig, open_dict
+
+from pffdst.config.check import tidy
+from pffdst.config.origin import Origin
+from pffdst.config.schema import register
+
+__all__ = ["VERSION_BASE", "Composed", "Session", "compose", "session"]
+
+VERSION_BASE = "1.3"
+
+
+@final
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration as a run would get it, with Hydra's own node and the origin beside it."""
+
+    cfg: DictConfig
+    hydra: DictConfig
+    origin: Origin
+
+
+@final
+@dataclass(frozen=True)
+class Session:
+    """An open Hydra on one folder of configurations; valid inside `session(...)` alone."""
+
+    config_name: str
+    extra: tuple[str, ...]
+    loader: ConfigLoader
+
+    def groups(self) -> dict[str, list[str]]:
+        """The options of every group, Hydra's own left out."""
+        names = [name for name in self.loader.list_groups("") if name != "hydra"]
+        return {name: sorted(self.loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """The configuration under these overrides. Hydra's and OmegaConf's errors pass through."""
+        cfg = hydra_compose(self.config_name, [*self.extra, *overrides], return_hydra_config=True)
+        hydra: Any = cfg.hydra
+        origin = Origin.of(hydra)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return Composed(tidy(cfg, origin), hydra, origin)
+
+
+@contextmanager
+def session(config_dir: Path, config_name: str = "train", extra_dir: Path | None = None) -> Iterator[Session]:
+    """Opens Hydra on `config_dir` (and `extra_dir`, as `--config-dir` does), and leaves its global state as it was."""
+    register()
+    extra = () if extra_dir is None else (f"hydra.searchpath=['file://{extra_dir.resolve()}']",)
+    with initialize_config_dir(str(config_dir.resolve()), job_name="train", version_base=VERSION_BASE):
+        yield Session(config_name, extra, GlobalHydra.instance().config_loader())
+
+
+def compose(overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    """The configuration that `python train.py OVERRIDES` runs, for tests, notebooks and reports."""
+    with session(config_dir) as opened:
+        return opened.compose(overrides).cfg

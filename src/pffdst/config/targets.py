@@ -1,0 +1,179 @@
+"""What a group's `_target_` accepts: its keys and the types of their values, read off its constructor."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from hydra._internal.utils import _locate
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["TargetError", "accepted_keys", "did_you_mean", "key_problems", "locate", "own_keys", "targets_in"]
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
+
+
+class TargetError(Exception):
+    """A `_target_` that cannot be imported or called; the message is one line."""
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """The class or function a `_target_` names.
+
+    Raises:
+        TargetError: the module cannot be imported, or has no such name.
+    """
+    try:
+        # hydra.utils.get_object does the same, but logs an error beside the one it raises.
+        found = _locate(target)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise TargetError(f"_target_ {target} cannot be imported: {_one_line(cause)}") from error
+    if not callable(found):
+        raise TargetError(f"_target_ {target} is a {type(found).__name__}: expected a class or a function")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def own_keys(node: DictConfig) -> list[str]:
+    """A node's keys without Hydra's own (`_target_`, `_partial_`, ...)."""
+    return [str(key) for key in node if not (str(key).startswith("_") and str(key).endswith("_"))]
+
+
+def accepted_keys(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """Constructor parameters by name; None when it takes any keyword or cannot be inspected."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return {name: p for name, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}
+
+
+def targets_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
+    """Every mapping with a `_target_` in a group's node, with its dotted path; null sub-nodes are left out."""
+    if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, "_target_"):
+        return
+    if "_target_" in node:
+        yield path, node
+        return
+    for key in map(str, node):
+        if not OmegaConf.is_missing(node, key):
+            yield from targets_in(f"{path}.{key}", node[key])
+
+
+def key_problems(path: str, node: DictConfig, target: Callable[..., Any]) -> list[str]:
+    """Keys the target does not accept and values of a type it does not take, as problem lines."""
+    accepted = accepted_keys(target)
+    if accepted is None:
+        return []
+    unknown = [key for key in own_keys(node) if key not in accepted]
+    name = str(node["_target_"]).rpartition(".")[2]
+    lines = [f"{path}.{key}: {name} has no such key; {_instead(path, key, accepted)}" for key in unknown]
+    hints = _hints(target)
+    known = [key for key in own_keys(node) if key in hints and key in accepted and not OmegaConf.is_missing(node, key)]
+    return lines + [line for key in known for line in _type_problems(path, key, node[key], hints[key], accepted[key])]
+
+
+def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """`did you mean ...?` with the closest known words, each after `prefix`, or an empty string."""
+    last = [key for key in known if key.rpartition(".")[2] == word]
+    close = last or _closest(word, [key for key in known if not word.startswith(f"{key}.")])
+    return f"did you mean {' or '.join(f'{prefix}{key}' for key in close)}?" if close else ""
+
+
+def _closest(word: str, known: Sequence[str]) -> list[str]:
+    """The closest word, and those that are about as close."""
+    ratio = {key: difflib.SequenceMatcher(None, word, key).ratio() for key in known}
+    best = max(ratio.values(), default=0.0)
+    return [key for key in known if ratio[key] >= max(0.6, best - 0.05)][:3]
+
+
+def _instead(path: str, key: str, accepted: Mapping[str, Any]) -> str:
+    close = did_you_mean(key, list(accepted))
+    if close:
+        return close
+    listed = ", ".join(f"{path}.{name}" for name in accepted)
+    return f"it has {listed}" if listed else "leave it out: it has no keys"
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of the constructor; empty when they cannot be evaluated (names imported for typing alone)."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function)
+    except Exception:
+        return {}
+
+
+def _type_problems(path: str, key: str, value: Any, hint: Any, parameter: inspect.Parameter) -> list[str]:
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if _fits(plain, hint):
+        return []
+    known = parameter.default is not inspect.Parameter.empty and parameter.default is not None
+    example = f"; write e.g. {path}.{key}={_written(parameter.default)}" if known else ""
+    return [f"{path}.{key}={_written(plain)}: expected {_expected(hint)}{example}"]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a yaml value suits an annotation; annotations this does not know suit everything."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args and not any(isinstance(value, bool) != isinstance(arg, bool) for arg in args)
+    if hint in _NAMES:
+        return _fits_plain(value, hint)
+    container = origin or hint
+    if not inspect.isclass(container) or container is object:
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, Mapping)
+    if issubclass(container, Sequence):
+        return isinstance(value, list) and (not args or all(_fits(item, args[0]) for item in value))
+    return True
+
+
+def _fits_plain(value: Any, hint: type) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str) if hint is Path else isinstance(value, hint)
+
+
+def _expected(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_expected(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(_written(arg) for arg in args)
+    if hint in _NAMES:
+        return _NAMES[hint]
+    container = origin or hint
+    listed = inspect.isclass(container) and issubclass(container, Sequence)
+    return "a list, such as [1,2]" if listed else "a mapping"
+
+
+def _written(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

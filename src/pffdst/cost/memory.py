@@ -1,0 +1,37 @@
+"""How much memory a run takes, over all its processes."""
+
+from __future__ import annotations
+
+from typing import final
+
+import psutil
+
+__all__ = ["PeakMemory", "memory_mb"]
+
+
+def memory_mb() -> float:
+    """Memory of this process and its descendants now, in MB (1e6 bytes).
+
+    A page that several processes share is divided among them (PSS) where the system tells; else it counts in each.
+    """
+    this = psutil.Process()
+    total = 0
+    for process in (this, *this.children(recursive=True)):
+        try:
+            info = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        total += getattr(info, "pss", 0) or info.rss
+    return total / 1e6
+
+
+@final
+class PeakMemory:
+    """The largest of the samples taken."""
+
+    def __init__(self) -> None:
+        self.mb = 0.0
+
+    def sample(self) -> None:
+        """Looks once."""
+        self.mb = max(self.mb, memory_mb())

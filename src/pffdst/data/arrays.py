@@ -1,0 +1,43 @@
+"""Tensors as .npy files: written whole or not at all, read by mapping them into memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["map_tensor", "write_tensor", "write_whole"]
+
+
+def write_tensor(path: Path, tensor: Tensor) -> None:
+    """Writes a CPU tensor as a .npy file. Raises OSError."""
+    write_whole(path, lambda file: np.save(file, tensor.numpy(), allow_pickle=False))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` fill a file of a temporary name, then syncs it and renames it to `path`. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def map_tensor(path: Path) -> Tensor:
+    """The tensor of a .npy file without a copy: processes that map the same file share its pages.
+
+    Writing into the tensor never reaches the file. Raises OSError or ValueError when the file is missing or damaged.
+    """
+    # "c" (copy on write) keeps the file safe as "r" does, yet torch takes it without its non-writable warning
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))

@@ -1,0 +1,86 @@
+"""An engine is a way to run clients: tasks in, updates out, in the cohort's order. It never averages."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from pffdst.client.work import ClientSetup, ClientWork, Fit
+from pffdst.engines.memories import ClientMemories
+from pffdst.state import ClientTask, Update
+from pffdst.wire.downlink import Memory
+from pffdst.wire.messages import WireError
+
+__all__ = ["Engine", "EngineError", "Job", "one_thread", "run_in_process"]
+
+Job = tuple[ClientTask, Memory]
+
+
+class EngineError(RuntimeError):
+    """The machinery that runs clients broke down (a worker process died, say); the run can be resumed."""
+
+
+class Engine(ABC):
+    """Runs the clients of a round. Used as `with engine.open(setup): ...`."""
+
+    memories: ClientMemories
+
+    @contextlib.contextmanager
+    def open(self, setup: ClientSetup) -> Iterator[Engine]:
+        """Prepares to run clients of `setup` and gives everything back afterwards, whatever happens."""
+        self.memories = ClientMemories(setup.clients)
+        self.start(setup)
+        try:
+            yield self
+        finally:
+            self.close()
+
+    @abstractmethod
+    def start(self, setup: ClientSetup) -> None:
+        """Builds what lasts for the run."""
+
+    def close(self) -> None:  # noqa: B027 (an engine that took nothing has nothing to give back)
+        """Gives back processes and files. May be called twice."""
+
+    @abstractmethod
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        """Runs the jobs and yields their updates in the jobs' order, each as soon as it is its turn."""
+
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
+        """The updates of a round in the cohort's order; clients keep what they were sent."""
+        jobs = [(task, self.memories.of(task.client)) for task in tasks]
+        for task, update in zip(tasks, self.train(jobs), strict=True):
+            with contextlib.suppress(WireError):  # the client said so itself: update.problem
+                self.memories.receive(task.client, task.payload)
+            yield update
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the simulated clients keep: part of a checkpoint."""
+        return self.memories.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Clients as they were when the checkpoint was written."""
+        self.memories.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Clients train on one thread: results must not depend on the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_in_process(work: ClientWork, fit: Fit, jobs: Sequence[Job]) -> Iterator[Update]:
+    """One client after another in this process."""
+    for task, memory in jobs:
+        with one_thread():
+            update = work.turn(task, memory, fit)
+        yield update

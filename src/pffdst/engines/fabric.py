@@ -1,0 +1,73 @@
+"""The default engine: a lean Fabric loop that drives the same module and callbacks, in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+
+from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.engines.base import Engine, Job, run_in_process
+from pffdst.engines.lean import FabricFit
+from pffdst.engines.pool import WorkerPool
+from pffdst.state import Update
+
+__all__ = ["FabricEngine", "available_cores"]
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container or a job is often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@final
+class FabricEngine(Engine):
+    """N worker processes of one thread each; the result is the same for every N.
+
+    `workers`: "auto" is one per available core, 0 none (this process trains, on one thread as well). `exact` means
+    no workers and NCHW: bit-equal to the trainer engine. On a GPU the clients train in this process.
+    """
+
+    def __init__(
+        self, *, workers: int | str = "auto", channels_last: bool = True, exact: bool = False, device: str = "cpu"
+    ) -> None:
+        if not (workers == "auto" or (isinstance(workers, int) and workers >= 0)):
+            raise ValueError(f"Expected `engine.workers` to be auto or a number of at least 0, but got {workers!r}")
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"Expected `engine.device` to be cpu or cuda, but got {device!r}")
+        self.channels_last = channels_last and not exact
+        self.device = device
+        self.workers = 0 if exact or device != "cpu" else workers
+        self._pool: WorkerPool | None = None
+
+    def problems(self) -> list[str]:
+        """What this machine lacks."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=cpu"]
+        return []
+
+    def start(self, setup: ClientSetup) -> None:
+        """Starts the workers, or prepares this process."""
+        cores = available_cores()
+        workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
+        if workers == 0:
+            self._work = ClientWork(setup, channels_last=self.channels_last)
+            self._fit = FabricFit(setup.training.epochs, self.device)
+            return
+        self._pool = WorkerPool(setup, workers, channels_last=self.channels_last)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        """Over the workers, or one after another here."""
+        if self._pool is not None:
+            return self._pool.train(jobs)
+        return run_in_process(self._work, self._fit, jobs)

@@ -1,0 +1,197 @@
+"""Worker processes that train clients, one thread each.
+
+On Linux they are forked, as a DataLoader's are: they share the imported libraries (most of a small run's memory) and
+the training images with this process. Elsewhere they are started afresh and map the images from a file. They fork
+before any logger starts threads, and use one thread, so that no thread pool of this process is missed in them. A
+worker ends when this process does, whatever ended it. Pipes join processes of one program on one machine, so they may
+carry pickles; what clients and server say to each other are the wire's bytes within.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.data.batches import SharedImages
+from pffdst.engines.base import EngineError, Job
+from pffdst.engines.lean import FabricFit
+from pffdst.state import Update
+from pffdst.wire.downlink import Memory
+
+__all__ = ["WorkerPool"]
+
+
+@final
+@dataclass
+class Worker:
+    """A process, the pipe to it, and which of the round's payloads and memories it already has."""
+
+    process: BaseProcess
+    pipe: Connection
+    has: set[tuple[str, int]] = field(default_factory=set)
+    position: int | None = None
+
+
+@final
+class WorkerPool:
+    """`workers` processes that share the training images by mapping one file."""
+
+    def __init__(
+        self, setup: ClientSetup, workers: int, *, channels_last: bool, start_method: str | None = None
+    ) -> None:
+        method = start_method or ("fork" if sys.platform == "linux" else "spawn")
+        self._sizes = [setup.samples(k) for k in range(setup.clients)]
+        self._workers: list[Worker] = []
+        with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
+            given = setup if method == "fork" else _packed(setup, Path(folder))
+            for _ in range(workers):
+                self._workers.append(self._start(method, given, channels_last))
+            for worker in self._workers:
+                self._receive(worker)
+        # every worker has its pages mapped: the file's name can go, so that nothing is left behind by a kill
+
+    def _start(self, method: str, setup: ClientSetup | bytes, channels_last: bool) -> Worker:
+        context = multiprocessing.get_context(method)
+        ours, theirs = context.Pipe()
+        # a forked worker also inherits the pipes made before it, and would keep them open
+        inherited = [ours, *(w.pipe for w in self._workers)] if method == "fork" else []
+        process = context.Process(target=_serve, args=(theirs, inherited, setup, channels_last), daemon=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+            process.start()
+        theirs.close()
+        return Worker(process, ours)
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        """Gives the largest client to the next free worker; yields in the jobs' order."""
+        for worker in self._workers:
+            worker.has.clear()
+            self._send(worker, ("round",))
+        queue = deque(sorted(range(len(jobs)), key=lambda i: -self._sizes[jobs[i][0].client]))
+        done: dict[int, Update] = {}
+        for turn in range(len(jobs)):
+            while turn not in done:
+                for worker in self._workers:
+                    if worker.position is None and queue:
+                        self._give(worker, jobs, queue.popleft())
+                for worker in self._answering():
+                    position, worker.position = worker.position, None
+                    done[position] = self._receive(worker)  # type: ignore[index]
+            yield done.pop(turn)
+
+    def _answering(self) -> list[Worker]:
+        """The busy workers that have something to say, or died."""
+        ready = wait([w.pipe for w in self._workers if w.position is not None])
+        return [w for w in self._workers if w.pipe in ready]
+
+    def _give(self, worker: Worker, jobs: Sequence[Job], position: int) -> None:
+        """Sends a job; a payload or memory that the worker already has in this round goes by its key."""
+        task, memory = jobs[position]
+        keys = (("payload", id(task.payload)), ("memory", id(memory)))
+        for key, blob in zip(keys, (task.payload, memory), strict=True):
+            if key not in worker.has:
+                self._send(worker, ("blob", key, blob))
+                worker.has.add(key)
+        worker.position = position
+        self._send(worker, ("task", replace(task, payload=b""), *keys))
+
+    def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        try:
+            worker.pipe.send(message)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died(worker) from error
+
+    def _receive(self, worker: Worker) -> Any:
+        """What a worker says; EngineError where it died or failed."""
+        try:
+            kind, content = worker.pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died(worker) from error
+        if kind == "error":
+            raise EngineError(f"a worker process failed while training a client:\n{content}")
+        return content
+
+    def _died(self, worker: Worker) -> EngineError:
+        worker.process.join(timeout=5)
+        code = worker.process.exitcode
+        return EngineError(
+            f"a worker process (pid {worker.process.pid}) died with exit code {code} (-9: killed, often for want of "
+            "memory); fewer engine.workers need less, and resume=true goes on from the last checkpoint"
+        )
+
+    def close(self) -> None:
+        """Ends the processes: politely, then not."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(timeout=0.0 if worker.position is not None else 5.0)
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join(timeout=5.0)
+        self._workers.clear()
+
+
+def _packed(setup: ClientSetup, folder: Path) -> bytes:
+    """A setup for a process that starts afresh, its images in a file that can be mapped.
+
+    Plain pickle copies tensors; multiprocessing's own would put them, the network's weights among them, into memory
+    that all workers write to.
+    """
+    images = setup.images
+    if not isinstance(images, SharedImages):
+        images = SharedImages.share(images, folder)
+    return pickle.dumps(replace(setup, images=images))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent ends, in the middle of a step if need be."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | bytes, channels_last: bool) -> None:
+    """A worker's life: until its pipe closes, keeps blobs for a round and answers tasks."""
+    for other in inherited:
+        other.close()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    try:
+        known = pickle.loads(setup) if isinstance(setup, bytes) else setup
+        work = ClientWork(known, channels_last=channels_last)
+        fit = FabricFit(work.setup.training.epochs, "cpu")
+        pipe.send(("ready", None))
+        blobs: dict[tuple[str, int], Any] = {}
+        while True:
+            kind, *rest = pipe.recv()
+            if kind == "round":
+                blobs.clear()
+            elif kind == "blob":
+                blobs[rest[0]] = rest[1]
+            else:
+                task, payload_key, memory_key = rest
+                memory: Memory = blobs[memory_key]
+                pipe.send(("update", work.turn(replace(task, payload=blobs[payload_key]), memory, fit)))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return
+    except Exception:
+        pipe.send(("error", traceback.format_exc()))

@@ -1,0 +1,63 @@
+"""The oracle: one Lightning Trainer, reused for every client of the run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from lightning.pytorch import Trainer
+
+from pffdst.client.callbacks import FreezeCallback, MaskCallback
+from pffdst.client.module import ClientModule
+from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.data.batches import ClientBatches
+from pffdst.engines.base import Engine, Job, run_in_process
+from pffdst.state import Update
+
+__all__ = ["TrainerEngine", "TrainerFit"]
+
+
+@final
+class TrainerFit:
+    """E epochs of a client by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
+
+    def __init__(self, epochs: int) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*barebones.*")
+            self.trainer = Trainer(
+                accelerator="cpu",
+                devices=1,
+                max_epochs=epochs,
+                barebones=True,
+                callbacks=[MaskCallback(), FreezeCallback()],
+            )
+
+    def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
+        """Trains `module` on `batches`."""
+        self._rewind()
+        self.trainer.fit(module, train_dataloaders=batches)
+
+    def _rewind(self) -> None:
+        """Without this the second fit finds its epochs done and silently trains nothing."""
+        loop = self.trainer.fit_loop
+        loop.epoch_progress.reset()
+        loop.epoch_loop.batch_progress.reset()
+        self.trainer.should_stop = False
+
+
+@final
+class TrainerEngine(Engine):
+    """Clients one after another in this process, each by `Trainer.fit`."""
+
+    def __init__(self, *, channels_last: bool = False) -> None:
+        self.channels_last = channels_last
+
+    def start(self, setup: ClientSetup) -> None:
+        """One module, one Trainer."""
+        self._work = ClientWork(setup, channels_last=self.channels_last)
+        self._fit = TrainerFit(setup.training.epochs)
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        """One client after another."""
+        return run_in_process(self._work, self._fit, jobs)

@@ -1,0 +1,212 @@
+"""A run's parts put together, and what is written down of them: a row per round, the checkpoint, the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from pffdst import checkpoint
+from pffdst.client.work import ClientSetup
+from pffdst.cost.ledger import Ledger
+from pffdst.cost.memory import PeakMemory
+from pffdst.engines.base import Engine
+from pffdst.loggers.base import Loggers
+from pffdst.metrics import names
+from pffdst.metrics.evaluate import Evaluation, Evaluator
+from pffdst.metrics.history import History
+from pffdst.metrics.names import Row
+from pffdst.models.flat import FlatModule
+from pffdst.server.server import RoundRecord, Server
+from pffdst.state import GlobalModel, RoundPlan
+
+__all__ = ["Experiment", "Progress"]
+
+STATE_FORMAT = 1
+
+
+@final
+@dataclass
+class Progress:
+    """What grows over a run beside the model: the next round, the evaluations, the time, who was left out."""
+
+    t: int = 0
+    history: History = field(default_factory=History)
+    seconds: float = 0.0
+    rejected: int = 0
+    memory: PeakMemory = field(default_factory=PeakMemory)
+    row: Row = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Experiment:
+    """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed)."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    fingerprint: str
+    labels: Mapping[str, Any]
+    rounds: int
+    eval_every: int
+    checkpoint_every: int
+    device: str
+    setup: ClientSetup
+    server: Server
+    engine: Engine
+    ledger: Ledger
+    evaluator: Evaluator
+    network: FlatModule
+    loggers: Loggers
+    progress: Progress = field(default_factory=Progress)
+
+    # ---- one round's row -----------------------------------------------------------------------------------------
+
+    def due(self, t: int) -> bool:
+        """Whether round t is evaluated: every `eval_every` rounds and the last."""
+        return (t + 1) % self.eval_every == 0 or t + 1 == self.rounds
+
+    def evaluate(self, model: GlobalModel) -> Evaluation:
+        """Scores a model on the pooled test set and per client."""
+        self.network.write_(model.values)
+        return self.evaluator.evaluate(self.network.module, self.device)
+
+    def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
+        """Everything round t is described by, for every logger alike."""
+        row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
+        if self.due(plan.t):
+            row |= self._accuracies(plan)
+        row |= self._costs() | self._mask(plan, record)
+        row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
+        samples = sum(r.samples for r in record.reports)
+        if samples > 0:
+            row[names.TRAIN_LOSS] = sum(r.samples * r.loss for r in record.reports) / samples
+            row[names.TRAIN_ACC] = sum(r.samples * r.accuracy for r in record.reports) / samples
+        return self.progress.history.extend(row)
+
+    def _accuracies(self, plan: RoundPlan) -> Row:
+        last = self.evaluate(self.server.model)
+        average = self.evaluate(self.server.averaged_model())
+        self.server.note_accuracy(plan, last.acc_global)
+        self.progress.memory.sample()
+        return {
+            names.ACC_GLOBAL: last.acc_global,
+            names.ACC_CLIENT_MEAN: last.acc_client_mean,
+            names.LOSS_GLOBAL: last.loss_global,
+            names.EMA_ACC_GLOBAL: average.acc_global,
+            names.EMA_ACC_CLIENT_MEAN: average.acc_client_mean,
+        }
+
+    def _costs(self) -> Row:
+        total, this = self.ledger.total, self.ledger.round
+        row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
+        row |= {f"cost/{name}": total[name] for name in Ledger.NAMES}
+        row |= {f"round/{name}": this[name] for name in Ledger.NAMES}
+        return row | {f"round/{way}/{part}": this[f"{way}/{part}"] for way in ("up", "down") for part in Ledger.PARTS}
+
+    def _mask(self, plan: RoundPlan, record: RoundRecord) -> Row:
+        model = self.server.model
+        layers, alive = model.layout.layers, model.layout.per_layer(model.alive)
+        frozen, total = int(model.frozen.sum()), sum(alive)
+        row: Row = {
+            names.SPARSITY: model.sparsity,
+            names.ALIVE: total,
+            names.FROZEN: frozen,
+            names.TRAINABLE: total - frozen,
+            names.PRUNED: plan.pruned,
+            names.GROWN: plan.grown,
+            names.CHANGED: record.mask_changed / total,
+        }
+        return row | {names.density_of(e.name): n / e.size for e, n in zip(layers, alive, strict=True)}
+
+    # ---- checkpoint ------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of last.ckpt and previous.ckpt."""
+        return self.folder / "checkpoints"
+
+    def save(self) -> None:
+        """Writes what the next round depends on."""
+        progress = self.progress
+        checkpoint.save(
+            self.checkpoints,
+            {
+                "format": STATE_FORMAT,
+                "fingerprint": self.fingerprint,
+                "t": progress.t,
+                "history": progress.history.state_dict(),
+                "seconds": progress.seconds,
+                "rejected": progress.rejected,
+                "memory": progress.memory.mb,
+                "row": dict(progress.row),
+                "server": self.server.state_dict(),
+                "engine": self.engine.state_dict(),
+                "ledger": self.ledger.state_dict(),
+                "loggers": self.loggers.state_dict(),
+            },
+        )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a checkpoint of this very configuration; `build` compared the fingerprints."""
+        progress = self.progress
+        progress.t, progress.seconds, progress.rejected = state["t"], state["seconds"], state["rejected"]
+        progress.memory.mb, progress.row = state["memory"], dict(state["row"])
+        progress.history.load_state_dict(state["history"])
+        self.server.load_state_dict(state["server"])
+        self.engine.load_state_dict(state["engine"])
+        self.ledger.load_state_dict(state["ledger"])
+
+    # ---- results -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> dict[str, Any]:
+        """Writes model.safetensors, model_ema.safetensors and summary.json; gives the summary."""
+        content = self._safetensors(self.server.model)
+        checkpoint.write_atomically(self.folder / "model.safetensors", content)
+        checkpoint.write_atomically(
+            self.folder / "model_ema.safetensors", self._safetensors(self.server.averaged_model())
+        )
+        summary = self._summary(hashlib.sha256(content).hexdigest())
+        checkpoint.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        return summary
+
+    def _safetensors(self, model: GlobalModel) -> bytes:
+        """The model under its tensors' own names; `mask/NAME` and `frozen/NAME` (uint8) beside each weight."""
+        tensors: dict[str, Tensor] = {e.name: v.clone() for e, v in model.layout.split(model.values)}
+        for prefix, mask in (("mask", model.alive), ("frozen", model.frozen)):
+            tensors |= {f"{prefix}/{e.name}": v.to(torch.uint8) for e, v in model.layout.split(mask)}
+        return save_safetensors(tensors)
+
+    def _summary(self, sha256: str) -> dict[str, Any]:
+        progress, total, row = self.progress, self.ledger.total, self.progress.row
+        figures: dict[str, Any] = dict(self.labels) | {"rounds": progress.t, "sparsity": self.server.model.sparsity}
+        for name in names.ACCURACIES:
+            key = name.removeprefix("test/")
+            figures |= {key: row.get(name), f"last5_{key}": row.get(names.last5_of(name))}
+            figures[f"best_{key}"] = row.get(names.best_of(name))
+        figures |= {name: total[name] for name in Ledger.NAMES}
+        figures |= {f"bytes_{key.replace('/', '_')}": n for key, n in sorted(total.items()) if "/" in key}
+        return figures | {
+            "alive": row.get(names.ALIVE),
+            "frozen": row.get(names.FROZEN),
+            "rejected": progress.rejected,
+            "model_sha256": sha256,
+            "wall_s": round(progress.seconds, 3),
+            "peak_rss_mb": round(progress.memory.mb, 1),
+            "fingerprint": self.fingerprint,
+            "folder": str(self.folder),
+        }
+
+    def lap(self, since: float) -> float:
+        """Adds the seconds since `since` (of `time.monotonic`) to the run's time; gives them."""
+        seconds = time.monotonic() - since
+        self.progress.seconds += seconds
+        return seconds

@@ -1,0 +1,181 @@
+"""What a person sees of a run: two lines at the start, a bar (or a few lines in a pipe), a table at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.tables import print_summary
+from pffdst.metrics.names import (
+    ACC_CLIENT_MEAN,
+    ACC_GLOBAL,
+    COST_BYTES_DOWN,
+    COST_BYTES_UP,
+    EMA_ACC_GLOBAL,
+    ROUND,
+    ROUND_REJECTED,
+    STAGE,
+    Row,
+)
+from pffdst.metrics.units import format_bytes, format_percent, format_seconds
+
+__all__ = ["ConsoleLogger", "header"]
+
+_LINES: Final = 20
+_WIDE: Final = 120
+
+
+@final
+class ConsoleLogger(RunLogger):
+    """A progress bar in a terminal; elsewhere a line for an evaluated round, about 20 of them in `rounds`.
+
+    `every` is the number of rounds between evaluations.
+    """
+
+    def __init__(self, rounds: int, every: int, console: Console | None = None) -> None:
+        self._rounds = rounds
+        self._interval = every * math.ceil(rounds / (_LINES * every))
+        self._console = Console() if console is None else console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._pace = _Pace(rounds)
+        self._next_line = 0
+        self._rejected = 0
+        self._scores = ""
+
+    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
+        """Prints the header and starts the clock."""
+        for line in header(config, folder, resumed=resume_state is not None):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if _is_live(self._console):
+            self._progress = _bar(self._console)
+            self._task = self._progress.add_task("round", total=self._rounds, status="")
+            self._progress.start()
+
+    def log(self, row: Row) -> None:
+        """Moves the bar, or prints the line that is due."""
+        t = int(row[ROUND])
+        self._pace.note(t)
+        self._rejected += int(row.get(ROUND_REJECTED, 0))
+        self._scores = _scores(row, self._narrow()) or self._scores
+        if self._progress is not None:
+            self._progress.update(self._task, completed=t, status=self._status(row), refresh=True)
+        elif t >= self._rounds or (ACC_GLOBAL in row and t >= self._next_line):
+            self._next_line = (t // self._interval + 1) * self._interval
+            self._console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Prints the final table under the bar."""
+        self._stop()
+        print_summary(values, self._console)
+
+    def close(self, status: Status) -> None:
+        """Gives the terminal back; says so where the run did not end by itself."""
+        self._stop()
+        if status != "finished":
+            self._console.print(f"Run {status} after round {self._pace.last}/{self._rounds}.", highlight=False)
+
+    def _stop(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.stop()
+
+    def _narrow(self) -> bool:
+        """Whether the bar must do with little room; a line in a file has all it wants."""
+        return self._progress is not None and self._console.width < _WIDE
+
+    def _line(self, row: Row) -> str:
+        width = len(str(self._rounds))
+        return _joined(f"round {row[ROUND]:>{width}}/{self._rounds}", self._status(row))
+
+    def _status(self, row: Row) -> str:
+        rejected = f"{self._rejected} rejected" if self._rejected > 0 and not self._narrow() else ""
+        return _joined(_stage(row), self._scores, _traffic(row), rejected, self._pace.left())
+
+
+class _Pace:
+    """Time left, by the mean of the rounds done in this process: a resumed run does not count those before it."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._start = time.monotonic()
+        self._first: int | None = None
+        self.last = 0
+
+    def note(self, t: int) -> None:
+        """Round t (counted from 1) is done."""
+        self._first = t if self._first is None else self._first
+        self.last = t
+
+    def left(self) -> str:
+        """`ETA m:ss`, or the time taken once every round is done."""
+        elapsed = time.monotonic() - self._start
+        if self._first is None or self.last >= self._rounds:
+            return f"took {format_seconds(elapsed)}"
+        return f"ETA {format_seconds(elapsed / (self.last - self._first + 1) * (self._rounds - self.last))}"
+
+
+def header(config: Mapping[str, Any], folder: Path, resumed: bool = False) -> tuple[str, str]:
+    """Two lines: what is run, and where its files are. Keys the configuration lacks are shown as `?`."""
+    group = {key: config.get(key) or {} for key in ("dataset", "model", "engine")}
+    what = (
+        f"{config.get('method_name', '?')} on {group['dataset'].get('name', '?')}",
+        _target(group["model"], -1),
+        f"sparsity {config.get('sparsity', '?')}",
+        f"{config.get('rounds', '?')} rounds",
+        f"{config.get('cohort', '?')} of {config.get('clients', '?')} clients a round",
+        f"engine {_target(group['engine'], -2)}",
+        f"seed {config.get('seed', '?')}",
+    )
+    return ", ".join(what), f"{'resumed in' if resumed else 'files in'} {folder}"
+
+
+def _target(node: Mapping[str, Any], part: int) -> str:
+    """The class (-1) or module (-2) of a node's `_target_`."""
+    parts = str(node.get("_target_", "")).split(".")
+    return parts[part] if len(parts) >= -part and parts[part] else "?"
+
+
+def _is_live(console: Console) -> bool:
+    # Not is_terminal alone: FORCE_COLOR makes rich call a pipe a terminal.
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+
+
+def _bar(console: Console) -> Progress:
+    """Redrawn by `log` alone: no thread beside the training."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=5, max_width=40)),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[status]}", table_column=Column(no_wrap=True)),
+    )
+    return Progress(*columns, console=console, auto_refresh=False, expand=True)
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _stage(row: Row) -> str:
+    return f"stage {row[STAGE]}" if STAGE in row else ""
+
+
+def _scores(row: Row, brief: bool) -> str:
+    """`acc 91.23 % (clients 89.10 %, average 91.50 %)`; empty for a round that was not evaluated."""
+    if ACC_GLOBAL not in row:
+        return ""
+    named = () if brief else (("clients", ACC_CLIENT_MEAN), ("average", EMA_ACC_GLOBAL))
+    rest = ", ".join(f"{word} {format_percent(float(row[name]))}" for word, name in named if name in row)
+    return f"acc {format_percent(float(row[ACC_GLOBAL]))}" + (f" ({rest})" if rest else "")
+
+
+def _traffic(row: Row) -> str:
+    named = (("up", COST_BYTES_UP), ("down", COST_BYTES_DOWN))
+    return ", ".join(f"{word} {format_bytes(float(row[name]))}" for word, name in named if name in row)

@@ -1,0 +1,137 @@
+"""metrics.csv: a row per round, whole at any instant, exact to the last bit when read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO, final
+
+from pffdst.loggers.base import RunLogger, Status
+from pffdst.metrics.names import ROUND, Row
+
+__all__ = ["CsvLogger", "read_metrics"]
+
+_STATE = "csv_round"
+
+
+@final
+class CsvLogger(RunLogger):
+    """Writes `metrics.csv` into the run's folder.
+
+    `columns` are the names known beforehand (`metrics.names.columns`); a row with another name widens the file. An
+    absent value is an empty field. Every row is on disk when `log` returns, in one write. Resuming drops the rows
+    after the checkpoint's round, and a last line cut short by a kill, before anything is appended.
+    """
+
+    FILE = "metrics.csv"
+
+    def __init__(self, columns: Sequence[str] = ()) -> None:
+        self._columns = tuple(dict.fromkeys((ROUND, *columns)))
+        self._stream: TextIO | None = None
+        self._round = 0
+
+    def open(
+        self,
+        config: Mapping[str, Any],  # noqa: ARG002 - a table needs no configuration
+        folder: Path,
+        resume_state: Mapping[str, str] | None,
+    ) -> None:
+        """Starts the file anew, or goes on after the rows of `resume_state`."""
+        path = folder / self.FILE
+        self._round = 0 if resume_state is None else int(resume_state.get(_STATE, 0))
+        kept = [row for row in _read(path) if int(row[ROUND]) <= self._round] if self._round > 0 else []
+        self._restart(path, kept)
+
+    def log(self, row: Row) -> None:
+        """Appends the row. ValueError before `open`, or for a row whose round is not after the last one's."""
+        stream = self._stream
+        if stream is None:
+            raise ValueError("Expected CsvLogger to be open before a row is logged: call open(config, folder, None)")
+        if int(row[ROUND]) <= self._round:
+            raise ValueError(f"Expected a row of a round after {self._round}, but got round {row[ROUND]}")
+        text = {name: _text(value) for name, value in row.items()}
+        if not text.keys() <= set(self._columns):
+            path = Path(stream.name)
+            stream = self._restart(path, _read(path), names=text)
+        stream.write(_line([text.get(name, "") for name in self._columns]))
+        stream.flush()
+        self._round = int(row[ROUND])
+
+    def close(self, status: Status) -> None:  # noqa: ARG002 - the rows are the same however it ended
+        """Closes the file; nothing is waiting to be written."""
+        self._release()
+
+    def state_dict(self) -> dict[str, str]:
+        """The last round in the file."""
+        return {_STATE: str(self._round)}
+
+    def _release(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _restart(self, path: Path, rows: Sequence[Mapping[str, str]], names: Iterable[str] = ()) -> TextIO:
+        """Puts a whole file with these rows, with columns for `names` too, in the old one's place, and opens it."""
+        self._release()
+        old = rows[0] if rows else ()
+        self._columns = tuple(dict.fromkeys((*self._columns, *old, *names)))
+        lines = [_line(self._columns), *(_line([row.get(name, "") for name in self._columns]) for row in rows)]
+        _replace(path, "".join(lines))
+        self._stream = path.open("a", encoding="utf-8", newline="")
+        return self._stream
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`: integers, floats and words as they were logged, absent values left out.
+
+    A last line that was cut short is left out. FileNotFoundError if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected the metrics of a run in {path}, but there is no such file")
+    return [{name: _value(text) for name, text in row.items() if text != ""} for row in _read(path)]
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a file, as text; none where there is no file."""
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    header, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+    named = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    return [row for row in named if row.get(ROUND, "").isdecimal()]
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one, never a part."""
+    temporary = path.with_suffix(".csv.part")
+    with temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def _line(fields: Iterable[str]) -> str:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, lineterminator="\n").writerow(fields)
+    return stream.getvalue()
+
+
+def _text(value: float | int | str) -> str:
+    """The shortest text that reads back as the same value; a line break would split the row."""
+    if isinstance(value, float):
+        return repr(float(value))
+    return " ".join(value.splitlines()) if isinstance(value, str) else str(int(value))
+
+
+def _value(text: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

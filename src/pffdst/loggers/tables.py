@@ -1,0 +1,159 @@
+"""The figures of finished runs as tables: one run at its end, several side by side at the end of a sweep.
+
+A summary is a dict; a figure it lacks is shown as `-`. Accuracies are shares, costs bytes and operations, `wall_s`
+seconds, `peak_rss_mb` megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from pffdst.metrics.units import format_bytes, format_flops, format_percent, format_seconds
+
+__all__ = ["comparison_table", "final_table", "print_comparison", "print_summary"]
+
+Summary = Mapping[str, Any]
+_ABSENT: Final = "-"
+
+
+def print_summary(summary: Summary, console: Console | None = None) -> None:
+    """Prints the final table and, on a line of its own that is never wrapped, where the files are."""
+    console = Console() if console is None else console
+    _print_whole(final_table(summary), console)
+    console.print(f"files in {summary.get('folder', _ABSENT)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_comparison(summaries: Sequence[Summary], console: Console | None = None) -> None:
+    """Prints the runs side by side. ValueError where there is no run."""
+    _print_whole(comparison_table(summaries), Console() if console is None else console)
+
+
+def final_table(summary: Summary) -> Table:
+    """One finished run: its accuracies on the pooled test set and as a mean over clients, then what it cost."""
+    table = _table(_title(summary))
+    for heading in ("", "pooled test set", "mean over clients"):
+        table.add_column(heading, no_wrap=True)
+    for row in (*_accuracies(summary), ("", "", ""), *_costs(summary)):
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(summaries: Sequence[Summary]) -> Table:
+    """Finished runs side by side, a row each, in the order given; what all of them share stands in the title.
+
+    Accuracies are in percent. ValueError where there is no run.
+    """
+    if len(summaries) == 0:
+        raise ValueError("Expected the summary of at least one finished run to compare, but got none")
+    shared = [key for key in _IDENTITY if len({_shown(summary, key) for summary in summaries}) == 1]
+    differing = [key for key in _IDENTITY if key not in shared]
+    table = _table(f"{len(summaries)} runs" + "".join(f", {key} {_shown(summaries[0], key)}" for key in shared))
+    for heading in ("run", *differing):
+        table.add_column(heading, no_wrap=True)
+    for heading in _FIGURES:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        name = Path(str(summary.get("folder", _ABSENT))).name
+        figures = (_format(summary, key, form) for key, form in _FIGURES.values())
+        table.add_row(name, *(_shown(summary, key) for key in differing), *figures)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        min_width=len(title),
+    )
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """A terminal too narrow for the table breaks its lines; no figure is ever cut off."""
+    console.print()
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    if needed > console.width:
+        console = Console(file=console.file, width=needed, force_terminal=console.is_terminal)
+    console.print(table)
+
+
+def _title(summary: Summary) -> str:
+    shown = {key: _shown(summary, key) for key in _IDENTITY}
+    what = "{method} on {dataset}, {model}: sparsity {sparsity}, {rounds} rounds, seed {seed}"
+    return what.format_map(shown)
+
+
+def _accuracies(summary: Summary) -> list[tuple[str, str, str]]:
+    rows = (
+        ("last round", "acc_global", "acc_client_mean"),
+        ("mean of last 5", "last5_acc_global", "last5_acc_client_mean"),
+        ("server average", "ema_acc_global", "ema_acc_client_mean"),
+        ("best round", "best_acc_global", "best_acc_client_mean"),
+    )
+    return [
+        (name, _format(summary, pooled, format_percent), _format(summary, mean, format_percent))
+        for name, pooled, mean in rows
+    ]
+
+
+def _costs(summary: Summary) -> list[tuple[str, str, str]]:
+    def show(key: str, form: Callable[[Any], str], words: str = "{}") -> str:
+        return words.format(_format(summary, key, form))
+
+    return [
+        ("bytes sent", show("bytes_up", format_bytes, "up {}"), show("bytes_down", format_bytes, "down {}")),
+        ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "frozen, apart {}")),
+        ("training", show("flops", format_flops), ""),
+        ("time, memory", show("wall_s", format_seconds), show("peak_rss_mb", _megabytes)),
+        ("rejected updates", show("rejected", str), ""),
+    ]
+
+
+def _format(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
+    value = summary.get(key)
+    return _ABSENT if value is None else form(value)
+
+
+def _shown(summary: Summary, key: str) -> str:
+    return _format(summary, key, _IDENTITY[key])
+
+
+def _sparsity(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _megabytes(value: float) -> str:
+    return format_bytes(value * 1e6)
+
+
+_IDENTITY: Final[dict[str, Callable[[Any], str]]] = {
+    "method": str,
+    "dataset": str,
+    "model": str,
+    "sparsity": _sparsity,
+    "rounds": str,
+    "seed": str,
+}
+_FIGURES: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "last\nround": ("acc_global", _percent),
+    "mean of\nlast 5": ("last5_acc_global", _percent),
+    "server\naverage": ("ema_acc_global", _percent),
+    "average,\nclients": ("ema_acc_client_mean", _percent),
+    "best\nround": ("best_acc_global", _percent),
+    "up": ("bytes_up", format_bytes),
+    "down": ("bytes_down", format_bytes),
+    "training": ("flops", format_flops),
+    "time": ("wall_s", format_seconds),
+}

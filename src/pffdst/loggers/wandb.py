@@ -1,0 +1,219 @@
+"""Weights & Biases: online with a login, offline without one, and never in the way of the training.
+
+Every metric is drawn over `round`. The four test accuracies are logged a second time as `by_bytes/*`, drawn over the
+cumulative `cost/bytes`: in W&B a metric has one default x-axis, and both pictures are wanted without a click.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from pffdst.errors import UserError
+from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.csv import CsvLogger, read_metrics
+from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, by_bytes
+
+if TYPE_CHECKING:
+    import wandb
+
+__all__ = ["WandbLogger"]
+
+_RUN: Final = "wandb_run_id"
+_ROUND: Final = "wandb_round"
+_MODES: Final = ("auto", "online", "offline", "disabled")
+_OLD_NAMES: Final = {"dryrun": "offline", "run": "online"}
+_ENVIRONMENT: Final = "WANDB_MODE"
+_LOGIN_HINT: Final = "log in with `wandb login` or set WANDB_API_KEY"
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class WandbLogger(RunLogger):
+    """One W&B run, kept in the run's folder.
+
+    `mode` is auto (online where a login exists, else offline), online, offline or disabled; the environment's
+    WANDB_MODE wins over it. `group`, `tags` and `name` are W&B's own. UserError for an unknown mode.
+
+    There is never a prompt, and no trouble with W&B stops a run: it is told once in the log, then the run goes on
+    offline, or without W&B.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        entity: str | None = None,
+        mode: str = "auto",
+        *,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        self._mode = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
+        self._labels: dict[str, Any] = {
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "tags": tuple(tags),
+            "name": name,
+        }
+        self._run: wandb.Run | None = None
+        self._id: str | None = None
+        self._round = 0
+
+    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
+        """Starts the run, or goes on with the run of `resume_state` after its rows."""
+        state = {} if resume_state is None else resume_state
+        self._id, self._round = state.get(_RUN), int(state.get(_ROUND, 0))
+        mode = _environment_mode() or self._mode
+        if mode == "disabled":
+            return
+        try:
+            self._run = self._start(dict(config), folder, _resolved(mode))
+            self._id = self._run.id
+            _define_axes(self._run)
+            self._replay(folder)
+        except Exception as error:
+            self._give_up("could not start", error)
+
+    def log(self, row: Row) -> None:
+        """Sends the row at step `round`: rounds a resumed run goes through again are not counted twice."""
+        self._round = int(row[ROUND])
+        if self._run is None:
+            return
+        try:
+            _send(self._run, row)
+        except Exception as error:
+            self._give_up("stopped taking rows", error)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Writes the figures into the run's summary."""
+        if self._run is None:
+            return
+        try:
+            self._run.summary.update(dict(values))
+        except Exception as error:
+            self._give_up("did not take the summary", error)
+
+    def close(self, status: Status) -> None:
+        """Ends the run; W&B shows it as failed unless it is finished."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish(exit_code=0 if status == "finished" else 1)
+
+    def state_dict(self) -> dict[str, str]:
+        """The run's id and the last round it was sent; empty where there is no run."""
+        return {} if self._id is None else {_RUN: self._id, _ROUND: str(self._round)}
+
+    def _start(self, config: dict[str, Any], folder: Path, mode: str) -> wandb.Run:
+        try:
+            return self._init(config, folder, mode)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            _log.warning("W&B could not start online (%s); this run is kept offline in %s", error, folder)
+            return self._init(config, folder, "offline")
+
+    def _init(self, config: dict[str, Any], folder: Path, mode: str) -> wandb.Run:
+        import wandb
+
+        run = wandb.init(
+            **self._labels, config=config, dir=folder, id=self._id, resume="allow", settings=_settings(mode=mode)
+        )
+        where = run.url if mode == "online" else f"offline, to be sent with `wandb sync {Path(run.dir).parent}`"
+        _log.info("W&B run %s: %s", run.id, where)
+        return run
+
+    def _replay(self, folder: Path) -> None:
+        """Sends a resumed run's earlier rows again, from the CSV.
+
+        A killed process takes the rows W&B had not written yet with it, and an offline run goes on in a new file:
+        this makes that file whole. Online, W&B itself drops the steps it has.
+        """
+        path = folder / CsvLogger.FILE
+        rows = read_metrics(path) if self._round > 0 and path.is_file() else []
+        for row in rows:
+            if self._run is not None and int(row[ROUND]) <= self._round:
+                _send(self._run, row)
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        _log.warning("W&B %s (%s: %s); the run goes on without it", what, type(error).__name__, error)
+        self._run = None
+
+
+def _environment_mode() -> str | None:
+    mode = os.environ.get(_ENVIRONMENT)
+    if not mode:
+        return None
+    return _checked(_OLD_NAMES.get(mode, mode), _ENVIRONMENT, "online, offline or disabled")
+
+
+def _checked(mode: str, source: str, allowed: str) -> str:
+    if mode not in _MODES:
+        raise UserError(f"Expected {source} to be {allowed}, but got {mode!r}. Write e.g. {source}=offline")
+    return mode
+
+
+def _resolved(mode: str) -> str:
+    """online or offline; online only where a login exists, since W&B would ask for one otherwise."""
+    if mode == "offline":
+        return mode
+    try:
+        if _login_exists(mode):
+            return "online"
+        problem = "no login was found"
+    except Exception as error:
+        problem = f"the login cannot be used: {error}"
+    if mode == "online" or problem != "no login was found":
+        _log.warning("W&B: %s; this run is kept offline. To be online, %s", problem, _LOGIN_HINT)
+    return "offline"
+
+
+def _login_exists(mode: str) -> bool:
+    """Whether the environment, the settings files or netrc hold credentials; asks neither the user nor the server."""
+    import wandb
+
+    # Silent process-wide, before anything else: a silent W&B cannot prompt. With `auto` the mode stays the one of
+    # W&B's settings files, so that somebody who ran `wandb offline` stays offline.
+    wandb.setup(settings=_settings(mode=None if mode == "auto" else mode))
+    return wandb.login(prompt=False, verify=False)
+
+
+def _settings(mode: str | None) -> wandb.Settings:
+    """No capture of the console, of code or of git: the run's folder holds what is needed to run it again."""
+    import wandb
+
+    wanted: dict[str, Any] = {
+        **({} if mode is None else {"mode": mode}),
+        "console": "off",
+        "silent": True,
+        "disable_git": True,
+        "disable_code": True,
+        "save_code": False,
+        "x_save_requirements": False,
+        "init_timeout": 30.0,
+        "finish_timeout": 300.0,
+        "x_transaction_log_flush_interval": 1.0,
+    }
+    known = wandb.Settings.model_fields
+    return wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
+
+
+def _send(run: wandb.Run, row: Row) -> None:
+    run.log({**row, **_accuracies_by_bytes(row)}, step=int(row[ROUND]))
+
+
+def _define_axes(run: wandb.Run) -> None:
+    for axis in (ROUND, COST_BYTES):
+        run.define_metric(axis)
+    run.define_metric("*", step_metric=ROUND)
+    for accuracy in ACCURACIES:
+        run.define_metric(by_bytes(accuracy), step_metric=COST_BYTES)
+
+
+def _accuracies_by_bytes(row: Row) -> Row:
+    return {by_bytes(name): row[name] for name in ACCURACIES if name in row and COST_BYTES in row}

@@ -1,0 +1,67 @@
+"""The loop over rounds: plan, encode, run, absorb, evaluate, log, checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pffdst.experiment import Experiment
+from pffdst.server.server import RoundRecord
+from pffdst.state import RoundPlan
+
+__all__ = ["run"]
+
+_log = logging.getLogger(__name__)
+
+
+def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Plays all rounds, or those after the checkpoint `state`; gives the summary, which is also on disk."""
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        if state is not None:
+            experiment.restore(state)
+        loggers.open(experiment.config, experiment.folder, None if state is None else state["loggers"])
+        for t in range(experiment.progress.t, experiment.rounds):
+            play_round(experiment, t)
+        summary = experiment.finish()
+        loggers.summary(summary)
+    return summary
+
+
+def play_round(experiment: Experiment, t: int) -> None:
+    """Round t, from the plan to the checkpoint."""
+    began = time.monotonic()
+    server, progress = experiment.server, experiment.progress
+    plan = server.plan(t)
+    exchange(experiment, plan)
+    record = server.conclude(plan)
+    report_rejected(plan, record)
+    progress.rejected += len(record.rejected)
+    progress.t = t + 1
+    progress.row = experiment.row(plan, record, time.monotonic() - began)
+    experiment.loggers.log(progress.row)
+    experiment.lap(began)
+    if progress.t % experiment.checkpoint_every == 0 or progress.t == experiment.rounds:
+        experiment.save()
+
+
+def exchange(experiment: Experiment, plan: RoundPlan) -> None:
+    """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
+    server, ledger, setup = experiment.server, experiment.ledger, experiment.setup
+    ledger.begin(server.model, dense_gradient=setup.rule.wants_gradient(plan.stage, plan.t))
+    tasks = server.dispatch(plan)
+    for task in tasks:
+        ledger.down(task)
+    for update in experiment.engine.run(tasks):
+        ledger.up(update, setup.samples(update.client))
+        server.absorb(plan, update)
+    ledger.end()
+
+
+def report_rejected(plan: RoundPlan, record: RoundRecord) -> None:
+    """Names the clients that were left out of the round, and why."""
+    for client, problem in record.rejected.items():
+        _log.warning("round %d: client %d is left out: %s", plan.t + 1, client, problem)
+    if record.rejected and not record.reports:
+        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", plan.t + 1)

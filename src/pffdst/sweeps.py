@@ -1,0 +1,231 @@
+"""What a sweep's job knows of earlier attempts, and what a sweep's table shows: plain files, read as they lie.
+
+A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed"}, at the end `summary.json`,
+in between `checkpoints/` and the lock `run.lock` of the process at work. The folder of a job that was not
+run, since an earlier attempt was finished or taken up again, holds `skipped.json` {"folder"} instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+__all__ = [
+    "LOCK",
+    "RUN",
+    "SKIPPED",
+    "SUMMARY",
+    "Attempt",
+    "Job",
+    "Status",
+    "has_checkpoint",
+    "jobs_of",
+    "mark",
+    "mark_failed",
+    "mark_skipped",
+    "previous_attempt",
+    "read_run",
+    "table_of",
+]
+
+Status = Literal["running", "done", "failed"]
+
+RUN, SUMMARY, SKIPPED, LOCK = "run.json", "summary.json", "skipped.json", "run.lock"
+_CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+
+
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """An earlier run of the same configuration: `done`, or one to go on with from its last checkpoint."""
+
+    folder: Path
+    done: bool
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
+
+    `accuracy`, a share in [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when
+    unknown.
+    """
+
+    number: str
+    overrides: tuple[str, ...]
+    done: bool
+    status: str
+    accuracy: float | None
+    bytes: float | None
+    folder: Path
+
+
+def previous_attempt(sweep_root: Path, fingerprint: str, own: Path) -> Attempt | None:
+    """The attempt a job of this fingerprint need not repeat: a finished one, else one to go on with, else None.
+
+    Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
+    checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
+    """
+    same = [folder for folder in _run_folders(sweep_root, own) if readread_run(folder).get("fingerprint") == fingerprint]
+    done = [folder for folder in same if readread_run(folder).get("status") == "done"]
+    if done:
+        return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
+    free = [folder for folder in same if has_checkpoint(folder) and _is_free(folder, own)]
+    return Attempt(max(free, key=_newest_checkpoint), done=False) if free else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint to go on from; a kill while saving leaves the previous one alone."""
+    return _newest_checkpoint(folder) > 0
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What run.json says of a run; empty where there is none."""
+    """What a run's folder says of it: `fingerprint`, `status`; empty where nothing can be read."""
+    return _read(folder / RUN)
+
+
+def mark(folder: Path, fingerprint: str, status: Status) -> None:
+    """Writes down how far the run in this folder is."""
+    _write(folder / RUN, {"fingerprint": fingerprint, "status": status})
+
+
+def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
+    """Writes down why a job failed, unless its folder holds a finished run."""
+    if readread_run(folder).get("status") != "done":
+        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "error": error})
+
+
+def mark(folder: Path, fingerprint: str, status: str) -> None:
+    """Writes down how far the run in `folder` is: running or done."""
+    _write(folder / RUN, {"fingerprint": fingerprint, "status": status})
+
+
+def mark_skipped(folder: Path, earlier: Path) -> None:
+    """Writes into a job's `folder` that its result lies, or will lie, in the folder of an `earlier` attempt."""
+    done = read_run(earlier).get("status") == "done"
+    _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": done})
+
+
+def jobs_of(sweep: Path) -> list[Job]:
+    """The jobs of a sweep's folder, in order of their numbers."""
+    folders = [path for path in sweep.iterdir() if path.is_dir() and _is_job(path)] if sweep.is_dir() else []
+    jobs = [_job(folder) for folder in sorted(folders, key=_order)]
+    shared = _shared([job.overrides for job in jobs])
+    return [_without(job, shared) for job in jobs]
+
+
+def table_of(jobs: Sequence[Job]) -> Table:
+    """The jobs as a table: number, the overrides in which they differ, status, accuracy, bytes, folder."""
+    table = Table(title="Sweep", title_justify="left")
+    table.add_column("job", justify="right")
+    for name in ("overrides", "status"):
+        table.add_column(name, overflow="fold")
+    table.add_column("last-5 accuracy", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("folder", overflow="fold")
+    for job in jobs:
+        accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
+        size = "-" if job.bytes is None else _size(job.bytes)
+        table.add_row(job.number, " ".join(job.overrides), job.status, accuracy, size, str(job.folder))
+    return table
+
+
+def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
+    found = [*sweep_root.glob(f"*/*/{RUN}"), *own.parent.glob(f"*/{RUN}")]
+    return {path.parent.resolve() for path in found}
+
+
+def _newest_checkpoint(folder: Path) -> int:
+    """When the newest checkpoint was written, in nanoseconds; 0 without one."""
+    files = [folder / "checkpoints" / name for name in _CHECKPOINTS]
+    return max((path.stat().st_mtime_ns for path in files if path.is_file()), default=0)
+
+
+def _is_free(folder: Path, own: Path) -> bool:
+    """Whether no other process works in the folder; the job's own lock does not stand in its way."""
+    lock = folder / LOCK
+    if folder == own.resolve() or not lock.exists():
+        return True
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _is_job(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (RUN, SKIPPED, ".hydra"))
+
+
+def _order(folder: Path) -> tuple[int, str]:
+    return (int(folder.name) if folder.name.isdecimal() else 2**31, folder.name)
+
+
+def _job(folder: Path) -> Job:
+    skipped = _read(folder / SKIPPED)
+    elsewhere = bool(skipped) and not readread_run(folder)
+    source = Path(str(skipped.get("folder"))) if elsewhere else folder
+    status = str(readread_run(source).get("status", "not started"))
+    summary = _read(source / SUMMARY)
+    figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
+    # A run that says it is at work after the sweep has ended was stopped.
+    words = "stopped" if status == "running" else status
+    if elsewhere:
+        words = f"skipped: done before in {source}" if skipped.get("done") else f"{words} in {source}"
+    return Job(folder.name, _overrides(folder), status == "done", words, *figures, folder)
+
+
+def _overrides(folder: Path) -> tuple[str, ...]:
+    """The job's command line, as Hydra saved it: a yaml list with one override a line."""
+    with suppress(OSError):
+        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
+        return tuple(line.removeprefix("- ").strip("'\"") for line in lines if line.startswith("- "))
+    return ()
+
+
+def _shared(overrides: Sequence[Sequence[str]]) -> set[str]:
+    return set.intersection(*(set(lines) for lines in overrides)) if len(overrides) > 1 else set()
+
+
+def _without(job: Job, shared: set[str]) -> Job:
+    return replace(job, overrides=tuple(line for line in job.overrides if line not in shared))
+
+
+def _figure(summary: dict[str, Any], *names: str) -> float | None:
+    """The sum of a summary's figures; None where one is missing or not finite."""
+    found = [summary.get(name) for name in names]
+    numbers = [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]
+    return sum(numbers) if len(numbers) == len(names) else None
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A json object; empty where there is none or it cannot be read (a file cut short by a kill)."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """A reader sees the old file or the new one, never a part."""
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

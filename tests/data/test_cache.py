@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from pffdst.data.cache import ImageCache
+from pffdst.data.dataset import ImageSet
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return ImageSet(torch.randint(0, 256, (5, 3, 4, 4), generator=generator).to(torch.uint8), torch.arange(5))
+
+
+def test_what_was_stored_is_mapped(tmp_path, images):
+    cache = ImageCache(tmp_path / "deep" / "cache")
+    assert cache.load("k") is None
+    stored = cache.store("k", images)
+    for found in (stored, cache.load("k")):
+        assert found.files is not None
+        assert torch.equal(found.images, images.images)
+        assert torch.equal(found.labels, images.labels)
+    assert cache.load("other") is None
+    assert len(list(cache._folder.iterdir())) == 3
+
+
+def test_writing_into_a_mapped_tensor_stays_off_the_file(tmp_path, images):
+    cache = ImageCache(tmp_path)
+    cache.store("k", images).images.zero_()
+    assert torch.equal(cache.load("k").images, images.images)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _zeros(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _strings(path):
+    with path.open("wb") as file:
+        np.save(file, np.array(["a", "b"]))
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _zeros, _strings, lambda p: p.write_bytes(b""), lambda p: p.unlink()])
+@pytest.mark.parametrize("which", ["images.npy", "labels.npy", "json"])
+def test_a_damaged_file_is_missing_and_can_be_stored_again(tmp_path, images, which, damage):
+    cache = ImageCache(tmp_path)
+    cache.store("k", images)
+    target = tmp_path / f"k.{which}"
+    damage(target)
+    assert cache.load("k") is None
+    assert torch.equal(cache.store("k", images).images, images.images)
+    assert cache.load("k") is not None
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, images, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    cache = ImageCache(tmp_path)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        assert cache.store("k", images) is images
+    assert list(tmp_path.iterdir()) == []

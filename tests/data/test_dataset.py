@@ -1,0 +1,101 @@
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pffdst.data.dataset import DataError, Dataset, Declared, ImageSet, channel_statistics
+from pffdst.errors import UserError
+
+
+def image_set(count=6, channels=1, height=4, width=4, labels=None):
+    images = torch.randint(0, 256, (count, channels, height, width), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % 3 if labels is None else torch.tensor(labels)
+    return ImageSet(images.to(torch.uint8), labels)
+
+
+def dataset(train=None, test=None, classes=3, mean=(0.5,), std=(0.25,)):
+    train = image_set() if train is None else train
+    return Dataset("toy", train, image_set() if test is None else test, classes, mean, std)
+
+
+def test_describe_and_properties():
+    found = dataset()
+    assert (found.channels, found.size, len(found.train)) == (1, 4, 6)
+    assert found.describe() == "toy: 6 + 6 images of 1x4x4, 3 classes"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 4, 4, 3, dtype=torch.uint8).permute(0, 3, 1, 2), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2)),
+    ],
+)
+def test_image_set_refuses_other_tensors(images, labels):
+    with pytest.raises(ValueError, match="Expected"):
+        ImageSet(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": image_set(height=5), "test": image_set(height=5)}, "training set: images must be square, got 1x5x4"),
+        ({"test": image_set(height=5, width=5)}, "test set: its images are 1x5x5, the training images 1x4x4"),
+        ({"test": image_set(count=0)}, "test set: it holds no images"),
+        ({"classes": 2}, "labels must be 0..1, got 2 in row 2; write dataset.classes=3"),
+        ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; number the classes from 0"),
+        ({"mean": (0.1, 0.2)}, "dataset.mean needs one number per channel (1), got [0.1, 0.2]"),
+        ({"std": (0.0,)}, "dataset.std needs numbers above 0, got [0.0]"),
+    ],
+)
+def test_dataset_refuses_parts_that_do_not_fit(change, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        dataset(**change)
+
+
+def test_declared_reads_off_what_is_none():
+    train, test = image_set(), image_set(labels=[0, 1, 2, 3, 4, 4])
+    found = Declared(None, None, None, None, None).dataset("toy", train, test)
+    assert (found.channels, found.size, found.classes) == (1, 4, 5)
+    assert (found.mean, found.std) == channel_statistics(train.images)
+    half = Declared(1, 4, 7, [0.1], None).dataset("toy", train, test)
+    assert (half.classes, half.mean, half.std) == (7, (0.1,), found.std)
+
+
+@pytest.mark.parametrize(("key", "value"), [("channels", 3), ("size", 5)])
+def test_declared_refuses_other_images(key, value):
+    keys = dict.fromkeys(("channels", "size", "classes", "mean", "std")) | {key: value}
+    with pytest.raises(DataError, match=f"dataset.{key}={value}, but the images' shape is 1x4x4; write dataset.{key}="):
+        Declared(**keys).dataset("toy", image_set(), image_set())
+
+
+def test_declared_names_impossible_values():
+    problems = Declared(2, 0, 1, None, None).problems()
+    assert [p.split(" must")[0] for p in problems] == ["dataset.channels", "dataset.size", "dataset.classes"]
+    assert Declared(None, None, None, None, None).problems() == Declared(1, 8, 10, [0.1], [0.2]).problems() == []
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31))
+def test_statistics_equal_float64_ones(count, channels, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, channels, size, size), generator=generator).to(torch.uint8)
+    mean, std = channel_statistics(images)
+    scaled = images.double() / 255
+    torch.testing.assert_close(torch.tensor(mean, dtype=torch.float64), scaled.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(torch.tensor(std, dtype=torch.float64), scaled.std(dim=(0, 2, 3), correction=0))
+
+
+def test_statistics_go_over_every_chunk():
+    images = torch.zeros(5000, 1, 1, 1, dtype=torch.uint8)
+    images[2500:] = 255
+    assert channel_statistics(images) == ((0.5,), (0.5,))
+
+
+def test_statistics_of_nothing_are_refused():
+    with pytest.raises(DataError, match="no images"):
+        channel_statistics(torch.zeros(0, 1, 4, 4, dtype=torch.uint8))

@@ -1,0 +1,78 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from pffdst.loggers.tables import print_comparison, print_summary
+
+SUMMARY = {
+    "method": "pffdst",
+    "dataset": "digits",
+    "model": "SmallCNN",
+    "seed": 0,
+    "rounds": 100,
+    "sparsity": 0.80003,
+    "acc_global": 0.9111,
+    "acc_client_mean": 0.9222,
+    "ema_acc_global": 0.9333,
+    "ema_acc_client_mean": 0.9444,
+    "last5_acc_global": 0.9555,
+    "best_acc_global": 0.9666,
+    "best_acc_client_mean": 0.9777,
+    "bytes_up": 1_110_000,
+    "bytes_down": 2_220_000,
+    "paper_bytes": 3_330_000,
+    "frozen_bytes": 444_000,
+    "flops": 5.55e12,
+    "model_sha256": "ab" * 32,
+    "wall_s": 66.6,
+    "peak_rss_mb": 777.0,
+    "folder": "logs/sweeps/[x]/12",
+    "rejected": 3,
+}
+
+
+def shown(function, argument, width):
+    stream = io.StringIO()
+    function(argument, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_the_final_table_shows_every_figure_at_any_width(width):
+    text = shown(print_summary, SUMMARY, width)
+    for figure in ("91.11", "92.22", "93.33", "94.44", "95.55", "96.66", "97.77", "1.11 MB", "2.22 MB", "3.33 MB"):
+        assert figure in text
+    for figure in ("444 kB", "5.55 TFLOP", "1:07", "777 MB", "rejected updates    3", "files in logs/sweeps/[x]/12"):
+        assert figure in text
+    assert "pffdst on digits, SmallCNN: sparsity 0.8, 100 rounds, seed 0" in text
+
+
+def test_a_figure_that_is_absent_or_none_is_a_dash_and_zero_is_zero():
+    text = shown(print_summary, {"method": "pffdst", "rejected": 0, "ema_acc_global": None, "acc_global": 0.0}, 100)
+    lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
+    assert lines["server average"] == ["-", "-"]
+    assert lines["rejected updates"] == ["0"]
+    assert lines["last round"] == ["0.00", "%", "-"]
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_runs_stand_side_by_side_with_what_they_share_in_the_title(width):
+    runs = [
+        SUMMARY | {"method": method, "seed": seed, "folder": f"logs/sweeps/a/{i}"}
+        for i, (method, seed) in enumerate([("pffdst", 0), ("feddst", 0), ("fedavg", 1)])
+    ]
+    title, *rest = shown(print_comparison, runs, width).strip().splitlines()
+    assert title.rstrip() == "3 runs, dataset digits, model SmallCNN, sparsity 0.8, rounds 100"
+    assert [line.split()[:3] for line in rest[-3:]] == [
+        ["0", "pffdst", "0"],
+        ["1", "feddst", "0"],
+        ["2", "fedavg", "1"],
+    ]
+    assert all("93.33" in line and "2.22 MB" in line and "5.55 TFLOP" in line for line in rest[-3:])
+
+
+def test_one_run_alone_and_none():
+    assert "1 runs, method pffdst" in shown(print_comparison, [SUMMARY], 200)
+    with pytest.raises(ValueError, match="at least one finished run"):
+        print_comparison([])

@@ -1,0 +1,213 @@
+import json
+import logging
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from pffdst.errors import UserError
+from pffdst.loggers.base import Loggers
+from pffdst.loggers.csv import CsvLogger, read_metrics
+from pffdst.loggers.wandb import WandbLogger
+from pffdst.metrics import names
+
+CONFIG = {"method_name": "pffdst", "sparsity": 0.8, "model": {"_target_": "SmallCNN"}}
+KEY = "a" * 40
+# A process in which starting a run only says in which mode it would be.
+MODE_OF = """
+import sys, wandb
+from pathlib import Path
+from pffdst.loggers.wandb import WandbLogger
+def init(**options):
+    print("mode", options["settings"].mode, flush=True)
+    raise SystemExit
+wandb.init = init
+WandbLogger("pffdst", mode=sys.argv[1]).open({}, Path("."), None)
+"""
+
+
+def row_of(t):
+    up, down = 10**15 * t + 1, 7 * t
+    row = {names.ROUND: t, names.STAGE: 1 + t // 50, names.TRAIN_LOSS: 1 / t, names.density_of("fc.weight"): 0.1 * 3}
+    row |= {names.COST_BYTES_UP: up, names.COST_BYTES_DOWN: down, names.COST_BYTES: up + down}
+    evaluated = {name: 1 - (i + 1) / (3 * t) for i, name in enumerate(names.ACCURACIES)}
+    return row | evaluated if t % 2 == 0 else row
+
+
+def log(folder, rounds, resume=None, status="finished"):
+    """Logs rounds into W&B and the CSV as a run does; gives the state a checkpoint would hold after the last."""
+    loggers = Loggers([CsvLogger(names.columns(["fc.weight"])), WandbLogger("pffdst", mode="offline", group="g")])
+    loggers.open(CONFIG, folder, resume)
+    for t in rounds:
+        loggers.log(row_of(t))
+    loggers.summary({"acc_global": 0.75, "method": "pffdst"})
+    loggers.close(status)
+    return loggers.state_dict()
+
+
+def without_extra_axes(history):
+    return [{key: value for key, value in row.items() if not key.startswith("by_bytes/")} for row in history]
+
+
+def test_the_offline_run_on_disk_equals_the_csv(tmp_path, offline_run):
+    log(tmp_path, range(1, 101))
+    history = offline_run.read_offline_history(tmp_path)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert len(rows) == 100
+    assert without_extra_axes(history) == rows
+    assert sum(names.ACC_GLOBAL in row for row in history) == 50
+
+
+def test_accuracies_have_the_cumulative_bytes_as_second_axis(tmp_path, offline_run):
+    log(tmp_path, range(1, 5))
+    records = offline_run.read_records(tmp_path)
+    metrics = [record.metric for record in records if record.WhichOneof("record_type") == "metric"]
+    axes = {metric.name or metric.glob_name: metric.step_metric for metric in metrics}
+    assert axes.pop("*") == "round"
+    assert axes == {"round": "", "cost/bytes": "", **{names.by_bytes(name): "cost/bytes" for name in names.ACCURACIES}}
+    for row in offline_run.read_offline_history(tmp_path):
+        assert {key: row.get(names.by_bytes(key)) for key in names.ACCURACIES} == {
+            key: row.get(key) for key in names.ACCURACIES
+        }
+
+
+def test_config_summary_and_labels_are_kept(tmp_path, offline_run):
+    log(tmp_path, range(1, 3))
+    records = offline_run.read_records(tmp_path)
+    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert (run.project, run.run_group) == ("pffdst", "g")
+    summary = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "summary":
+            items = record.summary.update
+            summary |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    assert summary["acc_global"] == 0.75
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("interrupted", 1)])
+def test_the_exit_code_tells_how_it_ended(tmp_path, offline_run, status, code):
+    log(tmp_path, range(1, 2), status=status)
+    exits = [r.exit.exit_code for r in offline_run.read_records(tmp_path) if r.WhichOneof("record_type") == "exit"]
+    assert exits == [code]
+
+
+def test_a_resumed_run_has_the_same_id_and_every_round_once(tmp_path, offline_run):
+    """Killed in round 6, checkpoint at 4: W&B had not written what came last."""
+    state = log(tmp_path, range(1, 5))
+    log(tmp_path, range(5, 7), resume=state)
+    offline_run.read_records(tmp_path)  # waits for their end, then they are lost
+    shutil.rmtree(tmp_path / "wandb")
+    after = log(tmp_path, range(5, 9), resume=state)
+    assert after["wandb_run_id"] == state["wandb_run_id"]
+    assert without_extra_axes(offline_run.read_offline_history(tmp_path)) == [row_of(t) for t in range(1, 9)]
+
+
+def test_wandb_mode_of_the_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    log(tmp_path, range(1, 3))
+    assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize("where", ["argument", "environment"])
+def test_an_unknown_mode_is_refused(tmp_path, monkeypatch, where):
+    if where == "argument":
+        with pytest.raises(UserError, match=r"logger.wandb.mode.*'on'"):
+            WandbLogger("pffdst", mode="on")
+    else:
+        monkeypatch.setenv("WANDB_MODE", "on")
+        with pytest.raises(UserError, match=r"WANDB_MODE to be online, offline or disabled.*'on'"):
+            WandbLogger("pffdst").open({}, tmp_path, None)
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "summary"])
+def test_training_goes_on_without_wandb_after_one_warning(tmp_path, monkeypatch, caplog, broken):
+    import wandb
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    def work(*args, **kwargs):
+        pass
+
+    run = SimpleNamespace(
+        id="abc",
+        dir=str(tmp_path / "files"),
+        define_metric=work,
+        finish=work,
+        log=fail if broken == "log" else work,
+        summary=SimpleNamespace(update=fail if broken == "summary" else work),
+    )
+    monkeypatch.setattr(wandb, "init", fail if broken == "init" else lambda **options: run)
+    with caplog.at_level(logging.WARNING):
+        log(tmp_path, range(1, 4))
+    assert len(caplog.records) == 1
+    assert "the run goes on without it" in caplog.text
+    assert len(read_metrics(tmp_path / "metrics.csv")) == 3
+
+
+def test_the_run_id_outlives_a_resume_in_which_wandb_did_not_start(tmp_path, monkeypatch):
+    import wandb
+
+    def fail(**options):
+        raise OSError("no service")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    assert log(tmp_path, range(1, 3), resume={"wandb_run_id": "abc"})["wandb_run_id"] == "abc"
+
+
+def test_wandb_is_not_imported_before_it_is_needed():
+    code = "import sys, pffdst.loggers.wandb as m; m.WandbLogger('p'); sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "login", "expected"),
+    [("auto", None, "offline"), ("auto", "environment", "online"), ("auto", "netrc", "online")],
+)
+def test_auto_is_online_only_with_a_login(tmp_path, mode, login, expected):
+    environment = dict(os.environ)
+    if login == "environment":
+        environment["WANDB_API_KEY"] = KEY
+    elif login == "netrc":
+        (tmp_path / "no-netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+        (tmp_path / "no-netrc").chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-c", MODE_OF, mode], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"mode {expected}\n"
+
+
+def test_a_terminal_is_never_asked(tmp_path):
+    """Online without a login, standard input a terminal: the one case in which W&B would ask for a key."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MODE_OF, "online"], cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = _until_closed(controller)
+    assert process.wait(timeout=30) == 0
+    assert "mode offline" in shown
+    assert "no login was found" in shown
+    assert "API key" not in shown.replace("WANDB_API_KEY", "")
+
+
+def _until_closed(controller, seconds=30.0):
+    shown, end = b"", time.monotonic() + seconds
+    while time.monotonic() < end and select.select([controller], [], [], end - time.monotonic())[0]:
+        try:
+            part = os.read(controller, 4096)
+        except OSError:  # Linux: the other side closed the terminal
+            break
+        if not part:
+            break
+        shown += part
+    os.close(controller)
+    return shown.decode()

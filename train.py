@@ -1,0 +1,36 @@
+"""Train one federated model, or a sweep of them: `python train.py --help`.
+
+Importing this file does nothing: worker processes import it again.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+def run(cfg: "DictConfig") -> float:
+    """One run of a composed configuration; gives its final accuracy."""
+    from pffdst.build import launch
+
+    from pffdst.config.entry import job
+
+    return job(cfg, launch)
+
+
+def main() -> int:
+    """Looks at the command line, composes, checks, runs; gives the exit code."""
+    import hydra
+
+    from pffdst.config.entry import cli
+    from pffdst.config.session import VERSION_BASE
+
+    return cli(hydra.main(str(CONFIGS), "train", VERSION_BASE)(run), CONFIGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

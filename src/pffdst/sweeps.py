@@ -57,7 +57,7 @@ class Job:
     """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
 
     `accuracy`, a share in [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when
-    unknown.
+    unknown. `folder` is where the result lies.
     """
 
     number: str
@@ -75,8 +75,8 @@ def previous_attempt(sweep_root: Path, fingerprint: str, own: Path) -> Attempt |
     Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
     checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
     """
-    same = [folder for folder in _run_folders(sweep_root, own) if readread_run(folder).get("fingerprint") == fingerprint]
-    done = [folder for folder in same if readread_run(folder).get("status") == "done"]
+    same = [folder for folder in _run_folders(sweep_root, own) if read_run(folder).get("fingerprint") == fingerprint]
+    done = [folder for folder in same if read_run(folder).get("status") == "done"]
     if done:
         return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
     free = [folder for folder in same if has_checkpoint(folder) and _is_free(folder, own)]
@@ -101,7 +101,7 @@ def mark(folder: Path, fingerprint: str, status: Status) -> None:
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
     """Writes down why a job failed, unless its folder holds a finished run."""
-    if readread_run(folder).get("status") != "done":
+    if read_run(folder).get("status") != "done":
         _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "error": error})
 
 
@@ -124,9 +124,9 @@ def jobs_of(sweep: Path) -> list[Job]:
     return [_without(job, shared) for job in jobs]
 
 
-def table_of(jobs: Sequence[Job]) -> Table:
-    """The jobs as a table: number, the overrides in which they differ, status, accuracy, bytes, folder."""
-    table = Table(title="Sweep", title_justify="left")
+def table_of(jobs: Sequence[Job], sweep: Path) -> Table:
+    """A sweep's jobs: number, the overrides in which they differ, status, accuracy, bytes, folder below its parent."""
+    table = Table(title=f"Sweep {sweep}", title_justify="left")
     table.add_column("job", justify="right")
     for name in ("overrides", "status"):
         table.add_column(name, overflow="fold")
@@ -136,8 +136,13 @@ def table_of(jobs: Sequence[Job]) -> Table:
     for job in jobs:
         accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
         size = "-" if job.bytes is None else _size(job.bytes)
-        table.add_row(job.number, " ".join(job.overrides), job.status, accuracy, size, str(job.folder))
+        table.add_row(job.number, " ".join(job.overrides), job.status, accuracy, size, _below(job.folder, sweep.parent))
     return table
+
+
+def _below(folder: Path, root: Path) -> str:
+    absolute, root = folder.resolve(), root.resolve()
+    return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
 
 def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
@@ -173,16 +178,16 @@ def _order(folder: Path) -> tuple[int, str]:
 
 def _job(folder: Path) -> Job:
     skipped = _read(folder / SKIPPED)
-    elsewhere = bool(skipped) and not readread_run(folder)
+    elsewhere = bool(skipped) and not read_run(folder)
     source = Path(str(skipped.get("folder"))) if elsewhere else folder
-    status = str(readread_run(source).get("status", "not started"))
+    status = str(read_run(source).get("status", "not started"))
     summary = _read(source / SUMMARY)
     figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
     # A run that says it is at work after the sweep has ended was stopped.
     words = "stopped" if status == "running" else status
     if elsewhere:
-        words = f"skipped: done before in {source}" if skipped.get("done") else f"{words} in {source}"
-    return Job(folder.name, _overrides(folder), status == "done", words, *figures, folder)
+        words = "skipped: done before" if skipped.get("done") else f"{words}: an earlier attempt went on"
+    return Job(folder.name, _overrides(folder), status == "done", words, *figures, source)
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.data.dataset import DataError, Dataset, Declared, ImageSet, channel_statistics
@@ -80,6 +80,7 @@ def test_declared_names_impossible_values():
     assert Declared(None, None, None, None, None).problems() == Declared(1, 8, 10, [0.1], [0.2]).problems() == []
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31))
 def test_statistics_equal_float64_ones(count, channels, size, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -62,6 +62,8 @@ def _payloads(data: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = _CHUNK_HEADER.unpack_from(data, position)
         position += _CHUNK_HEADER.size
+        if position + length > len(data):  # not written to its end
+            return
         parts.append(data[position : position + length])
         position += length
         if kind in (_FULL, _LAST):

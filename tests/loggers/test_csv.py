@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.loggers.csv import CsvLogger, read_metrics
@@ -29,6 +29,7 @@ def write(folder, rows, columns=(), resume=None):
     return logger
 
 
+@settings(deadline=None, max_examples=40)
 @given(rows, st.booleans())
 def test_what_is_read_back_is_what_was_logged(tmp_path_factory, bodies, columns_known):
     folder = tmp_path_factory.mktemp("run")
@@ -41,6 +42,7 @@ def test_what_is_read_back_is_what_was_logged(tmp_path_factory, bodies, columns_
     ]
 
 
+@settings(deadline=None, max_examples=40)
 @given(rows, st.integers(0, 8), st.integers(0, 8))
 def test_a_resumed_file_equals_one_never_stopped(tmp_path_factory, bodies, checkpoint, more):
     """Stopped some rounds after the checkpoint, then resumed from it."""

@@ -2,7 +2,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.metrics import names
@@ -15,6 +15,7 @@ def rows_of(values):
     return [{names.ROUND: t + 1, names.ACC_GLOBAL: value} for t, value in enumerate(values)]
 
 
+@settings(deadline=None, max_examples=40)
 @given(shares)
 def test_best_and_last_five_follow_the_values(values):
     history = History()
@@ -24,6 +25,7 @@ def test_best_and_last_five_follow_the_values(values):
         assert extended[names.last5_of(names.ACC_GLOBAL)] == fmean(values[: t + 1][-5:])
 
 
+@settings(deadline=None, max_examples=40)
 @given(shares, st.integers(0, 30))
 def test_a_restored_history_goes_on_as_one_never_stopped(values, cut):
     whole, first, second = History(), History(), History()

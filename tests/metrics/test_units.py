@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.metrics.units import format_bytes, format_flops, format_percent, format_seconds
@@ -15,6 +15,7 @@ def test_bytes_are_decimal(count, text):
     assert format_bytes(count) == text
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**18))
 def test_bytes_read_back_to_three_digits(count):
     number, unit = format_bytes(count).split()

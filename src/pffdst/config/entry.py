@@ -21,7 +21,6 @@ from pffdst.config.check import check, tidy
 from pffdst.config.identity import fingerprint
 from pffdst.config.origin import Origin
 from pffdst.config.overrides import composition_line, preflight
-from pffdst.config.resume import quoted
 from pffdst.config.schema import register
 from pffdst.errors import UserError
 from pffdst.sweeps import has_checkpoint, mark_failed
@@ -133,7 +132,7 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
         return f"Stopped. What is done is skipped when the sweep is started again: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
-    again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={quoted(str(stop.folder))}"])
+    again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={stop.folder}"])
     return f"Stopped. To go on from the last checkpoint: {again}"
 
 

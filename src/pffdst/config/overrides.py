@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.ranges import range_problems
-from pffdst.config.resume import expand, key_of
+from pffdst.config.resume import expand, folder_problems, key_of
 from pffdst.config.schema import RootConfig
 from pffdst.config.session import Session, session
 from pffdst.config.targets import did_you_mean, own_keys
@@ -203,8 +203,11 @@ class _Look:
             self._lines.append(composition_line(error))
             return
         # Beside an option that does not exist only the root's numbers can be judged.
-        known = not self._unknown_options
-        self._lines += problems_of(composed.cfg, composed.origin) if known else range_problems(composed.cfg)
+        if self._unknown_options:
+            self._lines += range_problems(composed.cfg)
+            return
+        found = problems_of(composed.cfg, composed.origin)
+        self._lines += found or folder_problems(composed.cfg, composed.folder)
 
     @cached_property
     def _default(self) -> DictConfig:

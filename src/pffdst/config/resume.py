@@ -10,9 +10,12 @@ from typing import final
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["Expanded", "expand", "key_of", "quoted"]
+from pffdst.config.identity import differences, fingerprint
+from pffdst.sweeps import read_run
+
+__all__ = ["Expanded", "expand", "folder_problems", "key_of", "quoted"]
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
 # A sweep preset belongs to the sweep's command line; one of its jobs is resumed as a run of its own.
@@ -61,9 +64,36 @@ def quoted(text: str) -> str:
     return QuotedString(text=text.replace("${", "\\${"), quote=Quote.single).with_quotes()
 
 
+def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
+    """Why a single run must not begin in its folder: Hydra would write this command line over the run's own there.
+
+    Raises OmegaConf's errors where the configuration is not complete.
+    """
+    saved = read_run(folder).get("fingerprint")
+    if saved is None:
+        return []
+    if cfg.resume is False:
+        return [f"hydra.run.dir={folder} holds a run: go on with it, resume={folder}, or choose another folder"]
+    if saved == fingerprint(cfg):
+        return []
+    lines = "; ".join(_differences(cfg, folder)) or "what differs was not saved"
+    return [f"resume: {folder} holds a run of another configuration; leave out what differs, or start anew: {lines}"]
+
+
+def _differences(cfg: DictConfig, folder: Path) -> list[str]:
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except Exception:
+        return []
+    now = OmegaConf.to_container(cfg, resolve=True)
+    return differences(saved, now) if isinstance(saved, dict) and isinstance(now, dict) else []  # type: ignore[arg-type]
+
+
 def _value(line: str) -> bool | str:
-    """The value typed after `resume=`; a path that Hydra's grammar cannot read is taken as it stands."""
+    """The value typed after `resume=`; a path that lies there, or that Hydra cannot read, is taken as it stands."""
     raw = line.split("=", 1)[1] if "=" in line else ""
+    if raw and Path(raw).expanduser().exists():
+        return raw
     try:
         value = OverridesParser.create().parse_override(line).value()
     except HydraException:

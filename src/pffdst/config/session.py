@@ -33,6 +33,11 @@ class Composed:
     hydra: DictConfig
     origin: Origin
 
+    @property
+    def folder(self) -> Path:
+        """Where a single run would write."""
+        return Path(str(self.hydra.run.dir))
+
 
 @final
 @dataclass(frozen=True)

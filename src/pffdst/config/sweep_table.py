@@ -26,10 +26,11 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Reads the folders of the sweep's jobs; nothing is kept in memory between jobs."""
         del kwargs
-        jobs = jobs_of(Path(str(config.hydra.sweep.dir)))
+        sweep = Path(str(config.hydra.sweep.dir))
+        jobs = jobs_of(sweep)
         done = sum(job.done for job in jobs)
         console = Console(soft_wrap=not sys.stdout.isatty())
-        console.print(table_of(jobs))
+        console.print(table_of(jobs, sweep))
         console.print(f"{done} done, {len(jobs) - done} failed", highlight=False)
         if done < len(jobs):
             again = shlex.join([Path(sys.executable).name, *sys.argv])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -220,7 +221,7 @@ def _server(cfg: DictConfig, initial: FlatModule) -> Server:
     counts = instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity)
     schedule = instantiate(cfg.freeze)
     values = initial.read()
-    alive = values.new_ones(layout.maskable, dtype=bool)
+    alive = torch.ones(layout.maskable, dtype=torch.bool)
     rules = ServerRules(
         stages=schedule.stages(cfg.rounds, counts),
         rule=instantiate(cfg.readjust),

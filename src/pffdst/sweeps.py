@@ -89,8 +89,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What run.json says of a run; empty where there is none."""
-    """What a run's folder says of it: `fingerprint`, `status`; empty where nothing can be read."""
+    """What run.json says of a run: `fingerprint`, `status`; empty where there is none that can be read."""
     return _read(folder / RUN)
 
 
@@ -103,11 +102,6 @@ def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
     """Writes down why a job failed, unless its folder holds a finished run."""
     if read_run(folder).get("status") != "done":
         _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "error": error})
-
-
-def mark(folder: Path, fingerprint: str, status: str) -> None:
-    """Writes down how far the run in `folder` is: running or done."""
-    _write(folder / RUN, {"fingerprint": fingerprint, "status": status})
 
 
 def mark_skipped(folder: Path, earlier: Path) -> None:

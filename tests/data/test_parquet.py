@@ -112,7 +112,10 @@ def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pic
     cells = [encode(p) for p in pictures(7)]
     cells[5] = b"x"
     shard = write_shard(tmp_path / "train.parquet", cells, range(7))
-    with pytest.raises(DataError, match="row 5: "):
+    with pytest.raises(DataError, match="row 5: the image cannot"):
+        read(shard)
+    shard = write_shard(tmp_path / "train.parquet", [*cells[:5], None, cells[6]], range(7))
+    with pytest.raises(DataError, match="row 5: the cell of column 'img' is null"):
         read(shard)
 
 

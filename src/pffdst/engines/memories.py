@@ -45,7 +45,7 @@ class ClientMemories:
         for index, known in self._table.items():
             if known == memory:
                 return index
-        used = {0, *self._index.unique().tolist(), *self._last.values()}
+        used = {0, *torch.unique(self._index).tolist(), *self._last.values()}
         self._table = {index: m for index, m in self._table.items() if index in used}
         self._table[self._next] = memory
         self._next += 1

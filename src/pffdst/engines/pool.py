@@ -72,7 +72,9 @@ class WorkerPool:
         ours, theirs = context.Pipe()
         # a forked worker also inherits the pipes made before it, and would keep them open
         inherited = [ours, *(w.pipe for w in self._workers)] if method == "fork" else []
-        process = context.Process(target=_serve, args=(theirs, inherited, setup, channels_last), daemon=True)
+        process = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, inherited, setup, channels_last), daemon=True
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
             process.start()

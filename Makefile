@@ -1,0 +1,40 @@
+# make demo   a first run, from nothing
+# make test   style, types, layers and the whole test suite
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check lock bench clean
+
+demo: $(STAMP)
+	$(BIN)/python train.py
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/client_training.py
+	$(BIN)/python benchmarks/memory.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+lock:
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	(echo '# Exact versions of the whole set, tested together. Made by `make lock` from a fresh virtual environment.'; \
+	 .lock/bin/python -m pip freeze --exclude-editable) > constraints.txt
+	rm -rf .lock
+
+clean:
+	rm -rf $(VENV) .lock .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,189 @@
+"""Small classes and a small configuration folder, so that the laws of config/ do not hang on the real ones."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Source:
+    name: str
+    size: int | None = 8
+    mean: list[float] | None = None
+    archive: str | None = None
+    path: str | None = None
+    present: bool = True
+
+    def problems(self) -> list[str]:
+        return [] if self.present else ["the files of this dataset are not there"]
+
+
+class SmallNet:
+    min_size: ClassVar[int] = 4
+
+    def __init__(self, channels: int) -> None:
+        raise AssertionError("the check makes no model")
+
+
+class LargeNet(SmallNet):
+    min_size: ClassVar[int] = 13
+
+
+@dataclass
+class Rule:
+    interval: int = 10
+    ratio: float = 0.5
+    mode: Literal["a", "b"] = "a"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"expected 0 <= ratio <= 1, got {self.ratio}")
+
+    def problems(self, stage_lengths: list[int]) -> list[str]:
+        return [f"stages {stage_lengths} are too short"] if min(stage_lengths) < self.interval else []
+
+
+@dataclass
+class Halves:
+    def stage_lengths(self, rounds: int) -> list[int]:
+        return [rounds // 2, rounds - rounds // 2]
+
+    def problems(self, rounds: int) -> list[str]:
+        return [] if rounds >= 2 else ["two stages need two rounds"]
+
+
+@dataclass
+class Plain:
+    """Stands for the groups without anything to say."""
+
+
+@dataclass
+class Share:
+    alpha: float = 0.3
+
+
+@dataclass
+class NeedsMore:
+    """A constructor that also takes what is known only later."""
+
+    layers: int
+    beta: float = 0.9
+
+
+FAKES = "pffdst_fakes"
+CONFIGS = {
+    "train": """
+        defaults:
+          - schema
+          - _self_
+          - dataset: small
+          - partition: share
+          - model: net
+          - allocation: plain
+          - readjust: rule
+          - freeze: halves
+          - aggregation: more
+          - codec: plain
+          - engine: plain
+          - participation: plain
+          - logger: none
+          - paths: default
+          - method: one
+          - experiment: null
+          - sweep: null
+        name: test
+        sparsity: 0.8
+        rounds: 100
+        seed: 0
+        clients: 20
+        cohort: 10
+        batch_size: 32
+        lr: 0.05
+        momentum: 0.9
+        weight_decay: 0.001
+        prox_mu: 0.0
+        server_ema: 0.9
+        eval_every: 2
+        checkpoint_every: 10
+        hydra:
+          output_subdir: .hydra
+          run: {dir: "${paths.logs}/runs/${name}"}
+          sweep: {dir: "${paths.logs}/sweeps/only", subdir: "${hydra.job.num}"}
+          callbacks: {sweep_table: {_target_: pffdst.config.sweep_table.SweepTable}}
+        """,
+    "dataset/small": "{_target_: FAKES.Source, name: small, size: 8, mean: [0.5]}",
+    "dataset/own": "{_target_: FAKES.Source, name: own, size: null, path: '???'}",
+    "dataset/gone": "{_target_: FAKES.Source, name: gone, present: false}",
+    "partition/share": "{_target_: FAKES.Share, alpha: 0.3}",
+    "partition/equal": "{_target_: FAKES.Plain}",
+    "model/net": "{_target_: FAKES.SmallNet}",
+    "model/large": "{_target_: FAKES.LargeNet}",
+    "model/absent": "{_target_: FAKES.nowhere.Net}",
+    "readjust/rule": "{_target_: FAKES.Rule, interval: 10, ratio: 0.5, mode: a}",
+    "readjust/still": "{_target_: FAKES.Plain}",
+    "readjust/typo": "{_target_: FAKES.Rule, intervall: 10}",
+    "freeze/halves": "{_target_: FAKES.Halves}",
+    "freeze/none": "{_target_: FAKES.Plain}",
+    "aggregation/more": "{_target_: FAKES.NeedsMore, beta: 0.9}",
+    **{f"{group}/plain": "{_target_: FAKES.Plain}" for group in ("allocation", "codec", "engine", "participation")},
+    "logger/none": "{wandb: null}",
+    "paths/default": "{logs: logs, data: data}",
+    "method/one": "# @package _global_\nmethod_name: one\nlocal_epochs: 2",
+    "method/two": "# @package _global_\ndefaults:\n  - override /readjust: still\nmethod_name: two\nlocal_epochs: 3",
+    "experiment/exp": "# @package _global_\nname: exp\nrounds: 60\npartition: {alpha: 0.1}\nreadjust: {interval: 5}",
+    "experiment/typo": "# @package _global_\nreadjust: {intervall: 5}",
+    "sweep/seeds": "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1', rounds: '40,x'}}}",
+    "sweep/good": "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}",
+}
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType(FAKES)
+    for thing in (Source, SmallNet, LargeNet, Rule, Halves, Plain, Share, NeedsMore):
+        setattr(module, thing.__name__, thing)
+    monkeypatch.setitem(sys.modules, FAKES, module)
+
+
+@pytest.fixture(autouse=True)
+def clean_globals() -> Iterator[None]:
+    yield
+    initialized = GlobalHydra.instance().is_initialized(), HydraConfig.initialized()
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    assert initialized == (False, False), "Hydra's global state was left behind"
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of small configurations; the test runs in a folder of its own."""
+    folder = tmp_path / "configs"
+    for name, text in CONFIGS.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).replace("FAKES", FAKES))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+@pytest.fixture
+def real_configs() -> Path:
+    return ROOT / "configs"
+
+
+def contains(lines: list[str], *words: Any) -> bool:
+    """Whether one of the lines holds all of the words."""
+    return any(all(str(word) in line for word in words) for line in lines)

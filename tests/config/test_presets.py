@@ -1,0 +1,117 @@
+"""Laws over every yaml there is, found by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pffdst.config.check import GROUPS, problems_of
+from pffdst.config.schema import RootConfig
+from pffdst.config.session import compose, session
+from pffdst.config.targets import accepted_keys, locate, own_keys
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml"))
+METHODS = [name for group, name in OPTIONS if group == "method"]
+EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
+PRESETS = ("method", "experiment", "sweep")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path) -> None:
+    overrides = [f"{group}={option}", f"paths.data={tmp_path}"]
+    with session(CONFIGS) as opened:
+        composed = opened.compose(overrides)
+    expected = ["dataset.path is missing; write dataset.path=..."] if option == "parquet" else []
+    assert problems_of(composed.cfg, composed.origin) == expected
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in GROUPS])
+def test_every_option_has_a_class_that_takes_its_keys(group: str, option: str) -> None:
+    node = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
+    accepted = accepted_keys(locate(node._target_))
+    assert accepted is None or set(own_keys(node)) <= set(accepted)
+
+
+def test_every_method_with_every_experiment(tmp_path: Path) -> None:
+    with session(CONFIGS) as opened:
+        for method, experiment in itertools.product(METHODS, EXPERIMENTS):
+            composed = opened.compose([f"method={method}", f"experiment={experiment}", f"paths.data={tmp_path}"])
+            assert composed.cfg.method_name == method
+            assert problems_of(composed.cfg, composed.origin) == [], (method, experiment)
+
+
+def test_no_group_shares_a_scalars_name() -> None:
+    scalars = {field.name for field in dataclasses.fields(RootConfig)} - {group for group, _ in OPTIONS}
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert "sparsity" in scalars
+    assert not folders & scalars
+    assert folders == {group for group, _ in OPTIONS}, "an empty folder is a group to Hydra"
+
+
+def test_the_schema_names_every_group_and_scalar() -> None:
+    fields = {field.name for field in dataclasses.fields(RootConfig)}
+    written = OmegaConf.load(CONFIGS / "train.yaml")
+    assert {str(key) for key in written} - {"defaults", "hydra"} <= fields
+    assert {group for group, _ in OPTIONS} - set(PRESETS) <= fields
+
+
+def test_numbers_live_once() -> None:
+    scalars = set(RootConfig.__annotations__) - {group for group, _ in OPTIONS} - {"name"}
+    for group, option in OPTIONS:
+        if group not in PRESETS:
+            node = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
+            assert not set(map(str, node)) & scalars, (group, option)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiments_values_survive_every_method(experiment: str) -> None:
+    written = OmegaConf.load(CONFIGS / "experiment" / f"{experiment}.yaml")
+    scalars = {key: value for key, value in written.items() if not OmegaConf.is_config(value)}
+    cfg = compose(["method=feddst", f"experiment={experiment}"], CONFIGS)
+    assert {key: cfg[key] for key in scalars} == scalars
+    assert (cfg.local_epochs, cfg.method_name) == (3, "feddst")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_numbers_survive_and_the_command_line_beats_them(method: str) -> None:
+    written = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
+    cfg = compose(["experiment=lenet_cifar10", f"method={method}"], CONFIGS)
+    assert cfg.local_epochs == written.local_epochs
+    cfg = compose(["local_epochs=7", "prox_mu=0.5", "lr=0.3", "experiment=lenet_cifar10", f"method={method}"], CONFIGS)
+    assert (cfg.local_epochs, cfg.prox_mu, cfg.lr) == (7, 0.5, 0.3)
+
+
+def test_ablations_are_options_beside_a_method() -> None:
+    cfg = compose(["freeze=none", "method=pffdst"], CONFIGS)
+    assert cfg.freeze._target_.endswith("NoFreezing")
+    assert cfg.readjust._target_.endswith("ServerDifferential")
+    cfg = compose(["method=pffdst", "readjust=static", "experiment=debug"], CONFIGS)
+    assert cfg.readjust._target_.endswith("Static")
+    assert "interval" not in cfg.readjust
+    cfg = compose(["allocation=erk_feddst", "method=feddst"], CONFIGS)
+    assert cfg.allocation._target_.endswith("ErkFedDst")
+
+
+def test_experiments_are_loaded_after_methods() -> None:
+    cfg = compose(["experiment=lenet_cifar10", "method=feddst"], CONFIGS)
+    assert (cfg.clients, cfg.sparsity, cfg.partition.alpha) == (400, 0.8, 0.1)
+    assert cfg.model._target_.endswith("LeNet")
+    assert cfg.readjust._target_.endswith("ClientGradient")
+
+
+def test_sparsity_is_a_number_on_the_command_line() -> None:
+    assert compose(["sparsity=0.95"], CONFIGS).sparsity == 0.95
+
+
+def test_a_sweeps_folder_does_not_hang_on_what_jobs_change() -> None:
+    with session(CONFIGS) as opened:
+        hydra = opened.compose([]).hydra
+    raw = OmegaConf.to_container(hydra.sweep, resolve=False)
+    assert isinstance(raw, dict)
+    assert set(raw["dir"].split("${")[1:][0].split("}")[0].split()) == {"paths.logs"}
+    assert "${name}" not in raw["dir"]

@@ -59,10 +59,20 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     body = buffer.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / LAST).exists():
+    if _is_whole(folder / LAST):  # a damaged one must not take the place of the good one before it
         (folder / LAST).replace(folder / PREVIOUS)
     head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
     write_atomically(folder / LAST, head + body)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether `path` is there and holds what its checksum says."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            return head.startswith(MAGIC) and head[16:] == hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return False
 
 
 def load(path: Path) -> dict[str, Any]:

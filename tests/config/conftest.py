@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -143,7 +143,7 @@ CONFIGS = {
     "method/one": "# @package _global_\nmethod_name: one\nlocal_epochs: 2",
     "method/two": "# @package _global_\ndefaults:\n  - override /readjust: still\nmethod_name: two\nlocal_epochs: 3",
     "experiment/exp": "# @package _global_\nname: exp\nrounds: 60\npartition: {alpha: 0.1}\nreadjust: {interval: 5}",
-    "experiment/typo": "# @package _global_\nreadjust: {intervall: 5}",
+    "experiment/typo": "# @package _global_\nreadjust: {intervl: 5}",
     "sweep/seeds": "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1', rounds: '40,x'}}}",
     "sweep/good": "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}",
 }
@@ -166,24 +166,24 @@ def clean_globals() -> Iterator[None]:
     assert initialized == (False, False), "Hydra's global state was left behind"
 
 
-@pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of small configurations; the test runs in a folder of its own."""
-    folder = tmp_path / "configs"
+@pytest.fixture(scope="session")
+def small_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "configs"
     for name, text in CONFIGS.items():
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).replace("FAKES", FAKES))
+    return folder
+
+
+@pytest.fixture
+def configs(small_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of small configurations, not to be changed; the test runs in a folder of its own."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    return folder
+    return small_configs
 
 
 @pytest.fixture
 def real_configs() -> Path:
     return ROOT / "configs"
-
-
-def contains(lines: list[str], *words: Any) -> bool:
-    """Whether one of the lines holds all of the words."""
-    return any(all(str(word) in line for word in words) for line in lines)

@@ -1,25 +1,40 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import ConfigError, check, problems_of
 from pffdst.config.origin import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import RootConfig, register
-from pffdst.config.session import compose, session
+from pffdst.config.session import Composed, compose, session
 from pffdst.errors import UserError
 
 
 def problems(configs: Path, *overrides: str) -> list[str]:
-    with session(configs) as opened:
-        composed = opened.compose(overrides)
+    composed = _composed(configs, *overrides)
     return problems_of(composed.cfg, composed.origin)
+
+
+@functools.cache
+def _composed(configs: Path, *overrides: str) -> Composed:
+    with session(configs) as opened:
+        return opened.compose(overrides)
+
+
+def changed(configs: Path, override: str) -> DictConfig:
+    """The configuration with one value more, without composing it anew."""
+    cfg = copy.deepcopy(_composed(configs).cfg)
+    parsed = OverridesParser.create().parse_override(override)
+    OmegaConf.update(cfg, parsed.key_or_group, parsed.value())
+    return cfg
 
 
 def test_a_good_configuration_passes(configs: Path) -> None:
@@ -49,14 +64,14 @@ def test_every_problem_is_told_at_once(configs: Path) -> None:
 )
 def test_each_scalar_has_its_range(configs: Path, override: str) -> None:
     key = override.partition("=")[0]
-    [line] = range_problems(compose([override], configs))
+    [line] = range_problems(changed(configs, override))
     assert line.startswith(f"{key}=")
     assert "; write e.g. " in line
 
 
 @pytest.mark.parametrize("override", ["sparsity=0", "seed=0", "prox_mu=0", "momentum=0", "server_ema=0", "cohort=20"])
 def test_zero_is_a_value(configs: Path, override: str) -> None:
-    assert range_problems(compose([override], configs)) == []
+    assert range_problems(changed(configs, override)) == []
 
 
 @given(key=st.sampled_from(["sparsity", "momentum", "server_ema"]), value=st.floats())
@@ -111,14 +126,14 @@ def test_unknown_keys_of_a_group(configs: Path) -> None:
     ],
 )
 def test_types_of_group_values(configs: Path, override: str, expected: str) -> None:
-    [line] = problems(configs, override)
+    [line] = problems_of(changed(configs, override), Origin())
     assert line.startswith(override.partition("=")[0])
     assert f"expected {expected}" in line
 
 
 @pytest.mark.parametrize("override", ["readjust.ratio=1", "readjust.mode=b", "dataset.size=null", "dataset.mean=[1]"])
 def test_values_that_fit_their_types(configs: Path, override: str) -> None:
-    assert problems(configs, override) == []
+    assert problems_of(changed(configs, override), Origin()) == []
 
 
 def test_constructor_refusals_are_problems(configs: Path) -> None:
@@ -151,7 +166,7 @@ def test_a_preset_for_an_option_not_chosen_is_left_out(configs: Path) -> None:
 
 
 def test_a_misspelt_preset_comes_to_light(configs: Path) -> None:
-    assert problems(configs, "experiment=typo") == ["readjust.intervall: Rule has no such key; did you mean interval?"]
+    assert problems(configs, "experiment=typo") == ["readjust.intervl: Rule has no such key; did you mean interval?"]
 
 
 def test_check_changes_nothing(configs: Path) -> None:
@@ -168,5 +183,5 @@ def test_schema_is_typed_and_closed(configs: Path) -> None:
     assert OmegaConf.get_type(cfg) is RootConfig
     with pytest.raises(Exception, match="could not be converted to Integer"):
         cfg.rounds = "abc"
-    with pytest.raises(Exception, match="zzz"), open_dict(cfg):
-        cfg.hydra.zzz = 1
+    with pytest.raises(Exception, match="zzz"):
+        cfg.zzz = 1

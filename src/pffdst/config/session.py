@@ -10,7 +10,10 @@ from typing import Any, final
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, open_dict
@@ -45,7 +48,6 @@ class Session:
     """An open Hydra on one folder of configurations; valid inside `session(...)` alone."""
 
     config_name: str
-    extra: tuple[str, ...]
     loader: ConfigLoader
 
     def groups(self) -> dict[str, list[str]]:
@@ -55,7 +57,7 @@ class Session:
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """The configuration under these overrides. Hydra's and OmegaConf's errors pass through."""
-        cfg = hydra_compose(self.config_name, [*self.extra, *overrides], return_hydra_config=True)
+        cfg = hydra_compose(self.config_name, list(overrides), return_hydra_config=True)
         hydra: Any = cfg.hydra
         origin = Origin.of(hydra)
         with open_dict(cfg):
@@ -64,12 +66,23 @@ class Session:
 
 
 @contextmanager
-def session(config_dir: Path, config_name: str = "train", extra_dir: Path | None = None) -> Iterator[Session]:
-    """Opens Hydra on `config_dir` (and `extra_dir`, as `--config-dir` does), and leaves its global state as it was."""
+def session(config_dir: Path, config_name: str = "train", searchpath: Sequence[str] = ()) -> Iterator[Session]:
+    """Opens Hydra on `config_dir` and the places of `searchpath`, and leaves its global state as it was."""
     register()
-    extra = () if extra_dir is None else (f"hydra.searchpath=['file://{extra_dir.resolve()}']",)
-    with initialize_config_dir(str(config_dir.resolve()), job_name="train", version_base=VERSION_BASE):
-        yield Session(config_name, extra, GlobalHydra.instance().config_loader())
+    folder = str(config_dir.resolve())
+    with initialize_config_dir(folder, job_name="train", version_base=VERSION_BASE):
+        if searchpath:
+            _reopen(folder, searchpath)
+        yield Session(config_name, GlobalHydra.instance().config_loader())
+
+
+def _reopen(folder: str, searchpath: Sequence[str]) -> None:
+    """Hydra's context manager takes one folder alone; it puts back what was there before all the same."""
+    path = create_config_search_path(folder)
+    for place in searchpath:
+        path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("train", path)
 
 
 def compose(overrides: Sequence[str], config_dir: Path) -> DictConfig:

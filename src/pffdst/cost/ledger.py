@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, final
 
 from pffdst.cost.flops import FlopCounter
+from pffdst.data.batches import steps
 from pffdst.state import ClientTask, GlobalModel, Update
 from pffdst.wire.messages import Tag, WireError, unpack
 
@@ -82,7 +83,8 @@ class Ledger:
         self.round["bytes_up"] += len(update.payload)
         self.round["paper_bytes"] += self._paper
         self.round["flops"] += self._epochs * samples * self._per_sample
-        self.round["flops"] += min(samples, self._batch_size) * self._per_probe
+        probe = samples if steps(samples, self._batch_size) == 1 else self._batch_size
+        self.round["flops"] += probe * self._per_probe
         self.round.update({f"up/{name}": size for name, size in parts_of(update.payload).items()})
 
     def end(self) -> None:

@@ -53,10 +53,8 @@ class Worker:
 class WorkerPool:
     """`workers` processes that share the training images by mapping one file."""
 
-    def __init__(
-        self, setup: ClientSetup, workers: int, *, channels_last: bool, start_method: str | None = None
-    ) -> None:
-        method = start_method or ("fork" if sys.platform == "linux" else "spawn")
+    def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
+        method = default_start_method()
         self._sizes = [setup.samples(k) for k in range(setup.clients)]
         self._workers: list[Worker] = []
         with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
@@ -148,6 +146,11 @@ class WorkerPool:
                 worker.process.terminate()
                 worker.process.join(timeout=5.0)
         self._workers.clear()
+
+
+def default_start_method() -> str:
+    """fork where it is safe with the system's libraries, else spawn."""
+    return "fork" if sys.platform == "linux" else "spawn"
 
 
 def _packed(setup: ClientSetup, folder: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import final
@@ -23,6 +24,8 @@ class TrainerFit:
     """E epochs of a client by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
 
     def __init__(self, epochs: int) -> None:
+        # once per client it would say that it starts, that it stops, and which features are off
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*barebones.*")
             self.trainer = Trainer(
@@ -36,7 +39,10 @@ class TrainerFit:
     def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
         """Trains `module` on `batches`."""
         self._rewind()
-        self.trainer.fit(module, train_dataloaders=batches)
+        with warnings.catch_warnings():
+            # Lightning's own use of torch's trees; nothing a user could change
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            self.trainer.fit(module, train_dataloaders=batches)
 
     def _rewind(self) -> None:
         """Without this the second fit finds its epochs done and silently trains nothing."""

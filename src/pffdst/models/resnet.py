@@ -38,23 +38,28 @@ class BasicBlock(nn.Module):
 
 @final
 class ResNet18(nn.Module):
-    """Four stages of two blocks with 64, 128, 256 and 512 channels, global average pooling, one linear layer."""
+    """Four stages of two blocks with 64, 128, 256 and 512 channels, global average pooling, one linear layer.
+
+    `width` other than 64 scales all stages alike: a narrow network for a quick look.
+    """
 
     min_size: ClassVar[int] = 8
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    def __init__(self, channels: int, size: int, classes: int, width: int = 64) -> None:
         super().__init__()
         del size  # global average pooling takes any size
-        self.conv1 = conv3x3(channels, 64, 1)
-        self.bn1 = nn.BatchNorm2d(64)
-        widths = (64, 64, 128, 256, 512)
+        if width < 1:
+            raise ValueError(f"Expected `model.width` to be at least 1, but got {width}; the paper's is 64")
+        self.conv1 = conv3x3(channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        widths = (width, width, 2 * width, 4 * width, 8 * width)
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(BasicBlock(n_in, n_out, 1 if n_in == n_out else 2), BasicBlock(n_out, n_out, 1))
                 for n_in, n_out in pairwise(widths)
             )
         )
-        self.fc = nn.Linear(512, classes)
+        self.fc = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, channels, size, size] to logits [B, classes]."""

@@ -77,7 +77,8 @@ def _remembered(message: Message, memory: Memory) -> Memory:
         raise WireError("HELD: this client does not hold the trainable positions the server takes it to hold")
     if frozen_digest == _NOTHING:
         return Memory(after.trainable)
-    if digest(after.frozen_positions, after.frozen_values) != frozen_digest:
+    frozen_sections = (after.frozen_positions, after.frozen_values)
+    if None in frozen_sections or digest(*frozen_sections) != frozen_digest:
         raise WireError("HELD: this client does not hold the frozen weights the server takes it to hold")
     return after
 
@@ -108,11 +109,16 @@ def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: Value
             (Tag.STATISTICS, layout.total - layout.parameters),
         )
     }
-    values = torch.zeros(layout.total, dtype=parts[Tag.PARAMETERS].dtype)
+    if held.frozen_values is not None:
+        parts[Tag.FROZEN_VALUES] = codec.decode(held.frozen_values, int(frozen.sum()), "FROZEN_VALUES")
+    dtypes = {part.dtype for part in parts.values()}
+    if len(dtypes) > 1:
+        raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
+    values = torch.zeros(layout.total, dtype=dtypes.pop())
     weights = values[: layout.maskable]
     weights[trainable] = parts[Tag.TRAINABLE_VALUES]
-    if held.frozen_values is not None:
-        weights[frozen] = codec.decode(held.frozen_values, int(frozen.sum()), "FROZEN_VALUES")
+    if Tag.FROZEN_VALUES in parts:
+        weights[frozen] = parts[Tag.FROZEN_VALUES]
     values[layout.maskable : layout.parameters] = parts[Tag.PARAMETERS]
     values[layout.parameters :] = parts[Tag.STATISTICS]
     return GlobalModel(layout, values, trainable | frozen, frozen), message.t

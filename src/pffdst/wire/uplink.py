@@ -106,7 +106,10 @@ def decode_uplink(
     dense, total = layout.parameters - layout.maskable, layout.total - layout.parameters
 
     def read(tag: Tag, count: int) -> Tensor:
-        return codec.decode(message.section(tag), count, tag.name)
+        values = codec.decode(message.section(tag), count, tag.name)
+        if values.dtype != sent.values.dtype:  # a double that no single can hold would make the mean infinite
+            raise WireError(f"{tag.name}: expected {sent.values.dtype}, but got {values.dtype}")
+        return values
 
     return Upload(
         client,

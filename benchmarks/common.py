@@ -1,0 +1,130 @@
+"""What the benchmarks share: data, the description of machine and code, paired times, the written result.
+
+Nothing here imports torch: pages of a library that this process maps would be shared with the processes it measures.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["ROOT", "cifar10_folder", "describe", "load", "paired", "quartiles", "timed", "write_result"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "lightning", "numpy")
+_QUICK, _WHOLE = (400, 100), (50_000, 10_000)  # random training and test images
+
+
+def cifar10_folder(given: Path | None, scratch: Path, *, quick: bool) -> tuple[Path, str]:
+    """A folder with CIFAR-10 in parquet shards, and what the images are: real ones where there are any.
+
+    Looks in `given`, else beside the repository; without CIFAR-10 there, or for a `quick` run, writes random images
+    under `scratch`.
+    """
+    folder = given if given is not None else ROOT.parent / "shared" / "data"
+    if not quick and any(folder.glob("cifar10_train*.parquet")):
+        return folder, "CIFAR-10"
+    if given is not None and not quick:
+        sys.exit(f"{given} holds no cifar10_train*.parquet: name another folder, or none for random images")
+    for split, count in zip(("train", "test"), _QUICK if quick else _WHOLE, strict=True):
+        _write_random(scratch / f"cifar10_{split}.parquet", count)
+    return scratch, "random images"
+
+
+def _write_random(path: Path, count: int) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    cells = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "BMP")
+        cells.append({"bytes": buffer.getvalue()})
+    labels = pa.array(generator.integers(0, 10, count))
+    pq.write_table(pa.table({"img": pa.array(cells), "label": labels}), path)
+
+
+# ---- paired times ----------------------------------------------------------------------------------------------------
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def paired(base: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of `base` and, right after it, of `other`: what slows the machine for a while slows both."""
+    return timed(base), timed(other)
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, median, third
+
+
+# ---- where and with what -----------------------------------------------------------------------------------------------
+
+
+def load() -> list[float]:
+    """Load average over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def describe() -> dict[str, Any]:
+    """Machine, versions, command, date and commit: what a reader needs to run it again."""
+    return {
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _commit(),
+    }
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0].partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _commit() -> str:
+    """The commit, with -dirty where tracked files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def write_result(folder: Path, name: str, result: dict[str, Any]) -> Path:
+    """Writes `result` as `name`.json and gives the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path

@@ -1,0 +1,163 @@
+"""Every engine gives the same model: the fast ones are held to the slow, obviously right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pffdst.build import build
+from pffdst.config.session import compose
+from pffdst.experiment import Experiment
+from pffdst.run import play_round
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SMALL = ["logger=csv", "rounds=6", "clients=6", "cohort=3", "readjust.interval=1", "eval_every=6"]
+EXACT = "engine.exact=true"
+
+
+def played(folder: Path, overrides: list[str], prepare: Callable[[Experiment], None] | None = None) -> Experiment:
+    """An experiment after all its rounds, nothing written down."""
+    methods = [o for o in overrides if o.startswith(("method=", "readjust="))]
+    small = [o for o in SMALL if not (methods and o.startswith("readjust."))]
+    experiment = build(compose([*small, *overrides], CONFIGS), folder, "identity")
+    with experiment.engine.open(experiment.setup):
+        if prepare is not None:
+            prepare(experiment)
+        for t in range(experiment.rounds):
+            plan = experiment.server.plan(t)
+            for update in experiment.engine.run(experiment.server.dispatch(plan)):
+                assert update.problem is None
+                experiment.server.absorb(plan, update)
+            assert experiment.server.conclude(plan).rejected == {}
+    return experiment
+
+
+def same(a: Experiment, b: Experiment) -> bool:
+    """Bit for bit: the model, its masks and the server average."""
+    x, y = a.server, b.server
+    assert x.average is not None
+    assert y.average is not None
+    return (
+        torch.equal(x.model.values, y.model.values)
+        and torch.equal(x.model.alive, y.model.alive)
+        and torch.equal(x.model.frozen, y.model.frozen)
+        and torch.equal(x.average, y.average)
+    )
+
+
+METHODS = ["pffdst", "feddst_prox", "fedavgm", "random_mask"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fabric_in_exact_mode_is_bit_equal_to_the_trainer(tmp_path: Path, method: str) -> None:
+    trainer = played(tmp_path, ["engine=trainer", f"method={method}"])
+    assert same(trainer, played(tmp_path, [EXACT, f"method={method}"]))
+
+
+@pytest.mark.parametrize("method", ["pffdst", "feddst"])
+def test_engines_are_bit_equal_with_batch_normalisation(tmp_path: Path, method: str) -> None:
+    resnet = ["model=resnet18", "model.width=4", "rounds=4", "batch_size=64", "cohort=2", "lr=0.01", f"method={method}"]
+    trainer = played(tmp_path, ["engine=trainer", *resnet])
+    assert same(trainer, played(tmp_path, [EXACT, *resnet]))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> None:
+    alone = played(tmp_path, ["engine.workers=0"])
+    assert same(alone, played(tmp_path, [f"engine.workers={workers}"]))
+
+
+def test_workers_that_start_afresh_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pffdst.engines import pool
+
+    alone = played(tmp_path, ["engine.workers=0"])
+    monkeypatch.setattr(pool, "default_start_method", lambda: "spawn")
+    assert same(alone, played(tmp_path, ["engine.workers=2"]))
+
+
+def test_every_client_is_trained_again_in_every_round(tmp_path: Path) -> None:
+    """A reused Trainer whose loops are not rewound silently trains nothing the second time."""
+    experiment = build(compose([*SMALL, "engine=trainer"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        for t in range(3):
+            plan = experiment.server.plan(t)
+            sent = experiment.server.model
+            for update in experiment.engine.run(experiment.server.dispatch(plan)):
+                experiment.server.absorb(plan, update)
+            experiment.server.conclude(plan)
+            moved = (experiment.server.model.weights != sent.weights) & sent.trainable
+            assert int(moved.sum()) > 0.9 * int(sent.trainable.sum())
+
+
+def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+    from pffdst.engines.base import EngineError
+
+    experiment = build(compose([*SMALL, "engine.workers=2"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        pool._workers[0].process.kill()
+        pool._workers[0].process.join()
+        plan = experiment.server.plan(0)
+        with pytest.raises(EngineError, match=r"exit code -9.*resume=true"):
+            list(experiment.engine.run(experiment.server.dispatch(plan)))
+
+
+def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from pffdst.engines.base import EngineError
+
+    experiment = build(compose([*SMALL, "engine.workers=1"], CONFIGS), tmp_path, "identity")
+    broken = replace(experiment.setup, offsets=experiment.setup.offsets + 10**6)
+    with experiment.engine.open(broken):
+        plan = experiment.server.plan(0)
+        with pytest.raises(EngineError, match="Traceback"):
+            list(experiment.engine.run(experiment.server.dispatch(plan)))
+
+
+def test_no_process_is_left_when_the_engine_closes(tmp_path: Path) -> None:
+    import multiprocessing
+
+    experiment = build(compose([*SMALL, "engine.workers=2"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        assert len(multiprocessing.active_children()) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_a_client_that_cannot_read_its_message_is_left_out_and_told_everything_next_time(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    experiment = build(compose([*SMALL, "engine.workers=0", "cohort=6"], CONFIGS), tmp_path, "identity")
+    server = experiment.server
+    with experiment.engine.open(experiment.setup):
+        plan = server.plan(0)
+        tasks = server.dispatch(plan)
+        tasks[2] = replace(tasks[2], payload=tasks[2].payload[:-1])
+        for update in experiment.engine.run(tasks):
+            server.absorb(plan, update)
+        record = server.conclude(plan)
+        assert set(record.rejected) == {plan.cohort[2]}
+        assert "could not read" in record.rejected[plan.cohort[2]]
+        assert server.holdings.lacks(plan.cohort[2])[0]
+        play_round_like(experiment, 1)
+
+
+def play_round_like(experiment: Experiment, t: int) -> None:
+    plan = experiment.server.plan(t)
+    for update in experiment.engine.run(experiment.server.dispatch(plan)):
+        experiment.server.absorb(plan, update)
+    assert experiment.server.conclude(plan).rejected == {}
+
+
+def test_play_round_is_what_run_plays(tmp_path: Path) -> None:
+    experiment = build(compose([*SMALL, "engine.workers=0", "rounds=4"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        loggers.open(experiment.config, tmp_path, None)
+        for t in range(4):
+            play_round(experiment, t)
+    other = played(tmp_path, ["engine.workers=0", "rounds=4"])
+    assert same(experiment, other)

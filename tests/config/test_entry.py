@@ -85,9 +85,10 @@ def test_bugs_have_one(run: Any) -> None:
     assert "ZeroDivisionError" in err
 
 
-def test_broken_configuration_files(run: Any, configs: Path) -> None:
-    (configs / "method" / "one.yaml").write_text("# @package _global_\nmethod_name: [")
-    code, _, err = run(pytest.fail)
+def test_broken_configuration_files(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "bad.yaml").write_text("# @package _global_\nmethod_name: [")
+    code, _, err = run(pytest.fail, "experiment=bad", "--config-dir", str(tmp_path))
     assert code == 2
     assert "Traceback" not in err
 

@@ -37,6 +37,12 @@ def test_help_is_never_refused(configs: Path, flags: list[str]) -> None:
     assert preflight(flags, configs) == flags
 
 
+def test_hydras_own_options_are_its_own_words(configs: Path) -> None:
+    [line] = refused(configs, "hydra/launcher=jobllib")
+    assert "Could not find 'hydra/launcher/jobllib' Available options" in line
+    assert "basic" in line
+
+
 def test_hydra_overrides_pass(configs: Path) -> None:
     argv = ["hydra.run.dir=x", "hydra.verbose=true", "+hydra.job.env_set.A=b", "hydra/job_logging=disabled"]
     assert preflight(argv, configs) == argv
@@ -78,7 +84,6 @@ WORDS = {
     "seed=0,1": "python train.py -m seed=0,1",
     "sweep=good": "python train.py -m sweep=good",
     "--lr=0.1": "write lr=0.1",
-    "hydra/launcher=jobllib": "basic",
     "hydra.run.dir=a=b": "hydra.run.dir='a=b'",
     "name=a{b": "name='a{b'",
 }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from pffdst.config.check import GROUPS, problems_of
 from pffdst.config.schema import RootConfig
-from pffdst.config.session import compose, session
+from pffdst.config.session import Composed, compose, session
 from pffdst.config.targets import accepted_keys, locate, own_keys
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -21,12 +22,18 @@ EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
 PRESETS = ("method", "experiment", "sweep")
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path) -> None:
-    overrides = [f"{group}={option}", f"paths.data={tmp_path}"]
+@functools.cache
+def composed(*overrides: str) -> Composed:
     with session(CONFIGS) as opened:
-        composed = opened.compose(overrides)
-    found = problems_of(composed.cfg, composed.origin)
+        return opened.compose(overrides)
+
+
+# Methods and experiments are looked at in pairs, below.
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("method", "experiment")])
+def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = composed(f"{group}={option}")
+    found = problems_of(run.cfg, run.origin)
     # An option may need a value, or another option beside it; nothing else is wrong with any.
     needs = {"parquet": "dataset.path is missing", "lenet": "model=lenet needs images of at least 13x13"}
     assert len(found) == (option in needs)
@@ -40,12 +47,20 @@ def test_every_option_has_a_class_that_takes_its_keys(group: str, option: str) -
     assert accepted is None or set(own_keys(node)) <= set(accepted)
 
 
-def test_every_method_with_every_experiment(tmp_path: Path) -> None:
-    with session(CONFIGS) as opened:
-        for method, experiment in itertools.product(METHODS, EXPERIMENTS):
-            composed = opened.compose([f"method={method}", f"experiment={experiment}", f"paths.data={tmp_path}"])
-            assert composed.cfg.method_name == method
-            assert problems_of(composed.cfg, composed.origin) == [], (method, experiment)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_with_every_experiment(method: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers = _scalars("method", method)
+    for experiment in EXPERIMENTS:
+        run = composed(f"method={method}", f"experiment={experiment}")
+        assert problems_of(run.cfg, run.origin) == [], (method, experiment)
+        written = numbers | _scalars("experiment", experiment)
+        assert {key: run.cfg[key] for key in written} == written, (method, experiment)
+
+
+def _scalars(group: str, option: str) -> dict[str, Any]:
+    node = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
+    return {str(key): value for key, value in node.items() if not OmegaConf.is_config(value)}
 
 
 def test_no_group_shares_a_scalars_name() -> None:
@@ -71,22 +86,9 @@ def test_numbers_live_once() -> None:
             assert not set(map(str, node)) & scalars, (group, option)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiments_values_survive_every_method(experiment: str) -> None:
-    written = OmegaConf.load(CONFIGS / "experiment" / f"{experiment}.yaml")
-    scalars = {key: value for key, value in written.items() if not OmegaConf.is_config(value)}
-    cfg = compose(["method=feddst", f"experiment={experiment}"], CONFIGS)
-    assert {key: cfg[key] for key in scalars} == scalars
-    assert (cfg.local_epochs, cfg.method_name) == (3, "feddst")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_methods_numbers_survive_and_the_command_line_beats_them(method: str) -> None:
-    written = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
-    cfg = compose(["experiment=lenet_cifar10", f"method={method}"], CONFIGS)
-    assert cfg.local_epochs == written.local_epochs
-    cfg = compose(["local_epochs=7", "prox_mu=0.5", "lr=0.3", "experiment=lenet_cifar10", f"method={method}"], CONFIGS)
-    assert (cfg.local_epochs, cfg.prox_mu, cfg.lr) == (7, 0.5, 0.3)
+def test_the_command_line_beats_every_preset() -> None:
+    cfg = composed("local_epochs=7", "prox_mu=0.5", "lr=0.3", "experiment=lenet_cifar10", "method=feddst_prox").cfg
+    assert (cfg.local_epochs, cfg.prox_mu, cfg.lr, cfg.method_name) == (7, 0.5, 0.3, "feddst_prox")
 
 
 def test_ablations_are_options_beside_a_method() -> None:

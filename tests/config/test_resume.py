@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,13 +8,18 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import ConfigError
 from pffdst.config.identity import fingerprint
 from pffdst.config.overrides import preflight
-from pffdst.config.resume import quoted
+from pffdst.config.resume import expand, quoted
 from pffdst.config.session import compose, session
+
+
+@functools.cache
+def composed(configs: Path, *overrides: str) -> DictConfig:
+    return compose(overrides, configs)
 
 
 def run_folder(path: Path, configs: Path, *overrides: str) -> Path:
@@ -22,7 +28,7 @@ def run_folder(path: Path, configs: Path, *overrides: str) -> Path:
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / "last.ckpt").touch()
     OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
-    cfg = compose([line for line in overrides if not line.startswith(("resume", "sweep"))], configs)
+    cfg = composed(configs, *(line for line in overrides if not line.startswith(("resume", "sweep"))))
     OmegaConf.save(cfg, path / "config.yaml", resolve=True)
     (path / "run.json").write_text(json.dumps({"fingerprint": fingerprint(cfg), "status": "running"}))
     return path
@@ -35,19 +41,16 @@ def refused(configs: Path, *argv: str) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "with space", "a=b", "it's", "2024", "a,b", "[x", "a{b}", "$x", "${x}", "a\\b"]
-)
+@pytest.mark.parametrize("name", ["plain", "a = b", "it's", "2024", "a,b", "[x", "${x}", "a\\b"])
 def test_a_folder_of_any_name(configs: Path, tmp_path: Path, name: str) -> None:
     folder = run_folder(tmp_path / "runs" / name, configs, "method=two", "lr=0.1")
-    argv = preflight([f"resume={folder}"], configs)
+    argv = expand([f"resume={folder}"], multirun=False).overrides
     assert argv[:2] == ["method=two", "lr=0.1"]
     with session(configs) as opened:
-        composed = opened.compose(argv)
-    assert composed.folder == folder
-    assert composed.cfg.resume is True
-    assert composed.cfg.lr == 0.1
-    assert composed.cfg.method_name == "two"
+        run = opened.compose(argv)
+    assert run.folder == folder
+    assert run.cfg.resume is True
+    assert (run.cfg.lr, run.cfg.method_name) == (0.1, "two")
 
 
 @pytest.mark.parametrize("typed", ["../runs/one", "'../runs/one'", "../runs/one/"])

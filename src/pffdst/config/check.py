@@ -68,10 +68,11 @@ def tidy(cfg: DictConfig, origin: Origin) -> DictConfig:
     Only a key that another option of the group is written with is left out, so a misspelt one still comes to light,
     and never one that the command line names.
     """
-    kept = copy.deepcopy(cfg)
-    for group in GROUPS:
-        for key in _strays(group, cfg, origin):
-            with open_dict(kept[group]):
+    strays = {group: found for group in GROUPS if (found := _strays(group, cfg, origin))}
+    kept = copy.deepcopy(cfg) if strays else cfg
+    for group, keys in strays.items():
+        with open_dict(kept[group]):
+            for key in keys:
                 del kept[group][key]
     return kept
 

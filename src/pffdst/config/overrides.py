@@ -26,6 +26,7 @@ from pffdst.config.targets import did_you_mean, own_keys
 
 __all__ = ["composition_line", "preflight"]
 
+_PRESETS = ("method", "experiment")
 _EXPECTED = {"int": "a whole number", "float": "a number", "str": "text", "list[str]": "a list, such as [a,b]"}
 
 
@@ -53,13 +54,14 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
     Raises:
         ConfigError: with every problem found.
     """
-    args, dashed = get_args_parser().parse_known_intermixed_args(list(argv))
+    args, others = get_args_parser().parse_known_intermixed_args(list(argv))
     if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun is not None:
         return list(argv)
-    overrides = [str(line) for line in args.overrides]
+    # What follows an unknown flag is among the others; it is an override all the same.
+    overrides = [*args.overrides, *(token for token in others if not token.startswith("-"))]
     multirun = bool(args.multirun) or "hydra.mode=MULTIRUN" in overrides
     expanded = expand(overrides, multirun)
-    problems = [_dashed(token) for token in dashed] + expanded.problems
+    problems = [_dashed(token) for token in others if token.startswith("-")] + expanded.problems
     with session(_folder(args, config_dir), args.config_name or "train", _places(args)) as opened:
         problems += _Look(opened, multirun).problems(expanded.overrides, whole=args.cfg is None and args.info is None)
     if problems:
@@ -79,7 +81,7 @@ class _Look:
         self._parser = OverridesParser.create(config_loader=opened.loader)
         self._multirun = multirun
         self._lines: list[str] = []
-        self._unknown_options = False
+        self._misspelt: set[str] = set()
 
     def problems(self, overrides: Sequence[str], whole: bool) -> list[str]:
         """All problem lines of the overrides; with `whole`, of the single run they compose too."""
@@ -91,7 +93,7 @@ class _Look:
         keys = [item for item in given if item.key not in self._groups]
         if not self._lines and not self._multirun and self._composes(overrides, whole):
             return self._lines
-        bases = self._bases(options, hydra)
+        bases = self._bases(options)
         good = [item for item in keys if self._fits_all(item, bases)]
         if whole and not self._multirun and bases:
             self._judge([*(item.line for item in [*options, *good]), *hydra])
@@ -136,14 +138,15 @@ class _Look:
         if line.startswith("~"):
             options = self._groups.get(key)
             instead = f"choose an option: {_listed(key, options)}" if options else self._set(key)
-            optional = "leave it out: it is off unless chosen" if key in ("experiment", "sweep") else instead
-            return f"{line}: no key can be taken away; {optional}"
+            off = "leave it out: it is off unless chosen"
+            return f"{line}: no key can be taken away; {off if key in ('experiment', 'sweep') else instead}"
         if line.startswith("+"):
             if key in self._groups or key in self._known_keys():
                 return f"{line}: keys are set without a plus sign; write {bare}"
             return f"{line}: no new key can be added; {self._instead(key)}"
         if "=" not in line:
-            return f"{line}: expected key=value, such as sparsity=0.95; {self._instead(line)}"
+            instead = self._set(line) if line in self._known_keys() else self._instead(line)
+            return f"{line}: expected key=value, such as sparsity=0.95; {instead}"
         return None
 
     def _preset_sweep(self, given: Sequence[_Given]) -> list[_Given]:
@@ -168,18 +171,18 @@ class _Look:
         for value in wrong:
             close = did_you_mean(str(value), options)
             self._lines.append(
-                f"{item.key}={_text(value)}: no such option; {close}{' ' if close else ''}"
+                f"{item.written(value)}: no such option; {close}{' ' if close else ''}"
                 f"options: {_listed(item.key, options)}"
             )
-        self._unknown_options |= bool(wrong)
+        self._misspelt |= {item.key} if wrong else set()
         return not wrong
 
-    def _bases(self, options: Sequence[_Given], hydra: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    def _bases(self, options: Sequence[_Given]) -> list[tuple[str, DictConfig]]:
         """The configuration of every combination of chosen options, with the options as they were typed."""
         bases = []
         for chosen in itertools.product(*([item.written(value) for value in item.values] for item in options)):
             try:
-                bases.append((" ".join(chosen), self._session.compose([*chosen, *hydra]).cfg))
+                bases.append((" ".join(chosen), self._session.compose(chosen).cfg))
             except Exception as error:
                 self._lines.append(composition_line(error))
         return bases
@@ -195,7 +198,7 @@ class _Look:
 
     def _unfit(self, item: _Given, value: Any, cfg: DictConfig, chosen: str) -> str | None:
         if item.key not in _dotted(cfg):
-            if self._unknown_options and "." in item.key:
+            if "." in item.key and self._misspelt & {item.key.partition(".")[0], *_PRESETS}:
                 return None  # it may belong to the option that was meant
             if item.key in self._known_keys():
                 group = item.key.partition(".")[0]
@@ -215,11 +218,14 @@ class _Look:
             self._lines.append(composition_line(error))
             return
         # Beside an option that does not exist only the root's numbers can be judged.
-        self._lines += range_problems(composed.cfg) if self._unknown_options else _judgement(composed)
+        self._lines += range_problems(composed.cfg) if self._misspelt else _judgement(composed)
 
     @cached_property
     def _default(self) -> DictConfig:
-        return self._session.compose([]).cfg
+        try:
+            return self._session.compose([]).cfg
+        except Exception as error:
+            raise ConfigError([composition_line(error)]) from error
 
     def _known_keys(self) -> list[str]:
         return _dotted(self._default)
@@ -242,7 +248,7 @@ class _Look:
     def _set(self, key: str) -> str:
         if key not in self._known_keys():
             return self._instead(key)
-        return f"set it instead: {key}={_text(OmegaConf.select(self._default, key))}"
+        return f"write e.g. {key}={_text(OmegaConf.select(self._default, key))}"
 
 
 def _judgement(composed: Composed) -> list[str]:

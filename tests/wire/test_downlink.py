@@ -1,0 +1,182 @@
+"""What a client gets is the server's model, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pffdst.state import GlobalModel, Layout
+from pffdst.wire.downlink import Memory, decode_downlink, encode_downlink, remember
+from pffdst.wire.messages import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
+from pffdst.wire.values import Float32
+
+MakeModel = Callable[..., GlobalModel]
+CODEC = Float32()
+shares = st.sampled_from([0.0, 0.05, 0.5, 1.0])
+
+
+def same(one: GlobalModel, two: GlobalModel) -> bool:
+    tensors = ((one.values, two.values), (one.alive, two.alive), (one.frozen, two.frozen))
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in tensors)
+
+
+def sent(model: GlobalModel, t: int = 0, mask: bool = True, frozen: bool = True) -> bytes:
+    return encode_downlink(model, t, CODEC, mask=mask, frozen=frozen)
+
+
+def altered(payload: bytes, changes: dict[Tag, Section | None]) -> bytes:
+    """The message with sections replaced, added or (None) left out, its checksum made anew."""
+    message = unpack(payload)
+    sections = {tag: s for tag, s in (dict(message.sections) | changes).items() if s is not None}
+    return pack(replace(message, sections=sections))
+
+
+def read(payload: bytes, layout: Layout, memory: Memory | None = None) -> GlobalModel:
+    return decode_downlink(payload, memory or Memory(), layout, CODEC)[0]
+
+
+@given(
+    seed=st.integers(0, 10**6), alive=shares, frozen=shares, t=st.integers(0, 2**32 - 1), double=st.booleans()
+)
+def test_the_model_comes_back_as_it_was(
+    layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float, t: int, double: bool
+) -> None:
+    model = make_model(layout, seed, alive, frozen, torch.float64 if double else torch.float32)
+    back, round_ = decode_downlink(sent(model, t), Memory(), layout, CODEC)
+    assert round_ == t
+    assert same(back, model)
+
+
+@given(seed=st.integers(0, 10**6), alive=shares, frozen=shares)
+def test_a_client_that_remembers_needs_the_values_alone(
+    layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float
+) -> None:
+    first = make_model(layout, seed, alive, frozen)
+    memory = remember(sent(first), Memory())
+    at = torch.cat([first.trainable, torch.ones(layout.total - layout.maskable, dtype=torch.bool)])
+    later = first.with_values(torch.where(at, first.values + 1, first.values))
+    payload = sent(later, 1, mask=False, frozen=False)
+    assert set(unpack(payload).sections) == {Tag.HELD, Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS}
+    assert same(read(payload, layout, memory), later)
+    assert remember(payload, memory) == memory
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_what_is_lacked_is_sent(layout: Layout, make_model: MakeModel, mask: bool, frozen: bool) -> None:
+    tags = set(unpack(sent(make_model(layout, frozen=0.5), mask=mask, frozen=frozen)).sections)
+    assert (Tag.TRAINABLE_POSITIONS in tags) == mask
+    assert (Tag.FROZEN_POSITIONS in tags) == (Tag.FROZEN_VALUES in tags) == frozen
+
+
+def test_what_is_not_frozen_yet_is_not_sent_as_frozen(layout: Layout, make_model: MakeModel) -> None:
+    assert Tag.FROZEN_POSITIONS not in unpack(sent(make_model(layout))).sections
+
+
+def test_only_trainable_values_travel_every_round(layout: Layout, make_model: MakeModel) -> None:
+    model = make_model(layout, frozen=0.5)
+    values = unpack(sent(model)).section(Tag.TRAINABLE_VALUES).body
+    assert len(values) == 4 * int(model.trainable.sum())
+
+
+def test_a_message_to_many_names_no_client(layout: Layout, make_model: MakeModel) -> None:
+    message = unpack(sent(make_model(layout)))
+    assert (message.kind, message.client) == (Kind.DOWNLINK, BROADCAST)
+
+
+# ---- what a client must hold ------------------------------------------------------------------------------------
+
+
+def test_a_client_that_holds_nothing_says_so(layout: Layout, make_model: MakeModel) -> None:
+    with pytest.raises(WireError, match="trainable positions"):
+        read(sent(make_model(layout), mask=False), layout)
+    with pytest.raises(WireError, match="frozen weights"):
+        read(sent(make_model(layout, frozen=0.5), frozen=False), layout)
+
+
+def test_a_client_that_holds_another_mask_says_so(layout: Layout, make_model: MakeModel) -> None:
+    memory = remember(sent(make_model(layout, seed=1)), Memory())
+    with pytest.raises(WireError, match="trainable positions"):
+        read(sent(make_model(layout, seed=2), mask=False), layout, memory)
+
+
+def test_a_client_that_holds_other_frozen_values_says_so(layout: Layout, make_model: MakeModel) -> None:
+    model = make_model(layout, frozen=0.5)
+    memory = remember(sent(model), Memory())
+    other = model.with_values(torch.where(torch.arange(42) < 32, model.values * 2, model.values))
+    with pytest.raises(WireError, match="frozen weights"):
+        read(sent(other, frozen=False), layout, memory)
+
+
+def test_a_client_that_holds_half_of_the_frozen_weights_says_so(layout: Layout, make_model: MakeModel) -> None:
+    payload = altered(sent(make_model(layout, frozen=0.5)), {Tag.FROZEN_VALUES: None})
+    with pytest.raises(WireError, match="frozen weights"):
+        read(payload, layout)
+
+
+def test_a_new_mask_takes_the_old_ones_place(layout: Layout, make_model: MakeModel) -> None:
+    one, two = make_model(layout, seed=1), make_model(layout, seed=2)
+    memory = remember(sent(two), remember(sent(one), Memory()))
+    assert same(read(sent(two, mask=False), layout, memory), two)
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_another_model_or_direction_is_refused(layout: Layout, make_model: MakeModel) -> None:
+    payload = sent(make_model(layout))
+    other = Layout((replace(layout.entries[0], name="z"), *layout.entries[1:]))
+    with pytest.raises(WireError, match="model"):
+        read(payload, other)
+    with pytest.raises(WireError, match="model"):
+        read(pack(replace(unpack(payload), kind=Kind.UPLINK)), layout)
+
+
+@pytest.mark.parametrize("tag", [Tag.HELD, Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS])
+def test_a_missing_section_is_named(layout: Layout, make_model: MakeModel, tag: Tag) -> None:
+    with pytest.raises(WireError, match=tag.name):
+        read(altered(sent(make_model(layout)), {tag: None}), layout)
+
+
+@pytest.mark.parametrize("tag", [Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(
+    layout: Layout, make_model: MakeModel, tag: Tag, value: float
+) -> None:
+    payload = sent(make_model(layout))
+    count = len(unpack(payload).section(tag).body) // 4
+    section = CODEC.encode(torch.full((count,), value))
+    with pytest.raises(WireError, match=f"{tag.name}: a value is not finite"):
+        read(altered(payload, {tag: section}), layout)
+
+
+def test_a_message_of_two_precisions_is_refused(layout: Layout, make_model: MakeModel) -> None:
+    section = CODEC.encode(torch.zeros(7, dtype=torch.float64))
+    with pytest.raises(WireError, match="one precision"):
+        read(altered(sent(make_model(layout)), {Tag.PARAMETERS: section}), layout)
+
+
+def test_a_position_cannot_be_trainable_and_frozen(layout: Layout, make_model: MakeModel) -> None:
+    model = make_model(layout, alive=1.0)
+    overlapping = replace(model, frozen=model.alive)
+    both = unpack(sent(overlapping)).sections
+    own = unpack(sent(model)).sections
+    held = Section(0, own[Tag.HELD].body[:4] + both[Tag.HELD].body[4:])
+    changes = {tag: both[tag] for tag in (Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)} | {Tag.HELD: held}
+    with pytest.raises(WireError, match="both trainable and frozen"):
+        read(altered(sent(model), changes), layout)  # type: ignore[arg-type]
+
+
+def test_no_damage_to_a_real_payload_goes_unseen(real_round: Any, damages: Callable[[bytes], Iterator[bytes]]) -> None:
+    payload = max((task.payload for task in real_round.tasks), key=len)
+    layout = real_round.planned.layout
+    assert same(read(payload, layout), real_round.planned)
+    for damaged in damages(payload):
+        with pytest.raises(WireError):
+            read(damaged, layout)

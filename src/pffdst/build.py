@@ -153,7 +153,8 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     def network() -> Any:
         return instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
 
-    initial = FlatModule(initialise(network, cfg.seed))
+    device = cfg.engine.get("device", "cpu")
+    initial = FlatModule(initialise(network, cfg.seed).to(device))
     layout = initial.layout
     server = _server(cfg, initial)
     setup = _setup(cfg, dataset, partition, server, network())
@@ -166,7 +167,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
         checkpoint_every=cfg.checkpoint_every,
-        device=cfg.engine.get("device", "cpu"),
+        device=device,
         setup=setup,
         server=server,
         engine=instantiate(cfg.engine),
@@ -218,13 +219,16 @@ def _partition(cfg: DictConfig, dataset: Dataset) -> Partition:
 def _server(cfg: DictConfig, initial: FlatModule) -> Server:
     """The server and what it goes by. Nothing is dead before the first round is planned."""
     layout = initial.layout
+    rule = instantiate(cfg.readjust)
     counts = instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity)
     schedule = instantiate(cfg.freeze)
+    for remark in rule.remarks(schedule.stage_lengths(cfg.rounds)):
+        _log.warning("%s", remark)
     values = initial.read()
     alive = torch.ones(layout.maskable, dtype=torch.bool)
     rules = ServerRules(
         stages=schedule.stages(cfg.rounds, counts),
-        rule=instantiate(cfg.readjust),
+        rule=rule,
         start_from=schedule.start_from,
         aggregation=instantiate(cfg.aggregation),
         participation=instantiate(cfg.participation),
@@ -259,7 +263,7 @@ def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Serv
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
     """CSV and console always; others as the group `logger` says, with what the run is called."""
     chosen: list[RunLogger] = [
-        CsvLogger(columns([e.name for e in layout.layers])),
+        CsvLogger([*columns([e.name for e in layout.layers]), *Ledger.COLUMNS]),
         ConsoleLogger(cfg.rounds, cfg.eval_every),
     ]
     hydra = HydraConfig.get() if HydraConfig.initialized() else None

@@ -110,7 +110,7 @@ class Experiment:
         row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
         row |= {f"cost/{name}": total[name] for name in Ledger.NAMES}
         row |= {f"round/{name}": this[name] for name in Ledger.NAMES}
-        return row | {f"round/{way}/{part}": this[f"{way}/{part}"] for way in ("up", "down") for part in Ledger.PARTS}
+        return row | {name: this[name.removeprefix("round/")] for name in Ledger.COLUMNS}
 
     def _mask(self, plan: RoundPlan, record: RoundRecord) -> Row:
         model = self.server.model

@@ -67,11 +67,13 @@ class ClientSetup:
 class ClientWork:
     """Plays one client after another with one module; nothing of a client outlives its turn but its data's pages."""
 
-    def __init__(self, setup: ClientSetup, *, channels_last: bool) -> None:
+    def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
         images = setup.images
         self.data = images.open() if isinstance(images, SharedImages) else images
-        self.module = ClientModule(setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last)
+        self.module = ClientModule(
+            setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last, device=device
+        )
         self._received: tuple[bytes, Memory, GlobalModel] | None = None
 
     def turn(self, task: ClientTask, memory: Memory, fit: Fit) -> Update:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 from typing import Any, final
 
 from pffdst.cost.flops import FlopCounter
@@ -45,6 +46,7 @@ class Ledger:
 
     NAMES = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops")
     PARTS = ("header", "mask", "values", "frozen", "dense")
+    COLUMNS = tuple("/".join(("round", *key)) for key in product(("up", "down"), PARTS))
 
     def __init__(self, flops: FlopCounter, epochs: int, batch_size: int) -> None:
         self._flops = flops

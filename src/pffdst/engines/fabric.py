@@ -55,7 +55,7 @@ class FabricEngine(Engine):
         cores = available_cores()
         workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
         if workers == 0:
-            self._work = ClientWork(setup, channels_last=self.channels_last)
+            self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
             self._fit = FabricFit(setup.training.epochs, self.device)
             return
         self._pool = WorkerPool(setup, workers, channels_last=self.channels_last)

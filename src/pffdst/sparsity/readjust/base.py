@@ -51,6 +51,11 @@ class ReadjustRule(ABC):
         del support, stage
         return model
 
+    def remarks(self, stage_lengths: list[int]) -> list[str]:
+        """What a user should know of stages of these lengths (rounds), though they can be run."""
+        del stage_lengths
+        return []
+
     def problems(self, stage_lengths: list[int]) -> list[str]:
         """What stands against stages of these lengths (rounds), one sentence each."""
         del stage_lengths

@@ -64,6 +64,16 @@ class ServerDifferential(ReadjustRule):
         since = t - stage.start
         return since % self.interval == 0 and 0 < since < stage.length / 4
 
+    def remarks(self, stage_lengths: list[int]) -> list[str]:
+        """A quarter of a stage shorter than the interval holds no readjustment."""
+        still = [n for n in stage_lengths if not self.interval < n / 4]
+        if not still:
+            return []
+        return [
+            f"readjust.interval={self.interval}: no readjustment falls into the first quarter of a stage of "
+            f"{min(still)} rounds, the mask is only pruned once; a smaller interval or more rounds readjust it"
+        ]
+
     def problems(self, stage_lengths: list[int]) -> list[str]:
         """A stage must be long enough to hold its final prune."""
         short = [n for n in stage_lengths if n < 2]

@@ -38,7 +38,7 @@ class ClientModule(LightningModule):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # before `flat` takes its tensors: moving a module replaces its buffers
-        self.network = network.to(device=device, memory_format=self.memory_format)
+        self.network = network.to(device).to(memory_format=self.memory_format)
         self.training_numbers = training
         dtype = next(network.parameters()).dtype
         self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, -1, 1, 1), persistent=False)

@@ -43,9 +43,7 @@ def test_a_convolutions_fans_and_kernel_are_read_off_its_shape() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_per_layer_counts_sum_to_the_mask(
-    layout: Layout, make_model: Callable[..., GlobalModel], seed: int
-) -> None:
+def test_per_layer_counts_sum_to_the_mask(layout: Layout, make_model: Callable[..., GlobalModel], seed: int) -> None:
     model = make_model(layout, seed)
     counts = layout.per_layer(model.alive)
     assert counts == [int(model.alive[:20].sum()), int(model.alive[20:].sum())]

@@ -17,7 +17,9 @@ from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import Entry, GlobalModel, Layout, Stage
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "readjust").glob("*.yaml"))
-LAYOUT = Layout((Entry("a", (40, 6), 0, "maskable"), Entry("b", (16, 10), 240, "maskable"), Entry("c", (4,), 400, "parameter")))
+LAYOUT = Layout(
+    (Entry("a", (40, 6), 0, "maskable"), Entry("b", (16, 10), 240, "maskable"), Entry("c", (4,), 400, "parameter"))
+)
 W = LAYOUT.maskable
 CLIENTS = 3
 

@@ -15,9 +15,7 @@ SWEEP = ["-m", *JOB, "sparsity=0.5,0.8", "method=pffdst,feddst", "seed=0,1"]
 
 
 def statuses(sweep: Path) -> dict[str, str]:
-    return {
-        path.parent.name: json.loads(path.read_text())["status"] for path in sorted(sweep.glob("*/run.json"))
-    }
+    return {path.parent.name: json.loads(path.read_text())["status"] for path in sorted(sweep.glob("*/run.json"))}
 
 
 def test_one_failed_job_of_eight_is_the_only_one_that_runs_again(train: Train, tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def make_server(layout: Layout) -> Callable[..., Server]:
 def answer() -> Callable[..., Update]:
     """A client's update to the server's model: random trainable weights, dense values and statistics."""
 
-    def made(
-        server: Server, plan: RoundPlan, client: int, samples: int = 0, values: Tensor | None = None
-    ) -> Update:
+    def made(server: Server, plan: RoundPlan, client: int, samples: int = 0, values: Tensor | None = None) -> Update:
         model = server.model
         if values is None:
             noise = torch.randn(model.layout.total, generator=generator_for(1, "answer", plan.t, client))
@@ -60,9 +58,7 @@ def answer() -> Callable[..., Update]:
             trained = server.rules.rule.on_client(trained, gradient, plan.stage, plan.t)
         report = Report(samples or 10 * (client + 1), 0.5, 0.5)
         statistics = server.rules.aggregation.statistics == "average"
-        payload = encode_uplink(
-            trained, client, plan.t, report, server.rules.codec, moved=moved, statistics=statistics
-        )
+        payload = encode_uplink(trained, client, plan.t, report, server.rules.codec, moved=moved, statistics=statistics)
         return Update(client, payload)
 
     return made

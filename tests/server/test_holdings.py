@@ -9,7 +9,9 @@ from pffdst.server.holdings import Holdings
 
 CLIENTS = 3
 events = st.lists(
-    st.one_of(st.sampled_from(["mask", "freeze"]), st.tuples(st.sampled_from(["sent", "lost"]), st.integers(0, CLIENTS - 1)))
+    st.one_of(
+        st.sampled_from(["mask", "freeze"]), st.tuples(st.sampled_from(["sent", "lost"]), st.integers(0, CLIENTS - 1))
+    )
 )
 
 

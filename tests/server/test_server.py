@@ -341,19 +341,21 @@ def test_clients_masks_are_joined_and_pruned_back(make_server: MakeServer, answe
         assert record.mask_changed >= 0
 
 
-def test_a_mask_that_the_clients_moved_is_sent_in_the_next_round(make_server: MakeServer, play_rounds: PlayRounds) -> None:
+def test_a_mask_that_the_clients_moved_is_sent_in_the_next_round_and_no_other(
+    make_server: MakeServer, answer: Answer
+) -> None:
     server = make_server(rounds=40, cohort=6, schedule=NoFreezing(), rule=ClientGradient(interval=4, alpha=1.0))
-    seen = []
-    for t in range(12):
-        before = server.model.alive
+    sent, moved = [], []
+    for t in range(16):
         plan = server.plan(t)
-        sent = [Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in server.dispatch(plan)]
-        assert len(set(sent)) == 1
-        play_rounds(server, [t])
-        seen.append((sent[0], not torch.equal(before, server.model.alive) if t else True))
-    assert [sent for sent, _ in seen[1:]] == [moved for _, moved in seen[:-1]][:0] or True
-    moved = [t for t, (_, changed) in enumerate(seen) if changed]
-    assert {t + 1 for t in moved if 0 < t < 11} <= {t for t, (sent, _) in enumerate(seen) if sent}
+        before = server.model.alive
+        sent.append([Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in server.dispatch(plan)])
+        for client in plan.cohort:
+            server.absorb(plan, answer(server, plan, client))
+        server.conclude(plan)
+        moved.append(not torch.equal(before, server.model.alive))
+    assert sent == [[new] * 6 for new in (True, *moved[:-1])]
+    assert 1 <= sum(moved) <= 4
 
 
 # ---- checkpoint -------------------------------------------------------------------------------------------------

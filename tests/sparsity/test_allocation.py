@@ -89,7 +89,9 @@ def test_erk_is_min_of_one_and_epsilon_times_raw(resnet_layout: Layout, density:
     found = Erk().densities(layers, density)
     eps = min(d / erk_raw(e) for d, e in zip(found, layers, strict=True) if d < 1)
     assert found == pytest.approx([min(1.0, eps * erk_raw(e)) for e in layers])
-    assert sum(d * e.size for d, e in zip(found, layers, strict=True)) == pytest.approx(density * resnet_layout.maskable)
+    assert sum(d * e.size for d, e in zip(found, layers, strict=True)) == pytest.approx(
+        density * resnet_layout.maskable
+    )
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1, 0.01])
@@ -98,7 +100,9 @@ def test_erk_feddst_has_sparsity_c_times_one_minus_raw(resnet_layout: Layout, de
     found = ErkFedDst().densities(layers, density)
     c = torch.tensor([(1 - d) / (1 - erk_raw(e)) for d, e in zip(found, layers, strict=True)])
     assert float(c.max() - c.min()) < 1e-6
-    assert sum(d * e.size for d, e in zip(found, layers, strict=True)) == pytest.approx(density * resnet_layout.maskable)
+    assert sum(d * e.size for d, e in zip(found, layers, strict=True)) == pytest.approx(
+        density * resnet_layout.maskable
+    )
 
 
 # ---- published figures ------------------------------------------------------------------------------------------

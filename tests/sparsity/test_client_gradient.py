@@ -16,7 +16,9 @@ from pffdst.sparsity.masks import random_positions
 from pffdst.sparsity.readjust.client_gradient import ClientGradient
 from pffdst.state import Entry, GlobalModel, Layout, Stage
 
-LAYOUT = Layout((Entry("a", (10, 6), 0, "maskable"), Entry("b", (4, 10), 60, "maskable"), Entry("c", (4,), 100, "parameter")))
+LAYOUT = Layout(
+    (Entry("a", (10, 6), 0, "maskable"), Entry("b", (4, 10), 60, "maskable"), Entry("c", (4,), 100, "parameter"))
+)
 W = 100
 STAGE = Stage(0, 0, 40, (30, 20))
 

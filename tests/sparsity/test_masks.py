@@ -20,7 +20,9 @@ W = LAYOUT.maskable
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """Scores and support with many ties (and -0), candidates, and counts that the candidates allow."""
-    score = torch.tensor(draw(st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 3.5]), min_size=W, max_size=W)))
+    score = torch.tensor(
+        draw(st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 3.5]), min_size=W, max_size=W))
+    )
     support = torch.tensor(draw(st.lists(st.integers(0, 2), min_size=W, max_size=W)), dtype=torch.float64)
     candidates = torch.tensor(draw(st.lists(st.booleans(), min_size=W, max_size=W)))
     counts = [draw(st.integers(0, room)) for room in LAYOUT.per_layer(candidates)]

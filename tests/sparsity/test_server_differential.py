@@ -21,7 +21,9 @@ from pffdst.sparsity.masks import random_positions
 from pffdst.sparsity.readjust.server_differential import ServerDifferential
 from pffdst.state import Entry, GlobalModel, Layout, Stage
 
-LAYOUT = Layout((Entry("a", (10, 6), 0, "maskable"), Entry("b", (4, 10), 60, "maskable"), Entry("c", (4,), 100, "parameter")))
+LAYOUT = Layout(
+    (Entry("a", (10, 6), 0, "maskable"), Entry("b", (4, 10), 60, "maskable"), Entry("c", (4,), 100, "parameter"))
+)
 W, SIZES = 100, (60, 40)
 NOTHING = torch.zeros(W, dtype=torch.bool)
 
@@ -66,12 +68,21 @@ def test_rounds_of_readjustment_are_multiples_strictly_inside_the_first_quarter(
 ) -> None:
     rule, stage = ServerDifferential(interval), Stage(0, start, start + length, (30, 20))
     rounds = [t for t in range(start, start + length) if rule.readjusts(stage, t)]
-    assert rounds == [t for t in range(start, start + length) if (t - start) % interval == 0 and 0 < 4 * (t - start) < length]
+    assert rounds == [
+        t for t in range(start, start + length) if (t - start) % interval == 0 and 0 < 4 * (t - start) < length
+    ]
     assert rule.exploration_end(stage) == start + math.ceil(length / 4)
     assert all(t < rule.exploration_end(stage) for t in rounds)
 
 
-CASES = [(40, 5, [5, 10]), (41, 5, [5, 10, 11]), (42, 10, [10, 11]), (100, 10, [10, 20, 25]), (20, 10, [5]), (2, 10, [1])]
+CASES = [
+    (40, 5, [5, 10]),
+    (41, 5, [5, 10, 11]),
+    (42, 10, [10, 11]),
+    (100, 10, [10, 20, 25]),
+    (20, 10, [5]),
+    (2, 10, [1]),
+]
 
 
 @pytest.mark.parametrize(("length", "interval", "rounds"), CASES)
@@ -222,3 +233,13 @@ def test_a_stage_without_a_round_for_the_final_prune_is_refused() -> None:
 def test_numbers_out_of_range_are_named(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"readjust.{key}.*{value}"):
         ServerDifferential(**{key: value})
+
+
+@given(st.lists(st.integers(2, 120), min_size=1, max_size=2), st.integers(1, 20))
+def test_a_stage_in_which_nothing_is_readjusted_is_remarked_upon(lengths: list[int], interval: int) -> None:
+    rule = ServerDifferential(interval)
+    stages = [Stage(0, 0, length, (30, 20)) for length in lengths]
+    still = [s for s in stages if not any(rule.readjusts(s, t) for t in range(s.length))]
+    remarks = rule.remarks(lengths)
+    assert bool(remarks) == bool(still)
+    assert all(f"interval={interval}" in line for line in remarks)

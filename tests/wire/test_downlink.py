@@ -41,9 +41,7 @@ def read(payload: bytes, layout: Layout, memory: Memory | None = None) -> Global
     return decode_downlink(payload, memory or Memory(), layout, CODEC)[0]
 
 
-@given(
-    seed=st.integers(0, 10**6), alive=shares, frozen=shares, t=st.integers(0, 2**32 - 1), double=st.booleans()
-)
+@given(seed=st.integers(0, 10**6), alive=shares, frozen=shares, t=st.integers(0, 2**32 - 1), double=st.booleans())
 def test_the_model_comes_back_as_it_was(
     layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float, t: int, double: bool
 ) -> None:
@@ -146,9 +144,7 @@ def test_a_missing_section_is_named(layout: Layout, make_model: MakeModel, tag: 
 
 @pytest.mark.parametrize("tag", [Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused(
-    layout: Layout, make_model: MakeModel, tag: Tag, value: float
-) -> None:
+def test_values_that_are_not_finite_are_refused(layout: Layout, make_model: MakeModel, tag: Tag, value: float) -> None:
     payload = sent(make_model(layout))
     count = len(unpack(payload).section(tag).body) // 4
     section = CODEC.encode(torch.full((count,), value))

@@ -109,9 +109,7 @@ def test_a_section_too_many_is_refused(layout: Layout, make_model: MakeModel, ta
 
 
 @pytest.mark.parametrize("due", [True, False])
-def test_a_mask_or_statistics_are_sent_when_due_and_only_then(
-    layout: Layout, make_model: MakeModel, due: bool
-) -> None:
+def test_a_mask_or_statistics_are_sent_when_due_and_only_then(layout: Layout, make_model: MakeModel, due: bool) -> None:
     model = make_model(layout)
     with pytest.raises(WireError, match="sections: expected"):
         read(answered(model, moved=not due), model, moved=due)
@@ -151,9 +149,7 @@ def test_other_counts_per_layer_are_refused(layout: Layout, make_model: MakeMode
 
 @pytest.mark.parametrize("at", [0, 33, 37, 41])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_values_that_are_not_finite_are_refused(
-    layout: Layout, make_model: MakeModel, at: int, value: float
-) -> None:
+def test_values_that_are_not_finite_are_refused(layout: Layout, make_model: MakeModel, at: int, value: float) -> None:
     model = make_model(layout, alive=1.0)
     values = model.values.clone()
     values[at] = value

@@ -136,7 +136,7 @@ class _Look:
         bare = line.lstrip("+~")
         key = key_of(bare)
         if line.startswith("~"):
-            options = self._groups.get(key)
+            options = self._session.options(key) if key in self._groups else []
             instead = f"choose an option: {_listed(key, options)}" if options else self._set(key)
             off = "leave it out: it is off unless chosen"
             return f"{line}: no key can be taken away; {off if key in ('experiment', 'sweep') else instead}"
@@ -162,11 +162,11 @@ class _Look:
         return [item for key, value in params.items() for item in self._read(f"{key}={value}")]
 
     def _has(self, item: _Given) -> bool:
-        return all(str(value) in self._groups[item.key] for value in item.values)
+        return all(str(value) in self._session.options(item.key) for value in item.values)
 
     def _known_options(self, item: _Given) -> bool:
         """Whether every value is one of the group's options."""
-        options = self._groups[item.key]
+        options = self._session.options(item.key)
         wrong = [value for value in item.values if str(value) not in options]
         for value in wrong:
             close = did_you_mean(str(value), options)
@@ -309,8 +309,8 @@ def _dotted(cfg: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def _listed(key: str, options: Sequence[str] | None) -> str:
-    return ", ".join(f"{key}={name}" for name in options or ())
+def _listed(key: str, options: Sequence[str]) -> str:
+    return ", ".join(f"{key}={name}" for name in options)
 
 
 def _text(value: Any) -> str:

@@ -50,10 +50,13 @@ class Session:
     config_name: str
     loader: ConfigLoader
 
-    def groups(self) -> dict[str, list[str]]:
-        """The options of every group, Hydra's own left out."""
-        names = [name for name in self.loader.list_groups("") if name != "hydra"]
-        return {name: sorted(self.loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
+    def groups(self) -> list[str]:
+        """The names of the groups, Hydra's own left out."""
+        return [name for name in self.loader.list_groups("") if name != "hydra"]
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group."""
+        return sorted(self.loader.get_group_options(group, ObjectType.CONFIG))
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """The configuration under these overrides. Hydra's and OmegaConf's errors pass through."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pffdst.wire.downlink import Memory, remember
 from pffdst.wire.messages import Section
@@ -67,9 +69,10 @@ class ClientMemories:
         self._last, self._payload = {}, []
 
 
-def _pack(section: Section | None) -> tuple[int, bytes] | None:
-    return None if section is None else (section.coding, section.body)
+def _pack(section: Section | None) -> tuple[int, Tensor] | None:
+    """A body as a tensor: a weights_only reader takes no empty bytes."""
+    return None if section is None else (section.coding, torch.from_numpy(np.frombuffer(section.body, np.uint8).copy()))
 
 
-def _unpack(packed: tuple[int, bytes] | None) -> Section | None:
-    return None if packed is None else Section(*packed)
+def _unpack(packed: tuple[int, Tensor] | None) -> Section | None:
+    return None if packed is None else Section(packed[0], packed[1].numpy().tobytes())

@@ -30,7 +30,7 @@ import torch
 
 from pffdst.client.work import ClientSetup, ClientWork
 from pffdst.data.batches import SharedImages
-from pffdst.engines.base import EngineError, Job
+from pffdst.engines.base import EngineError, Job, one_thread
 from pffdst.engines.lean import FabricFit
 from pffdst.state import Update
 from pffdst.wire.downlink import Memory
@@ -80,21 +80,31 @@ class WorkerPool:
         return Worker(process, ours)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Gives the largest client to the next free worker; yields in the jobs' order."""
+        """Gives the largest client to the next free worker; yields in the jobs' order.
+
+        Until the last update this process keeps to one thread as well: two that wait for each other on cores that the
+        workers hold make whoever takes an update in many times as slow.
+        """
         for worker in self._workers:
             worker.has.clear()
             self._send(worker, ("round",))
         queue = deque(sorted(range(len(jobs)), key=lambda i: -self._sizes[jobs[i][0].client]))
         done: dict[int, Update] = {}
-        for turn in range(len(jobs)):
-            while turn not in done:
-                for worker in self._workers:
-                    if worker.position is None and queue:
-                        self._give(worker, jobs, queue.popleft())
-                for worker in self._answering():
-                    position, worker.position = worker.position, None
-                    done[position] = self._receive(worker)  # type: ignore[index]
-            yield done.pop(turn)
+        with one_thread():
+            self._give_out(jobs, queue)
+            for turn in range(len(jobs)):
+                while turn not in done:
+                    for worker in self._answering():
+                        position, worker.position = worker.position, None
+                        done[position] = self._receive(worker)  # type: ignore[index]
+                    self._give_out(jobs, queue)  # before the caller takes its time over an update
+                yield done.pop(turn)
+
+    def _give_out(self, jobs: Sequence[Job], queue: deque[int]) -> None:
+        """A job to every free worker, as long as there are any."""
+        for worker in self._workers:
+            if worker.position is None and queue:
+                self._give(worker, jobs, queue.popleft())
 
     def _answering(self) -> list[Worker]:
         """The busy workers that have something to say, or died."""

@@ -36,8 +36,8 @@ class RunningMean:
         if self._positions is None or self._positions[0] is not upload.trainable:
             self._positions = (upload.trainable, upload.trainable.nonzero().flatten())
         at = self._positions[1]
-        self._sums[at] += n * upload.weights.double()
-        self.support[at] += n
+        self._sums.index_add_(0, at, upload.weights.double(), alpha=n)
+        self.support.index_add_(0, at, self.support.new_full((1,), n).expand(at.numel()))
         self._sums[layout.maskable : layout.parameters] += n * upload.parameters.double()
         self._parameters += n
         if upload.statistics is not None:

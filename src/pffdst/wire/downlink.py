@@ -15,7 +15,7 @@ import torch
 
 from pffdst.state import GlobalModel, Layout
 from pffdst.wire.messages import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-from pffdst.wire.positions import decode_positions, encode_positions
+from pffdst.wire.positions import decode_positions, encode_positions, put_at_, values_at
 from pffdst.wire.values import ValueCodec
 
 __all__ = ["Memory", "decode_downlink", "encode_downlink", "remember"]
@@ -49,13 +49,13 @@ def encode_downlink(model: GlobalModel, t: int, codec: ValueCodec, *, mask: bool
     sections: dict[Tag, Section] = {}
     frozen_sections: tuple[Section, ...] = ()
     if bool(model.frozen.any()):
-        frozen_sections = (encode_positions(model.frozen), codec.encode(model.weights[model.frozen]))
+        frozen_sections = (encode_positions(model.frozen), codec.encode(values_at(model.weights, model.frozen)))
     sections[Tag.HELD] = Section(0, _HELD.pack(digest(trainable), digest(*frozen_sections)))
     if mask:
         sections[Tag.TRAINABLE_POSITIONS] = trainable
     if frozen and frozen_sections:
         sections[Tag.FROZEN_POSITIONS], sections[Tag.FROZEN_VALUES] = frozen_sections
-    sections[Tag.TRAINABLE_VALUES] = codec.encode(model.weights[model.trainable])
+    sections[Tag.TRAINABLE_VALUES] = codec.encode(values_at(model.weights, model.trainable))
     sections[Tag.PARAMETERS] = codec.encode(model.values[layout.maskable : layout.parameters])
     sections[Tag.STATISTICS] = codec.encode(model.values[layout.parameters :])
     return pack(Message(Kind.DOWNLINK, t, BROADCAST, layout_digest(layout), sections))
@@ -116,9 +116,9 @@ def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: Value
         raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
     values = torch.zeros(layout.total, dtype=dtypes.pop())
     weights = values[: layout.maskable]
-    weights[trainable] = parts[Tag.TRAINABLE_VALUES]
+    put_at_(weights, trainable, parts[Tag.TRAINABLE_VALUES])
     if Tag.FROZEN_VALUES in parts:
-        weights[frozen] = parts[Tag.FROZEN_VALUES]
+        put_at_(weights, frozen, parts[Tag.FROZEN_VALUES])
     values[layout.maskable : layout.parameters] = parts[Tag.PARAMETERS]
     values[layout.parameters :] = parts[Tag.STATISTICS]
     return GlobalModel(layout, values, trainable | frozen, frozen), message.t

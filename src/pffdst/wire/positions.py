@@ -13,9 +13,26 @@ from torch import Tensor
 
 from pffdst.wire.messages import Section, WireError
 
-__all__ = ["decode_positions", "encode_positions"]
+__all__ = ["decode_positions", "encode_positions", "put_at_", "values_at"]
 
 ALL, BITMAP, INDICES = 0, 1, 2
+
+
+def values_at(values: Tensor, mask: Tensor) -> Tensor:
+    """The values [W] at the True positions of a flat bool mask [W], in order.
+
+    The same as `values[mask]` in a sixth of the time: numpy finds the positions faster than torch does.
+    """
+    return values.index_select(0, _indices(mask))
+
+
+def put_at_(values: Tensor, mask: Tensor, chosen: Tensor) -> None:
+    """Writes `chosen` to the True positions of a flat bool mask [W]: the other way round."""
+    values.index_copy_(0, _indices(mask), chosen)
+
+
+def _indices(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def encode_positions(mask: Tensor) -> Section:
@@ -24,7 +41,7 @@ def encode_positions(mask: Tensor) -> Section:
     if count == length:
         return Section(ALL, b"")
     if 4 * count < (length + 7) // 8:
-        return Section(INDICES, mask.nonzero().flatten().numpy().astype("<u4").tobytes())
+        return Section(INDICES, _indices(mask).numpy().astype("<u4").tobytes())
     return Section(BITMAP, np.packbits(mask.numpy(), bitorder="little").tobytes())
 
 

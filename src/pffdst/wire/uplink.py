@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pffdst.state import GlobalModel
 from pffdst.wire.messages import Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-from pffdst.wire.positions import decode_positions, encode_positions
+from pffdst.wire.positions import decode_positions, encode_positions, values_at
 from pffdst.wire.values import ValueCodec
 
 __all__ = ["Report", "Upload", "decode_uplink", "encode_uplink"]
@@ -53,7 +53,7 @@ def encode_uplink(
     sections: dict[Tag, Section] = {}
     if moved:
         sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable)
-    sections[Tag.TRAINABLE_VALUES] = codec.encode(model.weights[model.trainable])
+    sections[Tag.TRAINABLE_VALUES] = codec.encode(values_at(model.weights, model.trainable))
     sections[Tag.PARAMETERS] = codec.encode(model.values[layout.maskable : layout.parameters])
     if statistics:
         sections[Tag.STATISTICS] = codec.encode(model.values[layout.parameters :])

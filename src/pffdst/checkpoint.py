@@ -31,13 +31,15 @@ class CheckpointError(UserError):
     """A file that is not a whole checkpoint; the text says which and what to do."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file holds all of `content` or what it held before, also after a power cut."""
+def write_atomically(path: Path, *pieces: bytes | memoryview, keep: Path | None = None) -> None:
+    """The file holds all the pieces or what it held before, also after a power cut; that may be kept under `keep`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
-        file.write(content)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
+    if keep is not None and path.exists():
+        path.replace(keep)
     aside.replace(path)
     _sync_folder(path.parent)
 
@@ -90,7 +92,10 @@ def load(path: Path) -> dict[str, Any]:
         )
     if hashlib.sha256(body).digest() != content[16:_HEAD]:
         raise CheckpointError(f"checkpoint {path}: damaged, its checksum does not fit" + _sibling_hint(path))
-    return torch.load(io.BytesIO(body), weights_only=True)  # type: ignore[no-any-return]
+    try:
+        return torch.load(io.BytesIO(body), weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever torch says of bytes that are whole and yet not tensors and plain values
+        raise CheckpointError(f"checkpoint {path}: it holds more than tensors and plain values") from error
 
 
 def _sibling_hint(path: Path) -> str:

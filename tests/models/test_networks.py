@@ -68,8 +68,9 @@ def test_logits_come_out_whatever_the_size(make: Any, classes: int) -> None:
         assert not torch.allclose(logits.sum(1), torch.ones(3))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("make", [SmallCNN, LeNet])
 def test_smaller_images_than_the_least_do_not_fit(make: Any) -> None:
-    with pytest.raises((RuntimeError, ValueError, ZeroDivisionError)):
-        size = make.min_size - 1
+    size = make.min_size - 1
+    with pytest.raises(RuntimeError, match="size"):
         make(channels=1, size=size, classes=2)(torch.zeros(1, 1, size, size))

@@ -8,12 +8,12 @@ import zlib
 from pathlib import Path
 from typing import final
 
-from torch import Tensor
-
 from pffdst.data.arrays import map_tensor, write_tensor, write_whole
 from pffdst.data.dataset import ImageSet
 
 __all__ = ["ImageCache"]
+
+_PIECE = 1 << 20
 
 
 @final
@@ -28,8 +28,9 @@ class ImageCache:
         """The mapped image set of the key, None when it is not there or is damaged."""
         images, labels, sums = self._files(key)
         try:
-            found = ImageSet(map_tensor(images), map_tensor(labels), (images, labels))
-            return found if json.loads(sums.read_bytes()) == _checksums(found) else None
+            if json.loads(sums.read_bytes()) != _checksums(images, labels):
+                return None
+            return ImageSet(map_tensor(images), map_tensor(labels), (images, labels))
         except (OSError, ValueError, TypeError, EOFError):
             return None
 
@@ -57,15 +58,20 @@ class ImageCache:
         images, labels, sums = self._files(key)
         write_tensor(images, fresh.images)
         write_tensor(labels, fresh.labels)
-        write_whole(sums, lambda file: file.write(json.dumps(_checksums(fresh)).encode()))
+        write_whole(sums, lambda file: file.write(json.dumps(_checksums(images, labels)).encode()))
 
     def _files(self, key: str) -> tuple[Path, Path, Path]:
         return self._folder / f"{key}.images.npy", self._folder / f"{key}.labels.npy", self._folder / f"{key}.json"
 
 
-def _checksums(images: ImageSet) -> dict[str, int]:
-    return {"images": _crc32(images.images), "labels": _crc32(images.labels)}
+def _checksums(images: Path, labels: Path) -> dict[str, int]:
+    return {"images": _crc32(images), "labels": _crc32(labels)}
 
 
-def _crc32(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.numpy().data)
+def _crc32(path: Path) -> int:
+    """Of the file's bytes, read piece by piece: checked through the mapping, all of it would count as our memory."""
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            crc = zlib.crc32(piece, crc)
+    return crc

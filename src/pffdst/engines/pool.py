@@ -9,6 +9,7 @@ carry pickles; what clients and server say to each other are the wire's bytes wi
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -57,6 +58,9 @@ class WorkerPool:
         method = default_start_method()
         self._sizes = [setup.samples(k) for k in range(setup.clients)]
         self._workers: list[Worker] = []
+        # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
+        gc.collect()
+        gc.freeze()
         with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
             given = setup if method == "fork" else _packed(setup, Path(folder))
             for _ in range(workers):
@@ -148,6 +152,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the processes: politely, then not."""
+        gc.unfreeze()
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:

@@ -20,7 +20,9 @@ from pffdst.server.server import RoundRecord
 from pffdst.state import ClientTask, Entry, GlobalModel, Layout, RoundPlan, Update
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ("logger=csv", "clients=5", "cohort=3", "local_epochs=1", "batch_size=32", "eval_every=100")
+SMALL = (
+    "logger=csv", "clients=5", "cohort=3", "local_epochs=1", "batch_size=32", "eval_every=100", "dataset.test_share=0.8",
+)  # fmt: skip
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -40,6 +42,12 @@ class Round:
     @property
     def t(self) -> int:
         return self.plan.t
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small gain nothing from a second thread, and lose much where tests share the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -59,12 +59,12 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors and plain values) as the folder's last checkpoint; the former one becomes previous."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    body = buffer.getvalue()
+    body = buffer.getbuffer()
     folder.mkdir(parents=True, exist_ok=True)
-    if _is_whole(folder / LAST):  # a damaged one must not take the place of the good one before it
-        (folder / LAST).replace(folder / PREVIOUS)
     head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
-    write_atomically(folder / LAST, head + body)
+    # a damaged last one must not take the place of the good one before it
+    keep = folder / PREVIOUS if _is_whole(folder / LAST) else None
+    write_atomically(folder / LAST, head, body, keep=keep)
 
 
 def _is_whole(path: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-FULL = ("clients=3", "cohort=3", "batch_size=100000", "server_ema=0", "lr=0.2")
+FULL = ("clients=3", "cohort=3", "batch_size=100000", "server_ema=0", "lr=0.5")
 OFF = (*FULL, "freeze=none", "sparsity=0", "prox_mu=0", "local_epochs=1", "rounds=4")
 
 
@@ -28,7 +28,7 @@ def test_all_clients_one_full_batch_each_is_gradient_descent(
     gradient, w = gradient_of(experiment), experiment.server.model.values
     first = w
     for r in play(experiment):
-        w = w - 0.2 * (gradient(w, everyone(experiment)) + decay * w)
+        w = w - 0.5 * (gradient(w, everyone(experiment)) + decay * w)
         assert torch.allclose(r.concluded.values, w, rtol=1e-5, atol=2e-6)
     assert float((w - first).abs().max()) > 0.01
     assert torch.equal(experiment.server.averaged_model().values, experiment.server.model.values)
@@ -42,7 +42,7 @@ def local_training(
     for _ in range(steps):
         g = gradient(w) + decay * w + mu * (w - w0)
         v = 0.9 * v + g
-        w = torch.where(trainable, w - 0.2 * v, w)
+        w = torch.where(trainable, w - 0.5 * v, w)
     return w
 
 
@@ -54,7 +54,7 @@ def test_a_round_under_masks_is_the_formulas_by_hand(
     """Two stages, E = 3: decay and proximal term reach trainable weights and biases, never frozen or dead ones."""
     experiment = make_experiment(
         *FULL, "rounds=6", "local_epochs=3", "momentum=0.9", f"weight_decay={decay}", f"prox_mu={mu}",
-        "readjust.interval=1", "lr=0.2",
+        "readjust.interval=1",
     )  # fmt: skip
     gradient, setup = gradient_of(experiment), experiment.setup
     samples = torch.tensor([setup.samples(k) for k in everyone(experiment)], dtype=torch.float64)

@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python train.py
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,7 +16,6 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 def run(cfg: "DictConfig") -> float:
     """One run of a composed configuration; gives its final accuracy."""
     from pffdst.build import launch
-
     from pffdst.config.entry import job
 
     return job(cfg, launch)

@@ -21,12 +21,12 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, cifar10_folder, describe, load, paired, quartiles, write_result
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from common import ROOT, cifar10_folder, describe, load, paired, quartiles, write_result
 from pffdst.build import build
 from pffdst.client.work import ClientSetup
 from pffdst.config.session import compose
@@ -38,7 +38,7 @@ TARGET = 0.75
 NOISE = "bare again (noise)"
 
 
-# ---- the bare loop -----------------------------------------------------------------------------------------------------
+# ---- the bare loop -------------------------------------------------------------------------------------------------
 
 
 @final
@@ -98,7 +98,7 @@ class BareLoop:
         return sum(numbers.epochs * steps(self.setup.samples(k), numbers.batch_size) for k in cohort)
 
 
-# ---- the engines -------------------------------------------------------------------------------------------------------
+# ---- the engines ---------------------------------------------------------------------------------------------------
 
 
 @final
@@ -156,11 +156,11 @@ def opened(settings: list[str], scratch: Path) -> Iterator[dict[str, EngineRound
         yield rounds
 
 
-# ---- the measurement ---------------------------------------------------------------------------------------------------
+# ---- the measurement -----------------------------------------------------------------------------------------------
 
 
 def measure(rounds: dict[str, EngineRounds], pairs: int) -> dict[str, list[dict[str, float]]]:
-    """Pairs of seconds by variant, after one untimed repetition. Variants take turns, so that all see the same hours."""
+    """Pairs of seconds by variant, after one untimed repetition. Variants take turns: all see the same hours."""
     bare = BareLoop(next(iter(rounds.values())).experiment.setup)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in (NOISE, *rounds)}
 

@@ -60,7 +60,7 @@ def _write_random(path: Path, count: int) -> None:
     pq.write_table(pa.table({"img": pa.array(cells), "label": labels}), path)
 
 
-# ---- paired times ----------------------------------------------------------------------------------------------------
+# ---- paired times --------------------------------------------------------------------------------------------------
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -83,7 +83,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return first, median, third
 
 
-# ---- where and with what -----------------------------------------------------------------------------------------------
+# ---- where and with what -------------------------------------------------------------------------------------------
 
 
 def load() -> list[float]:

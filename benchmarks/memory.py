@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, final
 
 import psutil
-from common import ROOT, cifar10_folder, describe, load, write_result
 from rich.console import Console
 from rich.table import Table
+
+from common import ROOT, cifar10_folder, describe, load, write_result
 
 TARGET_MB = 1200.0
 INTERVAL_S = 0.2

@@ -21,8 +21,14 @@ from pffdst.state import ClientTask, Entry, GlobalModel, Layout, RoundPlan, Upda
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
-    "logger=csv", "clients=5", "cohort=3", "local_epochs=1", "batch_size=32", "eval_every=100", "dataset.test_share=0.8",
-)  # fmt: skip
+    "logger=csv",
+    "clients=5",
+    "cohort=3",
+    "local_epochs=1",
+    "batch_size=32",
+    "eval_every=100",
+    "dataset.test_share=0.8",
+)
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -72,12 +78,9 @@ def play() -> Callable[[Experiment], list[Round]]:
     """Plays all rounds with the program's own loop and gives what was seen in each."""
 
     def played(experiment: Experiment) -> list[Round]:
-        rounds: list[Round] = []
         with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
             loggers.open(experiment.config, experiment.folder, None)
-            for t in range(experiment.rounds):
-                rounds.append(_watched(experiment, t))
-        return rounds
+            return [_watched(experiment, t) for t in range(experiment.rounds)]
 
     return played
 

@@ -17,7 +17,13 @@ HEAD = 48
 
 
 def state(t: int) -> dict[str, Any]:
-    return {"t": t, "values": torch.arange(50.0) + t, "mask": torch.arange(9) % 2 == 0, "none": None, "text": ("a", 1.5)}
+    return {
+        "t": t,
+        "values": torch.arange(50.0) + t,
+        "mask": torch.arange(9) % 2 == 0,
+        "none": None,
+        "text": ("a", 1.5),
+    }
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
@@ -139,8 +145,8 @@ class Crash(BaseException):
     """Stands for a kill or a power cut."""
 
 
-def crash_at(patch: pytest.MonkeyPatch, step: int, partial: int | None = None) -> None:
-    """The process ends at the `step`-th call that reaches the disk; `partial` bytes of a file written then are there."""
+def crash_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """The process ends at the `step`-th call that reaches the disk, counted from 0."""
     left = iter(range(step))
 
     def doomed(real: Callable[..., Any]) -> Callable[..., Any]:

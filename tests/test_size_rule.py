@@ -25,7 +25,7 @@ def functions() -> list[tuple[str, int]]:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                found.append((f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", body_lines(node)))
+                found += [(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", body_lines(node))]
     return found
 
 

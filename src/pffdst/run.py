@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pffdst.cost.memory import release_free_memory
 from pffdst.experiment import Experiment
 from pffdst.server.server import RoundRecord
 from pffdst.state import RoundPlan
@@ -44,6 +45,7 @@ def play_round(experiment: Experiment, t: int) -> None:
     experiment.lap(began)
     if progress.t % experiment.checkpoint_every == 0 or progress.t == experiment.rounds:
         experiment.save()
+    release_free_memory()
 
 
 def exchange(experiment: Experiment, plan: RoundPlan) -> None:

@@ -60,7 +60,8 @@ def test_the_parts_make_up_the_whole(run: Any, way: str) -> None:
 def test_each_part_is_the_bodies_of_its_sections(run: Any) -> None:
     _, rounds = run
     sections = {"mask": {Tag.TRAINABLE_POSITIONS}, "values": {Tag.TRAINABLE_VALUES},
-                "frozen": {Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES}, "dense": {Tag.PARAMETERS, Tag.STATISTICS}}  # fmt: skip
+                "frozen": {Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES},
+                "dense": {Tag.PARAMETERS, Tag.STATISTICS}}  # fmt: skip
     for r in rounds:
         for way, payloads in (("down", [t.payload for t in r.tasks]), ("up", [u.payload for u in r.updates])):
             for part, tags in sections.items():

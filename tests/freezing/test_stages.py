@@ -38,5 +38,5 @@ def test_the_model_to_freeze_has_three_names(start_from: str) -> None:
 
 
 def test_another_name_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="last, ema, best_test.*'best'"):
+    with pytest.raises(ValueError, match=r"last, ema, best_test.*'best'"):
         TwoStage("best")  # type: ignore[arg-type]

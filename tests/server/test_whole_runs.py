@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def pffdst(make_experiment: MakeExperiment, play: Play) -> Any:
 
 def test_the_mask_moves_on_the_rounds_of_the_method(pffdst: Any) -> None:
     _, rounds = pffdst
-    moved = [r.t for a, r in zip(rounds, rounds[1:], strict=False) if not torch.equal(a.concluded.alive, r.planned.alive)]
+    moved = [r.t for a, r in pairwise(rounds) if not torch.equal(a.concluded.alive, r.planned.alive)]
     assert moved == [2, 3, 9, 11, 12]
 
 
@@ -160,9 +161,7 @@ def test_every_clients_mask_has_the_servers_counts(feddst: Any) -> None:
     codec, layout = experiment.setup.codec, experiment.setup.layout
     masks = []
     for update in rounds[1].updates:
-        upload = decode_uplink(
-            update.payload, rounds[1].planned, update.client, 1, codec, moved=True, statistics=True
-        )
+        upload = decode_uplink(update.payload, rounds[1].planned, update.client, 1, codec, moved=True, statistics=True)
         assert layout.per_layer(upload.trainable) == list(rounds[1].plan.stage.counts)
         masks.append(upload.trainable)
     assert not torch.equal(masks[0], masks[1])
@@ -170,10 +169,40 @@ def test_every_clients_mask_has_the_servers_counts(feddst: Any) -> None:
 
 
 def test_at_a_hundredth_the_mask_hardly_moves(make_experiment: MakeExperiment, play: Play) -> None:
-    """Grown zeros lose the server's prune by magnitude, so what counts is how many of the pruned all clients agree on."""
+    """Grown zeros lose the server's prune by magnitude: only what every client pruned makes room for them."""
     rounds = play(make_experiment("method=feddst", "rounds=6", "readjust.interval=1", "readjust.alpha=0.01"))
     alive = int(rounds[0].planned.alive.sum())
     assert sum(r.record.mask_changed for r in rounds) < 0.02 * alive
+
+
+# ---- a model with normalisation statistics ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statistics", ["average", "keep_server"])
+def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
+    make_experiment: MakeExperiment, play: Play, statistics: str
+) -> None:
+    experiment = make_experiment(
+        "model=resnet18", "model.width=4", "rounds=4", "readjust.interval=1", f"aggregation.statistics={statistics}"
+    )
+    setup, layout = experiment.setup, experiment.setup.layout
+    assert layout.total > layout.parameters
+    for r in play(experiment):
+        total, weight = torch.zeros(layout.total - layout.parameters, dtype=torch.float64), 0
+        for update in r.updates:
+            own = unpack(update.payload).sections
+            assert (Tag.STATISTICS in own) == (statistics == "average")
+            if statistics == "average":
+                n = setup.samples(update.client)
+                total += n * setup.codec.decode(own[Tag.STATISTICS], total.numel(), "statistics").double()
+                weight += n
+        before, after = (m.values[layout.parameters :] for m in (r.planned, r.concluded))
+        assert torch.allclose(after.double(), total / weight) if weight else torch.equal(after, before)
+        assert torch.equal(after, before) == (statistics == "keep_server")
+        assert r.bill["up/dense"] == 3 * 4 * (
+            layout.total - layout.maskable if weight else layout.parameters - layout.maskable
+        )
+        assert bool((r.concluded.weights[~r.concluded.alive] == 0).all())
 
 
 # ---- a client that diverges -------------------------------------------------------------------------------------

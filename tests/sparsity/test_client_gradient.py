@@ -145,6 +145,8 @@ def test_the_union_is_pruned_back_by_magnitude(frozen: float) -> None:
     assert LAYOUT.per_layer(held.trainable) != [30, 20]
     assert LAYOUT.per_layer(after.trainable) == [30, 20]
     assert torch.equal(after.frozen, held.frozen)
+    assert torch.equal(after.weights[held.frozen], held.weights[held.frozen])
+    assert bool(after.alive[held.frozen].all())
     for layer in LAYOUT.layers:
         kept, cut = (m[layer.span] for m in (after.trainable, held.trainable & ~after.trainable))
         magnitude = held.weights[layer.span].abs()

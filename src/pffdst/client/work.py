@@ -103,7 +103,9 @@ class ClientWork:
         setup, k = self.setup, task.client
         indices = setup.order[setup.offsets[k] : setup.offsets[k + 1]]
         generator = generator_for(setup.seed, stream, task.t, k)
-        return ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+        batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+        self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
+        return batches
 
     def _answer(self, task: ClientTask) -> bytes:
         """The update's bytes; on a rule's gradient rounds the mask is moved first."""

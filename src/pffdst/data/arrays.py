@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Callable
@@ -34,10 +35,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def map_tensor(path: Path) -> Tensor:
-    """The tensor of a .npy file without a copy: processes that map the same file share its pages.
+def map_tensor(path: Path) -> tuple[Tensor, mmap.mmap]:
+    """The tensor of a .npy file without a copy, and its mapping: processes that map the same file share its pages.
 
     Writing into the tensor never reaches the file. Raises OSError or ValueError when the file is missing or damaged.
     """
     # "c" (copy on write) keeps the file safe as "r" does, yet torch takes it without its non-writable warning
-    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
+    array = np.lib.format.open_memmap(path, mode="c")
+    return torch.from_numpy(array), array._mmap  # type: ignore[attr-defined]

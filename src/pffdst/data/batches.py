@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pffdst.data.arrays import map_tensor, write_tensor
+from pffdst.data.arrays import write_tensor
 from pffdst.data.dataset import ImageSet
 
 __all__ = ["ClientBatches", "SharedImages", "batch_indices", "steps"]
@@ -89,7 +89,7 @@ class SharedImages:
 
         Raises OSError when a file is gone, ValueError when it is another than was shared.
         """
-        found = ImageSet(map_tensor(self.images), map_tensor(self.labels), (self.images, self.labels))
+        found = ImageSet.mapped(self.images, self.labels)
         if tuple(found.images.shape) != self.shape:
             raise ValueError(f"Expected {self.images} to hold {self.shape}, but got {tuple(found.images.shape)}")
         return found

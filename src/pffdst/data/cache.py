@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import final
 
-from pffdst.data.arrays import map_tensor, write_tensor, write_whole
+from pffdst.data.arrays import write_tensor, write_whole
 from pffdst.data.dataset import ImageSet
 
 __all__ = ["ImageCache"]
@@ -30,7 +30,7 @@ class ImageCache:
         try:
             if json.loads(sums.read_bytes()) != _checksums(images, labels):
                 return None
-            return ImageSet(map_tensor(images), map_tensor(labels), (images, labels))
+            return ImageSet.mapped(images, labels)
         except (OSError, ValueError, TypeError, EOFError):
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pffdst.data.arrays import map_tensor
 from pffdst.errors import UserError
 
 __all__ = ["DataError", "DataSource", "Dataset", "Declared", "ImageSet", "channel_statistics"]
@@ -28,12 +30,25 @@ class DataError(UserError):
 class ImageSet:
     """Images uint8 [N, C, H, W] (contiguous) and their labels int64 [N].
 
-    `files` names the .npy files (images, labels) that the tensors are mapped from, None when they are in memory alone.
+    `files` names the .npy files (images, labels) that the tensors are mapped from, None when they are in memory alone;
+    `mapping` is that of the images.
     """
 
     images: Tensor
     labels: Tensor
     files: tuple[Path, Path] | None = field(default=None, repr=False)
+    mapping: mmap.mmap | None = field(default=None, repr=False)
+
+    @classmethod
+    def mapped(cls, images: Path, labels: Path) -> ImageSet:
+        """The set of two .npy files. Raises OSError or ValueError when one is missing or damaged."""
+        tensor, mapping = map_tensor(images)
+        return cls(tensor, map_tensor(labels)[0], (images, labels), mapping)
+
+    def forget_pages(self) -> None:
+        """Takes mapped images out of this process's memory until the next access; the system's cache keeps them."""
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.is_contiguous():

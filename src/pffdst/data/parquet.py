@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import io
 import itertools
+import math
+import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +93,20 @@ def read_shards(
     found = cache.load(key)
     if found is not None:
         return found
-    return cache.store(key, _decode_shards(shards, files, channels, what))
+    with _thrifty_arrow():
+        fresh = _decode_shards(shards, files, channels, what)
+    return cache.store(key, fresh)
+
+
+@contextlib.contextmanager
+def _thrifty_arrow() -> Iterator[None]:
+    """Arrow takes memory from the C library: its own allocator keeps what it frees for the rest of the run."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
@@ -138,7 +153,9 @@ def _decode_shards(shards: Sequence[Path], files: ParquetFiles, channels: int | 
     if head is None:
         raise DataError(f"{shards[0]}: it holds no rows; write the images into it, or name another file")
     target = _target(_open(head.cells[0], head.where(0)), channels)
-    images = np.empty((total, target.channels, target.height, target.width), dtype=np.uint8)
+    shape = (total, target.channels, target.height, target.width)
+    # Mapped, not from the C library's heap, which keeps far more of what is freed once it has freed as much.
+    images = np.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=np.uint8).reshape(shape)
     labels = np.empty(total, dtype=np.int64)
     done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _progress(what, total) as advance:

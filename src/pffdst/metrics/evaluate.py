@@ -64,22 +64,27 @@ class Evaluator:
     def evaluate(self, model: nn.Module, device: torch.device | str = "cpu") -> Evaluation:
         """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was."""
         self._move(torch.device(device))
+        parts = list(self._batches())
+        # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
+        predictions = torch.empty(len(self._images), dtype=torch.int64, device=device)
+        losses = torch.empty(len(parts), dtype=torch.float64, device=device)
         with torch.inference_mode(), _evaluating(model):
-            scored = [self._score(model, part) for part in self._batches()]
-        predictions = torch.cat([predicted for predicted, _, _ in scored]).cpu()
-        loss = torch.stack([total for _, total, _ in scored]).sum().item() / len(predictions)
-        return self._summarise(predictions, loss, classes=scored[0][2])
+            for part, loss in zip(parts, losses, strict=True):
+                classes = self._score(model, part, predictions[part], loss)
+        return self._summarise(predictions.cpu(), losses.sum().item() / len(predictions), classes)
 
     def _batches(self) -> Iterator[slice]:
         for start in range(0, len(self._images), self._batch_size):
             yield slice(start, start + self._batch_size)
 
-    def _score(self, model: nn.Module, part: slice) -> tuple[Tensor, Tensor, int]:
-        """One batch: predicted classes [B], the summed loss, the number of classes."""
+    def _score(self, model: nn.Module, part: slice, predictions: Tensor, loss: Tensor) -> int:
+        """One batch: writes the predicted classes [B] and the summed loss; gives the number of classes."""
         pixels = self._images[part].to(torch.float32, memory_format=self._layout)
         logits = model(pixels.div_(255).sub_(self._mean).div_(self._std)).float()
         labels = self._labels[part].to(logits.device)
-        return logits.argmax(dim=1), cross_entropy(logits, labels, reduction="sum").double(), logits.shape[1]
+        predictions.copy_(logits.argmax(dim=1))
+        loss.copy_(cross_entropy(logits, labels, reduction="sum"))
+        return int(logits.shape[1])
 
     def _summarise(self, predictions: Tensor, loss: float, classes: int) -> Evaluation:
         # Counts, not torchmetrics' float32 accuracy, which would not read back as hits / N.

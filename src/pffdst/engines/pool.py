@@ -30,6 +30,7 @@ from typing import Any, final
 import torch
 
 from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.cost.memory import release_free_memory
 from pffdst.data.batches import SharedImages
 from pffdst.engines.base import EngineError, Job, one_thread
 from pffdst.engines.lean import FabricFit
@@ -103,6 +104,8 @@ class WorkerPool:
                         done[position] = self._receive(worker)  # type: ignore[index]
                     self._give_out(jobs, queue)  # before the caller takes its time over an update
                 yield done.pop(turn)
+        for worker in self._workers:
+            self._send(worker, ("rest",))
 
     def _give_out(self, jobs: Sequence[Job], queue: deque[int]) -> None:
         """A job to every free worker, as long as there are any."""
@@ -205,6 +208,8 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
             kind, *rest = pipe.recv()
             if kind == "round":
                 blobs.clear()
+            elif kind == "rest":
+                release_free_memory()  # what training freed is of use to the evaluation
             elif kind == "blob":
                 blobs[rest[0]] = rest[1]
             else:

@@ -36,11 +36,12 @@ class WithPlaces(nn.Module):
 
 
 def test_weights_of_convolutions_and_linear_layers_are_maskable_and_nothing_else() -> None:
-    kinds = {e.name: e.kind for e in layout_of(mixed()).entries}
+    entries = layout_of(mixed()).entries
+    kinds = {e.name: e.kind for e in entries}
+    assert len(kinds) == len(entries), "every tensor once"
     assert {name for name, kind in kinds.items() if kind == "maskable"} == {"conv.weight", "fc.weight"}
     assert {n for n, k in kinds.items() if k == "statistic"} == {"norm.running_mean", "norm.running_var"}
-    places = {e.name: e.kind for e in layout_of(WithPlaces()).entries}
-    assert [name for name, kind in places.items() if kind == "maskable"] == ["fc.weight"]
+    assert [e.name for e in layout_of(WithPlaces()).layers] == ["fc.weight"]
 
 
 def test_normalisation_layers_are_told_from_biases() -> None:

@@ -76,6 +76,19 @@ def test_what_is_alive_freezes_at_half_time(make_server: MakeServer, play_rounds
     assert bool((after.weights[after.trainable] == 0).all())
 
 
+def test_a_weight_of_value_zero_freezes_like_any_other(make_server: MakeServer, answer: Answer) -> None:
+    server = make_server()
+    for t in range(4):
+        plan = server.plan(t)
+        for client in plan.cohort:
+            server.absorb(plan, answer(server, plan, client, values=torch.zeros(42)))
+        server.conclude(plan)
+    alive = server.model.alive
+    assert not bool(server.model.weights.any())
+    server.plan(4)
+    assert torch.equal(server.model.frozen, alive)
+
+
 def test_it_freezes_at_the_start_of_the_second_stage_alone(make_server: MakeServer, play_rounds: PlayRounds) -> None:
     assert [p.froze for p in play_rounds(make_server(), range(8))] == [t == 4 for t in range(8)]
     assert not any(p.froze for p in play_rounds(make_server(schedule=NoFreezing()), range(8)))

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from pffdst.state import ClientTask
+from pffdst.wire.downlink import encode_downlink
 from pffdst.wire.messages import Tag, unpack
 from pffdst.wire.uplink import decode_uplink
 
@@ -123,6 +125,29 @@ def test_stage_two_starts_from_the_model_that_was_asked_for(
     chosen = {"last": stage_one[5].concluded.values, "ema": average, "best_test": stage_one[best].concluded.values}
     assert torch.allclose(frozen.values, chosen[start_from], atol=1e-6)
     assert max(scores) > min(scores[2:])
+
+
+# ---- a client's round -------------------------------------------------------------------------------------------
+
+
+def test_batches_are_drawn_anew_in_every_round(make_experiment: MakeExperiment) -> None:
+    """From one model: another round's order of the same samples gives another result; the same names give the same."""
+    experiment = make_experiment("cohort=5", "sparsity=0.5", "freeze=none", "readjust=static")
+    server, setup = experiment.server, experiment.setup
+    server.plan(0)
+
+    def weights(t: int, client: int) -> bytes:
+        payload = encode_downlink(server.model, t, setup.codec, mask=True, frozen=True)
+        (update,) = experiment.engine.run([ClientTask(client, t, payload)])
+        assert update.payload is not None
+        return unpack(update.payload).section(Tag.TRAINABLE_VALUES).body
+
+    with experiment.engine.open(setup):
+        clients = [k for k in range(5) if setup.samples(k) > 2 * 32]
+        assert clients
+        for k in clients:
+            assert weights(0, k) == weights(0, k)
+            assert len({weights(t, k) for t in range(3)}) == 3
 
 
 # ---- FedDST -----------------------------------------------------------------------------------------------------

@@ -75,11 +75,12 @@ def test_every_layer_keeps_its_count(a: int, b: int, alpha: float, t: int) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("frozen", [0.0, 0.3])
-def test_the_smallest_go_and_the_largest_gradients_among_the_dead_come(seed: int, frozen: float) -> None:
+@pytest.mark.parametrize("t", [1, 11])
+def test_the_smallest_go_and_the_largest_gradients_among_the_dead_come(seed: int, frozen: float, t: int) -> None:
     rule, model, g = ClientGradient(alpha=0.5), model_of((25, 16), seed, frozen), gradient(seed)
-    moved = rule.on_client(model, g, STAGE, 11)
+    moved = rule.on_client(model, g, STAGE, t)
     for layer, k in zip(LAYOUT.layers, (25, 16), strict=True):
-        n = round(rule.share(STAGE, 11) * k)
+        n = round(rule.share(STAGE, t) * k)
         there = sorted(
             (j for j in range(layer.span.start, layer.span.stop) if model.trainable[j]),
             key=lambda j: abs(float(model.weights[j])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.state import GlobalModel, Layout
-from pffdst.wire.downlink import Memory, decode_downlink, encode_downlink, remember
+from pffdst.wire.downlink import Memory, decode_downlink, digest, encode_downlink, remember
 from pffdst.wire.messages import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
 from pffdst.wire.values import Float32
 
@@ -113,9 +114,12 @@ def test_a_client_that_holds_other_frozen_values_says_so(layout: Layout, make_mo
 
 
 def test_a_client_that_holds_half_of_the_frozen_weights_says_so(layout: Layout, make_model: MakeModel) -> None:
-    payload = altered(sent(make_model(layout, frozen=0.5)), {Tag.FROZEN_VALUES: None})
-    with pytest.raises(WireError, match="frozen weights"):
-        read(payload, layout)
+    payload = sent(make_model(layout, frozen=0.5))
+    own = unpack(payload).sections
+    for left_out, kept in ((Tag.FROZEN_VALUES, Tag.FROZEN_POSITIONS), (Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)):
+        held = Section(0, own[Tag.HELD].body[:4] + struct.pack("<I", digest(own[kept])))
+        with pytest.raises(WireError, match="frozen weights"):
+            read(altered(payload, {left_out: None, Tag.HELD: held}), layout)
 
 
 def test_a_new_mask_takes_the_old_ones_place(layout: Layout, make_model: MakeModel) -> None:

@@ -1,0 +1,121 @@
+"""What every option of aggregation, codec, participation and model must keep."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from pffdst.cost.flops import FlopCounter
+from pffdst.models.flat import FlatModule, layout_of
+from pffdst.seeding import generator_for
+from pffdst.state import GlobalModel, Layout
+from pffdst.wire.messages import Section, WireError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def options(group: str) -> list[Any]:
+    return [pytest.param(OmegaConf.load(path), id=path.stem) for path in sorted((CONFIGS / group).glob("*.yaml"))]
+
+
+# ---- aggregation ------------------------------------------------------------------------------------------------
+
+
+def random_mean(model: GlobalModel, t: int) -> torch.Tensor:
+    """What a round of clients can bring: other values where training may change them."""
+    moves = torch.cat([model.trainable, torch.ones(model.values.numel() - model.alive.numel(), dtype=torch.bool)])
+    return torch.where(moves, torch.randn(model.values.shape, generator=generator_for(t, "mean")), model.values)
+
+
+@pytest.mark.parametrize("node", options("aggregation"))
+def test_an_aggregation_moves_trainable_weights_alone(
+    node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
+) -> None:
+    rule, model = instantiate(node), make_model(layout, alive=0.6, frozen=0.4)
+    for t in range(4):
+        values = rule.step(model, random_mean(model, t))
+        assert (values.dtype, values.shape) == (model.values.dtype, model.values.shape)
+        assert torch.equal(values[:32][~model.trainable], model.weights[~model.trainable])
+        model = model.with_values(values)
+
+
+@pytest.mark.parametrize("node", options("aggregation"))
+def test_an_aggregation_stays_where_all_clients_are(
+    node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
+) -> None:
+    model = make_model(layout)
+    assert torch.equal(instantiate(node).step(model, model.values), model.values)
+
+
+@pytest.mark.parametrize("node", options("aggregation"))
+def test_an_aggregation_goes_through_a_checkpoint(
+    node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
+) -> None:
+    kept, again, model = instantiate(node), instantiate(node), make_model(layout)
+    again.load_state_dict(kept.state_dict())
+    for t in range(3):
+        assert torch.equal(kept.step(model, random_mean(model, t)), again.step(model, random_mean(model, t)))
+        again = instantiate(node)
+        again.load_state_dict(kept.state_dict())
+    assert kept.statistics in ("average", "keep_server")
+
+
+# ---- codec ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", options("codec"))
+def test_a_codec_gives_as_many_finite_values_as_are_due(node: DictConfig) -> None:
+    codec = instantiate(node)
+    for count in (0, 1, 7, 1000):
+        values = torch.randn(count, generator=generator_for(count, "values"))
+        back = codec.decode(codec.encode(values), count, "X")
+        assert (back.dtype, back.shape) == (values.dtype, values.shape)
+        assert torch.equal(codec.decode(codec.encode(torch.zeros(count)), count, "X"), torch.zeros(count))
+        for wrong in (count + 1, count + 8):
+            with pytest.raises(WireError, match="X"):
+                codec.decode(codec.encode(values), wrong, "X")
+    with pytest.raises(WireError, match="X"):
+        codec.decode(codec.encode(torch.tensor([1.0, float("nan")])), 2, "X")
+    with pytest.raises(WireError, match="X"):
+        codec.decode(Section(255, b""), 0, "X")
+
+
+# ---- participation ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", options("participation"))
+@pytest.mark.parametrize(("clients", "size"), [(1, 1), (10, 4), (10, 10)])
+def test_a_cohort_is_k_different_clients_named_by_its_draw(node: DictConfig, clients: int, size: int) -> None:
+    cohort, again = (instantiate(node).cohort(clients, size, generator_for(0, "cohort", 1)) for _ in range(2))
+    assert cohort == again == tuple(sorted(set(cohort)))
+    assert len(cohort) == size
+    assert set(cohort) <= set(range(clients))
+
+
+# ---- model ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", options("model"))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_takes_images_from_its_least_size_on_and_gives_logits(node: DictConfig, channels: int) -> None:
+    size = get_class(node._target_).min_size
+    network = instantiate(node, channels=channels, size=size, classes=7)
+    assert network.eval()(torch.randn(2, channels, size, size)).shape == (2, 7)
+    layout = layout_of(network)
+    assert layout.maskable > 0.9 * layout.parameters
+    flops = FlopCounter.of(network, layout, (channels, size, size))
+    assert all(uses > 0 for uses in flops.uses)
+
+
+@pytest.mark.parametrize("node", options("model"))
+def test_a_model_reaches_other_processes_as_it_is(node: DictConfig) -> None:
+    network = instantiate(node, channels=1, size=16, classes=3)
+    again = pickle.loads(pickle.dumps(network))
+    assert torch.equal(FlatModule(again).read(), FlatModule(network).read())

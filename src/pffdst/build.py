@@ -173,8 +173,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         engine=instantiate(cfg.engine),
         ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
         evaluator=Evaluator(
-            dataset.test.images,
-            dataset.test.labels,
+            dataset.test,
             partition.test_owner(),
             cfg.clients,
             dataset.mean,

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from pffdst.data.dataset import ImageSet
 from pffdst.metrics.evaluate import Evaluator
 
 MEAN, STD, CLIENTS = (0.3053,), (0.3764,), 40
@@ -40,7 +41,8 @@ def model():
 
 
 def evaluator(digits, **options):
-    return Evaluator(*digits, CLIENTS, MEAN, STD, **options)
+    images, labels, owner = digits
+    return Evaluator(ImageSet(images, labels), owner, CLIENTS, MEAN, STD, **options)
 
 
 def slow(model, digits):
@@ -121,9 +123,8 @@ def test_a_diverged_model_is_scored_not_refused(model, digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i, y, o: (i.float(), y, o), "`images` to be uint8"),
-        (lambda i, y, o: (i[:0], y[:0], o[:0]), "N >= 1"),
-        (lambda i, y, o: (i, y[:-1], o), "`labels` to have shape \\[600\\]"),
+        (lambda i, y, o: (i[:0], y[:0], o[:0]), "at least one image"),
+        (lambda i, y, o: (i, y, o[:-1]), "`owner` to have shape \\[600\\]"),
         (lambda i, y, o: (i, y, o + CLIENTS), "`owner` to lie in \\[0, 40\\)"),
         (lambda i, y, o: (i, y, o - CLIENTS), "`owner` to lie in"),
     ],

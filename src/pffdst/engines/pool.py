@@ -61,6 +61,7 @@ class WorkerPool:
         self._workers: list[Worker] = []
         # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
         gc.collect()
+        release_free_memory()
         gc.freeze()
         with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
             given = setup if method == "fork" else _packed(setup, Path(folder))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_stat_scores
 
+from pffdst.data.dataset import ImageSet
+
 __all__ = ["Evaluation", "Evaluator"]
 
 
@@ -35,25 +37,25 @@ class Evaluation:
 class Evaluator:
     """The pooled test set, and which client each of its samples belongs to.
 
-    `images` uint8 [N, C, H, W], `labels` and `owner` integers [N], `mean` and `std` per channel of pixels in [0, 1].
-    Every sample belongs to one client in [0, `clients`). ValueError if the tensors do not fit together.
+    `owner` integers [N], each a client in [0, `clients`); `mean` and `std` per channel of pixels in [0, 1]. ValueError
+    if there are no images or the owners do not fit them.
     """
 
-    # On two cores any batch of 128 to 1,000 images is equally fast on LeNet; a small one takes less memory.
+    # On two cores any batch of 125 to 1,000 images is equally fast on LeNet; a small one takes less memory.
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        test: ImageSet,
         owner: Tensor,
         clients: int,
         mean: Sequence[float],
         std: Sequence[float],
-        batch_size: int = 200,
+        batch_size: int = 125,
         channels_last: bool = True,
     ) -> None:
-        _check_test_set(images, labels, owner, clients)
-        self._images = images
-        self._labels = labels.to(torch.int64)
+        _check_owners(test, owner, clients)
+        self._test = test
+        self._images = test.images
+        self._labels = test.labels
         self._owner = owner.to(torch.int64)
         self._held = torch.bincount(self._owner, minlength=clients)
         self._mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
@@ -71,6 +73,7 @@ class Evaluator:
         with torch.inference_mode(), _evaluating(model):
             for part, loss in zip(parts, losses, strict=True):
                 classes = self._score(model, part, predictions[part], loss)
+        self._test.forget_pages()  # of no use until the next evaluation, and many in a run that trains small models
         return self._summarise(predictions.cpu(), losses.sum().item() / len(predictions), classes)
 
     def _batches(self) -> Iterator[slice]:
@@ -120,14 +123,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _check_test_set(images: Tensor, labels: Tensor, owner: Tensor, clients: int) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
-        raise ValueError(
-            f"Expected `images` to be uint8 [N, C, H, W] with N >= 1, but got {images.dtype} {list(images.shape)}"
-        )
-    for name, value in (("labels", labels), ("owner", owner)):
-        if value.shape != images.shape[:1]:
-            raise ValueError(f"Expected `{name}` to have shape [{len(images)}], but got {list(value.shape)}")
+def _check_owners(test: ImageSet, owner: Tensor, clients: int) -> None:
+    if len(test) == 0:
+        raise ValueError("Expected `test` to hold at least one image, but got none")
+    if owner.shape != test.labels.shape:
+        raise ValueError(f"Expected `owner` to have shape [{len(test)}], but got {list(owner.shape)}")
     low, high = int(owner.min()), int(owner.max())
     if low < 0 or high >= clients:
         raise ValueError(f"Expected `owner` to lie in [0, {clients}), one client per sample, but got {low} to {high}")

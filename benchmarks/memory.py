@@ -145,7 +145,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with cifar10_train*.parquet and cifar10_test*.parquet")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
-    parser.add_argument("--quick", action="store_true", help="two rounds on a few random images: does it run?")
+    parser.add_argument("--quick", action="store_true", help="four rounds on a few random images: does it run?")
     return parser.parse_args()
 
 
@@ -160,7 +160,7 @@ def main() -> None:
         folder, data = cifar10_folder(chosen.data, scratch, quick=chosen.quick)
         settings = ["experiment=lenet_cifar10", "logger=csv", "rounds=6", "eval_every=2"]
         if chosen.quick:
-            settings = ["experiment=lenet_cifar10", "logger=csv", "rounds=2", "clients=8", "cohort=2"]
+            settings = ["experiment=lenet_cifar10", "logger=csv", "rounds=4", "clients=8", "cohort=2"]
         environment = os.environ | {"PFFDST_CACHE": str(scratch / "cache")}
         for run in ("cold cache", "warm cache"):
             where = [f"dataset.path={folder}", f"hydra.run.dir={scratch / run.split()[0]}"]

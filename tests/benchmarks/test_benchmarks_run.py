@@ -1,0 +1,46 @@
+"""The benchmarks run and write what they found; how fast the code is, is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def result_of(name: str, folder: Path) -> dict[str, Any]:
+    """What a quick run of the benchmark writes."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--results", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    result: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    assert {"machine", "versions", "command", "date", "git", "load"} <= set(result)
+    return result
+
+
+def test_client_training_measures_every_engine(tmp_path: Path) -> None:
+    ratios = result_of("client_training", tmp_path)["ratios"]
+    assert {"fabric, default", "fabric, exact", "trainer"} < set(ratios)
+    assert all(row["median"] > 0 and len(row["ratios"]) == 1 for row in ratios.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")
+def test_memory_sees_all_processes_of_a_run(tmp_path: Path) -> None:
+    for run in result_of("memory", tmp_path)["runs"].values():
+        assert len(run["processes"]) >= 1
+        assert 100 < run["peak_mb"] <= run["peak_rss_sum_mb"]
+
+
+def test_the_committed_figures_are_those_of_the_readme() -> None:
+    text = (ROOT / "benchmarks/README.md").read_text()
+    training = json.loads((ROOT / "benchmarks/results/client_training.json").read_text())["ratios"]
+    memory = json.loads((ROOT / "benchmarks/results/memory.json").read_text())["runs"]
+    for row in training.values():
+        assert f"{row['median']:.2f}" in text
+    for run in memory.values():
+        assert f"{run['peak_mb']:,.0f} MB" in text

@@ -14,7 +14,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-__all__ = ["ClientTask", "Entry", "GlobalModel", "Layout", "RoundPlan", "Stage", "Update"]
+__all__ = ["ClientTask", "Entry", "GlobalModel", "Layout", "Residual", "RoundPlan", "Stage", "Update"]
 
 Kind = Literal["maskable", "parameter", "statistic"]
 
@@ -178,11 +178,24 @@ class ClientTask:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What rounding took from a client's update: `values` [n] at the True positions of `mask`, a bitmap of W bits."""
+
+    mask: bytes
+    values: Tensor
+
+
+@final
 @dataclass(frozen=True)
 class Update:
-    """What came back from a client: bytes, or why there are none. `seconds` is the time its turn took."""
+    """What came back from a client: bytes, or why there are none. `seconds` is the time its turn took.
+
+    `residual` did not travel: it is what the client keeps to itself until its next turn.
+    """
 
     client: int
     payload: bytes | None
     problem: str | None = None
     seconds: float = 0.0
+    residual: Residual | None = None

@@ -13,12 +13,12 @@ from pffdst.client.module import ClientModule
 from pffdst.client.step import LocalTraining
 from pffdst.data.batches import ClientBatches, SharedImages
 from pffdst.data.dataset import ImageSet
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.readjust.base import ReadjustRule
-from pffdst.state import ClientTask, GlobalModel, Layout, Stage, Update
+from pffdst.state import ClientTask, GlobalModel, Layout, Residual, Stage, Update
 from pffdst.wire.downlink import Memory, decode_downlink
 from pffdst.wire.messages import WireError
-from pffdst.wire.uplink import Report, encode_uplink
+from pffdst.wire.uplink import Report, encode_uplink, residual_of, with_residual
 from pffdst.wire.values import ValueCodec
 
 __all__ = ["ClientSetup", "ClientWork", "Fit"]
@@ -76,7 +76,7 @@ class ClientWork:
         )
         self._received: tuple[bytes, Memory, GlobalModel] | None = None
 
-    def turn(self, task: ClientTask, memory: Memory, fit: Fit) -> Update:
+    def turn(self, task: ClientTask, memory: Memory, fit: Fit, residual: Residual | None = None) -> Update:
         """One client's round. A payload that cannot be read makes an Update with its problem, never an exception."""
         began = time.perf_counter()
         try:
@@ -85,8 +85,8 @@ class ClientWork:
             return Update(task.client, None, f"could not read the server's message: {error}")
         self.module.begin(start)
         fit(self.module, self._batches(task, "client"))
-        payload = self._answer(task)
-        return Update(task.client, payload, None, time.perf_counter() - began)
+        payload, left = self._answer(task, start, residual)
+        return Update(task.client, payload, None, time.perf_counter() - began, left)
 
     def _receive(self, task: ClientTask, memory: Memory) -> GlobalModel:
         """Decodes the payload, once for all clients of a round that hold the same."""
@@ -107,8 +107,8 @@ class ClientWork:
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
         return batches
 
-    def _answer(self, task: ClientTask) -> bytes:
-        """The update's bytes; on a rule's gradient rounds the mask is moved first."""
+    def _answer(self, task: ClientTask, start: GlobalModel, residual: Residual | None) -> tuple[bytes, Residual | None]:
+        """The update's bytes, and what the client keeps; on a rule's gradient rounds the mask is moved first."""
         setup, module = self.setup, self.module
         model, stage = module.trained(), setup.stage_of(task.t)
         report = Report(setup.samples(task.client), *module.training_metrics())
@@ -118,6 +118,19 @@ class ClientWork:
             images, labels = next(iter(self._batches(task, "probe")))
             gradient = module.gradient_of((images.to(device), labels.to(device)))
             model = setup.rule.on_client(model, gradient, stage, task.t)
-        return encode_uplink(
-            model, task.client, task.t, report, setup.codec, moved=moved, statistics=setup.send_statistics
+        if residual is not None:
+            model = with_residual(model, residual)
+        payload = encode_uplink(
+            model,
+            start,
+            task.client,
+            task.t,
+            report,
+            setup.codec,
+            seed=derive_seed(setup.seed, "uplink", task.t, task.client),
+            moved=moved,
+            statistics=setup.send_statistics,
         )
+        if moved or not setup.codec.client_feedback:  # a mask that the client moved is not the next one it will have
+            return payload, None
+        return payload, residual_of(payload, model, start, setup.codec)

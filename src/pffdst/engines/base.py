@@ -5,19 +5,28 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 
 from pffdst.client.work import ClientSetup, ClientWork, Fit
 from pffdst.engines.memories import ClientMemories
-from pffdst.state import ClientTask, Update
+from pffdst.state import ClientTask, Residual, Update
 from pffdst.wire.downlink import Memory
 from pffdst.wire.messages import WireError
 
 __all__ = ["Engine", "EngineError", "Job", "one_thread", "run_in_process"]
 
-Job = tuple[ClientTask, Memory]
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """A client's task, and what the client kept from earlier rounds."""
+
+    task: ClientTask
+    memory: Memory
+    residual: Residual | None = None
 
 
 class EngineError(RuntimeError):
@@ -32,7 +41,7 @@ class Engine(ABC):
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
         """Prepares to run clients of `setup` and gives everything back afterwards, whatever happens."""
-        self.memories = ClientMemories(setup.clients)
+        self.memories = ClientMemories(setup.clients, setup.layout)
         self.start(setup)
         try:
             yield self
@@ -52,10 +61,12 @@ class Engine(ABC):
 
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
         """The updates of a round in the cohort's order; clients keep what they were sent."""
-        jobs = [(task, self.memories.of(task.client)) for task in tasks]
+        own = self.memories
+        jobs = [Job(task, own.of(task.client), own.residual(task.client)) for task in tasks]
         for task, update in zip(tasks, self.train(jobs), strict=True):
             with contextlib.suppress(WireError):  # the client said so itself: update.problem
-                self.memories.receive(task.client, task.payload)
+                own.receive(task.client, task.payload)
+                own.keep(task.client, update.residual)
             yield update
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 def run_in_process(work: ClientWork, fit: Fit, jobs: Sequence[Job]) -> Iterator[Update]:
     """One client after another in this process."""
-    for task, memory in jobs:
+    for job in jobs:
         with one_thread():
-            update = work.turn(task, memory, fit)
+            update = work.turn(job.task, job.memory, fit, job.residual)
         yield update

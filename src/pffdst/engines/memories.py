@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pffdst.state import Layout, Residual
 from pffdst.wire.downlink import Memory, remember
-from pffdst.wire.messages import Section
+from pffdst.wire.messages import pack_section, unpack_section
 
 __all__ = ["ClientMemories"]
-
-_PARTS = ("trainable", "frozen_positions", "frozen_values")
 
 
 @final
 class ClientMemories:
-    """One index per client into a table of distinct memories: flat in the number of clients."""
+    """One index per client into a table of distinct memories: flat in the number of clients.
 
-    def __init__(self, clients: int) -> None:
+    Residuals are each client's own; there are none unless the codec asks for them.
+    """
+
+    def __init__(self, clients: int, layout: Layout) -> None:
+        self._layout = layout
         self._index = torch.zeros(clients, dtype=torch.int32)
         self._table: dict[int, Memory] = {0: Memory()}
+        self._residuals: dict[int, Residual] = {}
         self._next = 1
         self._last: dict[tuple[int, int], int] = {}
         self._payload: list[bytes] = []
@@ -30,6 +35,10 @@ class ClientMemories:
     def of(self, client: int) -> Memory:
         """What a client keeps now."""
         return self._table[int(self._index[client])]
+
+    def residual(self, client: int) -> Residual | None:
+        """What rounding took from a client's last update; None where it is not kept."""
+        return self._residuals.get(client)
 
     def receive(self, client: int, payload: bytes) -> None:
         """A client keeps what a payload tells it to. Raises WireError as the client itself would."""
@@ -39,8 +48,18 @@ class ClientMemories:
             self._last = {key: at for key, at in self._last.items() if any(key[0] == id(p) for p in self._payload)}
         key = (id(payload), before)
         if key not in self._last:
-            self._last[key] = self._intern(remember(payload, self._table[before]))
+            self._last[key] = self._intern(remember(payload, self._table[before], self._layout))
         self._index[client] = self._last[key]
+
+    def keep(self, client: int, residual: Residual | None) -> None:
+        """A client keeps its residual; its mask is the one it was last sent, which is not held twice."""
+        if residual is None:
+            self._residuals.pop(client, None)
+            return
+        mask = self.of(client).trainable
+        if mask is not None and mask == residual.mask:
+            residual = replace(residual, mask=mask)
+        self._residuals[client] = residual
 
     def _intern(self, memory: Memory) -> int:
         """The table's index of a memory, which is added if it is new; memories nobody keeps are dropped."""
@@ -55,24 +74,37 @@ class ClientMemories:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, for the checkpoint."""
-        table = {
-            index: {name: _pack(getattr(memory, name)) for name in _PARTS} for index, memory in self._table.items()
+        masks = {id(r.mask): r.mask for r in self._residuals.values()}
+        return {
+            "index": self._index.clone(),
+            "next": self._next,
+            "table": {index: _pack(memory) for index, memory in self._table.items()},
+            "masks": {key: _tensor(mask) for key, mask in masks.items()},
+            "residuals": {client: (id(r.mask), r.values) for client, r in self._residuals.items()},
         }
-        return {"index": self._index.clone(), "next": self._next, "table": table}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The other way round."""
         self._index, self._next = state["index"].clone(), state["next"]
-        self._table = {
-            index: Memory(*(_unpack(parts[name]) for name in _PARTS)) for index, parts in state["table"].items()
-        }
+        self._table = {index: _unpack(packed) for index, packed in state["table"].items()}
+        masks = {key: mask.numpy().tobytes() for key, mask in state["masks"].items()}
+        self._residuals = {c: Residual(masks[key], values) for c, (key, values) in state["residuals"].items()}
         self._last, self._payload = {}, []
 
 
-def _pack(section: Section | None) -> tuple[int, Tensor] | None:
-    """A body as a tensor: a weights_only reader takes no empty bytes."""
-    return None if section is None else (section.coding, torch.from_numpy(np.frombuffer(section.body, np.uint8).copy()))
+def _pack(memory: Memory) -> tuple[Any, ...]:
+    return (*map(_tensor, (memory.trainable, memory.frozen)), pack_section(memory.frozen_values))
 
 
-def _unpack(packed: tuple[int, Tensor] | None) -> Section | None:
-    return None if packed is None else Section(packed[0], packed[1].numpy().tobytes())
+def _unpack(packed: tuple[Any, ...]) -> Memory:
+    trainable, frozen, values = packed
+    return Memory(_bytes(trainable), _bytes(frozen), unpack_section(values))
+
+
+def _tensor(body: bytes | None) -> Tensor | None:
+    """Bytes as a checkpoint takes them: a weights_only reader takes no empty ones."""
+    return None if body is None else torch.from_numpy(np.frombuffer(body, np.uint8).copy())
+
+
+def _bytes(packed: Tensor | None) -> bytes | None:
+    return None if packed is None else packed.numpy().tobytes()

@@ -35,7 +35,6 @@ from pffdst.data.batches import SharedImages
 from pffdst.engines.base import EngineError, Job, one_thread
 from pffdst.engines.lean import FabricFit
 from pffdst.state import Update
-from pffdst.wire.downlink import Memory
 
 __all__ = ["WorkerPool"]
 
@@ -94,7 +93,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.has.clear()
             self._send(worker, ("round",))
-        queue = deque(sorted(range(len(jobs)), key=lambda i: -self._sizes[jobs[i][0].client]))
+        queue = deque(sorted(range(len(jobs)), key=lambda i: -self._sizes[jobs[i].task.client]))
         done: dict[int, Update] = {}
         with one_thread():
             self._give_out(jobs, queue)
@@ -121,14 +120,15 @@ class WorkerPool:
 
     def _give(self, worker: Worker, jobs: Sequence[Job], position: int) -> None:
         """Sends a job; a payload or memory that the worker already has in this round goes by its key."""
-        task, memory = jobs[position]
-        keys = (("payload", id(task.payload)), ("memory", id(memory)))
-        for key, blob in zip(keys, (task.payload, memory), strict=True):
+        job = jobs[position]
+        task = job.task
+        keys = (("payload", id(task.payload)), ("memory", id(job.memory)))
+        for key, blob in zip(keys, (task.payload, job.memory), strict=True):
             if key not in worker.has:
                 self._send(worker, ("blob", key, blob))
                 worker.has.add(key)
         worker.position = position
-        self._send(worker, ("task", replace(task, payload=b""), *keys))
+        self._send(worker, ("task", replace(task, payload=b""), *keys, job.residual))
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
         try:
@@ -214,9 +214,9 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
             elif kind == "blob":
                 blobs[rest[0]] = rest[1]
             else:
-                task, payload_key, memory_key = rest
-                memory: Memory = blobs[memory_key]
-                pipe.send(("update", work.turn(replace(task, payload=blobs[payload_key]), memory, fit)))
+                task, payload_key, memory_key, residual = rest
+                task = replace(task, payload=blobs[payload_key])
+                pipe.send(("update", work.turn(task, blobs[memory_key], fit, residual)))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return
     except Exception:

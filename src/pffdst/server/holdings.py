@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
+import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["Holdings"]
+__all__ = ["Holdings", "Lacks"]
+
+
+class Lacks(NamedTuple):
+    """What a client must be sent, and the version of the mask it holds; 0 is none."""
+
+    mask: bool
+    frozen: bool
+    held: int
 
 
 @final
 class Holdings:
-    """Two integers per client. Version 0 is "nothing"; a new mask or freeze makes a new version."""
+    """Two integers per client, and each mask that some client still holds, once, in W bits.
+
+    Version 0 is "nothing"; a new mask or freeze makes a new version.
+    """
 
     def __init__(self, clients: int) -> None:
         self._mask = torch.zeros(clients, dtype=torch.int32)
         self._frozen = torch.zeros(clients, dtype=torch.int32)
-        self._mask_version, self._frozen_version = 1, 0
+        self._mask_version = self._frozen_version = 0
+        self._masks: dict[int, Tensor] = {}
 
-    def new_mask(self) -> None:
-        """The trainable mask changed: every client lacks it."""
+    def new_mask(self, mask: Tensor) -> None:
+        """The trainable mask changed, to `mask` [W]: every client lacks it."""
+        used = set(self._mask.tolist())
+        self._masks = {version: bits for version, bits in self._masks.items() if version in used}
         self._mask_version += 1
+        self._masks[self._mask_version] = torch.from_numpy(np.packbits(mask.numpy()))
 
     def new_frozen(self) -> None:
         """The frozen weights changed: every client lacks them."""
         self._frozen_version += 1
 
-    def lacks(self, client: int) -> tuple[bool, bool]:
-        """Whether a client lacks the trainable mask, and whether it lacks the frozen weights."""
-        return (
-            int(self._mask[client]) != self._mask_version,
-            int(self._frozen[client]) != self._frozen_version,
-        )
+    def lacks(self, client: int) -> Lacks:
+        """What a client lacks."""
+        held = int(self._mask[client])
+        return Lacks(held != self._mask_version, int(self._frozen[client]) != self._frozen_version, held)
+
+    def mask(self, version: int, length: int) -> Tensor | None:
+        """The mask bool [length] of a version that a client holds; None for version 0."""
+        if version == 0:
+            return None
+        bits = np.unpackbits(self._masks[version].numpy(), count=length)
+        return torch.from_numpy(bits.view(np.bool_))
+
+    def precedes(self, version: int) -> bool:
+        """Whether a version is the one right before the current."""
+        return version == self._mask_version - 1 and version > 0
 
     def sent(self, client: int) -> None:
         """A client was sent what it lacked."""
@@ -48,9 +74,11 @@ class Holdings:
             "mask": self._mask.clone(),
             "frozen": self._frozen.clone(),
             "versions": (self._mask_version, self._frozen_version),
+            "masks": dict(self._masks),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The other way round."""
         self._mask, self._frozen = state["mask"].clone(), state["frozen"].clone()
         self._mask_version, self._frozen_version = state["versions"]
+        self._masks = dict(state["masks"])

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from pffdst.freezing.base import StartFrom
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed, generator_for
 from pffdst.server.aggregate import Aggregation, RunningMean
 from pffdst.server.cohort import Participation
-from pffdst.server.holdings import Holdings
-from pffdst.sparsity.masks import random_positions
+from pffdst.server.holdings import Holdings, Lacks
+from pffdst.sparsity.masks import Move
 from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import ClientTask, GlobalModel, RoundPlan, Stage, Update
-from pffdst.wire.downlink import encode_downlink
-from pffdst.wire.messages import WireError
+from pffdst.wire.downlink import Broadcast
+from pffdst.wire.messages import Section, WireError, pack_section, unpack_section
+from pffdst.wire.positions import put_at_, values_at
 from pffdst.wire.uplink import Report, decode_uplink
 from pffdst.wire.values import ValueCodec
 
@@ -53,13 +54,19 @@ class RoundRecord:
 
 @final
 class Server:
-    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average [N] or None."""
+    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average [N] or None.
+
+    `sent` is what clients decode of the model in a round: the same, but for a lossy codec.
+    """
 
     def __init__(self, model: GlobalModel, rules: ServerRules) -> None:
         self.model = model
         self.rules = rules
         self.average: Tensor | None = None
         self.holdings = Holdings(rules.clients)
+        self.sent = model
+        self._move: Move | None = None
+        self._frozen_values: Section | None = None
         self._best: tuple[float, Tensor] | None = None
         self._mean: RunningMean | None = None
         self._record = RoundRecord()
@@ -76,12 +83,11 @@ class Server:
         if t == stage.start:
             self._begin_stage(stage)
         else:
-            generator = generator_for(rules.seed, "grow", t)
-            self._change_mask(rules.rule.on_server(self.model, stage, t, generator))
+            self._make(rules.rule.on_server(self.model, stage, t, derive_seed(rules.seed, "grow", t)))
         cohort = rules.participation.cohort(rules.clients, rules.cohort, generator_for(rules.seed, "cohort", t))
         pruned = int((before & ~self.model.alive).sum())
         grown = int((self.model.alive & ~before).sum())
-        self._mean, self._record = RunningMean(self.model), RoundRecord()
+        self._mean, self._record, self.sent = RunningMean(self.model), RoundRecord(), self.model
         return RoundPlan(t, stage, cohort, pruned if t > 0 else 0, grown if t > 0 else 0, froze)
 
     def _begin_stage(self, stage: Stage) -> None:
@@ -89,21 +95,28 @@ class Server:
 
         The first stage keeps the initial weights at its positions; later ones grow from 0.
         """
-        model = self.model
         if stage.index == 0:
-            nothing = torch.zeros_like(model.alive)
-            model = replace(model, frozen=nothing)
-            free = torch.ones_like(model.alive)
+            self.model = replace(self.model, frozen=torch.zeros_like(self.model.alive))
         else:
-            values = self._stage_model()
-            model = replace(model.with_values(values), frozen=model.alive)
-            self.average, self._best = None, None
-            self.holdings.new_frozen()
-            free = ~model.frozen
-        counts = self.rules.rule.start_counts(model, stage)
-        drawn = random_positions(model.layout, free, counts, generator_for(self.rules.seed, "grow", stage.start))
-        self.model = model.with_masks(model.frozen | drawn)
-        self.holdings.new_mask()
+            self._freeze(stage)
+        counts = self.rules.rule.start_counts(self.model, stage)
+        self._make(Move(None, counts, derive_seed(self.rules.seed, "grow", stage.start)))
+
+    def _freeze(self, stage: Stage) -> None:
+        """What is alive freezes, with the values that clients will decode: they are coded once, here.
+
+        A lossy codec must not round again what is frozen already: later freezes are sent exactly.
+        """
+        rules, again = self.rules, bool(self.model.frozen.any())
+        model = self.model.with_values(self._stage_model())
+        codec = rules.codec.leftovers if again else rules.codec
+        coded = codec.encode(values_at(model.weights, model.alive), seed=derive_seed(rules.seed, "freeze", stage.start))
+        values = model.values.clone()
+        decoded = codec.decode(coded, int(model.alive.sum()), "FROZEN_VALUES")
+        put_at_(values[: model.layout.maskable], model.alive, decoded)
+        self.model = replace(model.with_values(values), frozen=model.alive)
+        self.average, self._best, self._frozen_values = None, None, coded
+        self.holdings.new_frozen()
 
     def _stage_model(self) -> Tensor:
         """The values [N] that freeze: of the last model, the server average, or the best evaluated one."""
@@ -113,23 +126,48 @@ class Server:
             return self._best[1]
         return self.model.values
 
-    def _change_mask(self, model: GlobalModel) -> None:
+    def _make(self, move: Move | None) -> None:
+        """Moves the trainable mask, if there is a move. What leaves becomes 0, also where it joins again."""
+        if move is None:
+            return
+        model = self.model
+        trainable = move.apply(model.layout, model.trainable, model.frozen)
+        if move.dropped is not None:
+            model = model.with_masks(model.alive & ~move.dropped)
+        self._take(model.with_masks(model.frozen | trainable), move)
+
+    def _take(self, model: GlobalModel, move: Move | None) -> None:
         """Takes a model whose mask may have moved; clients lack a mask that did."""
-        if model is not self.model and not torch.equal(model.trainable, self.model.trainable):
-            self.holdings.new_mask()
+        if move is not None or not torch.equal(model.trainable, self.model.trainable):
+            self.holdings.new_mask(model.trainable)
+            self._move = move
         self.model = model
 
     # ---- dispatch -----------------------------------------------------------------------------------------------
 
     def dispatch(self, plan: RoundPlan) -> list[ClientTask]:
         """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
-        payloads: dict[tuple[bool, bool], bytes] = {}
+        rules, model = self.rules, self.model
+        broadcast = Broadcast(
+            model,
+            plan.t,
+            rules.codec,
+            seed=derive_seed(rules.seed, "downlink", plan.t),
+            frozen_values=self._frozen_values,
+            move=self._move,
+        )
+        self.sent = broadcast.sent
+        payloads: dict[Lacks, bytes] = {}
         tasks = []
         for client in plan.cohort:
-            lacks = (True, True) if self.rules.participation.stateless else self.holdings.lacks(client)
+            lacks = Lacks(True, True, 0) if rules.participation.stateless else self.holdings.lacks(client)
             if lacks not in payloads:
-                mask, frozen = lacks
-                payloads[lacks] = encode_downlink(self.model, plan.t, self.rules.codec, mask=mask, frozen=frozen)
+                payloads[lacks] = broadcast.payload(
+                    held=self.holdings.mask(lacks.held, model.layout.maskable),
+                    mask=lacks.mask,
+                    frozen=lacks.frozen,
+                    moved=self.holdings.precedes(lacks.held),
+                )
             self.holdings.sent(client)
             tasks.append(ClientTask(client, plan.t, payloads[lacks]))
         return tasks
@@ -145,7 +183,7 @@ class Server:
         try:
             upload = decode_uplink(
                 update.payload,
-                self.model,
+                self.sent,
                 update.client,
                 plan.t,
                 self.rules.codec,
@@ -164,12 +202,24 @@ class Server:
         mean, model, rules = self._mean, self.model, self.rules
         assert mean is not None  # plan() made it
         if mean.samples > 0:
-            values = rules.aggregation.step(model, mean.mean())
+            values = rules.aggregation.step(model, self._whole(mean.mean()))
             held = replace(model.with_values(values), alive=model.alive | (mean.support > 0))
-            self._change_mask(rules.rule.after_aggregate(held, mean.support, plan.stage))
+            self._take(rules.rule.after_aggregate(held, mean.support, plan.stage), None)
         self._update_average()
         self._record.mask_changed = int((self.model.alive & ~self._alive_before).sum())
         return self._record
+
+    def _whole(self, mean: Tensor) -> Tensor:
+        """The mean [N] with what a lossy codec took away on the way down: error feedback at the server.
+
+        Clients moved on from `sent`, so the server adds their mean change to the exact values that it kept.
+        """
+        if self.rules.codec.exact:
+            return mean
+        assert self._mean is not None
+        weights = self.model.weights
+        lost = torch.where(self._mean.support > 0, weights - self.sent.weights, 0.0)
+        return torch.cat([mean[: len(weights)] + lost, mean[len(weights) :]])
 
     def _update_average(self) -> None:
         """The server average under the current masks; frozen weights are what they are."""
@@ -204,6 +254,8 @@ class Server:
             "frozen": self.model.frozen,
             "average": self.average,
             "best": self._best,
+            "move": None if self._move is None else (self._move.dropped, self._move.counts, self._move.seed),
+            "frozen_values": pack_section(self._frozen_values),
             "holdings": self.holdings.state_dict(),
             "aggregation": self.rules.aggregation.state_dict(),
         }
@@ -212,5 +264,7 @@ class Server:
         """The other way round."""
         self.model = GlobalModel(self.model.layout, state["values"], state["alive"], state["frozen"])
         self.average, self._best = state["average"], state["best"]
+        self._move = None if state["move"] is None else Move(*state["move"])
+        self._frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
         self.rules.aggregation.load_state_dict(state["aggregation"])

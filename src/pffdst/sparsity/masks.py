@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pffdst.state import Layout
 
-__all__ = ["keep_largest", "largest", "random_positions", "smallest"]
+__all__ = ["Move", "keep_largest", "largest", "random_positions", "smallest"]
 
 
 Choose = Callable[[Tensor, int], Tensor]
@@ -50,6 +54,46 @@ def keep_largest(layout: Layout, score: Tensor, support: Tensor, candidates: Ten
     return _per_layer(layout, candidates, counts, choose)
 
 
-def random_positions(layout: Layout, candidates: Tensor, counts: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Mask [W] of `counts[l]` uniformly random candidates in each layer."""
-    return _per_layer(layout, candidates, counts, lambda at, k: at[torch.randperm(at.numel(), generator=generator)[:k]])
+def random_positions(layout: Layout, candidates: Tensor, counts: Sequence[int], seed: int) -> Tensor:
+    """Mask [W] of `counts[l]` uniformly random candidates in each layer: those of least key.
+
+    The key of position j is splitmix64's output number j from `seed`: the same on every machine, in every language, and
+    never the same for two positions.
+    """
+
+    def choose(at: Tensor, k: int) -> Tensor:
+        keys = _splitmix64(seed, at.numpy())
+        return at if k == len(keys) else at[torch.from_numpy(np.argpartition(keys, k - 1)[:k])]
+
+    return _per_layer(layout, candidates, counts, choose)
+
+
+def _splitmix64(seed: int, number: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Output `number` (from 0) of the generator that starts at `seed` (Steele, Lea and Flood 2014)."""
+    z = (number.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    return z ^ (z >> np.uint64(31))
+
+
+@final
+@dataclass(frozen=True)
+class Move:
+    """How a trainable mask changes: `dropped` [W] leave it, then `counts[l]` random free positions per layer join it.
+
+    Without `dropped` everything leaves: the mask is drawn afresh. Free is what is neither frozen nor kept, so what was
+    dropped may come back. `seed` names the draw: who knows the frozen weights and, unless it is drawn afresh, the mask
+    before needs only `dropped`, the counts and the seed.
+    """
+
+    dropped: Tensor | None
+    counts: tuple[int, ...]
+    seed: int
+
+    def apply(self, layout: Layout, trainable: Tensor, frozen: Tensor) -> Tensor:
+        """The trainable mask [W] after the move. ValueError if a layer has too few free positions."""
+        kept = torch.zeros_like(trainable) if self.dropped is None else trainable & ~self.dropped
+        if not any(self.counts):
+            return kept
+        return kept | random_positions(layout, ~(kept | frozen), self.counts, self.seed)

@@ -1,24 +1,38 @@
 """Server to client: the trainable weights, and of masks and frozen weights only what this client lacks.
 
-What a client keeps between rounds is a `Memory`: the position section of the trainable set it was last sent, and the
-positions and values of the frozen weights. A message names by crc32 what it takes the client to hold (section HELD).
+What a client keeps between rounds is a `Memory`. Section HELD names by crc32 what it holds once it has read a message:
+
+    0   4   crc32 of the bitmap of the trainable positions
+    4   4   crc32 of the bitmap of the frozen positions, then the coding byte and the body of their values; 0 for none
+
+The frozen positions come before the trainable ones: both may be coded as changes to the trainable mask held before.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from torch import Tensor
 
+from pffdst.sparsity.masks import Move
 from pffdst.state import GlobalModel, Layout
 from pffdst.wire.messages import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-from pffdst.wire.positions import decode_positions, encode_positions, put_at_, values_at
+from pffdst.wire.positions import (
+    Known,
+    decode_positions,
+    encode_positions,
+    from_bitmap,
+    put_at_,
+    to_bitmap,
+    values_at,
+)
 from pffdst.wire.values import ValueCodec
 
-__all__ = ["Memory", "decode_downlink", "encode_downlink", "remember"]
+__all__ = ["Broadcast", "Memory", "decode_downlink", "remember"]
 
 _HELD = struct.Struct("<II")
 _NOTHING = 0
@@ -27,65 +41,129 @@ _NOTHING = 0
 @final
 @dataclass(frozen=True)
 class Memory:
-    """What a client keeps: sections as they arrived, None where it holds none."""
+    """What a client keeps: bitmaps of its trainable and frozen positions, the frozen values as they came."""
 
-    trainable: Section | None = None
-    frozen_positions: Section | None = None
+    trainable: bytes | None = None
+    frozen: bytes | None = None
     frozen_values: Section | None = None
 
 
-def digest(*sections: Section | None) -> int:
-    """crc32 over codings and bodies; 0 where nothing is held."""
-    crc = _NOTHING
-    for section in sections:
-        if section is not None:
-            crc = zlib.crc32(section.body, zlib.crc32(bytes((section.coding,)), crc))
-    return crc
+def digest(bitmap: bytes, values: Section | None = None) -> int:
+    """crc32 of a mask and, for frozen weights, of their values."""
+    crc = zlib.crc32(bitmap)
+    return crc if values is None else zlib.crc32(values.body, zlib.crc32(bytes((values.coding,)), crc))
 
 
-def encode_downlink(model: GlobalModel, t: int, codec: ValueCodec, *, mask: bool, frozen: bool) -> bytes:
-    """The message of round t to clients that lack the trainable positions (`mask`) or the frozen weights (`frozen`)."""
-    layout, trainable = model.layout, encode_positions(model.trainable)
-    sections: dict[Tag, Section] = {}
-    frozen_sections: tuple[Section, ...] = ()
-    if bool(model.frozen.any()):
-        frozen_sections = (encode_positions(model.frozen), codec.encode(values_at(model.weights, model.frozen)))
-    sections[Tag.HELD] = Section(0, _HELD.pack(digest(trainable), digest(*frozen_sections)))
-    if mask:
-        sections[Tag.TRAINABLE_POSITIONS] = trainable
-    if frozen and frozen_sections:
-        sections[Tag.FROZEN_POSITIONS], sections[Tag.FROZEN_VALUES] = frozen_sections
-    sections[Tag.TRAINABLE_VALUES] = codec.encode(values_at(model.weights, model.trainable))
-    sections[Tag.PARAMETERS] = codec.encode(model.values[layout.maskable : layout.parameters])
-    sections[Tag.STATISTICS] = codec.encode(model.values[layout.parameters :])
-    return pack(Message(Kind.DOWNLINK, t, BROADCAST, layout_digest(layout), sections))
+# ---- sending -------------------------------------------------------------------------------------------------------
 
 
-def _remembered(message: Message, memory: Memory) -> Memory:
-    """The memory after a message; WireError where the client does not hold what the server takes it to hold."""
-    body = message.section(Tag.HELD).body
+@final
+class Broadcast:
+    """A round's model as it is sent. Values are coded once; what a client lacks besides is coded for it.
+
+    `frozen_values` are the values of the frozen weights as they were coded when they froze, `move` is how the trainable
+    mask was made. `sent` is the model that clients decode, which a lossy codec makes a little another than `model`.
+    """
+
+    def __init__(
+        self,
+        model: GlobalModel,
+        t: int,
+        codec: ValueCodec,
+        *,
+        seed: int = 0,
+        frozen_values: Section | None = None,
+        move: Move | None = None,
+    ) -> None:
+        self._model, self._t, self._move, self._frozen_values = model, t, move, frozen_values
+        layout = model.layout
+        weights = values_at(model.weights, model.trainable)
+        coded = codec.encode(weights, seed=seed)
+        self._values = {
+            Tag.TRAINABLE_VALUES: coded,
+            Tag.PARAMETERS: codec.leftovers.encode(model.values[layout.maskable : layout.parameters]),
+            Tag.STATISTICS: codec.leftovers.encode(model.values[layout.parameters :]),
+        }
+        self.sent = model if codec.exact else _with_weights(model, codec.decode(coded, len(weights), "values"))
+        frozen = _NOTHING if frozen_values is None else digest(to_bitmap(model.frozen), frozen_values)
+        self._held = Section(0, _HELD.pack(digest(to_bitmap(model.trainable)), frozen))
+
+    def payload(
+        self, *, held: Tensor | None = None, mask: bool = True, frozen: bool = True, moved: bool = False
+    ) -> bytes:
+        """The message to clients that lack the trainable mask (`mask`) or the frozen weights (`frozen`).
+
+        `held` is the mask they hold, None if none; `moved`: `move` says how the mask came from it.
+        """
+        model = self._model
+        sections = {Tag.HELD: self._held}
+        if frozen and self._frozen_values is not None:
+            nothing = torch.zeros_like(model.frozen)
+            sections[Tag.FROZEN_POSITIONS] = encode_positions(model.frozen, Known(model.layout, nothing, held))
+            sections[Tag.FROZEN_VALUES] = self._frozen_values
+        if mask:
+            move = self._move if moved or (self._move is not None and self._move.dropped is None) else None
+            known = Known(model.layout, model.frozen, held)
+            sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known, move)
+        sections |= self._values
+        return pack(Message(Kind.DOWNLINK, self._t, BROADCAST, layout_digest(model.layout), sections))
+
+
+def _with_weights(model: GlobalModel, weights: Tensor) -> GlobalModel:
+    """The model with other trainable weights."""
+    values = model.values.clone()
+    put_at_(values[: model.layout.maskable], model.trainable, weights)
+    return replace(model, values=values)
+
+
+# ---- receiving -----------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class _Held:
+    """A client's masks after a message."""
+
+    memory: Memory
+    trainable: Tensor
+    frozen: Tensor
+
+
+def _after(message: Message, memory: Memory, layout: Layout) -> _Held:
+    """What is held after a message; WireError where it is not what the server takes it to be."""
+    body, parts = message.section(Tag.HELD).body, message.sections
     if len(body) != _HELD.size:
         raise WireError(f"HELD: expected {_HELD.size} bytes, but got {len(body)}")
     trainable_digest, frozen_digest = _HELD.unpack(body)
-    parts = message.sections
-    after = Memory(
-        parts.get(Tag.TRAINABLE_POSITIONS, memory.trainable),
-        parts.get(Tag.FROZEN_POSITIONS, memory.frozen_positions),
-        parts.get(Tag.FROZEN_VALUES, memory.frozen_values),
-    )
-    if after.trainable is None or digest(after.trainable) != trainable_digest:
+    nothing = torch.zeros(layout.maskable, dtype=torch.bool)
+    held = None if memory.trainable is None else from_bitmap(memory.trainable, layout.maskable, "memory")
+
+    frozen, bitmap, values = nothing, None, None
+    if frozen_digest != _NOTHING:
+        bitmap, values = memory.frozen, parts.get(Tag.FROZEN_VALUES, memory.frozen_values)
+        if Tag.FROZEN_POSITIONS in parts:
+            frozen = decode_positions(parts[Tag.FROZEN_POSITIONS], Known(layout, nothing, held), "FROZEN_POSITIONS")
+            bitmap = to_bitmap(frozen)
+        elif bitmap is not None:
+            frozen = from_bitmap(bitmap, layout.maskable, "memory")
+        if bitmap is None or values is None or digest(bitmap, values) != frozen_digest:
+            raise WireError("HELD: this client does not hold the frozen weights the server takes it to hold")
+    elif Tag.FROZEN_POSITIONS in parts or Tag.FROZEN_VALUES in parts:
+        raise WireError("HELD: frozen weights were sent, but none are named")
+
+    trainable, known = held, Known(layout, frozen, held)
+    if Tag.TRAINABLE_POSITIONS in parts:
+        trainable = decode_positions(parts[Tag.TRAINABLE_POSITIONS], known, "TRAINABLE_POSITIONS")
+    if trainable is None or digest(to_bitmap(trainable)) != trainable_digest:
         raise WireError("HELD: this client does not hold the trainable positions the server takes it to hold")
-    if frozen_digest == _NOTHING:
-        return Memory(after.trainable)
-    frozen_sections = (after.frozen_positions, after.frozen_values)
-    if None in frozen_sections or digest(*frozen_sections) != frozen_digest:
-        raise WireError("HELD: this client does not hold the frozen weights the server takes it to hold")
-    return after
+    if bool((trainable & frozen).any()):
+        raise WireError("FROZEN_POSITIONS: a position is both trainable and frozen")
+    return _Held(Memory(to_bitmap(trainable), bitmap, values), trainable, frozen)
 
 
-def remember(payload: bytes, memory: Memory) -> Memory:
-    """What a client that held `memory` keeps after `payload`."""
-    return _remembered(unpack(payload), memory)
+def remember(payload: bytes, memory: Memory, layout: Layout) -> Memory:
+    """What a client that held `memory` keeps after `payload`. Raises WireError as the client itself would."""
+    return _after(unpack(payload), memory, layout).memory
 
 
 def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: ValueCodec) -> tuple[GlobalModel, int]:
@@ -93,32 +171,26 @@ def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: Value
     message = unpack(payload)
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
         raise WireError("model: the message is not a downlink of this client's model")
-    held = _remembered(message, memory)
-    assert held.trainable is not None  # _remembered raised otherwise
-    trainable = decode_positions(held.trainable, layout.maskable, "TRAINABLE_POSITIONS")
-    frozen = torch.zeros_like(trainable)
-    if held.frozen_positions is not None:
-        frozen = decode_positions(held.frozen_positions, layout.maskable, "FROZEN_POSITIONS")
-    if bool((trainable & frozen).any()):
-        raise WireError("FROZEN_POSITIONS: a position is both trainable and frozen")
+    held = _after(message, memory, layout)
+    leftovers = codec.leftovers
     parts = {
-        tag: codec.decode(message.section(tag), count, tag.name)
-        for tag, count in (
-            (Tag.TRAINABLE_VALUES, int(trainable.sum())),
-            (Tag.PARAMETERS, layout.parameters - layout.maskable),
-            (Tag.STATISTICS, layout.total - layout.parameters),
+        tag: reader.decode(message.section(tag), count, tag.name)
+        for tag, reader, count in (
+            (Tag.TRAINABLE_VALUES, codec, int(held.trainable.sum())),
+            (Tag.PARAMETERS, leftovers, layout.parameters - layout.maskable),
+            (Tag.STATISTICS, leftovers, layout.total - layout.parameters),
         )
     }
-    if held.frozen_values is not None:
-        parts[Tag.FROZEN_VALUES] = codec.decode(held.frozen_values, int(frozen.sum()), "FROZEN_VALUES")
+    if held.memory.frozen_values is not None:
+        parts[Tag.FROZEN_VALUES] = codec.decode(held.memory.frozen_values, int(held.frozen.sum()), "FROZEN_VALUES")
     dtypes = {part.dtype for part in parts.values()}
     if len(dtypes) > 1:
         raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
     values = torch.zeros(layout.total, dtype=dtypes.pop())
     weights = values[: layout.maskable]
-    put_at_(weights, trainable, parts[Tag.TRAINABLE_VALUES])
+    put_at_(weights, held.trainable, parts[Tag.TRAINABLE_VALUES])
     if Tag.FROZEN_VALUES in parts:
-        put_at_(weights, frozen, parts[Tag.FROZEN_VALUES])
+        put_at_(weights, held.frozen, parts[Tag.FROZEN_VALUES])
     values[layout.maskable : layout.parameters] = parts[Tag.PARAMETERS]
     values[layout.parameters :] = parts[Tag.STATISTICS]
-    return GlobalModel(layout, values, trainable | frozen, frozen), message.t
+    return GlobalModel(layout, values, held.trainable | held.frozen, held.frozen), message.t

@@ -24,12 +24,28 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import final
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from pffdst.state import Layout
 
-__all__ = ["BROADCAST", "Kind", "Message", "Section", "Tag", "WireError", "layout_digest", "pack", "unpack"]
+__all__ = [
+    "BROADCAST",
+    "Kind",
+    "Message",
+    "Section",
+    "Tag",
+    "WireError",
+    "layout_digest",
+    "pack",
+    "pack_section",
+    "unpack",
+    "unpack_section",
+]
 
 MAGIC = b"PFFD"
-VERSION = 1
+VERSION = 2
 BROADCAST = 0xFFFFFFFF
 _HEADER = struct.Struct("<4sBBHIIII")
 _SECTION = struct.Struct("<BBHI")
@@ -67,6 +83,16 @@ class Section:
 
     coding: int
     body: bytes
+
+
+def pack_section(section: Section | None) -> tuple[int, Tensor] | None:
+    """A section for a checkpoint: its body as a tensor, since a weights_only reader takes no empty bytes."""
+    return None if section is None else (section.coding, torch.from_numpy(np.frombuffer(section.body, np.uint8).copy()))
+
+
+def unpack_section(packed: tuple[int, Tensor] | None) -> Section | None:
+    """The other way round."""
+    return None if packed is None else Section(packed[0], packed[1].numpy().tobytes())
 
 
 @final

@@ -7,14 +7,23 @@ import struct
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
-from pffdst.state import GlobalModel
+from pffdst.state import GlobalModel, Layout, Residual
 from pffdst.wire.messages import Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-from pffdst.wire.positions import decode_positions, encode_positions, values_at
+from pffdst.wire.positions import (
+    Known,
+    decode_positions,
+    encode_positions,
+    from_bitmap,
+    put_at_,
+    to_bitmap,
+    values_at,
+)
 from pffdst.wire.values import ValueCodec
 
-__all__ = ["Report", "Upload", "decode_uplink", "encode_uplink"]
+__all__ = ["Report", "Upload", "decode_uplink", "encode_uplink", "residual_of", "with_residual"]
 
 _REPORT = struct.Struct("<Idd")
 
@@ -46,19 +55,55 @@ class Upload:
 
 
 def encode_uplink(
-    model: GlobalModel, client: int, t: int, report: Report, codec: ValueCodec, *, moved: bool, statistics: bool
+    model: GlobalModel,
+    start: GlobalModel,
+    client: int,
+    t: int,
+    report: Report,
+    codec: ValueCodec,
+    *,
+    seed: int = 0,
+    moved: bool,
+    statistics: bool,
 ) -> bytes:
-    """A client's update. `moved`: the mask is the client's own and is sent; `statistics`: so are those."""
-    layout = model.layout
+    """The update of a client that trained `model` from `start`, which the server knows.
+
+    `moved`: the mask is the client's own and is sent; `statistics`: so are those.
+    """
+    layout, leftovers = model.layout, codec.leftovers
     sections: dict[Tag, Section] = {}
     if moved:
-        sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable)
-    sections[Tag.TRAINABLE_VALUES] = codec.encode(values_at(model.weights, model.trainable))
-    sections[Tag.PARAMETERS] = codec.encode(model.values[layout.maskable : layout.parameters])
-    if statistics:
-        sections[Tag.STATISTICS] = codec.encode(model.values[layout.parameters :])
+        known = Known(layout, start.frozen, start.trainable)
+        sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known)
+    weights, base = values_at(model.weights, model.trainable), values_at(start.weights, model.trainable)
+    sections[Tag.TRAINABLE_VALUES] = codec.encode(weights, seed=seed, base=base)
+    for tag, span in _leftovers(layout, statistics=statistics):
+        sections[tag] = leftovers.encode(model.values[span], base=start.values[span])
     sections[Tag.REPORT] = Section(0, _REPORT.pack(report.samples, report.loss, report.accuracy))
     return pack(Message(Kind.UPLINK, t, client, layout_digest(layout), sections))
+
+
+def with_residual(model: GlobalModel, residual: Residual) -> GlobalModel:
+    """The model with a residual added to the trainable weights that it still applies to."""
+    layout, values = model.layout, model.values.clone()
+    lost = torch.zeros(layout.maskable, dtype=values.dtype)
+    put_at_(lost, from_bitmap(residual.mask, layout.maskable, "residual"), residual.values.to(values.dtype))
+    values[: layout.maskable] += lost.masked_fill_(~model.trainable, 0.0)
+    return model.with_values(values)
+
+
+def residual_of(payload: bytes, model: GlobalModel, start: GlobalModel, codec: ValueCodec) -> Residual:
+    """What rounding took from the update `payload` of `model`: error feedback at the client."""
+    section = unpack(payload).section(Tag.TRAINABLE_VALUES)
+    base = values_at(start.weights, model.trainable)
+    decoded = codec.decode(section, len(base), Tag.TRAINABLE_VALUES.name, base=base)
+    return Residual(to_bitmap(model.trainable), values_at(model.weights, model.trainable) - decoded)
+
+
+def _leftovers(layout: Layout, *, statistics: bool) -> list[tuple[Tag, slice]]:
+    """The sections of values that are not maskable, and where these lie."""
+    parameters = (Tag.PARAMETERS, slice(layout.maskable, layout.parameters))
+    return [parameters, (Tag.STATISTICS, slice(layout.parameters, layout.total))] if statistics else [parameters]
 
 
 def _decode_report(section: Section) -> Report:
@@ -85,10 +130,8 @@ def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags:
 
 def _decode_trainable(message: Message, sent: GlobalModel) -> Tensor:
     """The client's own mask: outside the frozen weights, with as many weights per layer as it was sent."""
-    layout = sent.layout
-    trainable = decode_positions(message.section(Tag.TRAINABLE_POSITIONS), layout.maskable, "TRAINABLE_POSITIONS")
-    if bool((trainable & sent.frozen).any()):
-        raise WireError("TRAINABLE_POSITIONS: a frozen position is claimed")
+    layout, known = sent.layout, Known(sent.layout, sent.frozen, sent.trainable)
+    trainable = decode_positions(message.section(Tag.TRAINABLE_POSITIONS), known, "TRAINABLE_POSITIONS")
     if layout.per_layer(trainable) != layout.per_layer(sent.trainable):
         raise WireError("TRAINABLE_POSITIONS: a layer does not have the number of weights it was sent with")
     return trainable
@@ -97,25 +140,20 @@ def _decode_trainable(message: Message, sent: GlobalModel) -> Tensor:
 def decode_uplink(
     payload: bytes, sent: GlobalModel, client: int, t: int, codec: ValueCodec, *, moved: bool, statistics: bool
 ) -> Upload:
-    """Reads an update to the model `sent` in round t. Raises WireError where anything does not fit."""
+    """Reads an update to the model that was `sent` in round t. Raises WireError where anything does not fit."""
     message, layout = unpack(payload), sent.layout
-    tags = {Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.REPORT}
-    tags |= ({Tag.TRAINABLE_POSITIONS} if moved else set()) | ({Tag.STATISTICS} if statistics else set())
-    _check_frame(message, sent, client, t, tags)
+    leftovers = _leftovers(layout, statistics=statistics)
+    tags = {Tag.TRAINABLE_VALUES, Tag.REPORT, *(tag for tag, _ in leftovers)}
+    _check_frame(message, sent, client, t, tags | ({Tag.TRAINABLE_POSITIONS} if moved else set()))
     trainable = _decode_trainable(message, sent) if moved else sent.trainable
-    dense, total = layout.parameters - layout.maskable, layout.total - layout.parameters
 
-    def read(tag: Tag, count: int) -> Tensor:
-        values = codec.decode(message.section(tag), count, tag.name)
+    def read(tag: Tag, reader: ValueCodec, base: Tensor) -> Tensor:
+        values = reader.decode(message.section(tag), len(base), tag.name, base=base)
         if values.dtype != sent.values.dtype:  # a double that no single can hold would make the mean infinite
             raise WireError(f"{tag.name}: expected {sent.values.dtype}, but got {values.dtype}")
         return values
 
-    return Upload(
-        client,
-        _decode_report(message.section(Tag.REPORT)),
-        trainable,
-        read(Tag.TRAINABLE_VALUES, int(trainable.sum())),
-        read(Tag.PARAMETERS, dense),
-        read(Tag.STATISTICS, total) if statistics else None,
-    )
+    weights = read(Tag.TRAINABLE_VALUES, codec, values_at(sent.weights, trainable))
+    parts = {tag: read(tag, codec.leftovers, sent.values[span]) for tag, span in leftovers}
+    report = _decode_report(message.section(Tag.REPORT))
+    return Upload(client, report, trainable, weights, parts[Tag.PARAMETERS], parts.get(Tag.STATISTICS))

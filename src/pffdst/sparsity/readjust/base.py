@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 
+from pffdst.sparsity.masks import Move
 from pffdst.state import GlobalModel, Stage
 
 __all__ = ["ReadjustRule", "room_left"]
@@ -31,10 +31,13 @@ class ReadjustRule(ABC):
     def exploration_end(self, stage: Stage) -> int:
         """R_end: the first round from which the stage's mask is fixed."""
 
-    def on_server(self, model: GlobalModel, stage: Stage, t: int, generator: torch.Generator) -> GlobalModel:
-        """The server's move at the start of round t, on the aggregated model. Most rules have none."""
-        del stage, t, generator
-        return model
+    def on_server(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | None:
+        """The server's move at the start of round t, on the aggregated model; `seed` is the round's. Most have none.
+
+        What is grown starts from 0, also where the same position was dropped.
+        """
+        del model, stage, t, seed
+        return None
 
     def wants_gradient(self, stage: Stage, t: int) -> bool:
         """Whether clients end round t with a dense gradient of one batch, move their masks and send them."""

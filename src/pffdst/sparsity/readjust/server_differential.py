@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
-
-from pffdst.sparsity.masks import random_positions, smallest
+from pffdst.sparsity.masks import Move, smallest
 from pffdst.sparsity.readjust.base import ReadjustRule, room_left
 from pffdst.state import GlobalModel, Stage
 
@@ -46,18 +44,14 @@ class ServerDifferential(ReadjustRule):
         """t0 + ceil(L / 4): the round of the final prune."""
         return stage.start + math.ceil(stage.length / 4)
 
-    def on_server(self, model: GlobalModel, stage: Stage, t: int, generator: torch.Generator) -> GlobalModel:
+    def on_server(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | None:
         """Prune and grow on readjustment rounds; prune alone when exploration ends; else nothing."""
         last = t == self.exploration_end(stage)
         if not last and not self.readjusts(stage, t):
-            return model
+            return None
         counts = self.differential(model, stage)
         pruned = smallest(model.layout, model.weights, model.trainable, counts)
-        alive = model.alive & ~pruned
-        if not last:
-            alive = alive | random_positions(model.layout, ~alive, counts, generator)
-        # a pruned position may be grown again at once: it starts from 0 like any other
-        return model.with_masks(model.alive & ~pruned).with_masks(alive)
+        return Move(pruned, (0,) * len(counts) if last else counts, seed)
 
     def readjusts(self, stage: Stage, t: int) -> bool:
         """Whether round t moves the mask: every `interval` rounds, strictly inside the first quarter of the stage."""

@@ -114,7 +114,10 @@ def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any)
     absent_in_a_move = 0
     for r in rounds:
         for task in r.tasks:
-            before, memories[task.client] = memories[task.client], remember(task.payload, memories[task.client])
+            before, memories[task.client] = (
+                memories[task.client],
+                remember(task.payload, memories[task.client], setup.layout),
+            )
             model, t = decode_downlink(task.payload, before, setup.layout, setup.codec)
             assert t == r.t
             for name in ("values", "alive", "frozen"):

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.masks import random_positions
 from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import Entry, GlobalModel, Layout, Stage
@@ -36,14 +36,20 @@ def begin(rule: ReadjustRule, stage: Stage, frozen_share: float) -> GlobalModel:
     generator = generator_for(0, "begin")
     frozen = torch.rand(W, generator=generator) < frozen_share
     empty = GlobalModel(LAYOUT, torch.randn(LAYOUT.total, generator=generator), frozen, frozen)
-    drawn = random_positions(LAYOUT, ~frozen, rule.start_counts(empty, stage), generator)
+    drawn = random_positions(LAYOUT, ~frozen, rule.start_counts(empty, stage), derive_seed(0, "draw"))
     return empty.with_masks(frozen | drawn)
+
+
+def server_moved(rule: ReadjustRule, model: GlobalModel, stage: Stage, t: int, seed: int) -> GlobalModel:
+    """The model after the server's move, if it has one."""
+    move = rule.on_server(model, stage, t, seed)
+    return model if move is None else move.on(model)
 
 
 def play(rule: ReadjustRule, model: GlobalModel, stage: Stage, t: int) -> GlobalModel:
     """A round as server and clients would have it, with random numbers for training."""
     if t > stage.start:
-        model = rule.on_server(model, stage, t, generator_for(0, "grow", t))
+        model = server_moved(rule, model, stage, t, derive_seed(0, "grow", t))
     clients = [trained(rule, model, stage, t, k) for k in range(CLIENTS)]
     support = torch.stack([c.trainable for c in clients]).sum(dim=0).double()
     total = torch.stack([c.weights * c.trainable for c in clients]).sum(dim=0)

@@ -13,7 +13,7 @@ from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger, parts_of
 from pffdst.models.flat import layout_of
 from pffdst.models.resnet import ResNet18
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed
 from pffdst.sparsity.allocation import Erk
 from pffdst.sparsity.masks import random_positions
 from pffdst.state import ClientTask, GlobalModel, Layout, Update
@@ -69,11 +69,13 @@ def test_each_part_is_the_bodies_of_its_sections(run: Any) -> None:
                 assert r.bill[f"{way}/{part}"] == sum(map(len, bodies))
 
 
-def test_values_are_four_bytes_a_trainable_weight_each_way(run: Any) -> None:
+def test_values_are_at_most_four_bytes_a_trainable_weight_each_way(run: Any) -> None:
     _, rounds = run
     for r in rounds:
         size = 4 * int(r.planned.trainable.sum())
-        assert r.bill["down/values"] == r.bill["up/values"] == size * len(r.tasks)
+        for way in ("down", "up"):
+            assert 0 < r.bill[f"{way}/values"] <= size * len(r.tasks)
+    assert sum(r.bill["up/values"] for r in rounds) < 0.9 * sum(r.bill["paper_bytes"] for r in rounds) / 2
 
 
 def test_what_cannot_be_read_is_billed_all_the_same() -> None:
@@ -104,7 +106,7 @@ def resnet() -> GlobalModel:
     with torch.device("meta"):
         layout = layout_of(ResNet18(3, 32, 10))
     every = torch.ones(layout.maskable, dtype=torch.bool)
-    alive = random_positions(layout, every, Erk().counts(layout, 1 - 0.9), generator_for(0, "grow"))
+    alive = random_positions(layout, every, Erk().counts(layout, 1 - 0.9), derive_seed(0, "grow"))
     return GlobalModel(layout, torch.zeros(layout.total), alive, ~every)
 
 

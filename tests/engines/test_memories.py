@@ -11,8 +11,7 @@ from pffdst import checkpoint
 from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.engines.memories import ClientMemories
-from pffdst.wire.downlink import Memory, encode_downlink
-from pffdst.wire.messages import Section
+from pffdst.wire.downlink import Broadcast, Memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -29,7 +28,7 @@ def test_memories_survive_a_checkpoint(tmp_path: Path, method: str) -> None:
         experiment.server.conclude(plan)
         kept = experiment.engine.memories
         checkpoint.save(tmp_path, {"engine": experiment.engine.state_dict()})
-        again = ClientMemories(6)
+        again = ClientMemories(6, experiment.setup.layout)
         again.load_state_dict(checkpoint.load(tmp_path / "last.ckpt")["engine"])
         assert [again.of(k) for k in range(6)] == [kept.of(k) for k in range(6)]
         assert [kept.of(k) != Memory() for k in range(6)] == [k in plan.cohort for k in range(6)]
@@ -38,8 +37,8 @@ def test_memories_survive_a_checkpoint(tmp_path: Path, method: str) -> None:
 def test_clients_that_keep_the_same_share_one_object(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     experiment.server.plan(0)
-    payload = encode_downlink(experiment.server.model, 0, experiment.setup.codec, mask=True, frozen=True)
-    memories = ClientMemories(1000)
+    payload = Broadcast(experiment.server.model, 0, experiment.setup.codec).payload()
+    memories = ClientMemories(1000, experiment.setup.layout)
     for client in range(1000):
         memories.receive(client, payload)
     assert len({id(memories.of(client)) for client in range(1000)}) == 1
@@ -49,10 +48,10 @@ def test_a_memory_nobody_keeps_is_dropped(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     server = experiment.server
     server.plan(0)
-    memories = ClientMemories(2)
+    memories = ClientMemories(2, experiment.setup.layout)
     for t in range(40):
         torch.manual_seed(t)
         model = server.model.with_masks(torch.rand(server.model.alive.numel()) < 0.1)
-        memories.receive(t % 2, encode_downlink(model, t, experiment.setup.codec, mask=True, frozen=True))
+        memories.receive(t % 2, Broadcast(model, t, experiment.setup.codec).payload())
     assert len(memories.state_dict()["table"]) <= 8
-    assert isinstance(memories.of(0).trainable, Section)
+    assert isinstance(memories.of(0).trainable, bytes)

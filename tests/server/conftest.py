@@ -58,7 +58,9 @@ def answer() -> Callable[..., Update]:
             trained = server.rules.rule.on_client(trained, gradient, plan.stage, plan.t)
         report = Report(samples or 10 * (client + 1), 0.5, 0.5)
         statistics = server.rules.aggregation.statistics == "average"
-        payload = encode_uplink(trained, client, plan.t, report, server.rules.codec, moved=moved, statistics=statistics)
+        payload = encode_uplink(
+            trained, server.sent, client, plan.t, report, server.rules.codec, moved=moved, statistics=statistics
+        )
         return Update(client, payload)
 
     return made

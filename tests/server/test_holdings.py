@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.server.holdings import Holdings
 
 CLIENTS = 3
+MASK = torch.arange(20) % 3 == 0
 events = st.lists(
     st.one_of(
         st.sampled_from(["mask", "freeze"]), st.tuples(st.sampled_from(["sent", "lost"]), st.integers(0, CLIENTS - 1))
@@ -18,10 +20,11 @@ events = st.lists(
 @given(events)
 def test_a_client_lacks_what_is_new_since_it_was_last_sent_to(happened: list[str | tuple[str, int]]) -> None:
     holdings = Holdings(CLIENTS)
+    holdings.new_mask(MASK)
     mask, frozen, any_frozen = set[int](), set(range(CLIENTS)), False
     for event in happened:
         if event == "mask":
-            holdings.new_mask()
+            holdings.new_mask(MASK)
             mask.clear()
         elif event == "freeze":
             holdings.new_frozen()
@@ -36,16 +39,42 @@ def test_a_client_lacks_what_is_new_since_it_was_last_sent_to(happened: list[str
             mask.discard(int(event[1]))
             if any_frozen:
                 frozen.discard(int(event[1]))
-        assert [holdings.lacks(k) for k in range(CLIENTS)] == [(k not in mask, k not in frozen) for k in range(CLIENTS)]
+        assert [holdings.lacks(k)[:2] for k in range(CLIENTS)] == [
+            (k not in mask, k not in frozen) for k in range(CLIENTS)
+        ]
 
 
 def test_holdings_go_through_a_checkpoint_as_a_copy() -> None:
     kept, again = Holdings(CLIENTS), Holdings(CLIENTS)
+    kept.new_mask(MASK)
     kept.new_frozen()
     kept.sent(1)
     state = kept.state_dict()
     kept.sent(0)
     again.load_state_dict(state)
-    assert [again.lacks(k) for k in range(CLIENTS)] == [(True, True), (False, False), (True, True)]
+    assert [again.lacks(k)[:2] for k in range(CLIENTS)] == [(True, True), (False, False), (True, True)]
     again.sent(2)
     assert state["mask"][2] == 0
+
+
+def test_a_mask_is_kept_as_long_as_somebody_holds_it() -> None:
+    holdings, masks = Holdings(2), [torch.rand(20) < 0.5 for _ in range(5)]
+    assert holdings.mask(0, 20) is None
+    for version, mask in enumerate(masks, start=1):
+        holdings.new_mask(mask)
+        if version in (2, 3):
+            holdings.sent(version - 2)
+    for client, version in ((0, 2), (1, 3)):
+        assert holdings.lacks(client).held == version
+        assert torch.equal(holdings.mask(version, 20), masks[version - 1])
+    assert set(holdings.state_dict()["masks"]) == {2, 3, 5}
+
+
+def test_the_version_right_before_the_current_is_known_as_such() -> None:
+    holdings = Holdings(1)
+    assert not holdings.precedes(0)
+    holdings.new_mask(MASK)
+    assert not holdings.precedes(0), "nothing is no mask to move from"
+    holdings.new_mask(MASK)
+    assert holdings.precedes(1)
+    assert not holdings.precedes(2)

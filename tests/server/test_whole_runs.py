@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pffdst.state import ClientTask
-from pffdst.wire.downlink import encode_downlink
+from pffdst.wire.downlink import Broadcast
 from pffdst.wire.messages import Tag, unpack
 from pffdst.wire.uplink import decode_uplink
 
@@ -59,7 +59,7 @@ def test_clients_never_send_a_mask_nor_a_frozen_weight(pffdst: Any) -> None:
         for update in r.updates:
             sections = unpack(update.payload).sections
             assert not {Tag.TRAINABLE_POSITIONS, Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES} & set(sections)
-            assert len(sections[Tag.TRAINABLE_VALUES].body) == 4 * int(r.planned.trainable.sum())
+            assert len(sections[Tag.TRAINABLE_VALUES].body) <= 4 * int(r.planned.trainable.sum())
 
 
 def test_a_mask_is_sent_to_whoever_was_away_and_to_nobody_twice(pffdst: Any) -> None:
@@ -84,7 +84,7 @@ def test_frozen_weights_are_billed_once_for_each_client(pffdst: Any) -> None:
     assert sorted(served) == sorted(came)
     one = 4 * int(rounds[-1].planned.frozen.sum())
     assert experiment.ledger.total["frozen_bytes"] == one * len(came)
-    assert experiment.ledger.total["down/frozen"] > one * len(came), "their positions cost as well"
+    assert 0.5 * one * len(came) < experiment.ledger.total["down/frozen"] < one * len(came)
 
 
 def test_stage_two_begins_at_zero_and_learns(pffdst: Any) -> None:
@@ -137,7 +137,7 @@ def test_batches_are_drawn_anew_in_every_round(make_experiment: MakeExperiment) 
     server.plan(0)
 
     def weights(t: int, client: int) -> bytes:
-        payload = encode_downlink(server.model, t, setup.codec, mask=True, frozen=True)
+        payload = Broadcast(server.model, t, setup.codec).payload()
         (update,) = experiment.engine.run([ClientTask(client, t, payload)])
         assert update.payload is not None
         return unpack(update.payload).section(Tag.TRAINABLE_VALUES).body
@@ -208,7 +208,12 @@ def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
     make_experiment: MakeExperiment, play: Play, statistics: str
 ) -> None:
     experiment = make_experiment(
-        "model=resnet18", "model.width=4", "rounds=4", "readjust.interval=1", f"aggregation.statistics={statistics}"
+        "model=resnet18",
+        "model.width=4",
+        "rounds=4",
+        "readjust.interval=1",
+        f"aggregation.statistics={statistics}",
+        "codec.level=0",
     )
     setup, layout = experiment.setup, experiment.setup.layout
     assert layout.total > layout.parameters
@@ -219,7 +224,8 @@ def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
             assert (Tag.STATISTICS in own) == (statistics == "average")
             if statistics == "average":
                 n = setup.samples(update.client)
-                total += n * setup.codec.decode(own[Tag.STATISTICS], total.numel(), "statistics").double()
+                base = r.planned.values[layout.parameters :]
+                total += n * setup.codec.decode(own[Tag.STATISTICS], len(base), "statistics", base=base).double()
                 weight += n
         before, after = (m.values[layout.parameters :] for m in (r.planned, r.concluded))
         assert torch.allclose(after.double(), total / weight) if weight else torch.equal(after, before)

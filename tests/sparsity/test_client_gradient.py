@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.masks import random_positions
 from pffdst.sparsity.readjust.client_gradient import ClientGradient
 from pffdst.state import Entry, GlobalModel, Layout, Stage
@@ -26,7 +26,7 @@ STAGE = Stage(0, 0, 40, (30, 20))
 def model_of(counts: tuple[int, ...], seed: int = 0, frozen: float = 0.0) -> GlobalModel:
     generator = generator_for(seed, "test")
     z = torch.rand(W, generator=generator) < frozen
-    drawn = random_positions(LAYOUT, ~z, counts, generator)
+    drawn = random_positions(LAYOUT, ~z, counts, derive_seed(seed, "draw"))
     model = GlobalModel(LAYOUT, torch.randn(LAYOUT.total, generator=generator), z, z)
     return model.with_masks(z | drawn)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
 
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed
 from pffdst.sparsity.masks import keep_largest, largest, random_positions, smallest
 from pffdst.state import Entry, Layout
 
@@ -75,10 +75,10 @@ def test_random_positions_are_exact_counts_of_candidates(
     case: tuple[Tensor, Tensor, Tensor, list[int]], seed: int
 ) -> None:
     _, _, candidates, counts = case
-    chosen = random_positions(LAYOUT, candidates, counts, generator_for(seed, "grow"))
+    chosen = random_positions(LAYOUT, candidates, counts, derive_seed(seed, "grow"))
     assert LAYOUT.per_layer(chosen) == counts
     assert not bool((chosen & ~candidates).any())
-    assert torch.equal(chosen, random_positions(LAYOUT, candidates, counts, generator_for(seed, "grow")))
+    assert torch.equal(chosen, random_positions(LAYOUT, candidates, counts, derive_seed(seed, "grow")))
 
 
 def inclusion_p_value(hits: Tensor, draws: int, count: int) -> float:
@@ -95,7 +95,7 @@ def test_every_candidate_is_drawn_equally_often(count: int) -> None:
     candidates[torch.arange(20, 60)[torch.arange(40) % 8 < 5]] = True  # 25 of layer b
     hits = torch.zeros(W, dtype=torch.float64)
     for t in range(2000):
-        hits += random_positions(LAYOUT, candidates, [0, count], generator_for(0, "grow", t))
+        hits += random_positions(LAYOUT, candidates, [0, count], derive_seed(0, "grow", t))
     assert float(hits[~candidates].sum()) == 0
     assert 1e-3 < inclusion_p_value(hits[candidates], 2000, count) < 1 - 1e-3
 
@@ -104,7 +104,7 @@ def test_neighbouring_candidates_are_drawn_together_as_often_as_distant_ones() -
     candidates = torch.arange(W) >= 20
     pairs = torch.zeros(40, 40, dtype=torch.float64)
     for t in range(3000):
-        drawn = random_positions(LAYOUT, candidates, [0, 8], generator_for(1, "grow", t))[20:].double()
+        drawn = random_positions(LAYOUT, candidates, [0, 8], derive_seed(1, "grow", t))[20:].double()
         pairs += torch.outer(drawn, drawn)
     together = 3000 * (8 * 7) / (40 * 39)
     near, far = pairs.diagonal(1).mean(), pairs.diagonal(20).mean()

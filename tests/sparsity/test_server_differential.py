@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pffdst.freezing.none import NoFreezing
 from pffdst.freezing.two_stage import TwoStage
-from pffdst.seeding import generator_for
+from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.allocation import Erk
 from pffdst.sparsity.masks import random_positions
 from pffdst.sparsity.readjust.server_differential import ServerDifferential
@@ -32,7 +32,7 @@ def begun(rule: ServerDifferential, stage: Stage, frozen: Tensor = NOTHING, seed
     """A model as the stage begins with it: frozen weights, and the start's trainable ones, of random values."""
     values = torch.randn(LAYOUT.total, generator=generator_for(seed, "values"))
     empty = GlobalModel(LAYOUT, values, frozen, frozen)
-    drawn = random_positions(LAYOUT, ~frozen, rule.start_counts(empty, stage), generator_for(seed, "start"))
+    drawn = random_positions(LAYOUT, ~frozen, rule.start_counts(empty, stage), derive_seed(seed, "start"))
     return empty.with_masks(frozen | drawn)
 
 
@@ -43,6 +43,12 @@ def trained(model: GlobalModel, t: int) -> GlobalModel:
     return model.with_values(torch.where(at, new, model.values))
 
 
+def server_moved(rule: ServerDifferential, model: GlobalModel, stage: Stage, t: int, seed: int) -> GlobalModel:
+    """The model after the server's move, if it has one."""
+    move = rule.on_server(model, stage, t, seed)
+    return model if move is None else move.on(model)
+
+
 def moves(
     rule: ServerDifferential, stage: Stage, frozen: Tensor = NOTHING, seed: int = 0
 ) -> Iterator[tuple[int, GlobalModel, GlobalModel]]:
@@ -51,7 +57,7 @@ def moves(
     yield stage.start, model, model
     for t in range(stage.start + 1, stage.stop):
         before = trained(model, t)
-        model = rule.on_server(before, stage, t, generator_for(seed, "grow", t))
+        model = server_moved(rule, before, stage, t, derive_seed(seed, "grow", t))
         yield t, before, model
 
 
@@ -129,7 +135,7 @@ def test_half_of_a_stages_density_is_a_quarter_of_the_final_one(sparsity: float,
     stages = TwoStage().stages(80, counts)
     alive = torch.zeros(layout.maskable, dtype=torch.bool)
     if stage == 1:
-        alive = random_positions(layout, ~alive, stages[0].counts, generator_for(0, "start"))
+        alive = random_positions(layout, ~alive, stages[0].counts, derive_seed(0, "start"))
     model = GlobalModel(layout, torch.zeros(layout.total), alive, alive)
     f = sum(ServerDifferential().differential(model, stages[stage])) / layout.maskable
     assert f == pytest.approx((1 - sparsity) / 4, abs=4 / layout.maskable)
@@ -166,7 +172,7 @@ STAGE = Stage(0, 0, 80, (16, 12))
 def test_the_smallest_trainable_weights_are_pruned_and_others_keep_their_values() -> None:
     rule = ServerDifferential(10)
     before = trained(begun(rule, STAGE, frozen_mask(0.2)), 1)
-    after = rule.on_server(before, STAGE, 10, generator_for(0, "grow", 10))
+    after = server_moved(rule, before, STAGE, 10, derive_seed(0, "grow", 10))
     for layer, n in zip(LAYOUT.layers, rule.differential(before, STAGE), strict=True):
         there = before.trainable[layer.span].nonzero().flatten() + layer.offset
         by_size = there[before.weights[there].abs().argsort()]
@@ -177,7 +183,7 @@ def test_the_smallest_trainable_weights_are_pruned_and_others_keep_their_values(
 def test_what_grows_is_zero_and_was_dead_or_just_pruned() -> None:
     rule = ServerDifferential(10)
     before = trained(begun(rule, STAGE, frozen_mask(0.2)), 1)
-    after = rule.on_server(before, STAGE, 10, generator_for(0, "grow", 10))
+    after = server_moved(rule, before, STAGE, 10, derive_seed(0, "grow", 10))
     grown = after.alive & ~before.alive
     assert int(grown.sum()) > 0
     assert bool((after.weights[grown] == 0).all())
@@ -188,7 +194,7 @@ def test_what_grows_is_zero_and_was_dead_or_just_pruned() -> None:
 def test_the_final_prune_grows_nothing() -> None:
     rule = ServerDifferential(10)
     before = trained(begun(rule, STAGE), 1)
-    after = rule.on_server(before, STAGE, 20, generator_for(0, "grow", 20))
+    after = server_moved(rule, before, STAGE, 20, derive_seed(0, "grow", 20))
     assert not bool((after.alive & ~before.alive).any())
     assert LAYOUT.per_layer(after.alive) == list(STAGE.counts)
 
@@ -198,7 +204,7 @@ def test_growth_is_uniform_over_the_dead_and_the_just_pruned() -> None:
     before = trained(begun(rule, STAGE, frozen_mask(0.2)), 1)
     hits, draws = torch.zeros(W, dtype=torch.float64), 3000
     for seed in range(draws):
-        after = rule.on_server(before, STAGE, 10, generator_for(seed, "grow", 10))
+        after = server_moved(rule, before, STAGE, 10, derive_seed(seed, "grow", 10))
         hits += (after.alive & (after.weights == 0)).double()
     for layer, n in zip(LAYOUT.layers, rule.differential(before, STAGE), strict=True):
         there = before.trainable[layer.span].nonzero().flatten() + layer.offset
@@ -215,7 +221,7 @@ def test_the_same_draw_gives_the_same_mask_and_leaves_the_model_alone() -> None:
     rule = ServerDifferential(10)
     before = trained(begun(rule, STAGE), 1)
     kept = replace(before, values=before.values.clone(), alive=before.alive.clone())
-    one, two = (rule.on_server(before, STAGE, 10, generator_for(3, "grow", 10)) for _ in range(2))
+    one, two = (server_moved(rule, before, STAGE, 10, derive_seed(3, "grow", 10)) for _ in range(2))
     assert torch.equal(one.alive, two.alive)
     assert torch.equal(before.values, kept.values)
     assert torch.equal(before.alive, kept.alive)

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.state import GlobalModel, Layout
-from pffdst.wire.downlink import Memory, decode_downlink, digest, encode_downlink, remember
+from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, digest, remember
 from pffdst.wire.messages import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
+from pffdst.wire.positions import to_bitmap, values_at
 from pffdst.wire.values import Float32
 
 MakeModel = Callable[..., GlobalModel]
-CODEC = Float32()
+CODEC = Float32(level=0)
 shares = st.sampled_from([0.0, 0.05, 0.5, 1.0])
 
 
@@ -28,7 +29,13 @@ def same(one: GlobalModel, two: GlobalModel) -> bool:
 
 
 def sent(model: GlobalModel, t: int = 0, mask: bool = True, frozen: bool = True) -> bytes:
-    return encode_downlink(model, t, CODEC, mask=mask, frozen=frozen)
+    return broadcast(model, t).payload(mask=mask, frozen=frozen)
+
+
+def broadcast(model: GlobalModel, t: int = 0) -> Broadcast:
+    """The frozen values coded as the server does: when there are any."""
+    frozen = CODEC.encode(values_at(model.weights, model.frozen)) if bool(model.frozen.any()) else None
+    return Broadcast(model, t, CODEC, frozen_values=frozen)
 
 
 def altered(payload: bytes, changes: dict[Tag, Section | None]) -> bytes:
@@ -57,13 +64,13 @@ def test_a_client_that_remembers_needs_the_values_alone(
     layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float
 ) -> None:
     first = make_model(layout, seed, alive, frozen)
-    memory = remember(sent(first), Memory())
+    memory = remember(sent(first), Memory(), layout)
     at = torch.cat([first.trainable, torch.ones(layout.total - layout.maskable, dtype=torch.bool)])
     later = first.with_values(torch.where(at, first.values + 1, first.values))
     payload = sent(later, 1, mask=False, frozen=False)
     assert set(unpack(payload).sections) == {Tag.HELD, Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS}
     assert same(read(payload, layout, memory), later)
-    assert remember(payload, memory) == memory
+    assert remember(payload, memory, layout) == memory
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -100,31 +107,33 @@ def test_a_client_that_holds_nothing_says_so(layout: Layout, make_model: MakeMod
 
 
 def test_a_client_that_holds_another_mask_says_so(layout: Layout, make_model: MakeModel) -> None:
-    memory = remember(sent(make_model(layout, seed=1)), Memory())
+    memory = remember(sent(make_model(layout, seed=1)), Memory(), layout)
     with pytest.raises(WireError, match="trainable positions"):
         read(sent(make_model(layout, seed=2), mask=False), layout, memory)
 
 
 def test_a_client_that_holds_other_frozen_values_says_so(layout: Layout, make_model: MakeModel) -> None:
     model = make_model(layout, frozen=0.5)
-    memory = remember(sent(model), Memory())
+    memory = remember(sent(model), Memory(), layout)
     other = model.with_values(torch.where(torch.arange(42) < 32, model.values * 2, model.values))
     with pytest.raises(WireError, match="frozen weights"):
         read(sent(other, frozen=False), layout, memory)
 
 
 def test_a_client_that_holds_half_of_the_frozen_weights_says_so(layout: Layout, make_model: MakeModel) -> None:
-    payload = sent(make_model(layout, frozen=0.5))
+    model = make_model(layout, frozen=0.5)
+    payload = sent(model)
     own = unpack(payload).sections
-    for left_out, kept in ((Tag.FROZEN_VALUES, Tag.FROZEN_POSITIONS), (Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)):
-        held = Section(0, own[Tag.HELD].body[:4] + struct.pack("<I", digest(own[kept])))
+    for left_out in (Tag.FROZEN_VALUES, Tag.FROZEN_POSITIONS):
+        half = digest(to_bitmap(model.frozen), None if left_out is Tag.FROZEN_VALUES else own[Tag.FROZEN_VALUES])
+        held = Section(0, own[Tag.HELD].body[:4] + struct.pack("<I", half))
         with pytest.raises(WireError, match="frozen weights"):
             read(altered(payload, {left_out: None, Tag.HELD: held}), layout)
 
 
 def test_a_new_mask_takes_the_old_ones_place(layout: Layout, make_model: MakeModel) -> None:
     one, two = make_model(layout, seed=1), make_model(layout, seed=2)
-    memory = remember(sent(two), remember(sent(one), Memory()))
+    memory = remember(sent(two), remember(sent(one), Memory(), layout), layout)
     assert same(read(sent(two, mask=False), layout, memory), two)
 
 
@@ -163,7 +172,7 @@ def test_a_message_of_two_precisions_is_refused(layout: Layout, make_model: Make
 
 
 def test_a_position_cannot_be_trainable_and_frozen(layout: Layout, make_model: MakeModel) -> None:
-    model = make_model(layout, alive=1.0)
+    model = make_model(layout)
     overlapping = replace(model, frozen=model.alive)
     both = unpack(sent(overlapping)).sections
     own = unpack(sent(model)).sections

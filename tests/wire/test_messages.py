@@ -21,7 +21,7 @@ messages = st.builds(Message, st.sampled_from(list(Kind)), u32, u32, u32, sectio
 MESSAGE = Message(Kind.UPLINK, 7, 3, 99, {Tag.REPORT: Section(0, b"abc"), Tag.PARAMETERS: Section(1, b"defgh")})
 
 
-def framed(magic: bytes = MAGIC, version: int = 1, kind: int = 2, count: int | None = None, tail: bytes = b"") -> bytes:
+def framed(magic: bytes = MAGIC, version: int = 2, kind: int = 2, count: int | None = None, tail: bytes = b"") -> bytes:
     """A frame of one section with a right checksum, whatever else is wrong with it."""
     head = struct.pack("<4sBBHIII", magic, version, kind, 1 if count is None else count, 7, 3, 99)
     rest = struct.pack("<BBHI", Tag.REPORT, 0, 0, 3) + b"abc" if count is None else b""
@@ -33,7 +33,7 @@ def checksummed(head: bytes, rest: bytes) -> bytes:
 
 
 def with_sections(*heads: tuple[int, int, int, int], body: bytes) -> bytes:
-    head = struct.pack("<4sBBHIII", MAGIC, 1, 2, len(heads), 7, 3, 99)
+    head = struct.pack("<4sBBHIII", MAGIC, 2, 2, len(heads), 7, 3, 99)
     return checksummed(head, b"".join(struct.pack("<BBHI", *h) for h in heads) + body)
 
 
@@ -90,7 +90,7 @@ def test_no_random_bytes_are_a_message(noise: bytes) -> None:
     [
         (b"", "header"),
         (framed(magic=b"PKL\x80"), "magic"),
-        (framed(version=2), "version: expected 1, but got 2"),
+        (framed(version=1), "version: expected 2, but got 1"),
         (framed(kind=0), "kind"),
         (framed(kind=3), "kind"),
         (framed(count=1), "sections: 1"),

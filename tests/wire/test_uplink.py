@@ -14,18 +14,25 @@ from hypothesis import strategies as st
 
 from pffdst.state import GlobalModel, Layout
 from pffdst.wire.messages import Kind, Section, Tag, WireError, pack, unpack
-from pffdst.wire.positions import encode_positions
+from pffdst.wire.positions import Known, encode_positions
 from pffdst.wire.uplink import Report, Upload, decode_uplink, encode_uplink
 from pffdst.wire.values import Float32
 
 MakeModel = Callable[..., GlobalModel]
-CODEC = Float32()
+CODEC = Float32(level=0)
 REPORT = Report(17, 0.25, 0.5)
 shares = st.sampled_from([0.0, 0.05, 0.5, 1.0])
 
 
-def answered(model: GlobalModel, moved: bool = False, statistics: bool = True, report: Report = REPORT) -> bytes:
-    return encode_uplink(model, 3, 7, report, CODEC, moved=moved, statistics=statistics)
+def answered(
+    model: GlobalModel,
+    moved: bool = False,
+    statistics: bool = True,
+    report: Report = REPORT,
+    start: GlobalModel | None = None,
+) -> bytes:
+    """The update of a client that was sent `start`, or the model it answers with."""
+    return encode_uplink(model, start or model, 3, 7, report, CODEC, moved=moved, statistics=statistics)
 
 
 def read(payload: bytes, sent: GlobalModel, moved: bool = False, statistics: bool = True) -> Upload:
@@ -69,7 +76,7 @@ def test_an_update_comes_back_as_it_was(
 def test_a_mask_that_moved_comes_with_its_positions(layout: Layout, make_model: MakeModel) -> None:
     sent = make_model(layout, frozen=0.3)
     moved = moved_from(sent)
-    upload = read(answered(moved, moved=True), sent, moved=True)
+    upload = read(answered(moved, moved=True, start=sent), sent, moved=True)
     assert torch.equal(upload.trainable, moved.trainable)
     assert not torch.equal(upload.trainable, sent.trainable)
     assert torch.equal(upload.weights, moved.weights[moved.trainable])
@@ -125,9 +132,10 @@ def test_a_claim_on_a_frozen_position_is_refused(layout: Layout, make_model: Mak
     claimed = sent.trainable.clone()
     claimed[sent.trainable[:20].nonzero()[0]] = False
     claimed[sent.frozen[:20].nonzero()[0]] = True
-    payload = altered(answered(sent, moved=True), {Tag.TRAINABLE_POSITIONS: encode_positions(claimed)})
+    known = Known(layout, torch.zeros_like(sent.frozen))
+    payload = altered(answered(sent, moved=True), {Tag.TRAINABLE_POSITIONS: encode_positions(claimed, known)})
     assert layout.per_layer(claimed) == layout.per_layer(sent.trainable)
-    with pytest.raises(WireError, match="a frozen position is claimed"):
+    with pytest.raises(WireError, match="both trainable and frozen"):
         read(payload, sent, moved=True)
 
 
@@ -139,7 +147,7 @@ def test_other_counts_per_layer_are_refused(layout: Layout, make_model: MakeMode
         claimed[(~claimed[:20]).nonzero()[0]] = True
     if how != "more":
         claimed[20 + claimed[20:].nonzero()[0]] = False
-    payload = answered(sent.with_masks(claimed), moved=True)
+    payload = answered(sent.with_masks(claimed), moved=True, start=sent)
     with pytest.raises(WireError, match="number of weights"):
         read(payload, sent, moved=True)
 
@@ -154,7 +162,7 @@ def test_values_that_are_not_finite_are_refused(layout: Layout, make_model: Make
     values = model.values.clone()
     values[at] = value
     with pytest.raises(WireError, match="not finite"):
-        read(answered(model.with_values(values)), model)
+        read(answered(model.with_values(values), start=model), model)
 
 
 @pytest.mark.parametrize("tag", [Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS])
@@ -183,7 +191,7 @@ def test_a_report_of_another_length_is_refused(layout: Layout, make_model: MakeM
 
 
 @given(noise=st.binary(max_size=64), tag=st.sampled_from([Tag.TRAINABLE_POSITIONS, Tag.TRAINABLE_VALUES, Tag.REPORT]),
-       coding=st.integers(0, 3))  # fmt: skip
+       coding=st.integers(0, 64))  # fmt: skip
 def test_no_section_of_noise_is_anything_but_a_wire_error_or_well_formed(
     layout: Layout, make_model: MakeModel, noise: bytes, tag: Tag, coding: int
 ) -> None:
@@ -202,7 +210,7 @@ def test_no_damage_to_a_real_payload_goes_unseen(real_round: Any, damages: Calla
     update, t = real_round.updates[0], real_round.t
 
     def received(payload: bytes) -> Upload:
-        return decode_uplink(payload, real_round.planned, update.client, t, CODEC, moved=False, statistics=True)
+        return decode_uplink(payload, real_round.planned, update.client, t, Float32(), moved=False, statistics=True)
 
     assert received(update.payload).report.samples > 0
     for damaged in damages(update.payload):

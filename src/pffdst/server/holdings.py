@@ -46,7 +46,7 @@ class Holdings:
     def lacks(self, client: int) -> Lacks:
         """What a client lacks."""
         held = int(self._mask[client])
-        return Lacks(held != self._mask_version, int(self._frozen[client]) != self._frozen_version, held)
+        return Lacks(held == 0 or held != self._mask_version, int(self._frozen[client]) != self._frozen_version, held)
 
     def mask(self, version: int, length: int) -> Tensor | None:
         """The mask bool [length] of a version that a client holds; None for version 0."""

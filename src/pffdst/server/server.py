@@ -127,14 +127,9 @@ class Server:
         return self.model.values
 
     def _make(self, move: Move | None) -> None:
-        """Moves the trainable mask, if there is a move. What leaves becomes 0, also where it joins again."""
-        if move is None:
-            return
-        model = self.model
-        trainable = move.apply(model.layout, model.trainable, model.frozen)
-        if move.dropped is not None:
-            model = model.with_masks(model.alive & ~move.dropped)
-        self._take(model.with_masks(model.frozen | trainable), move)
+        """Moves the trainable mask, if there is a move."""
+        if move is not None:
+            self._take(move.on(self.model), move)
 
     def _take(self, model: GlobalModel, move: Move | None) -> None:
         """Takes a model whose mask may have moved; clients lack a mask that did."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pffdst.state import Layout
+from pffdst.state import GlobalModel, Layout
 
 __all__ = ["Move", "keep_largest", "largest", "random_positions", "smallest"]
 
@@ -90,6 +90,13 @@ class Move:
     dropped: Tensor | None
     counts: tuple[int, ...]
     seed: int
+
+    def on(self, model: GlobalModel) -> GlobalModel:
+        """The model after the move. What leaves becomes 0, also where it joins again."""
+        trainable = self.apply(model.layout, model.trainable, model.frozen)
+        if self.dropped is not None:
+            model = model.with_masks(model.alive & ~self.dropped)
+        return model.with_masks(model.frozen | trainable)
 
     def apply(self, layout: Layout, trainable: Tensor, frozen: Tensor) -> Tensor:
         """The trainable mask [W] after the move. ValueError if a layer has too few free positions."""

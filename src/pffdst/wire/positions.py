@@ -4,7 +4,7 @@ Both ends know the frozen positions before they speak of the trainable ones; wha
 
 coding 0  all          every position that is not frozen: empty body
 coding 1  bitmap       ceil(W / 8) bytes, position j in bit j mod 8 of byte j // 8, unused bits 0
-coding 2  set          the positions, as a set in the layers (sets.py)
+coding 2  set          the positions, as a set in the layers of what is not frozen (sets.py)
 coding 3  drawn        seed u64, then per layer the number of positions as a varint: a random draw (below)
 coding 4  moved        what left the mask the receiver holds, and what joined it: one set in the layers of the former
                        mask and, after them, in the layers of its free positions
@@ -117,24 +117,20 @@ def encode_positions(mask: Tensor, known: Known, move: Move | None = None) -> Se
     """
     if bool((mask | known.frozen).all()):
         return Section(Coding.ALL, b"")
-    estimates = {Coding.BITMAP: mask.numel() / 8, Coding.SET: _entropy(known.layout, mask)}
+    numbers = 3 * len(known.layout.layers)  # about what the counts of a set take
+    estimates = {Coding.BITMAP: mask.numel() / 8, Coding.SET: numbers + _entropy_in(known.layout, mask, ~known.frozen)}
     if known.held is not None:
-        estimates[Coding.MOVED] = _moved_entropy(mask, known)
+        estimates[Coding.MOVED] = 2 * numbers + _moved_entropy(mask, known)
     if move is not None:
-        numbers = _SEED.size + 2.0 * len(move.counts)
         if move.dropped is None:
             estimates[Coding.DRAWN] = numbers
         else:
-            estimates[Coding.MOVED_DRAWN] = numbers + _entropy_in(known.layout, move.dropped, known.former)
+            estimates[Coding.MOVED_DRAWN] = 2 * numbers + _entropy_in(known.layout, move.dropped, known.former)
     coding = min(estimates, key=lambda c: estimates[c])
     bitmap = to_bitmap(mask)
     if coding is Coding.BITMAP:
         return Section(coding, bitmap)
     return Section(coding, _CRC.pack(zlib.crc32(bitmap)) + _BODIES[coding](mask, known, move))
-
-
-def _entropy(layout: Layout, mask: Tensor) -> float:
-    return entropy_bytes(layout.per_layer(mask), [e.size for e in layout.layers])
 
 
 def _entropy_in(layout: Layout, chosen: Tensor, universe: Tensor) -> float:
@@ -149,7 +145,7 @@ def _moved_entropy(mask: Tensor, known: Known) -> float:
 
 def _set_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
     del move
-    return encode_set(_positions(mask), [e.size for e in known.layout.layers])
+    return encode_set(_ranks(mask, ~known.frozen), known.layout.per_layer(~known.frozen))
 
 
 def _moved_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
@@ -181,7 +177,8 @@ _BODIES: dict[Coding, Callable[[Tensor, Known, Move | None], bytes]] = {
 
 def _ranks(chosen: Tensor, universe: Tensor) -> NDArray[np.int64]:
     """The places of the chosen positions, all of the universe, among the universe's positions."""
-    return np.flatnonzero(chosen.numpy()[universe.numpy()])
+    inside = chosen.numpy()
+    return np.flatnonzero(inside if bool(universe.all()) else inside[universe.numpy()])
 
 
 # ---- decoding ------------------------------------------------------------------------------------------------------
@@ -212,7 +209,8 @@ def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Ten
         raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
     rest = body[_CRC.size :]
     if coding is Coding.SET:
-        mask = _mask_of(decode_set(rest, [e.size for e in known.layout.layers], name), known.layout.maskable)
+        mask = torch.zeros_like(known.frozen)
+        mask[_at(~known.frozen, decode_set(rest, known.layout.per_layer(~known.frozen), name))] = True
     elif coding is Coding.MOVED:
         mask = _decode_moved(rest, known, name)
     else:
@@ -256,10 +254,4 @@ def _decode_drawn(body: bytes, known: Known, name: str, *, moved: bool) -> Tenso
 
 def _at(universe: Tensor, places: NDArray[np.int64]) -> Tensor:
     """The positions that lie at these places among the universe's."""
-    return torch.from_numpy(_positions(universe)[places])
-
-
-def _mask_of(positions: NDArray[np.int64], length: int) -> Tensor:
-    mask = torch.zeros(length, dtype=torch.bool)
-    mask[torch.from_numpy(positions)] = True
-    return mask
+    return torch.from_numpy(places if bool(universe.all()) else _positions(universe)[places])

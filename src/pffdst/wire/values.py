@@ -7,7 +7,8 @@ The coding of a value section is a format in its low four bits, and flags:
     3 fp16    e as i8, then half precision of value * 2^-e
     4 bf16    the upper halves of single precision
     5 int8    block length B as u16, one bf16 scale a block, one signed byte a value: value = scale * (-127 .. 127)
-    6 int4    the same with four bits a value in two's complement, -7 .. 7, the first of two in the low half of a byte
+    6 int4    the same with four bits a value in two's complement, -7 .. 7, the first of two in the low half of a byte;
+              an odd number of values ends with -8
 
     0x10      compressed: the body is one zstandard frame that names its content's size. Values of several bytes lie in
               it in planes: after what comes before them the first bytes of all values, then their second bytes, ...
@@ -90,7 +91,10 @@ class ValueCodec(ABC):
             raise WireError(f"{name}: expected {head + expected} bytes of values, but got {len(body)}")
         if flags & COMPRESSED:
             codes = np.ascontiguousarray(codes.reshape(_WIDTHS[form], -1).T).reshape(-1)
-        values = self._read(form, body[:head], codes, count, base)
+        try:
+            values = self._read(form, body[:head], codes, count, base)
+        except ValueError as error:
+            raise WireError(f"{name}: {error}") from error
         if not bool(torch.isfinite(values).all()):
             raise WireError(f"{name}: a value is not finite")
         return values
@@ -111,7 +115,7 @@ class ValueCodec(ABC):
 
     @abstractmethod
     def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        """The other way round; `codes` is flat and has its due length."""
+        """The other way round; `codes` is flat and has its due length. ValueError if no codec can have written them."""
 
 
 @functools.cache
@@ -284,9 +288,11 @@ class _Blocks(ValueCodec):
         return 2 + 2 * -(-count // block)
 
     def _restore(self, head: bytes, integers: NDArray[np.int8], base: Tensor | None) -> Tensor:
+        if integers.size and int(integers.min()) < -self.most:
+            raise ValueError(f"an integer is below {-self.most}")
         block = int.from_bytes(head[:2], "little") or 1
         scales = np.repeat(_from_upper(np.frombuffer(head, np.uint8)[2:]), block)[: len(integers)]
-        return _changed(torch.from_numpy(scales) * torch.from_numpy(integers), base)
+        return _changed(torch.from_numpy(scales) * torch.from_numpy(integers.astype(np.float32)), base)
 
 
 @final
@@ -314,10 +320,12 @@ class Int4(_Blocks):
 
     def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
         head, integers = self._quantise(_change(values, base), seed)
-        halves = np.pad(integers.view(np.uint8) & 0x0F, (0, len(integers) % 2))
+        halves = np.pad(integers.view(np.uint8) & 0x0F, (0, len(integers) % 2), constant_values=8)
         return 6, head, _bytes_of(halves[::2] | halves[1::2] << 4)
 
     def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
         del form
-        halves = np.stack([codes << 4, codes], axis=1).reshape(-1)[:count].view(np.int8) >> 4
-        return self._restore(head, halves, base)
+        halves = np.stack([codes << 4, codes], axis=1).reshape(-1).view(np.int8) >> 4
+        if count % 2 and halves[-1] != -8:
+            raise ValueError("an odd number of values does not end with -8")
+        return self._restore(head, halves[:count], base)

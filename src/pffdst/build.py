@@ -262,7 +262,7 @@ def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Serv
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
     """CSV and console always; others as the group `logger` says, with what the run is called."""
     chosen: list[RunLogger] = [
-        CsvLogger([*columns([e.name for e in layout.layers]), *Ledger.COLUMNS]),
+        CsvLogger([*dict.fromkeys((*columns([e.name for e in layout.layers]), *Ledger.COLUMNS))]),
         ConsoleLogger(cfg.rounds, cfg.eval_every),
     ]
     hydra = HydraConfig.get() if HydraConfig.initialized() else None

@@ -30,7 +30,7 @@ from pffdst.state import GlobalModel, RoundPlan
 
 __all__ = ["Experiment", "Progress"]
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 @final
@@ -108,9 +108,9 @@ class Experiment:
     def _costs(self) -> Row:
         total, this = self.ledger.total, self.ledger.round
         row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
-        row |= {f"cost/{name}": total[name] for name in Ledger.NAMES}
-        row |= {f"round/{name}": this[name] for name in Ledger.NAMES}
-        return row | {name: this[name.removeprefix("round/")] for name in Ledger.COLUMNS}
+        for name in (*Ledger.NAMES, *Ledger.BY_PART):
+            row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}
+        return row
 
     def _mask(self, plan: RoundPlan, record: RoundRecord) -> Row:
         model = self.server.model
@@ -193,7 +193,7 @@ class Experiment:
             figures |= {key: row.get(name), f"last5_{key}": row.get(names.last5_of(name))}
             figures[f"best_{key}"] = row.get(names.best_of(name))
         figures |= {name: total[name] for name in Ledger.NAMES}
-        figures |= {f"bytes_{key.replace('/', '_')}": n for key, n in sorted(total.items()) if "/" in key}
+        figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
         return figures | {
             "alive": row.get(names.ALIVE),
             "frozen": row.get(names.FROZEN),

@@ -51,7 +51,8 @@ def play_round(experiment: Experiment, t: int) -> None:
 def exchange(experiment: Experiment, plan: RoundPlan) -> None:
     """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
     server, ledger, setup = experiment.server, experiment.ledger, experiment.setup
-    ledger.begin(server.model, dense_gradient=setup.rule.wants_gradient(plan.stage, plan.t))
+    dense_gradient = setup.rule.wants_gradient(plan.stage, plan.t)
+    ledger.begin(server.model, dense_gradient=dense_gradient, news=server.holdings.news)
     tasks = server.dispatch(plan)
     for task in tasks:
         ledger.down(task)

@@ -46,7 +46,7 @@ def test_a_dense_forward_is_what_torch_counts(make: Any, shape: tuple[int, int, 
 def test_a_dense_step_is_what_torch_counts(make: Any, shape: tuple[int, int, int]) -> None:
     network, flops, dense = counter_of(make, shape)
     assert flops.training(dense, dense) == counted(network, shape, backward=True)
-    assert flops.dense_gradient(dense) == flops.training(dense, dense)
+    assert flops.dense_gradient(dense) == flops.parts(dense, dense)
 
 
 def test_resnet18_takes_the_published_multiplications() -> None:
@@ -68,7 +68,12 @@ def test_a_sparse_step_is_the_formula(case: tuple[tuple[int, ...], tuple[int, ..
     assert CNN.forward(list(alive)) == f_alive
     assert CNN.training(list(alive), list(trainable)) == 2 * f_alive + f_trainable - input_gradient_of_the_first
     f_dense = sum(2 * n * u for n, u in zip(DENSE, USES, strict=True))
-    assert CNN.dense_gradient(list(alive)) == 2 * f_alive + f_dense - input_gradient_of_the_first
+    assert CNN.parts(list(alive), list(trainable)) == {
+        "forward": f_alive,
+        "input_gradient": f_alive - input_gradient_of_the_first,
+        "weight_gradient": f_trainable,
+    }
+    assert sum(CNN.dense_gradient(list(alive)).values()) == 2 * f_alive + f_dense - input_gradient_of_the_first
 
 
 class Twisted(nn.Module):

@@ -66,7 +66,27 @@ def test_each_part_is_the_bodies_of_its_sections(run: Any) -> None:
         for way, payloads in (("down", [t.payload for t in r.tasks]), ("up", [u.payload for u in r.updates])):
             for part, tags in sections.items():
                 bodies = [s.body for p in payloads for tag, s in unpack(p).sections.items() if tag in tags]
-                assert r.bill[f"{way}/{part}"] == sum(map(len, bodies))
+                billed_as_such = r.bill[f"{way}/{part}"]
+                if part in ("values", "dense") or billed_as_such:
+                    assert billed_as_such == sum(map(len, bodies))
+                else:
+                    assert r.bill[f"{way}/catch_up"] >= sum(map(len, bodies))
+
+
+def test_what_was_new_before_is_catching_up(run: Any) -> None:
+    """Masks and frozen weights: in the round that made them under their own name, later as catching up."""
+    _, rounds = run
+    tags = {"mask": Tag.TRAINABLE_POSITIONS, "frozen": Tag.FROZEN_VALUES}
+    known: dict[str, Any] = dict.fromkeys(tags)
+    for r in rounds:
+        sent = [unpack(task.payload).sections for task in r.tasks]
+        for part, mask in (("mask", r.planned.trainable), ("frozen", r.planned.frozen)):
+            news = known[part] is None or not torch.equal(known[part], mask)
+            known[part] = mask
+            if any(s[tags[part]].body for s in sent if tags[part] in s):
+                assert (r.bill[f"down/{part}"] > 0) == news
+                assert news or r.bill["down/catch_up"] > 0
+    assert all(r.bill["up/catch_up"] == 0 for r in rounds)
 
 
 def test_values_are_at_most_four_bytes_a_trainable_weight_each_way(run: Any) -> None:
@@ -140,8 +160,8 @@ def test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches(run: 
         expected = setup.training.epochs * sum(own) * flops.training(alive, trainable)
         if setup.rule.wants_gradient(r.plan.stage, r.t):
             probes += 1
-            expected += sum(min(n, 32) + (n == 33) for n in own) * flops.dense_gradient(alive)
-        assert r.bill["flops"] == expected
+            expected += sum(min(n, 32) + (n == 33) for n in own) * sum(flops.dense_gradient(alive).values())
+        assert r.bill["flops"] == expected == sum(r.bill[name] for name in Ledger.FLOPS)
     assert probes == (3 if experiment.labels["method"] == "feddst" else 0)
 
 
@@ -153,7 +173,7 @@ def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, s
     plain.begin(model, dense_gradient=False)
     dense.begin(model, dense_gradient=True)
     more = billed(dense, 1, samples)["flops"] - billed(plain, 1, samples)["flops"]
-    assert more == in_the_batch * flops.dense_gradient(layout.per_layer(model.alive))
+    assert more == in_the_batch * sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
 
 
 # ---- who is billed ----------------------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ SUMMARY = {
     "paper_bytes": 3_330_000,
     "frozen_bytes": 444_000,
     "flops": 5.55e12,
+    "flops_forward": 1.11e12,
+    "flops_input_gradient": 2.12e12,
+    "flops_weight_gradient": 3.13e12,
+    "bytes_up_values": 121_000,
+    "bytes_down_catch_up": 131_000,
     "model_sha256": "ab" * 32,
     "wall_s": 66.6,
     "peak_rss_mb": 777.0,
@@ -43,7 +48,9 @@ def test_the_final_table_shows_every_figure_at_any_width(width):
     text = shown(print_summary, SUMMARY, width)
     for figure in ("91.11", "92.22", "93.33", "94.44", "95.55", "96.66", "97.77", "1.11 MB", "2.22 MB", "3.33 MB"):
         assert figure in text
-    for figure in ("444 kB", "5.55 TFLOP", "1:07", "777 MB", "rejected updates    3", "files in logs/sweeps/[x]/12"):
+    for figure in ("121 kB", "131 kB", "1.11 TFLOP", "inputs 2.12 TFLOP", "weights 3.13 TFLOP"):
+        assert figure in text
+    for figure in ("444 kB", "5.55 TFLOP", "1:07", "777 MB", "rejected updates      3", "files in logs/sweeps/[x]/12"):
         assert figure in text
     assert "pffdst on digits, SmallCNN: sparsity 0.8, 100 rounds, seed 0" in text
 

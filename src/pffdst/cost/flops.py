@@ -64,11 +64,19 @@ class FlopCounter:
         """f: FLOPs of one image's forward pass with `alive` weights per layer."""
         return sum(2 * n * u for n, u in zip(alive, self.uses, strict=True))
 
-    def training(self, alive: list[int], trainable: list[int]) -> int:
-        """One image's forward, input gradient and weight gradient: 2 f(alive) + f(trainable) - first layer's share."""
-        f = self.forward(alive)
-        return f + (f - 2 * alive[self.first] * self.uses[self.first]) + self.forward(trainable)
+    def parts(self, alive: list[int], trainable: list[int]) -> dict[str, int]:
+        """One image's forward, input gradient (none in the first layer) and weight gradient."""
+        forward = self.forward(alive)
+        return {
+            "forward": forward,
+            "input_gradient": forward - 2 * alive[self.first] * self.uses[self.first],
+            "weight_gradient": self.forward(trainable),
+        }
 
-    def dense_gradient(self, alive: list[int]) -> int:
-        """One image's gradient of every weight, dead ones included: the weight gradient is dense."""
-        return self.training(alive, [e.size for e in self.layout.layers])
+    def training(self, alive: list[int], trainable: list[int]) -> int:
+        """All of them: 2 f(alive) + f(trainable) - the first layer's share."""
+        return sum(self.parts(alive, trainable).values())
+
+    def dense_gradient(self, alive: list[int]) -> dict[str, int]:
+        """The parts of one image's gradient of every weight, dead ones included: the weight gradient is dense."""
+        return self.parts(alive, [e.size for e in self.layout.layers])

@@ -108,10 +108,20 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
     def show(key: str, form: Callable[[Any], str], words: str = "{}") -> str:
         return words.format(_format(summary, key, form))
 
+    def both(part: str) -> tuple[str, str]:
+        return show(f"bytes_up_{part}", format_bytes), show(f"bytes_down_{part}", format_bytes)
+
+    gradients = (
+        show("flops_input_gradient", format_flops, "inputs {}"),
+        show("flops_weight_gradient", format_flops, "weights {}"),
+    )
     return [
         ("bytes sent", show("bytes_up", format_bytes, "up {}"), show("bytes_down", format_bytes, "down {}")),
+        *((f"  {words}", *both(part)) for part, words in _PARTS.items()),
         ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "frozen, apart {}")),
         ("training", show("flops", format_flops), ""),
+        ("  forward", show("flops_forward", format_flops), ""),
+        ("  gradients", *gradients),
         ("time, memory", show("wall_s", format_seconds), show("peak_rss_mb", _megabytes)),
         ("rejected updates", show("rejected", str), ""),
     ]
@@ -138,6 +148,14 @@ def _megabytes(value: float) -> str:
     return format_bytes(value * 1e6)
 
 
+_PARTS: Final = {
+    "values": "values",
+    "mask": "masks",
+    "frozen": "frozen weights",
+    "catch_up": "catching up",
+    "dense": "biases, statistics",
+    "header": "headers",
+}
 _IDENTITY: Final[dict[str, Callable[[Any], str]]] = {
     "method": str,
     "dataset": str,

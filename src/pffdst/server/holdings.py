@@ -59,6 +59,14 @@ class Holdings:
         """Whether a version is the one right before the current."""
         return version == self._mask_version - 1 and version > 0
 
+    @property
+    def news(self) -> tuple[bool, bool]:
+        """Whether nobody was sent the current mask yet, and whether nobody was sent the current frozen weights."""
+        return (
+            not bool((self._mask == self._mask_version).any()),
+            not bool((self._frozen == self._frozen_version).any()),
+        )
+
     def sent(self, client: int) -> None:
         """A client was sent what it lacked."""
         self._mask[client], self._frozen[client] = self._mask_version, self._frozen_version

@@ -36,6 +36,21 @@ def test_memory_sees_all_processes_of_a_run(tmp_path: Path) -> None:
         assert 100 < run["peak_mb"] <= run["peak_rss_sum_mb"]
 
 
+def test_the_wire_benchmark_fills_its_tables(tmp_path: Path) -> None:
+    result = result_of("wire", tmp_path)
+    for row in (*result["masks"].values(), *result["changes"].values()):
+        assert row["bytes"] >= row["bound"] > 0
+    assert {row["what"] for row in result["readjustments"]} >= {"begin", "prune"}
+    assert all(0 < row["share"] < 1 for row in result["share"].values())
+
+
+def test_damaged_messages_crash_no_decoder(tmp_path: Path) -> None:
+    result = result_of("wire_fuzz", tmp_path)
+    assert sum(result["ends"].values()) == result["inputs"] == 300
+    assert len(result["ends"]) > 5
+    assert result["most_bytes_for_one"] < 20e6
+
+
 def test_the_committed_figures_are_those_of_the_readme() -> None:
     text = (ROOT / "benchmarks/README.md").read_text()
     training = json.loads((ROOT / "benchmarks/results/client_training.json").read_text())["ratios"]

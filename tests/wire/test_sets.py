@@ -77,12 +77,13 @@ def test_any_bytes_are_a_set_or_an_error(sizes: list[int], body: bytes) -> None:
     ("body", "word"),
     [
         (b"", "ends inside"),
-        (b"\x65", "101 positions are claimed"),
-        (b"\x01\xff\xff\xff\x7f", "skips lead past the end"),
+        (b"\xca\x01", "101 positions are claimed"),
+        (b"\x03\xff\xff\xff\x7f", "skips lead past the end"),
         (b"\x00\x01\x02", "4-byte words"),
         (b"\x00\x00\x00\x00\x00", "never 0"),
         (b"\x00\x01\x00\x00\x00", "goes on"),
-        (b"\x02\x00\xff\xff\xff\xff", "do not lie in their layer"),
+        (b"\x01\x01", "skips lead past the end"),
+        (b"\x04\xff\xff\xff\xff", "do not lie in their layer"),
     ],
 )
 def test_what_is_malformed_is_named(body: bytes, word: str) -> None:

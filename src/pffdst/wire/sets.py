@@ -3,9 +3,8 @@
 A universe is cut into segments (layers) of known sizes n_l, of which k_l positions are chosen, each segment with a
 density of its own. The gaps between neighbours, which are geometric with p = k_l / n_l, are coded in one stream:
 
-    per segment       k_l, as a varint
-    per segment       number of skips, as a varint, where 0 < k_l < n_l
-    rest              the stream (ans.py): per such segment its symbols, 32-bit words, little-endian
+    per segment   2 k_l, or 2 k_l + 1 and the number of skips where there are any: varints
+    rest          the stream (ans.py): the symbols of every segment with 0 < k_l < n_l, 32-bit words, little-endian
 
 Of A_l = min(4096, 8 floor(n_l / k_l) + 2) symbols the last is a skip: A_l - 1 positions are passed and none is chosen.
 Any other, i, passes i positions and chooses the next. A varint is LEB128: seven bits a byte, low ones first, the eighth
@@ -70,13 +69,15 @@ def encode_set(positions: Positions, sizes: Sequence[int], coder: Coder | None =
     coder = coder or default_coder()
     ends = np.searchsorted(positions, np.cumsum(sizes)).tolist()
     counts = [end - begin for begin, end in itertools.pairwise([0, *ends])]
-    numbers, runs, offset = [write_varint(k) for k in counts], [], 0
+    numbers, runs, offset = list[bytes](), [], 0
     for size, count, end in zip(sizes, counts, ends, strict=True):
+        skips = 0
         if 0 < count < size:
             symbols = _symbols(count, size)
             run = _gaps(positions[end - count : end] - offset, symbols)
-            numbers.append(write_varint(len(run) - count))
             runs.append((run, geometric(count, size, symbols)))
+            skips = len(run) - count
+        numbers += [write_varint(2 * count + 1), write_varint(skips)] if skips else [write_varint(2 * count)]
         offset += size
     return b"".join((*numbers, coder.encode(runs).astype("<u4").tobytes()))
 
@@ -97,16 +98,15 @@ def decode_set(body: bytes, sizes: Sequence[int], name: str, coder: Coder | None
     coder, view = coder or default_coder(), memoryview(body)
     counts, skips, at = list[int](), list[int](), 0
     for size in sizes:
-        count, at = read_varint(view, at, name)
+        number, at = read_varint(view, at, name)
+        count, more = number // 2, 0
         if count > size:
             raise WireError(f"{name}: {count} positions are claimed in a layer that has {size}")
-        counts.append(count)
-    for size, count in zip(sizes, counts, strict=True):
-        more = 0
-        if 0 < count < size:
+        if number % 2:
             more, at = read_varint(view, at, name)
-            if count + more * (_symbols(count, size) - 1) > size:
+            if not 0 < count < size or count + more * (_symbols(count, size) - 1) > size:
                 raise WireError(f"{name}: {more} skips lead past the end of a layer that has {size} positions")
+        counts.append(count)
         skips.append(more)
     if (len(body) - at) % 4:
         raise WireError(f"{name}: expected a stream of 4-byte words, but got {len(body) - at} bytes")

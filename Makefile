@@ -22,6 +22,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/wire_fuzz.py
+	$(BIN)/python benchmarks/codecs.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

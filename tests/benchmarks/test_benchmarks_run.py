@@ -19,7 +19,7 @@ def result_of(name: str, folder: Path) -> dict[str, Any]:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     result: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    assert {"machine", "versions", "command", "date", "git", "load"} <= set(result)
+    assert {"machine", "versions", "command", "date", "git"} <= set(result)
     return result
 
 
@@ -42,6 +42,13 @@ def test_the_wire_benchmark_fills_its_tables(tmp_path: Path) -> None:
         assert row["bytes"] >= row["bound"] > 0
     assert {row["what"] for row in result["readjustments"]} >= {"begin", "prune"}
     assert all(0 < row["share"] < 1 for row in result["share"].values())
+
+
+def test_codecs_are_compared_with_the_exact_one(tmp_path: Path) -> None:
+    result = result_of("codecs", tmp_path)
+    sent = {row["codec"]: row["of_paper_bytes"] for row in result["rows"]}
+    assert 0 < sent["int4"] < 0.3 * sent["fp32"]
+    assert set(result["points_over_fp32"]) == {"int4"}
 
 
 def test_damaged_messages_crash_no_decoder(tmp_path: Path) -> None:

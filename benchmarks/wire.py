@@ -36,7 +36,7 @@ from pffdst.sparsity.allocation import Erk, Uniform
 from pffdst.sparsity.masks import random_positions
 from pffdst.state import Layout
 from pffdst.wire.messages import Section
-from pffdst.wire.positions import Coding, Known, decode_positions, encode_positions, to_bitmap
+from pffdst.wire.positions import Coding, Known, decode_positions, encode_move, encode_positions, to_bitmap
 from pffdst.wire.sets import entropy_bytes
 
 DENSITIES = (0.1, 0.05, 0.02, 0.01, 0.001)
@@ -114,7 +114,8 @@ def readjustments(settings: list[str]) -> list[dict[str, Any]]:
                 known = Known(model.layout, model.frozen, before[0])
                 trainable = model.trainable
                 fresh = move.dropped is None
-                sent = encode_positions(trainable, known, move)
+                coded_move = encode_move(move, model.layout, server.model.trainable)
+                sent = encode_positions(trainable, known, [coded_move])
                 explicit = encode_positions(trainable, Known(model.layout, model.frozen) if fresh else known)
                 full = encode_positions(trainable, Known(model.layout, model.frozen))
                 rows.append(

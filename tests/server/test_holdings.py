@@ -70,11 +70,19 @@ def test_a_mask_is_kept_as_long_as_somebody_holds_it() -> None:
     assert set(holdings.state_dict()["masks"]) == {2, 3, 5}
 
 
-def test_the_version_right_before_the_current_is_known_as_such() -> None:
+def test_the_moves_to_the_current_mask_are_known_from_every_version_since_a_draw() -> None:
     holdings = Holdings(1)
-    assert not holdings.precedes(0)
+    assert holdings.moves(0) is None
     holdings.new_mask(MASK)
-    assert not holdings.precedes(0), "nothing is no mask to move from"
+    for move in (b"a", b"b"):
+        holdings.new_mask(MASK, move)
+    assert [holdings.moves(v) for v in range(3)] == [None, [b"a", b"b"], [b"b"]]
+    holdings.new_mask(MASK, b"c", afresh=True)
+    holdings.new_mask(MASK, b"d")
+    assert [holdings.moves(v) for v in range(5)] == [[b"c", b"d"]] * 4 + [[b"d"]]
+    again = Holdings(1)
+    again.load_state_dict(holdings.state_dict())
+    assert [again.moves(v) for v in range(5)] == [holdings.moves(v) for v in range(5)]
     holdings.new_mask(MASK)
-    assert holdings.precedes(1)
-    assert not holdings.precedes(2)
+    assert [holdings.moves(v) for v in range(6)] == [None] * 6
+    assert again.moves(4) == [b"d"]

@@ -15,8 +15,17 @@ from torch import Tensor
 from pffdst.sparsity.masks import Move
 from pffdst.state import Entry, Layout
 from pffdst.wire.messages import Section, WireError
-from pffdst.wire.positions import Coding, Known, decode_positions, encode_positions, from_bitmap, to_bitmap
-from pffdst.wire.sets import encode_set, entropy_bytes
+from pffdst.wire.positions import (
+    MOST_MOVES,
+    Coding,
+    Known,
+    decode_positions,
+    encode_move,
+    encode_positions,
+    from_bitmap,
+    to_bitmap,
+)
+from pffdst.wire.sets import encode_set, entropy_bytes, write_varint
 
 LAYOUT = Layout(
     (
@@ -44,14 +53,20 @@ def frozen_and_held(draw: st.DrawFn) -> Known:
 
 
 @st.composite
-def moves(draw: st.DrawFn, known: Known) -> Move:
-    """A move that the known masks allow: from the held one, or afresh."""
+def histories(draw: st.DrawFn) -> tuple[Known, Tensor, list[bytes]]:
+    """Moves from the held mask or afresh: what is known, the mask they lead to, and they, coded."""
+    known = draw(frozen_and_held())
     afresh = known.held is None or draw(st.booleans())
-    dropped = None if afresh else known.former & drawn(draw(seeds), draw(densities))
-    kept = NOTHING if dropped is None else known.former & ~dropped
-    room = LAYOUT.per_layer(~(kept | known.frozen))
-    share = draw(st.sampled_from([0.0, 0.02, 0.6, 1.0]))
-    return Move(dropped, tuple(round(share * r) for r in room), draw(st.integers(0, 2**63 - 1)))
+    mask, coded = (NOTHING if afresh else known.former), []
+    for i in range(draw(st.integers(1, 4))):
+        dropped = None if afresh and i == 0 else mask & drawn(draw(seeds), draw(densities))
+        kept = NOTHING if dropped is None else mask & ~dropped
+        share = draw(st.sampled_from([0.0, 0.02, 0.6, 1.0]))
+        counts = tuple(round(share * r) for r in LAYOUT.per_layer(~(kept | known.frozen)))
+        move = Move(dropped, counts, draw(st.integers(0, 2**64 - 1)))
+        coded.append(encode_move(move, LAYOUT, mask))
+        mask = move.apply(LAYOUT, mask, known.frozen)
+    return known, mask, coded
 
 
 # ---- both ways --------------------------------------------------------------------------------------------------
@@ -65,14 +80,17 @@ def test_a_mask_comes_back_as_it_was(known: Known, seed: int, density: float) ->
     assert torch.equal(back, mask)
 
 
-@given(st.data(), frozen_and_held())
-def test_a_mask_that_was_made_by_a_move_comes_back(data: st.DataObject, known: Known) -> None:
-    move = data.draw(moves(known))
-    start = NOTHING if move.dropped is None else known.former
-    mask = move.apply(LAYOUT, start, known.frozen)
-    section = encode_positions(mask, known, move)
-    assert torch.equal(decode_positions(section, known, "X"), mask)
-    assert len(section.body) <= len(encode_positions(mask, known).body) + 8
+@given(histories())
+def test_a_mask_that_was_made_by_moves_comes_back(history: tuple[Known, Tensor, list[bytes]]) -> None:
+    known, mask, moves = history
+    for section in (encode_positions(mask, known, moves), as_moves(mask, moves)):
+        assert torch.equal(decode_positions(section, known, "X"), mask)
+    assert len(encode_positions(mask, known, moves).body) <= len(encode_positions(mask, known).body) + 8
+
+
+def as_moves(mask: Tensor, moves: list[bytes]) -> Section:
+    """The moves, also where another coding is smaller."""
+    return Section(Coding.MOVES, checked(mask, write_varint(len(moves)) + b"".join(moves)))
 
 
 @given(st.integers(1, 70), seeds)
@@ -103,7 +121,7 @@ def test_a_density_has_its_coding(density: float, coding: Coding) -> None:
 
 def test_a_few_changes_are_sent_as_changes_and_many_as_a_new_mask() -> None:
     few, mask = held_and_changed(0.02)
-    assert encode_positions(mask, few).coding == Coding.MOVED
+    assert encode_positions(mask, few).coding == Coding.CHANGED
     assert encode_positions(drawn(9, 0.2), few).coding == Coding.SET
 
 
@@ -115,22 +133,52 @@ def test_the_same_mask_again_costs_next_to_nothing() -> None:
 
 def test_a_draw_costs_a_seed_and_a_count_per_layer() -> None:
     move = Move(None, (700, 3, 200), 2**63 - 5)
+    coded = encode_move(move, LAYOUT, NOTHING)
     for held in (None, drawn(1, 0.2)):
-        known = Known(LAYOUT, NOTHING, held)
-        section = encode_positions(move.apply(LAYOUT, NOTHING, NOTHING), known, move)
-        assert section.coding == Coding.DRAWN
-        assert len(section.body) == 4 + 8 + 2 + 1 + 2
+        section = encode_positions(move.apply(LAYOUT, NOTHING, NOTHING), Known(LAYOUT, NOTHING, held), [coded])
+        assert section.coding == Coding.MOVES
+        assert len(section.body) == 4 + 1 + 1 + 8 + 2 + 1 + 2
 
 
 def test_growth_from_a_seed_costs_no_more_than_what_was_dropped() -> None:
     held = drawn(1, 0.2)
     dropped = held & drawn(2, 0.3)
     move = Move(dropped, tuple(LAYOUT.per_layer(dropped)), 17)
-    known = Known(LAYOUT, NOTHING, held)
-    section = encode_positions(move.apply(LAYOUT, held, NOTHING), known, move)
+    section = encode_positions(
+        move.apply(LAYOUT, held, NOTHING), Known(LAYOUT, NOTHING, held), [encode_move(move, LAYOUT, held)]
+    )
     alone = encode_set(torch.nonzero(dropped[held]).flatten().numpy(), LAYOUT.per_layer(held))
-    assert section.coding == Coding.MOVED_DRAWN
-    assert len(section.body) <= len(alone) + 4 + 8 + 2 * len(LAYOUT.layers)
+    assert section.coding == Coding.MOVES
+    assert len(section.body) <= len(alone) + 4 + 2 + 2 + 8 + 2 * len(LAYOUT.layers)
+
+
+def test_a_client_that_was_never_there_is_told_how_the_mask_was_made_where_that_is_shorter() -> None:
+    start = Move(None, (700, 3, 200), 5)
+    first = start.apply(LAYOUT, NOTHING, NOTHING)
+    prune = Move(first & drawn(2, 0.3), (0, 0, 0), 6)
+    mask = prune.apply(LAYOUT, first, NOTHING)
+    moves = [encode_move(start, LAYOUT, NOTHING), encode_move(prune, LAYOUT, first)]
+    known = Known(LAYOUT, NOTHING)
+    section = encode_positions(mask, known, moves)
+    assert section.coding == Coding.MOVES
+    assert len(section.body) < 0.6 * len(encode_positions(mask, known).body)
+
+
+def test_a_history_too_long_for_a_decoder_is_not_sent() -> None:
+    nothing_leaves = encode_move(Move(NOTHING, (0, 0, 0), 0), LAYOUT, NOTHING)
+    moves = [encode_move(Move(None, (700, 3, 200), 5), LAYOUT, NOTHING), *[nothing_leaves] * MOST_MOVES]
+    mask = Move(None, (700, 3, 200), 5).apply(LAYOUT, NOTHING, NOTHING)
+    assert encode_positions(mask, Known(LAYOUT, NOTHING), moves).coding != Coding.MOVES
+    with pytest.raises(WireError, match=f"X: expected 1 to {MOST_MOVES} moves, but got {MOST_MOVES + 1}"):
+        decode_positions(as_moves(mask, moves), Known(LAYOUT, NOTHING), "X")
+
+
+def test_what_is_decoded_twice_is_made_once_and_may_be_written_to() -> None:
+    move = encode_move(Move(None, (700, 3, 200), 5), LAYOUT, NOTHING)
+    mask = Move(None, (700, 3, 200), 5).apply(LAYOUT, NOTHING, NOTHING)
+    section = encode_positions(mask, Known(LAYOUT, NOTHING), [move])
+    decode_positions(section, Known(LAYOUT, NOTHING), "X").fill_(True)
+    assert torch.equal(decode_positions(section, Known(LAYOUT, NOTHING), "X"), mask)
 
 
 def test_what_is_frozen_costs_nothing() -> None:
@@ -181,8 +229,12 @@ def checked(mask: Tensor, body: bytes) -> bytes:
     return struct.pack("<I", zlib.crc32(to_bitmap(mask))) + body
 
 
-def seeded(*counts: int, tail: bytes = b"") -> bytes:
-    return bytes(4) + struct.pack("<Q", 3) + b"".join(bytes((c & 0x7F | 0x80, c >> 7)) for c in counts) + tail
+def moving(*moves: bytes, count: int | None = None) -> Section:
+    return Section(Coding.MOVES, bytes(4) + write_varint(len(moves) if count is None else count) + b"".join(moves))
+
+
+def afresh(*counts: int) -> bytes:
+    return b"\2" + struct.pack("<Q", 3) + b"".join(map(write_varint, counts))
 
 
 MALFORMED: list[tuple[Callable[[], Section], str]] = [
@@ -192,13 +244,19 @@ MALFORMED: list[tuple[Callable[[], Section], str]] = [
     (lambda: Section(Coding.SET, b"abc"), "crc32 of the mask"),
     (lambda: Section(Coding.SET, bytes(4) + encode_set(torch.arange(9).numpy(), [3000, 7, 1200])), "checksum"),
     (lambda: Section(Coding.SET, bytes(4)), "ends inside a number"),
-    (lambda: Section(Coding.DRAWN, bytes(9)), "seed of 8 bytes"),
-    (lambda: Section(Coding.DRAWN, seeded(1, 1)), "ends inside a number"),
-    (lambda: Section(Coding.DRAWN, seeded(1, 8, 1)), "at least 8 candidates in layer b"),
-    (lambda: Section(Coding.DRAWN, seeded(1, 1, 1, tail=b"x")), "1 bytes follow"),
-    (lambda: Section(Coding.DRAWN, seeded(1, 1, 1)), "checksum"),
-    (lambda: Section(Coding.MOVED, bytes(8)), "holds none"),
-    (lambda: Section(Coding.MOVED_DRAWN, bytes(20)), "holds none"),
+    (lambda: Section(Coding.CHANGED, bytes(8)), "holds none"),
+    (lambda: moving(), "1 to 64 moves"),
+    (lambda: moving(afresh(1, 1, 1), count=2), "expected a move"),
+    (lambda: moving(b"\0"), "expected a move"),
+    (lambda: moving(b"\4"), "expected a move"),
+    (lambda: moving(b"\1\0"), "holds none"),
+    (lambda: moving(b"\1\xff\xff\xff\xff\x07"), "ends inside a move"),
+    (lambda: moving(afresh(1, 1)), "ends inside"),
+    (lambda: moving(afresh()[:5]), "ends inside"),
+    (lambda: moving(afresh(1, 8, 1)), "at least 8 candidates in layer b"),
+    (lambda: moving(afresh(1, 1, 1), b"x", count=1), "1 bytes follow the last move"),
+    (lambda: moving(afresh(1, 1, 1)), "checksum"),
+    (lambda: moving(afresh(1, 1, 1), b"\1\1\x02"), "ends inside a number"),
     (lambda: Section(77, b""), "coding 77 is unknown"),
 ]
 

@@ -31,13 +31,22 @@ class Holdings:
         self._frozen = torch.zeros(clients, dtype=torch.int32)
         self._mask_version = self._frozen_version = 0
         self._masks: dict[int, Tensor] = {}
+        self._moves: list[bytes] = []  # of the latest versions, the first of them perhaps afresh
+        self._afresh = False
 
-    def new_mask(self, mask: Tensor) -> None:
-        """The trainable mask changed, to `mask` [W]: every client lacks it."""
+    def new_mask(self, mask: Tensor, move: bytes | None = None, *, afresh: bool = False) -> None:
+        """The trainable mask changed, to `mask` [W]: every client lacks it.
+
+        `move`, if there is one, is the coded move that made it: from the version before, or `afresh`.
+        """
         used = set(self._mask.tolist())
         self._masks = {version: bits for version, bits in self._masks.items() if version in used}
         self._mask_version += 1
         self._masks[self._mask_version] = torch.from_numpy(np.packbits(mask.numpy()))
+        if afresh or move is None:
+            self._moves, self._afresh = [], afresh
+        if move is not None:
+            self._moves.append(move)
 
     def new_frozen(self) -> None:
         """The frozen weights changed: every client lacks them."""
@@ -55,9 +64,12 @@ class Holdings:
         bits = np.unpackbits(self._masks[version].numpy(), count=length)
         return torch.from_numpy(bits.view(np.bool_))
 
-    def precedes(self, version: int) -> bool:
-        """Whether a version is the one right before the current."""
-        return version == self._mask_version - 1 and version > 0
+    def moves(self, held: int) -> list[bytes] | None:
+        """The moves that lead to the current mask: from version `held`, or from none; None where they are not known."""
+        missed = self._mask_version - held
+        if held > 0 and missed < len(self._moves) + (not self._afresh):
+            return self._moves[-missed:]
+        return list(self._moves) if self._afresh else None
 
     @property
     def news(self) -> tuple[bool, bool]:
@@ -83,6 +95,8 @@ class Holdings:
             "frozen": self._frozen.clone(),
             "versions": (self._mask_version, self._frozen_version),
             "masks": dict(self._masks),
+            "moves": [torch.frombuffer(bytearray(move), dtype=torch.uint8) for move in self._moves],
+            "afresh": self._afresh,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,3 +104,4 @@ class Holdings:
         self._mask, self._frozen = state["mask"].clone(), state["frozen"].clone()
         self._mask_version, self._frozen_version = state["versions"]
         self._masks = dict(state["masks"])
+        self._moves, self._afresh = [move.numpy().tobytes() for move in state["moves"]], state["afresh"]

@@ -18,7 +18,7 @@ from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import ClientTask, GlobalModel, RoundPlan, Stage, Update
 from pffdst.wire.downlink import Broadcast
 from pffdst.wire.messages import Section, WireError, pack_section, unpack_section
-from pffdst.wire.positions import put_at_, values_at
+from pffdst.wire.positions import encode_move, put_at_, values_at
 from pffdst.wire.uplink import Report, decode_uplink
 from pffdst.wire.values import ValueCodec
 
@@ -65,7 +65,6 @@ class Server:
         self.average: Tensor | None = None
         self.holdings = Holdings(rules.clients)
         self.sent = model
-        self._move: Move | None = None
         self._frozen_values: Section | None = None
         self._best: tuple[float, Tensor] | None = None
         self._mean: RunningMean | None = None
@@ -134,8 +133,8 @@ class Server:
     def _take(self, model: GlobalModel, move: Move | None) -> None:
         """Takes a model whose mask may have moved; clients lack a mask that did."""
         if move is not None or not torch.equal(model.trainable, self.model.trainable):
-            self.holdings.new_mask(model.trainable)
-            self._move = move
+            coded = None if move is None else encode_move(move, model.layout, self.model.trainable)
+            self.holdings.new_mask(model.trainable, coded, afresh=move is not None and move.dropped is None)
         self.model = model
 
     # ---- dispatch -----------------------------------------------------------------------------------------------
@@ -149,7 +148,6 @@ class Server:
             rules.codec,
             seed=derive_seed(rules.seed, "downlink", plan.t),
             frozen_values=self._frozen_values,
-            move=self._move,
         )
         self.sent = broadcast.sent
         payloads: dict[Lacks, bytes] = {}
@@ -161,7 +159,7 @@ class Server:
                     held=self.holdings.mask(lacks.held, model.layout.maskable),
                     mask=lacks.mask,
                     frozen=lacks.frozen,
-                    moved=self.holdings.precedes(lacks.held),
+                    moves=self.holdings.moves(lacks.held),
                 )
             self.holdings.sent(client)
             tasks.append(ClientTask(client, plan.t, payloads[lacks]))
@@ -249,7 +247,6 @@ class Server:
             "frozen": self.model.frozen,
             "average": self.average,
             "best": self._best,
-            "move": None if self._move is None else (self._move.dropped, self._move.counts, self._move.seed),
             "frozen_values": pack_section(self._frozen_values),
             "holdings": self.holdings.state_dict(),
             "aggregation": self.rules.aggregation.state_dict(),
@@ -259,7 +256,6 @@ class Server:
         """The other way round."""
         self.model = GlobalModel(self.model.layout, state["values"], state["alive"], state["frozen"])
         self.average, self._best = state["average"], state["best"]
-        self._move = None if state["move"] is None else Move(*state["move"])
         self._frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
         self.rules.aggregation.load_state_dict(state["aggregation"])

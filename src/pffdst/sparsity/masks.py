@@ -16,6 +16,8 @@ from pffdst.state import GlobalModel, Layout
 __all__ = ["Move", "keep_largest", "largest", "random_positions", "smallest"]
 
 
+_WHOLE = (1 << 64) - 1
+
 Choose = Callable[[Tensor, int], Tensor]
 
 
@@ -63,7 +65,12 @@ def random_positions(layout: Layout, candidates: Tensor, counts: Sequence[int], 
 
     def choose(at: Tensor, k: int) -> Tensor:
         keys = _splitmix64(seed, at.numpy())
-        return at if k == len(keys) else at[torch.from_numpy(np.argpartition(keys, k - 1)[:k])]
+        if k == len(keys):
+            return at
+        few = np.flatnonzero(keys < np.uint64(min(_WHOLE, round(_WHOLE * k / len(keys) * 1.1) + (1 << 57))))
+        if len(few) < k:  # an unlikely draw
+            few = np.arange(len(keys))
+        return at[torch.from_numpy(few[np.argpartition(keys[few], k - 1)[:k]])]
 
     return _per_layer(layout, candidates, counts, choose)
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from pffdst.sparsity.masks import Move
 from pffdst.state import GlobalModel, Layout
 from pffdst.wire.messages import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
 from pffdst.wire.positions import (
@@ -61,8 +61,8 @@ def digest(bitmap: bytes, values: Section | None = None) -> int:
 class Broadcast:
     """A round's model as it is sent. Values are coded once; what a client lacks besides is coded for it.
 
-    `frozen_values` are the values of the frozen weights as they were coded when they froze, `move` is how the trainable
-    mask was made. `sent` is the model that clients decode, which a lossy codec makes a little another than `model`.
+    `frozen_values` are the values of the frozen weights as they were coded when they froze. `sent` is the model that
+    clients decode, which a lossy codec makes a little another than `model`.
     """
 
     def __init__(
@@ -73,9 +73,8 @@ class Broadcast:
         *,
         seed: int = 0,
         frozen_values: Section | None = None,
-        move: Move | None = None,
     ) -> None:
-        self._model, self._t, self._move, self._frozen_values = model, t, move, frozen_values
+        self._model, self._t, self._frozen_values = model, t, frozen_values
         layout = model.layout
         weights = values_at(model.weights, model.trainable)
         coded = codec.encode(weights, seed=seed)
@@ -89,11 +88,16 @@ class Broadcast:
         self._held = Section(0, _HELD.pack(digest(to_bitmap(model.trainable)), frozen))
 
     def payload(
-        self, *, held: Tensor | None = None, mask: bool = True, frozen: bool = True, moved: bool = False
+        self,
+        *,
+        held: Tensor | None = None,
+        mask: bool = True,
+        frozen: bool = True,
+        moves: Sequence[bytes] | None = None,
     ) -> bytes:
         """The message to clients that lack the trainable mask (`mask`) or the frozen weights (`frozen`).
 
-        `held` is the mask they hold, None if none; `moved`: `move` says how the mask came from it.
+        `held` is the mask they hold, None if none; `moves`, if known, are how the mask was made from it, or afresh.
         """
         model = self._model
         sections = {Tag.HELD: self._held}
@@ -102,9 +106,8 @@ class Broadcast:
             sections[Tag.FROZEN_POSITIONS] = encode_positions(model.frozen, Known(model.layout, nothing, held))
             sections[Tag.FROZEN_VALUES] = self._frozen_values
         if mask:
-            move = self._move if moved or (self._move is not None and self._move.dropped is None) else None
             known = Known(model.layout, model.frozen, held)
-            sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known, move)
+            sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known, moves)
         sections |= self._values
         return pack(Message(Kind.DOWNLINK, self._t, BROADCAST, layout_digest(model.layout), sections))
 

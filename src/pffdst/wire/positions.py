@@ -2,25 +2,28 @@
 
 Both ends know the frozen positions before they speak of the trainable ones; what is frozen is never coded.
 
-coding 0  all          every position that is not frozen: empty body
-coding 1  bitmap       ceil(W / 8) bytes, position j in bit j mod 8 of byte j // 8, unused bits 0
-coding 2  set          the positions, as a set in the layers of what is not frozen (sets.py)
-coding 3  drawn        seed u64, then per layer the number of positions as a varint: a random draw (below)
-coding 4  moved        what left the mask the receiver holds, and what joined it: one set in the layers of the former
-                       mask and, after them, in the layers of its free positions
-coding 5  moved_drawn  seed u64, per layer the number drawn as a varint, then what left, as a set in the layers of the
-                       former mask; what joins is drawn among what is free once that has left
+coding 0  all      every position that is not frozen: empty body
+coding 1  bitmap   ceil(W / 8) bytes, position j in bit j mod 8 of byte j // 8, unused bits 0
+coding 2  set      the positions, as a set in the layers of what is not frozen (sets.py)
+coding 3  changed  what left the mask the receiver holds, and what joined it: one set in the layers of the former mask
+                   and, after them, in the layers of its free positions
+coding 4  moves    how the mask was made, from the held one or from none: the number of moves, a varint, and each move
 
-Free is what is neither in the mask nor frozen; "in the layers of X" counts positions of X alone. Codings 2 to 5 begin
+A move is one byte, 1 where positions leave, 2 where positions are drawn, 3 where both; what leaves, as a set in the
+layers of the mask before it, after the set's length as a varint; the seed, u64, and per layer the number of positions
+drawn, as varints. A first move without any that leave begins from no position at all.
+
+Free is what is neither in the mask nor frozen; "in the layers of X" counts positions of X alone. Codings 2 to 4 begin
 with the crc32 of the bitmap of the mask they decode to: a table or a draw that differs between two machines is found.
 A draw takes, in each layer, the free positions j of least key; the key is splitmix64's output j from the seed.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import final
@@ -35,10 +38,23 @@ from pffdst.state import Layout
 from pffdst.wire.messages import Section, WireError
 from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint, write_varint
 
-__all__ = ["Known", "decode_positions", "encode_positions", "from_bitmap", "put_at_", "to_bitmap", "values_at"]
+__all__ = [
+    "MOST_MOVES",
+    "Coding",
+    "Known",
+    "decode_positions",
+    "encode_move",
+    "encode_positions",
+    "from_bitmap",
+    "put_at_",
+    "to_bitmap",
+    "values_at",
+]
 
+MOST_MOVES = 64  # in one section: a decoder's work has a bound
 _CRC = struct.Struct("<I")
 _SEED = struct.Struct("<Q")
+_LEAVES, _DRAWS = 1, 2
 
 
 class Coding(IntEnum):
@@ -47,9 +63,8 @@ class Coding(IntEnum):
     ALL = 0
     BITMAP = 1
     SET = 2
-    DRAWN = 3
-    MOVED = 4
-    MOVED_DRAWN = 5
+    CHANGED = 3
+    MOVES = 4
 
 
 @final
@@ -110,46 +125,58 @@ def from_bitmap(body: bytes, length: int, name: str) -> Tensor:
 # ---- encoding ------------------------------------------------------------------------------------------------------
 
 
-def encode_positions(mask: Tensor, known: Known, move: Move | None = None) -> Section:
+def encode_positions(mask: Tensor, known: Known, moves: Sequence[bytes] | None = None) -> Section:
     """The mask [W] in the coding that is smallest by its entropy.
 
-    `move`, if given, is how the mask was made: from the held one, or afresh.
+    `moves`, if given, are how the mask was made (`encode_move`): from the held one, or the first of them afresh.
     """
     if bool((mask | known.frozen).all()):
         return Section(Coding.ALL, b"")
-    numbers = 3 * len(known.layout.layers)  # about what the counts of a set take
+    numbers = 2 * len(known.layout.layers)  # about what the counts of a set take
     estimates = {Coding.BITMAP: mask.numel() / 8, Coding.SET: numbers + _entropy_in(known.layout, mask, ~known.frozen)}
     if known.held is not None:
-        estimates[Coding.MOVED] = 2 * numbers + _moved_entropy(mask, known)
-    if move is not None:
-        if move.dropped is None:
-            estimates[Coding.DRAWN] = numbers
-        else:
-            estimates[Coding.MOVED_DRAWN] = 2 * numbers + _entropy_in(known.layout, move.dropped, known.former)
+        estimates[Coding.CHANGED] = 2 * numbers + _changed_entropy(mask, known)
+    if moves is not None and len(moves) <= MOST_MOVES:
+        estimates[Coding.MOVES] = float(sum(map(len, moves)))
     coding = min(estimates, key=lambda c: estimates[c])
     bitmap = to_bitmap(mask)
     if coding is Coding.BITMAP:
         return Section(coding, bitmap)
-    return Section(coding, _CRC.pack(zlib.crc32(bitmap)) + _BODIES[coding](mask, known, move))
+    if coding is Coding.MOVES:
+        assert moves is not None
+        body = b"".join((write_varint(len(moves)), *moves))
+    else:
+        body = _BODIES[coding](mask, known)
+    return Section(coding, _CRC.pack(zlib.crc32(bitmap)) + body)
+
+
+def encode_move(move: Move, layout: Layout, before: Tensor) -> bytes:
+    """One move of the trainable mask `before` [W]."""
+    dropped, drawn = b"", b""
+    if move.dropped is not None:
+        leaving = encode_set(_ranks(move.dropped, before), layout.per_layer(before))
+        dropped = write_varint(len(leaving)) + leaving
+    if move.dropped is None or any(move.counts):
+        drawn = _SEED.pack(move.seed) + b"".join(write_varint(count) for count in move.counts)
+    kind = (_LEAVES if dropped else 0) | (_DRAWS if drawn else 0)
+    return bytes((kind,)) + dropped + drawn
 
 
 def _entropy_in(layout: Layout, chosen: Tensor, universe: Tensor) -> float:
     return entropy_bytes(layout.per_layer(chosen), layout.per_layer(universe))
 
 
-def _moved_entropy(mask: Tensor, known: Known) -> float:
+def _changed_entropy(mask: Tensor, known: Known) -> float:
     former = known.former
     left, joined = _entropy_in(known.layout, former & ~mask, former), mask & ~former
     return left + _entropy_in(known.layout, joined, ~(former | known.frozen))
 
 
-def _set_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
-    del move
+def _set_body(mask: Tensor, known: Known) -> bytes:
     return encode_set(_ranks(mask, ~known.frozen), known.layout.per_layer(~known.frozen))
 
 
-def _moved_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
-    del move
+def _changed_body(mask: Tensor, known: Known) -> bytes:
     former = known.former
     free = ~(former | known.frozen)
     left, joined = _ranks(former & ~mask, former), _ranks(mask & ~former, free)
@@ -157,22 +184,7 @@ def _moved_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
     return encode_set(np.concatenate([left, joined + sum(sizes)]), [*sizes, *known.layout.per_layer(free)])
 
 
-def _drawn_body(mask: Tensor, known: Known, move: Move | None) -> bytes:
-    del mask
-    assert move is not None
-    body = _SEED.pack(move.seed) + b"".join(write_varint(count) for count in move.counts)
-    if move.dropped is None:
-        return body
-    former = known.former
-    return body + encode_set(_ranks(move.dropped, former), known.layout.per_layer(former))
-
-
-_BODIES: dict[Coding, Callable[[Tensor, Known, Move | None], bytes]] = {
-    Coding.SET: _set_body,
-    Coding.DRAWN: _drawn_body,
-    Coding.MOVED: _moved_body,
-    Coding.MOVED_DRAWN: _drawn_body,
-}
+_BODIES: dict[Coding, Callable[[Tensor, Known], bytes]] = {Coding.SET: _set_body, Coding.CHANGED: _changed_body}
 
 
 def _ranks(chosen: Tensor, universe: Tensor) -> NDArray[np.int64]:
@@ -205,22 +217,22 @@ def decode_positions(section: Section, known: Known, name: str) -> Tensor:
 def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Tensor:
     if len(body) < _CRC.size:
         raise WireError(f"{name}: expected the crc32 of the mask, but got {len(body)} bytes")
-    if coding in (Coding.MOVED, Coding.MOVED_DRAWN) and known.held is None:
-        raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
     rest = body[_CRC.size :]
     if coding is Coding.SET:
         mask = torch.zeros_like(known.frozen)
         mask[_at(~known.frozen, decode_set(rest, known.layout.per_layer(~known.frozen), name))] = True
-    elif coding is Coding.MOVED:
-        mask = _decode_moved(rest, known, name)
+    elif coding is Coding.CHANGED:
+        mask = _decode_changed(rest, known, name)
     else:
-        mask = _decode_drawn(rest, known, name, moved=coding is Coding.MOVED_DRAWN)
+        mask = _decode_moves(rest, known, name)
     if zlib.crc32(to_bitmap(mask)) != _CRC.unpack_from(body)[0]:
         raise WireError(f"{name}: the decoded mask does not have the checksum that was sent")
     return mask
 
 
-def _decode_moved(body: bytes, known: Known, name: str) -> Tensor:
+def _decode_changed(body: bytes, known: Known, name: str) -> Tensor:
+    if known.held is None:
+        raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
     former = known.former
     free = ~(former | known.frozen)
     sizes = known.layout.per_layer(former)
@@ -232,22 +244,64 @@ def _decode_moved(body: bytes, known: Known, name: str) -> Tensor:
     return mask
 
 
-def _decode_drawn(body: bytes, known: Known, name: str, *, moved: bool) -> Tensor:
-    if len(body) < _SEED.size:
-        raise WireError(f"{name}: expected a seed of {_SEED.size} bytes, but got {len(body)}")
-    view, at, counts = memoryview(body), _SEED.size, list[int]()
-    for _ in known.layout.layers:
-        count, at = read_varint(view, at, name)
-        counts.append(count)
-    former, dropped = torch.zeros_like(known.frozen), None
-    if moved:
-        former = known.former
-        dropped = torch.zeros_like(former)
-        dropped[_at(former, decode_set(body[at:], known.layout.per_layer(former), name))] = True
-    elif at != len(body):
-        raise WireError(f"{name}: {len(body) - at} bytes follow the last number")
+def _decode_moves(body: bytes, known: Known, name: str) -> Tensor:
+    view = memoryview(body)
+    count, at = read_varint(view, 0, name)
+    if not 1 <= count <= MOST_MOVES:
+        raise WireError(f"{name}: expected 1 to {MOST_MOVES} moves, but got {count}")
+    mask: Tensor | None = None
+    for i in range(count):
+        end = _end_of_move(view, at, len(known.layout.layers), name)
+        move, at = body[at:end], end
+        if i == 0 and not move[0] & _LEAVES:
+            mask = torch.zeros_like(known.frozen)
+        elif i == 0 and known.held is None:
+            raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
+        elif i == 0:
+            mask = known.former
+        assert mask is not None
+        mask = _moved(known.layout, to_bitmap(mask), to_bitmap(known.frozen), move, name)
+    if at != len(body):
+        raise WireError(f"{name}: {len(body) - at} bytes follow the last move")
+    assert mask is not None
+    return mask.clone()  # what is kept for the next time is not to be written to
+
+
+def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
+    """Where the move that begins at `at` ends. WireError where it does not."""
+    if at >= len(view) or not 1 <= view[at] <= (_LEAVES | _DRAWS):
+        raise WireError(f"{name}: expected a move, but got {bytes(view[at : at + 1])!r}")
+    kind, at = view[at], at + 1
+    if kind & _LEAVES:
+        length, at = read_varint(view, at, name)
+        at += length
+    if kind & _DRAWS:
+        at += _SEED.size
+        for _ in range(layers):
+            _, at = read_varint(view, at, name)
+    if at > len(view):
+        raise WireError(f"{name}: the body ends inside a move")
+    return at
+
+
+# Clients that were away for different times are sent different moves to the same masks: each is made once.
+@functools.lru_cache(maxsize=8)
+def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str) -> Tensor:
+    """The mask after one whole move of the mask `before`, both as bitmaps."""
+    mask, blocked = (from_bitmap(bitmap, layout.maskable, name) for bitmap in (before, frozen))
+    view, at, dropped = memoryview(body), 1, torch.zeros_like(mask)
+    if body[0] & _LEAVES:
+        length, at = read_varint(view, at, name)
+        dropped[_at(mask, decode_set(body[at : at + length], layout.per_layer(mask), name))] = True
+        at += length
+    counts, seed = [0] * len(layout.layers), 0
+    if body[0] & _DRAWS:
+        (seed,) = _SEED.unpack_from(body, at)
+        at += _SEED.size
+        for i in range(len(counts)):
+            counts[i], at = read_varint(view, at, name)
     try:
-        return Move(dropped, tuple(counts), _SEED.unpack_from(body)[0]).apply(known.layout, former, known.frozen)
+        return Move(dropped, tuple(counts), seed).apply(layout, mask, blocked)
     except ValueError as error:
         raise WireError(f"{name}: {error}") from error
 

@@ -22,7 +22,7 @@ from pffdst.sparsity.masks import Move
 from pffdst.state import Entry, GlobalModel, Layout
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, remember
 from pffdst.wire.messages import VERSION
-from pffdst.wire.positions import Coding, Known, encode_positions, to_bitmap, values_at
+from pffdst.wire.positions import Coding, Known, encode_move, encode_positions, to_bitmap, values_at
 from pffdst.wire.uplink import Report, decode_uplink, encode_uplink
 from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 
@@ -69,12 +69,18 @@ def cases() -> Iterator[dict[str, Any]]:
     yield down("bitmap", model_of(random_mask(6, 0.5), NOTHING, 2), CODECS["fp32_plain"], Coding.BITMAP)
     for name, codec in CODECS.items():
         yield down(f"set_{name}", model_of(first, NOTHING, 2), codec, Coding.SET)
-    yield down("drawn", model_of(draw.apply(LAYOUT, NOTHING, NOTHING), NOTHING, 2), CODECS["fp32"], Coding.DRAWN, draw)
-    yield down("moved", model_of(near, NOTHING, 2), CODECS["fp32"], Coding.MOVED, held=held)
-    yield down("moved_drawn", model_of(moved, NOTHING, 2), CODECS["fp32"], Coding.MOVED_DRAWN, move, held)
+    yield down("changed", model_of(near, NOTHING, 2), CODECS["fp32"], Coding.CHANGED, held=held)
+    drawn, begin = draw.apply(LAYOUT, NOTHING, NOTHING), encode_move(draw, LAYOUT, NOTHING)
+    yield down("drawn", model_of(drawn, NOTHING, 2), CODECS["fp32"], Coding.MOVES, [begin])
+    regrown = [encode_move(move, LAYOUT, first)]
+    yield down("moved", model_of(moved, NOTHING, 2), CODECS["fp32"], Coding.MOVES, regrown, held)
+    prune = Move(drawn & random_mask(7, 0.2), (0, 0), 0)
+    pruned = prune.apply(LAYOUT, drawn, NOTHING)
+    history = [begin, encode_move(prune, LAYOUT, drawn)]
+    yield down("history", model_of(pruned, NOTHING, 2), CODECS["fp32"], Coding.MOVES, history)
     beside = draw.apply(LAYOUT, NOTHING, frozen)
     for name in ("fp32", "int8"):
-        yield down(f"frozen_{name}", model_of(beside, frozen, 2), CODECS[name], Coding.DRAWN, draw, held)
+        yield down(f"frozen_{name}", model_of(beside, frozen, 2), CODECS[name], Coding.MOVES, [begin], held)
     for name, codec in CODECS.items():
         yield up(f"update_{name}", codec, moves=name == "fp32")
 
@@ -84,16 +90,16 @@ def down(
     model: GlobalModel,
     codec: ValueCodec,
     coding: Coding,
-    move: Move | None = None,
+    moves: list[bytes] | None = None,
     held: bytes | None = None,
 ) -> dict[str, Any]:
     """A message to a client that holds nothing, or what `held` told it."""
     memory = Memory() if held is None else remember(held, Memory(), LAYOUT)
     mask = None if memory.trainable is None else random_mask(1, 0.1)
-    assert encode_positions(model.trainable, Known(LAYOUT, model.frozen, mask), move).coding == coding
+    assert encode_positions(model.trainable, Known(LAYOUT, model.frozen, mask), moves).coding == coding
     frozen = codec.encode(values_at(model.weights, model.frozen), seed=4) if bool(model.frozen.any()) else None
-    broadcast = Broadcast(model, 7, codec, seed=5, frozen_values=frozen, move=move)
-    payload = broadcast.payload(held=mask, moved=mask is not None)
+    broadcast = Broadcast(model, 7, codec, seed=5, frozen_values=frozen)
+    payload = broadcast.payload(held=mask, moves=moves)
     decoded, t = decode_downlink(payload, memory, LAYOUT, codec)
     return {
         "name": name,

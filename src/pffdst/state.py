@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,8 @@ class Layout:
 
     def per_layer(self, mask: Tensor) -> list[int]:
         """Number of True positions of a flat [W] mask in each layer."""
-        return [int(mask[e.span].sum()) for e in self.layers]
+        array = mask.numpy()  # which counts Trues many times as fast as torch does
+        return [int(np.count_nonzero(array[e.span])) for e in self.layers]
 
     def split(self, flat: Tensor) -> Iterator[tuple[Entry, Tensor]]:
         """Each tensor with its part of a flat [N] (or, for the layers alone, [W]) vector, as a view in its shape."""
@@ -122,6 +124,11 @@ class GlobalModel:
         """m & ~z, bool [W]."""
         return self.alive & ~self.frozen
 
+    @cached_property
+    def places(self) -> Tensor:
+        """The trainable positions, int64, increasing."""
+        return torch.from_numpy(np.flatnonzero(self.trainable.numpy()))
+
     @property
     def sparsity(self) -> float:
         """1 - alive / W over the whole model."""
@@ -135,7 +142,9 @@ class GlobalModel:
 
     def with_values(self, values: Tensor) -> GlobalModel:
         """The model with other values [N] under the same masks."""
-        return replace(self, values=values)
+        model = replace(self, values=values)
+        model.__dict__.update({name: self.__dict__[name] for name in ("trainable", "places") if name in self.__dict__})
+        return model
 
 
 @final

@@ -10,6 +10,7 @@ The frozen positions come before the trainable ones: both may be coded as change
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -28,7 +29,6 @@ from pffdst.wire.positions import (
     from_bitmap,
     put_at_,
     to_bitmap,
-    values_at,
 )
 from pffdst.wire.values import ValueCodec
 
@@ -76,7 +76,7 @@ class Broadcast:
     ) -> None:
         self._model, self._t, self._frozen_values = model, t, frozen_values
         layout = model.layout
-        weights = values_at(model.weights, model.trainable)
+        weights = model.weights.index_select(0, model.places)
         coded = codec.encode(weights, seed=seed)
         self._values = {
             Tag.TRAINABLE_VALUES: coded,
@@ -122,51 +122,53 @@ def _with_weights(model: GlobalModel, weights: Tensor) -> GlobalModel:
 # ---- receiving -----------------------------------------------------------------------------------------------------
 
 
-@final
-@dataclass(frozen=True)
-class _Held:
-    """A client's masks after a message."""
-
-    memory: Memory
-    trainable: Tensor
-    frozen: Tensor
+_KEPT = (Tag.TRAINABLE_POSITIONS, Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)
+_SENT = (Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS)
 
 
-def _after(message: Message, memory: Memory, layout: Layout) -> _Held:
+def _after(message: Message, memory: Memory, layout: Layout) -> Memory:
     """What is held after a message; WireError where it is not what the server takes it to be."""
-    body, parts = message.section(Tag.HELD).body, message.sections
+    body = message.section(Tag.HELD).body
     if len(body) != _HELD.size:
         raise WireError(f"HELD: expected {_HELD.size} bytes, but got {len(body)}")
-    trainable_digest, frozen_digest = _HELD.unpack(body)
+    return _remembered(layout, memory, body, tuple(message.sections.get(tag) for tag in _KEPT))
+
+
+# Clients that held the same are sent the same, in one round and in the next: it is decoded once.
+@functools.lru_cache(maxsize=8)
+def _remembered(layout: Layout, memory: Memory, held_body: bytes, sections: tuple[Section | None, ...]) -> Memory:
+    """The memory after the sections that are kept."""
+    trainable_section, frozen_section, frozen_values = sections
+    trainable_digest, frozen_digest = _HELD.unpack(held_body)
     nothing = torch.zeros(layout.maskable, dtype=torch.bool)
     held = None if memory.trainable is None else from_bitmap(memory.trainable, layout.maskable, "memory")
 
     frozen, bitmap, values = nothing, None, None
     if frozen_digest != _NOTHING:
-        bitmap, values = memory.frozen, parts.get(Tag.FROZEN_VALUES, memory.frozen_values)
-        if Tag.FROZEN_POSITIONS in parts:
-            frozen = decode_positions(parts[Tag.FROZEN_POSITIONS], Known(layout, nothing, held), "FROZEN_POSITIONS")
+        bitmap, values = memory.frozen, frozen_values or memory.frozen_values
+        if frozen_section is not None:
+            frozen = decode_positions(frozen_section, Known(layout, nothing, held), Tag.FROZEN_POSITIONS.name)
             bitmap = to_bitmap(frozen)
         elif bitmap is not None:
             frozen = from_bitmap(bitmap, layout.maskable, "memory")
         if bitmap is None or values is None or digest(bitmap, values) != frozen_digest:
             raise WireError("HELD: this client does not hold the frozen weights the server takes it to hold")
-    elif Tag.FROZEN_POSITIONS in parts or Tag.FROZEN_VALUES in parts:
+    elif frozen_section is not None or frozen_values is not None:
         raise WireError("HELD: frozen weights were sent, but none are named")
 
-    trainable, known = held, Known(layout, frozen, held)
-    if Tag.TRAINABLE_POSITIONS in parts:
-        trainable = decode_positions(parts[Tag.TRAINABLE_POSITIONS], known, "TRAINABLE_POSITIONS")
+    trainable = held
+    if trainable_section is not None:
+        trainable = decode_positions(trainable_section, Known(layout, frozen, held), Tag.TRAINABLE_POSITIONS.name)
     if trainable is None or digest(to_bitmap(trainable)) != trainable_digest:
         raise WireError("HELD: this client does not hold the trainable positions the server takes it to hold")
     if bool((trainable & frozen).any()):
         raise WireError("FROZEN_POSITIONS: a position is both trainable and frozen")
-    return _Held(Memory(to_bitmap(trainable), bitmap, values), trainable, frozen)
+    return Memory(to_bitmap(trainable), bitmap, values)
 
 
 def remember(payload: bytes, memory: Memory, layout: Layout) -> Memory:
     """What a client that held `memory` keeps after `payload`. Raises WireError as the client itself would."""
-    return _after(unpack(payload), memory, layout).memory
+    return _after(unpack(payload), memory, layout)
 
 
 def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: ValueCodec) -> tuple[GlobalModel, int]:
@@ -174,26 +176,33 @@ def decode_downlink(payload: bytes, memory: Memory, layout: Layout, codec: Value
     message = unpack(payload)
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
         raise WireError("model: the message is not a downlink of this client's model")
-    held = _after(message, memory, layout)
+    after = _after(message, memory, layout)
+    return _model(layout, codec, after, tuple(message.section(tag) for tag in _SENT)), message.t
+
+
+# Clients that lack different things are sent different messages of one model: it is made once.
+@functools.lru_cache(maxsize=1)
+def _model(layout: Layout, codec: ValueCodec, memory: Memory, sections: tuple[Section, ...]) -> GlobalModel:
+    """The model of these masks and values. Nobody writes into its tensors."""
+    assert memory.trainable is not None
+    trainable = from_bitmap(memory.trainable, layout.maskable, "memory")
+    frozen = torch.zeros_like(trainable)
+    if memory.frozen is not None:
+        frozen = from_bitmap(memory.frozen, layout.maskable, "memory")
     leftovers = codec.leftovers
-    parts = {
-        tag: reader.decode(message.section(tag), count, tag.name)
-        for tag, reader, count in (
-            (Tag.TRAINABLE_VALUES, codec, int(held.trainable.sum())),
-            (Tag.PARAMETERS, leftovers, layout.parameters - layout.maskable),
-            (Tag.STATISTICS, leftovers, layout.total - layout.parameters),
-        )
-    }
-    if held.memory.frozen_values is not None:
-        parts[Tag.FROZEN_VALUES] = codec.decode(held.memory.frozen_values, int(held.frozen.sum()), "FROZEN_VALUES")
-    dtypes = {part.dtype for part in parts.values()}
+    counts = (int(trainable.sum()), layout.parameters - layout.maskable, layout.total - layout.parameters)
+    parts = [
+        reader.decode(section, count, tag.name)
+        for tag, section, reader, count in zip(_SENT, sections, (codec, leftovers, leftovers), counts, strict=True)
+    ]
+    dtypes = {part.dtype for part in parts}
     if len(dtypes) > 1:
         raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
     values = torch.zeros(layout.total, dtype=dtypes.pop())
     weights = values[: layout.maskable]
-    put_at_(weights, held.trainable, parts[Tag.TRAINABLE_VALUES])
-    if Tag.FROZEN_VALUES in parts:
-        put_at_(weights, held.frozen, parts[Tag.FROZEN_VALUES])
-    values[layout.maskable : layout.parameters] = parts[Tag.PARAMETERS]
-    values[layout.parameters :] = parts[Tag.STATISTICS]
-    return GlobalModel(layout, values, held.trainable | held.frozen, held.frozen), message.t
+    put_at_(weights, trainable, parts[0])
+    if memory.frozen_values is not None:
+        own = codec.decode(memory.frozen_values, int(frozen.sum()), Tag.FROZEN_VALUES.name)
+        put_at_(weights, frozen, own.to(values.dtype))
+    values[layout.maskable :] = torch.cat(parts[1:])
+    return GlobalModel(layout, values, trainable | frozen, frozen)

@@ -249,22 +249,22 @@ def _decode_moves(body: bytes, known: Known, name: str) -> Tensor:
     count, at = read_varint(view, 0, name)
     if not 1 <= count <= MOST_MOVES:
         raise WireError(f"{name}: expected 1 to {MOST_MOVES} moves, but got {count}")
-    mask: Tensor | None = None
-    for i in range(count):
+    moves = list[bytes]()
+    for _ in range(count):
         end = _end_of_move(view, at, len(known.layout.layers), name)
-        move, at = body[at:end], end
-        if i == 0 and not move[0] & _LEAVES:
-            mask = torch.zeros_like(known.frozen)
-        elif i == 0 and known.held is None:
-            raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
-        elif i == 0:
-            mask = known.former
-        assert mask is not None
-        mask = _moved(known.layout, to_bitmap(mask), to_bitmap(known.frozen), move, name)
+        moves.append(body[at:end])
+        at = end
     if at != len(body):
         raise WireError(f"{name}: {len(body) - at} bytes follow the last move")
-    assert mask is not None
-    return mask.clone()  # what is kept for the next time is not to be written to
+    former = torch.zeros_like(known.frozen)
+    if moves[0][0] & _LEAVES:
+        if known.held is None:
+            raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
+        former = known.former
+    bitmap, frozen = to_bitmap(former), to_bitmap(known.frozen)
+    for move in moves:
+        bitmap = _moved(known.layout, bitmap, frozen, move, name)
+    return from_bitmap(bitmap, known.layout.maskable, name)
 
 
 def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
@@ -286,8 +286,8 @@ def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
 
 # Clients that were away for different times are sent different moves to the same masks: each is made once.
 @functools.lru_cache(maxsize=8)
-def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str) -> Tensor:
-    """The mask after one whole move of the mask `before`, both as bitmaps."""
+def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str) -> bytes:
+    """The mask after one whole move of the mask `before`; masks are bitmaps."""
     mask, blocked = (from_bitmap(bitmap, layout.maskable, name) for bitmap in (before, frozen))
     view, at, dropped = memoryview(body), 1, torch.zeros_like(mask)
     if body[0] & _LEAVES:
@@ -301,7 +301,7 @@ def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str)
         for i in range(len(counts)):
             counts[i], at = read_varint(view, at, name)
     try:
-        return Move(dropped, tuple(counts), seed).apply(layout, mask, blocked)
+        return to_bitmap(Move(dropped, tuple(counts), seed).apply(layout, mask, blocked))
     except ValueError as error:
         raise WireError(f"{name}: {error}") from error
 

@@ -75,7 +75,8 @@ def encode_uplink(
     if moved:
         known = Known(layout, start.frozen, start.trainable)
         sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known)
-    weights, base = values_at(model.weights, model.trainable), values_at(start.weights, model.trainable)
+    places = model.places if moved else start.places
+    weights, base = (m.weights.index_select(0, places) for m in (model, start))
     sections[Tag.TRAINABLE_VALUES] = codec.encode(weights, seed=seed, base=base)
     for tag, span in _leftovers(layout, statistics=statistics):
         sections[tag] = leftovers.encode(model.values[span], base=start.values[span])
@@ -95,9 +96,9 @@ def with_residual(model: GlobalModel, residual: Residual) -> GlobalModel:
 def residual_of(payload: bytes, model: GlobalModel, start: GlobalModel, codec: ValueCodec) -> Residual:
     """What rounding took from the update `payload` of `model`: error feedback at the client."""
     section = unpack(payload).section(Tag.TRAINABLE_VALUES)
-    base = values_at(start.weights, model.trainable)
+    base = start.weights.index_select(0, start.places)
     decoded = codec.decode(section, len(base), Tag.TRAINABLE_VALUES.name, base=base)
-    return Residual(to_bitmap(model.trainable), values_at(model.weights, model.trainable) - decoded)
+    return Residual(to_bitmap(start.trainable), model.weights.index_select(0, start.places) - decoded)
 
 
 def _leftovers(layout: Layout, *, statistics: bool) -> list[tuple[Tag, slice]]:
@@ -153,7 +154,8 @@ def decode_uplink(
             raise WireError(f"{tag.name}: expected {sent.values.dtype}, but got {values.dtype}")
         return values
 
-    weights = read(Tag.TRAINABLE_VALUES, codec, values_at(sent.weights, trainable))
+    base = values_at(sent.weights, trainable) if moved else sent.weights.index_select(0, sent.places)
+    weights = read(Tag.TRAINABLE_VALUES, codec, base)
     parts = {tag: read(tag, codec.leftovers, sent.values[span]) for tag, span in leftovers}
     report = _decode_report(message.section(Tag.REPORT))
     return Upload(client, report, trainable, weights, parts[Tag.PARAMETERS], parts.get(Tag.STATISTICS))

@@ -54,7 +54,7 @@ class ValueCodec(ABC):
     client_feedback = False
     formats: ClassVar[tuple[int, ...]]
 
-    def __init__(self, level: int = 3, difference: bool = True) -> None:
+    def __init__(self, level: int = 1, difference: bool = True) -> None:
         if not 0 <= level <= 19:
             raise ValueError(f"Expected `codec.level` to be in 0 .. 19, 0 for no compression, but got {level}")
         self.level = level
@@ -181,7 +181,7 @@ class _Rounded(ValueCodec):
 
     dropped: ClassVar[int]
 
-    def __init__(self, level: int = 3, difference: bool = True, client_feedback: bool = False) -> None:
+    def __init__(self, level: int = 1, difference: bool = True, client_feedback: bool = False) -> None:
         super().__init__(level, difference)
         self.client_feedback = client_feedback
 
@@ -261,7 +261,7 @@ class _Blocks(ValueCodec):
     most: ClassVar[int]
 
     def __init__(
-        self, block: int = 256, level: int = 3, difference: bool = True, client_feedback: bool = False
+        self, block: int = 256, level: int = 1, difference: bool = True, client_feedback: bool = False
     ) -> None:
         super().__init__(level, difference)
         self.client_feedback = client_feedback

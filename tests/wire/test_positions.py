@@ -128,7 +128,7 @@ def test_a_few_changes_are_sent_as_changes_and_many_as_a_new_mask() -> None:
 def test_the_same_mask_again_costs_next_to_nothing() -> None:
     known, _ = held_and_changed(0.0)
     assert known.held is not None
-    assert len(encode_positions(known.held, known).body) == 4 + 2 * len(LAYOUT.layers)
+    assert len(encode_positions(known.held, known).body) == 4 + 1 + len(LAYOUT.layers)
 
 
 def test_a_draw_costs_a_seed_and_a_count_per_layer() -> None:
@@ -272,6 +272,12 @@ def test_a_change_to_another_mask_than_the_held_one_is_found() -> None:
     section = encode_positions(mask, known)
     with pytest.raises(WireError, match="PLACE"):
         decode_positions(section, Known(LAYOUT, NOTHING, drawn(8, 0.2)), "PLACE")
+
+
+@pytest.mark.parametrize("body", [b"", b"\2\0\0\0"])
+def test_a_change_is_balanced_or_not(body: bytes) -> None:
+    with pytest.raises(WireError, match="PLACE: expected a byte 0 or 1"):
+        decode_positions(Section(Coding.CHANGED, bytes(4) + body), held_and_changed(0.1)[0], "PLACE")
 
 
 def test_a_frozen_position_cannot_be_claimed() -> None:

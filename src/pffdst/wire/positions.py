@@ -5,8 +5,8 @@ Both ends know the frozen positions before they speak of the trainable ones; wha
 coding 0  all      every position that is not frozen: empty body
 coding 1  bitmap   ceil(W / 8) bytes, position j in bit j mod 8 of byte j // 8, unused bits 0
 coding 2  set      the positions, as a set in the layers of what is not frozen (sets.py)
-coding 3  changed  what left the mask the receiver holds, and what joined it: one set in the layers of the former mask
-                   and, after them, in the layers of its free positions
+coding 3  changed  what left the mask the receiver holds, and what joined it: a byte, 1 if the set is balanced, else 0;
+                   one set in the layers of the former mask and, after them, in the layers of its free positions
 coding 4  moves    how the mask was made, from the held one or from none: the number of moves, a varint, and each move
 
 A move is one byte, 1 where positions leave, 2 where positions are drawn, 3 where both; what leaves, as a set in the
@@ -181,7 +181,9 @@ def _changed_body(mask: Tensor, known: Known) -> bytes:
     free = ~(former | known.frozen)
     left, joined = _ranks(former & ~mask, former), _ranks(mask & ~former, free)
     sizes = known.layout.per_layer(former)
-    return encode_set(np.concatenate([left, joined + sum(sizes)]), [*sizes, *known.layout.per_layer(free)])
+    balanced = known.layout.per_layer(former & ~mask) == known.layout.per_layer(mask & ~former)
+    universe = [*sizes, *known.layout.per_layer(free)]
+    return bytes((balanced,)) + encode_set(np.concatenate([left, joined + sum(sizes)]), universe, balanced=balanced)
 
 
 _BODIES: dict[Coding, Callable[[Tensor, Known], bytes]] = {Coding.SET: _set_body, Coding.CHANGED: _changed_body}
@@ -233,10 +235,12 @@ def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Ten
 def _decode_changed(body: bytes, known: Known, name: str) -> Tensor:
     if known.held is None:
         raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
+    if not body or body[0] > 1:
+        raise WireError(f"{name}: expected a byte 0 or 1, but got {body[:1]!r}")
     former = known.former
     free = ~(former | known.frozen)
     sizes = known.layout.per_layer(former)
-    places = decode_set(body, [*sizes, *known.layout.per_layer(free)], name)
+    places = decode_set(body[1:], [*sizes, *known.layout.per_layer(free)], name, balanced=body[0] == 1)
     cut = np.searchsorted(places, sum(sizes))
     mask = former.clone()
     mask[_at(former, places[:cut])] = False

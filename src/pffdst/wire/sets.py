@@ -3,12 +3,13 @@
 A universe is cut into segments (layers) of known sizes n_l, of which k_l positions are chosen, each segment with a
 density of its own. The gaps between neighbours, which are geometric with p = k_l / n_l, are coded in one stream:
 
-    per segment   2 k_l, or 2 k_l + 1 and the number of skips where there are any: varints
+    per segment   k_l, as a varint
     rest          the stream (ans.py): the symbols of every segment with 0 < k_l < n_l, 32-bit words, little-endian
 
 Of A_l = min(4096, 8 floor(n_l / k_l) + 2) symbols the last is a skip: A_l - 1 positions are passed and none is chosen.
-Any other, i, passes i positions and chooses the next. A varint is LEB128: seven bits a byte, low ones first, the eighth
-says that more follow.
+Any other, i, passes i positions and chooses the next; with the k_l-th choice a segment ends. In a balanced set the
+second half of the segments has the same k_l as the first half, for which alone they are written. A varint is LEB128:
+seven bits a byte, low ones first, the eighth says that more follow.
 """
 
 from __future__ import annotations
@@ -64,22 +65,22 @@ def _symbols(count: int, size: int) -> int:
     return min(_LARGEST, 8 * (size // count) + 2)
 
 
-def encode_set(positions: Positions, sizes: Sequence[int], coder: Coder | None = None) -> bytes:
-    """Increasing positions of the universe of `sizes` as bytes."""
+def encode_set(
+    positions: Positions, sizes: Sequence[int], *, balanced: bool = False, coder: Coder | None = None
+) -> bytes:
+    """Increasing positions of the universe of `sizes` as bytes. `balanced`: both halves have the same counts."""
     coder = coder or default_coder()
     ends = np.searchsorted(positions, np.cumsum(sizes)).tolist()
     counts = [end - begin for begin, end in itertools.pairwise([0, *ends])]
-    numbers, runs, offset = list[bytes](), [], 0
+    runs, offset = [], 0
     for size, count, end in zip(sizes, counts, ends, strict=True):
-        skips = 0
         if 0 < count < size:
             symbols = _symbols(count, size)
             run = _gaps(positions[end - count : end] - offset, symbols)
             runs.append((run, geometric(count, size, symbols)))
-            skips = len(run) - count
-        numbers += [write_varint(2 * count + 1), write_varint(skips)] if skips else [write_varint(2 * count)]
         offset += size
-    return b"".join((*numbers, coder.encode(runs).astype("<u4").tobytes()))
+    written = counts[: len(counts) // 2] if balanced else counts
+    return b"".join((*map(write_varint, written), coder.encode(runs).astype("<u4").tobytes()))
 
 
 def _gaps(positions: Positions, symbols: int) -> NDArray[np.int32]:
@@ -93,21 +94,19 @@ def _gaps(positions: Positions, symbols: int) -> NDArray[np.int32]:
     return run
 
 
-def decode_set(body: bytes, sizes: Sequence[int], name: str, coder: Coder | None = None) -> Positions:
+def decode_set(
+    body: bytes, sizes: Sequence[int], name: str, *, balanced: bool = False, coder: Coder | None = None
+) -> Positions:
     """The other way round. Raises WireError naming `name` where the body is malformed; takes O(universe) memory."""
-    coder, view = coder or default_coder(), memoryview(body)
-    counts, skips, at = list[int](), list[int](), 0
-    for size in sizes:
-        number, at = read_varint(view, at, name)
-        count, more = number // 2, 0
+    coder, view, at = coder or default_coder(), memoryview(body), 0
+    counts = list[int]()
+    for _ in range(len(sizes) // 2 if balanced else len(sizes)):
+        count, at = read_varint(view, at, name)
+        counts.append(count)
+    counts *= 2 if balanced else 1
+    for size, count in zip(sizes, counts, strict=True):
         if count > size:
             raise WireError(f"{name}: {count} positions are claimed in a layer that has {size}")
-        if number % 2:
-            more, at = read_varint(view, at, name)
-            if not 0 < count < size or count + more * (_symbols(count, size) - 1) > size:
-                raise WireError(f"{name}: {more} skips lead past the end of a layer that has {size} positions")
-        counts.append(count)
-        skips.append(more)
     if (len(body) - at) % 4:
         raise WireError(f"{name}: expected a stream of 4-byte words, but got {len(body) - at} bytes")
     try:
@@ -115,25 +114,29 @@ def decode_set(body: bytes, sizes: Sequence[int], name: str, coder: Coder | None
     except ValueError as error:
         raise WireError(f"{name}: {error}") from error
     found, offset = list[Positions](), 0
-    for size, count, more in zip(sizes, counts, skips, strict=True):
-        found.append(offset + _decode_segment(size, count, more, name, coder))
+    for size, count in zip(sizes, counts, strict=True):
+        found.append(offset + _decode_segment(size, count, name, coder))
         offset += size
     if not coder.exhausted():
         raise WireError(f"{name}: the stream goes on after the last position")
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def _decode_segment(size: int, count: int, skips: int, name: str, coder: Coder) -> Positions:
+def _decode_segment(size: int, count: int, name: str, coder: Coder) -> Positions:
+    """The places of a segment's chosen positions. At most size / (symbols - 1) skips are read."""
     if count in (0, size):
         return np.arange(count)
     symbols = _symbols(count, size)
-    run = coder.decode(count + skips, geometric(count, size, symbols)).astype(np.int64)
-    if not skips:
-        positions = np.cumsum(run + 1) - 1
-        chosen = run < symbols - 1
-    else:
-        chosen = run < symbols - 1
-        positions = np.cumsum(run + chosen)[chosen] - 1
-    if len(positions) != count or int(chosen.sum()) != count or positions[-1] >= size:
+    frequencies, runs, missing, passed = geometric(count, size, symbols), list[Positions](), count, 0
+    while missing and passed <= size:
+        run = coder.decode(missing, frequencies).astype(np.int64)
+        skips = int(np.count_nonzero(run == symbols - 1))
+        runs.append(run)
+        missing, passed = skips, passed + skips * (symbols - 1)
+    run = runs[0] if len(runs) == 1 else np.concatenate(runs)
+    chosen = run < symbols - 1
+    positions = np.cumsum(run + chosen)
+    positions = (positions if len(runs) == 1 else positions[chosen]) - 1
+    if missing or positions[-1] >= size:
         raise WireError(f"{name}: the stream's positions do not lie in their layer")
     return positions

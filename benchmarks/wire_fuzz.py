@@ -39,6 +39,7 @@ from pffdst.wire.messages import WireError, unpack
 from pffdst.wire.uplink import Upload, decode_uplink
 
 HEADER, SECTION, CRC_AT = 24, 8, 20
+LARGEST = (1 << 32) - 1
 RUNS = (
     ("rounds=6", "readjust.interval=1", "codec=fp32"),
     ("rounds=6", "readjust.interval=1", "codec=int8", "participation.stateless=true"),
@@ -140,7 +141,7 @@ def _header_of_section(payload: bytes, other: bytes, rng: random.Random) -> byte
     elif what <= 2:
         coding = rng.choice((rng.randrange(256), rng.randrange(8), coding ^ 0x10, coding ^ 0x20))
     else:
-        length = rng.choice((0, length + 1, max(0, length - 1), 1 << 31, (1 << 32) - 1, rng.randrange(1 << 32)))
+        length = rng.choice((0, max(0, length - 1), min(length + 1, LARGEST), 1 << 31, LARGEST, rng.randrange(1 << 32)))
     return payload[:at] + struct.pack("<BBHI", tag, coding, zero, length) + payload[at + SECTION :]
 
 

@@ -25,6 +25,7 @@ from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
 from pffdst.data.partition import Partition
+from pffdst.engines.base import Engine
 from pffdst.errors import UserError
 from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunLogger
@@ -153,12 +154,11 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     def network() -> Any:
         return instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
 
-    device = cfg.engine.get("device", "cpu")
-    initial = FlatModule(initialise(network, cfg.seed).to(device))
+    engine: Engine = instantiate(cfg.engine)
+    initial = FlatModule(initialise(network, cfg.seed).to(engine.device))
     layout = initial.layout
     server = _server(cfg, initial)
     setup = _setup(cfg, dataset, partition, server, network())
-    channels_last = bool(getattr(cfg.engine, "channels_last", False))
     return Experiment(
         folder=folder,
         config=_plain(cfg),
@@ -167,10 +167,10 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
         checkpoint_every=cfg.checkpoint_every,
-        device=device,
+        device=engine.device,
         setup=setup,
         server=server,
-        engine=instantiate(cfg.engine),
+        engine=engine,
         ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
         evaluator=Evaluator(
             dataset.test,
@@ -178,10 +178,11 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
             cfg.clients,
             dataset.mean,
             dataset.std,
-            channels_last=channels_last,
+            channels_last=engine.channels_last,
         ),
         network=initial,
         loggers=_loggers(cfg, layout),
+        profile=cfg.profile,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -18,6 +18,7 @@ from pffdst import checkpoint
 from pffdst.client.work import ClientSetup
 from pffdst.cost.ledger import Ledger
 from pffdst.cost.memory import PeakMemory
+from pffdst.cost.profile import Stopwatch
 from pffdst.engines.base import Engine
 from pffdst.loggers.base import Loggers
 from pffdst.metrics import names
@@ -43,13 +44,17 @@ class Progress:
     seconds: float = 0.0
     rejected: int = 0
     memory: PeakMemory = field(default_factory=PeakMemory)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     row: Row = field(default_factory=dict)
 
 
 @final
 @dataclass(frozen=True)
 class Experiment:
-    """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed)."""
+    """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed).
+
+    `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -66,6 +71,7 @@ class Experiment:
     evaluator: Evaluator
     network: FlatModule
     loggers: Loggers
+    profile: bool | Literal["trace"] = False
     progress: Progress = field(default_factory=Progress)
 
     # ---- one round's row -----------------------------------------------------------------------------------------
@@ -90,11 +96,15 @@ class Experiment:
         if samples > 0:
             row[names.TRAIN_LOSS] = sum(r.samples * r.loss for r in record.reports) / samples
             row[names.TRAIN_ACC] = sum(r.samples * r.accuracy for r in record.reports) / samples
+        seconds_of = self.progress.watch.lap()
+        if self.profile is not False:
+            row |= {names.time_of(part): s for part, s in seconds_of.items()}
         return self.progress.history.extend(row)
 
     def _accuracies(self, plan: RoundPlan) -> Row:
-        last = self.evaluate(self.server.model)
-        average = self.evaluate(self.server.averaged_model())
+        with self.progress.watch.part("evaluate"):
+            last = self.evaluate(self.server.model)
+            average = self.evaluate(self.server.averaged_model())
         self.server.note_accuracy(plan, last.acc_global)
         self.progress.memory.sample()
         return {
@@ -134,6 +144,12 @@ class Experiment:
         """The folder of last.ckpt and previous.ckpt."""
         return self.folder / "checkpoints"
 
+    def save_if_due(self) -> None:
+        """A checkpoint every `checkpoint_every` rounds and at the end."""
+        with self.progress.watch.part("checkpoint"):
+            if self.progress.t % self.checkpoint_every == 0 or self.progress.t == self.rounds:
+                self.save()
+
     def save(self) -> None:
         """Writes what the next round depends on."""
         progress = self.progress
@@ -147,6 +163,7 @@ class Experiment:
                 "seconds": progress.seconds,
                 "rejected": progress.rejected,
                 "memory": progress.memory.mb,
+                "times": dict(progress.watch.total),
                 "row": dict(progress.row),
                 "server": self.server.state_dict(),
                 "engine": self.engine.state_dict(),
@@ -161,6 +178,7 @@ class Experiment:
         progress.t, progress.seconds, progress.rejected = state["t"], state["seconds"], state["rejected"]
         progress.memory.mb, progress.row = state["memory"], dict(state["row"])
         progress.history.load_state_dict(state["history"])
+        progress.watch.total.update(state.get("times", {}))
         self.server.load_state_dict(state["server"])
         self.engine.load_state_dict(state["engine"])
         self.ledger.load_state_dict(state["ledger"])
@@ -194,6 +212,9 @@ class Experiment:
             figures[f"best_{key}"] = row.get(names.best_of(name))
         figures |= {name: total[name] for name in Ledger.NAMES}
         figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
+        if self.profile is not False:
+            times = progress.watch.total
+            figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}
         return figures | {
             "alive": row.get(names.ALIVE),
             "frozen": row.get(names.FROZEN),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pffdst.cost.memory import release_free_memory
+from pffdst.cost.profile import tracing
 from pffdst.experiment import Experiment
 from pffdst.server.server import RoundRecord
 from pffdst.state import RoundPlan
@@ -19,12 +20,14 @@ _log = logging.getLogger(__name__)
 
 def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Plays all rounds, or those after the checkpoint `state`; gives the summary, which is also on disk."""
-    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+    folder = experiment.folder if experiment.profile == "trace" else None
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers, tracing(folder) as traced:
         if state is not None:
             experiment.restore(state)
         loggers.open(experiment.config, experiment.folder, None if state is None else state["loggers"])
         for t in range(experiment.progress.t, experiment.rounds):
             play_round(experiment, t)
+            traced()
         summary = experiment.finish()
         loggers.summary(summary)
     return summary
@@ -34,31 +37,37 @@ def play_round(experiment: Experiment, t: int) -> None:
     """Round t, from the plan to the checkpoint."""
     began = time.monotonic()
     server, progress = experiment.server, experiment.progress
-    plan = server.plan(t)
+    watch = progress.watch
+    with watch.part("plan"):
+        plan = server.plan(t)
     exchange(experiment, plan)
-    record = server.conclude(plan)
+    with watch.part("aggregate"):
+        record = server.conclude(plan)
     report_rejected(plan, record)
     progress.rejected += len(record.rejected)
     progress.t = t + 1
     progress.row = experiment.row(plan, record, time.monotonic() - began)
-    experiment.loggers.log(progress.row)
+    with watch.part("log"):
+        experiment.loggers.log(progress.row)
     experiment.lap(began)
-    if progress.t % experiment.checkpoint_every == 0 or progress.t == experiment.rounds:
-        experiment.save()
+    experiment.save_if_due()
     release_free_memory()
 
 
 def exchange(experiment: Experiment, plan: RoundPlan) -> None:
     """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
-    server, ledger, setup = experiment.server, experiment.ledger, experiment.setup
+    server, ledger, setup, watch = experiment.server, experiment.ledger, experiment.setup, experiment.progress.watch
     dense_gradient = setup.rule.wants_gradient(plan.stage, plan.t)
     ledger.begin(server.model, dense_gradient=dense_gradient, news=server.holdings.news)
-    tasks = server.dispatch(plan)
+    with watch.part("encode"):
+        tasks = server.dispatch(plan)
     for task in tasks:
         ledger.down(task)
-    for update in experiment.engine.run(tasks):
+    for update in watch.over("clients", experiment.engine.run(tasks)):
+        watch.client(update.timings)
         ledger.up(update, setup.samples(update.client))
-        server.absorb(plan, update)
+        with watch.part("aggregate"):
+            server.absorb(plan, update)
     ledger.end()
 
 

@@ -7,15 +7,15 @@ bool vectors of length W), then the other parameters, then the floating-point st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ClientTask", "Entry", "GlobalModel", "Layout", "Residual", "RoundPlan", "Stage", "Update"]
+__all__ = ["ClientTask", "Entry", "GlobalModel", "Layout", "Residual", "RoundPlan", "Stage", "Timings", "Update"]
 
 Kind = Literal["maskable", "parameter", "statistic"]
 
@@ -195,16 +195,24 @@ class Residual:
     values: Tensor
 
 
+class Timings(NamedTuple):
+    """Seconds that a client's turn took: decoding, training, encoding."""
+
+    decode: float = 0.0
+    train: float = 0.0
+    encode: float = 0.0
+
+
 @final
 @dataclass(frozen=True)
 class Update:
-    """What came back from a client: bytes, or why there are none. `seconds` is the time its turn took.
+    """What came back from a client: bytes, or why there are none.
 
-    `residual` did not travel: it is what the client keeps to itself until its next turn.
+    `timings` and `residual` did not travel: the residual is what the client keeps to itself until its next turn.
     """
 
     client: int
     payload: bytes | None
     problem: str | None = None
-    seconds: float = 0.0
+    timings: Timings = field(default_factory=Timings)
     residual: Residual | None = None

@@ -32,7 +32,9 @@ def test_sixteen_digits_and_stable(configs: Path) -> None:
     assert found == fingerprint(OmegaConf.create(plain(compose([], configs))))
 
 
-@pytest.mark.parametrize("override", ["name=x", "tags=[a]", "resume=true", "checkpoint_every=1", "paths.logs=/x"])
+@pytest.mark.parametrize(
+    "override", ["name=x", "tags=[a]", "resume=true", "checkpoint_every=1", "profile=true", "paths.logs=/x"]
+)
 def test_neutral_keys_do_not_count(configs: Path, override: str) -> None:
     before, after = compose([], configs), compose([override], configs)
     assert fingerprint(before) == fingerprint(after)

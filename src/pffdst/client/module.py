@@ -7,7 +7,6 @@ from typing import final
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from pffdst.client.step import LocalTraining, add_regularisers_, cross_entropy, make_optimizer, normalise
 from pffdst.models.flat import FlatModule
@@ -43,7 +42,6 @@ class ClientModule(LightningModule):
         dtype = next(network.parameters()).dtype
         self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=dtype).view(1, -1, 1, 1), persistent=False)
-        self.loss_metric, self.accuracy_metric = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.flat = FlatModule(self.network)
         self.start: GlobalModel | None = None
         self._anchors: list[Tensor] = []
@@ -97,12 +95,10 @@ class ClientModule(LightningModule):
     def training_metrics(self) -> tuple[float, float]:
         """Mean loss and accuracy over the samples of all steps since `begin`."""
         losses, correct, counts = zip(*self._steps, strict=True)
-        weights = torch.tensor(counts, dtype=torch.float64)
-        self.loss_metric.reset()
-        self.accuracy_metric.reset()
-        self.loss_metric.update(torch.stack(losses).double().cpu(), weights)
-        self.accuracy_metric.update(torch.stack(correct).double().cpu() / weights, weights)
-        return float(self.loss_metric.compute()), float(self.accuracy_metric.compute())
+        seen = torch.tensor(counts, dtype=torch.float64)
+        # not torchmetrics' MeanMetric: it drops its weights where NaN, a diverged client's loss, is to stay NaN
+        loss = (torch.stack(losses).double().cpu() * seen).sum() / seen.sum()
+        return float(loss), float(torch.stack(correct).sum() / seen.sum())
 
     def gradient_of(self, batch: Batch) -> Tensor:
         """The dense gradient [W] of one batch, without decay or proximal term, normalisation in training mode.

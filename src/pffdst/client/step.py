@@ -64,6 +64,6 @@ def add_regularisers_(parameters: Sequence[Tensor], anchors: Sequence[Tensor], d
 @torch.no_grad()
 def mask_gradients_(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     """Multiplies each weight's gradient by its 0/1 mask in place."""
-    for weight, mask in zip(weights, masks, strict=True):
-        if weight.grad is not None:
-            weight.grad.mul_(mask)
+    pairs = [(w.grad, mask) for w, mask in zip(weights, masks, strict=True) if w.grad is not None]
+    if pairs:
+        torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])

@@ -11,16 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 
 __all__ = ["differences", "fingerprint"]
 
-_NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "tags", "name", "checkpoint_every", "hydra"})
+_NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "profile", "tags", "name", "checkpoint_every", "hydra"})
 _NEUTRAL_DATASET = frozenset({"cache", "download"})
 
 
 def fingerprint(cfg: DictConfig) -> str:
     """16 hexadecimal digits that two configurations share when they must give the same result.
 
-    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, checkpoint_every) and where
-    the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its path, one
-    that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
+    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, profile, checkpoint_every)
+    and where the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its
+    path, one that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
     """
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     text = json.dumps(_canonical(_essence(plain)), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -62,7 +62,7 @@ def range_problems(cfg: DictConfig) -> list[str]:
         with suppress(OmegaConfBaseException):  # missing, or an interpolation that leads nowhere
             given[key] = cfg[key]
     lines = [rule.problem(given[rule.key]) for rule in _RULES if rule.key in given]
-    lines += [_cohort(given), _name(given), _resume(given)]
+    lines += [_cohort(given), _name(given), _resume(given), _profile(given)]
     return [line for line in lines if line is not None]
 
 
@@ -78,6 +78,13 @@ def _name(given: dict[str, Any]) -> str | None:
     if name is None or (name.strip() and name.isprintable() and not set(name) & set('/\\:*?"<>|')):
         return None
     return f"name={name}: expected text that can be part of a folder's name; write e.g. name=digits"
+
+
+def _profile(given: dict[str, Any]) -> str | None:
+    profile = given.get("profile", False)
+    if isinstance(profile, bool) or profile == "trace":
+        return None
+    return f"profile={profile}: expected true, false or trace; write e.g. profile=true"
 
 
 def _resume(given: dict[str, Any]) -> str | None:

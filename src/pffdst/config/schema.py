@@ -38,6 +38,7 @@ class RootConfig:
     eval_every: int = MISSING
     checkpoint_every: int = MISSING
     resume: Any = False
+    profile: Any = False
 
     dataset: Any = MISSING
     partition: Any = MISSING

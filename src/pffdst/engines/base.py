@@ -34,8 +34,13 @@ class EngineError(RuntimeError):
 
 
 class Engine(ABC):
-    """Runs the clients of a round. Used as `with engine.open(setup): ...`."""
+    """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
+    `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
+    """
+
+    device: str = "cpu"
+    channels_last: bool = False
     memories: ClientMemories
 
     @contextlib.contextmanager

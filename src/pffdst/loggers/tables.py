@@ -123,8 +123,17 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
         ("  forward", show("flops_forward", format_flops), ""),
         ("  gradients", *gradients),
         ("time, memory", show("wall_s", format_seconds), show("peak_rss_mb", _megabytes)),
+        *_times(summary),
         ("rejected updates", show("rejected", str), ""),
     ]
+
+
+def _times(summary: Summary) -> list[tuple[str, str, str]]:
+    """Where a profiled run's time went, the longest part first."""
+    parts = {words: float(summary[f"time_{part}"]) for part, words in _TIMES.items() if f"time_{part}" in summary}
+    whole = sum(parts.values()) or 1.0
+    longest_first = sorted(parts.items(), key=lambda item: -item[1])
+    return [(f"  {words}", format_seconds(s), format_percent(s / whole)) for words, s in longest_first]
 
 
 def _format(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
@@ -155,6 +164,15 @@ _PARTS: Final = {
     "catch_up": "catching up",
     "dense": "biases, statistics",
     "header": "headers",
+}
+_TIMES: Final = {
+    "plan": "planning",
+    "encode": "encoding",
+    "clients": "clients",
+    "aggregate": "averaging",
+    "evaluate": "evaluating",
+    "log": "logging",
+    "checkpoint": "checkpoints",
 }
 _IDENTITY: Final[dict[str, Callable[[Any], str]]] = {
     "method": str,

@@ -47,6 +47,7 @@ __all__ = [
     "columns",
     "density_of",
     "last5_of",
+    "time_of",
 ]
 
 Row = dict[str, float | int | str]
@@ -102,6 +103,11 @@ def last5_of(accuracy: str) -> str:
 def by_bytes(accuracy: str) -> str:
     """The name under which an accuracy is drawn over cumulative bytes in W&B: `by_bytes/acc_global`."""
     return f"by_bytes/{_bare(accuracy)}"
+
+
+def time_of(part: str) -> str:
+    """The name of the seconds that a part of the round took, with `profile=true`."""
+    return f"time/{part}"
 
 
 def density_of(layer: str) -> str:

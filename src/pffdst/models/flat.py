@@ -94,9 +94,10 @@ class FlatModule:
         return flat
 
     @torch.no_grad()
-    def gradient(self) -> Tensor:
-        """The gradient of the maskable weights, flat [W], on the CPU; a weight without one counts as 0."""
-        flat = torch.zeros(self.layout.maskable, dtype=self.weights[0].dtype)
+    def gradient(self, out: Tensor | None = None) -> Tensor:
+        """The gradient of the maskable weights, flat [W], on the CPU or in `out`; a weight without one counts as 0."""
+        flat = torch.empty(self.layout.maskable, dtype=self.weights[0].dtype) if out is None else out
+        flat.zero_()
         for entry, weight in zip(self.layout.layers, self.weights, strict=True):
             if weight.grad is not None:
                 flat[entry.span].view(entry.shape).copy_(weight.grad)

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lock bench clean
+.PHONY: demo test check lock bench bench-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -21,10 +21,18 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py
+
+# On a host with a CUDA device; `make bench-gpu DEVICE=cpu` rehearses it at tiny sizes anywhere.
+DEVICE ?= cuda
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --device $(DEVICE)
+	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--quick --results $(or $(TMPDIR),/tmp)/pffdst-rehearsal)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

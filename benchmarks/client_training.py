@@ -20,82 +20,17 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
 
-from common import ROOT, cifar10_folder, describe, load, paired, quartiles, write_result
+from bare import BareLoop
+from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
-from pffdst.client.work import ClientSetup
 from pffdst.config.session import compose
-from pffdst.data.batches import batch_indices, steps
 from pffdst.experiment import Experiment
-from pffdst.seeding import generator_for
 
 TARGET = 0.75
 NOISE = "bare again (noise)"
-
-
-# ---- the bare loop -------------------------------------------------------------------------------------------------
-
-
-@final
-class BareLeNet(nn.Module):
-    """The network of pffdst.models.lenet, written plainly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.pool = nn.MaxPool2d(3, stride=1)
-        self.fc1 = nn.Linear(6400, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.pool(self.conv1(x)))
-        x = F.relu(self.pool(self.conv2(x)))
-        x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc3(F.relu(self.fc2(x)))
-
-
-@final
-class BareLoop:
-    """The same clients, batches and numbers as the engines', in the fewest lines of PyTorch."""
-
-    def __init__(self, setup: ClientSetup) -> None:
-        self.setup = setup
-        self.model = BareLeNet()
-        self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.mean = torch.tensor(setup.mean).view(1, 3, 1, 1)
-        self.std = torch.tensor(setup.std).view(1, 3, 1, 1)
-
-    def round(self, cohort: tuple[int, ...], t: int) -> None:
-        for client in cohort:
-            self.train(client, t)
-
-    def train(self, client: int, t: int) -> None:
-        setup, numbers, model = self.setup, self.setup.training, self.model
-        own = setup.order[setup.offsets[client] : setup.offsets[client + 1]]
-        images, labels = setup.images.images[own], setup.images.labels[own]
-        model.load_state_dict(self.weights)
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=numbers.lr, momentum=numbers.momentum, weight_decay=numbers.weight_decay
-        )
-        order = generator_for(setup.seed, "client", t, client)
-        for epoch in batch_indices(len(own), numbers.batch_size, numbers.epochs, order):
-            for batch in epoch:
-                x = (images[batch].float() / 255 - self.mean) / self.std
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), labels[batch])
-                loss.backward()
-                optimizer.step()
-
-    def steps(self, cohort: tuple[int, ...]) -> int:
-        numbers = self.setup.training
-        return sum(numbers.epochs * steps(self.setup.samples(k), numbers.batch_size) for k in cohort)
 
 
 # ---- the engines ---------------------------------------------------------------------------------------------------
@@ -238,11 +173,11 @@ def main() -> None:
         "target": TARGET,
         "ratios": summarise(found),
     }
-    console = Console()
-    console.print(table(result))
+    screen = console()
+    screen.print(table(result))
     reached = result["ratios"][VARIANTS[0].name]["median"]
-    console.print(f"default engine: {reached:.3f} of the bare loop (target: at most {TARGET})")
-    console.print(f"written to {write_result(chosen.results, 'client_training', result)}", soft_wrap=True)
+    screen.print(f"default engine: {reached:.3f} of the bare loop (target: at most {TARGET})")
+    screen.print(f"written to {write_result(chosen.results, 'client_training', result)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from common import ROOT, cifar10_folder, describe, write_result
+from common import ROOT, cifar10_folder, console, describe, write_result
 
 SEEDS = {"fp32": (0, 1, 2), "int8": (0, 1, 2), "bf16": (0,), "int4": (0,)}
 ACCURACIES = {"last_5": "last5_acc_global", "average": "ema_acc_global", "last": "acc_global"}
@@ -95,11 +94,11 @@ def main() -> None:
         shown.add_column(column.replace("_", " "), justify="left" if column == "codec" else "right")
     for one in rows:
         shown.add_row(*map(str, one.values()))
-    console = Console()
-    console.print(shown)
+    screen = console()
+    screen.print(shown)
     for codec, points in result["points_over_fp32"].items():
-        console.print(f"{codec} over fp32, points: " + ", ".join(f"{name} {p:+.2f}" for name, p in points.items()))
-    console.print(f"written to {write_result(chosen.results, 'codecs', result)}", soft_wrap=True)
+        screen.print(f"{codec} over fp32, points: " + ", ".join(f"{name} {p:+.2f}" for name, p in points.items()))
+    screen.print(f"written to {write_result(chosen.results, 'codecs', result)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

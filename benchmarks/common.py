@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Console
 
-__all__ = ["ROOT", "cifar10_folder", "describe", "load", "paired", "quartiles", "timed", "write_result"]
+__all__ = ["ROOT", "cifar10_folder", "console", "describe", "load", "paired", "quartiles", "timed", "write_result"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "lightning", "numpy")
@@ -81,6 +82,11 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
         return (values[0],) * 3
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
     return first, median, third
+
+
+def console() -> Console:
+    """A console that cuts no table short where the output is a file or a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 # ---- where and with what -------------------------------------------------------------------------------------------

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any, final
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
-from common import ROOT, cifar10_folder, describe, load, write_result
+from common import ROOT, cifar10_folder, console, describe, load, write_result
 
 TARGET_MB = 1200.0
 INTERVAL_S = 0.2
@@ -173,11 +172,11 @@ def main() -> None:
         "target_mb": TARGET_MB,
         "runs": runs,
     }
-    console = Console()
-    console.print(table(runs))
+    screen = console()
+    screen.print(table(runs))
     peak = max(run["peak_mb"] for run in runs.values())
-    console.print(f"peak: {peak:.0f} MB (target: at most {TARGET_MB:.0f} MB)")
-    console.print(f"written to {write_result(chosen.results, 'memory', result)}", soft_wrap=True)
+    screen.print(f"peak: {peak:.0f} MB (target: at most {TARGET_MB:.0f} MB)")
+    screen.print(f"written to {write_result(chosen.results, 'memory', result)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

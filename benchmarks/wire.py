@@ -22,11 +22,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from common import ROOT, cifar10_folder, describe, load, timed, write_result
+from common import ROOT, cifar10_folder, console, describe, load, timed, write_result
 from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.models.flat import layout_of
@@ -249,7 +248,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.getLogger("pffdst").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    before, console = load(), Console()
+    before, screen = load(), console()
     layout = layout_of(ResNet18(3, 32, 10, width=8 if chosen.quick else 64))
     repetitions, densities = (1, (0.1,)) if chosen.quick else (chosen.repetitions, DENSITIES)
     with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as name:
@@ -275,14 +274,14 @@ def main() -> None:
             },
         }
     result["load"]["after"] = load()
-    console.print(table(f"full masks, {layout.maskable:,} weights", named(result["masks"], "mask")))
-    console.print(table("changes to an ERK mask", named(result["changes"], "moved")))
-    console.print(table("readjustments of a run, LeNet", result["readjustments"]))
+    screen.print(table(f"full masks, {layout.maskable:,} weights", named(result["masks"], "mask")))
+    screen.print(table("changes to an ERK mask", named(result["changes"], "moved")))
+    screen.print(table("readjustments of a run, LeNet", result["readjustments"]))
     shares = {n: {k: v for k, v in row.items() if k != "parts"} for n, row in result["share"].items()}
-    console.print(table("coding and decoding in a run", named(shares, "network")))
+    screen.print(table("coding and decoding in a run", named(shares, "network")))
     result["missed"] = missed(result)
-    console.print("targets missed: " + ("; ".join(result["missed"]) or "none"))
-    console.print(f"written to {write_result(chosen.results, 'wire', result)}", soft_wrap=True)
+    screen.print("targets missed: " + ("; ".join(result["missed"]) or "none"))
+    screen.print(f"written to {write_result(chosen.results, 'wire', result)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

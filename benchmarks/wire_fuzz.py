@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
-from common import ROOT, describe, write_result
+from common import ROOT, console, describe, write_result
 from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.state import GlobalModel
@@ -258,15 +257,15 @@ def main() -> None:
         guided(rest)
         return
     result = describe() | trial(300 if chosen.quick else chosen.inputs, chosen.seed)
-    console = Console()
+    screen = console()
     ends = ", ".join(f"{count:,} {end}" for end, count in result["ends"].items())
-    console.print(f"{result['inputs']:,} damaged copies of {result['messages']} messages, {result['crashes']} crashes")
-    console.print(f"how they ended: {ends}")
-    console.print(
+    screen.print(f"{result['inputs']:,} damaged copies of {result['messages']} messages, {result['crashes']} crashes")
+    screen.print(f"how they ended: {ends}")
+    screen.print(
         f"slowest {result['slowest_ms']} ms; most memory for one {result['most_bytes_for_one'] / 1e6:.2f} MB; "
         f"peak of the process {result['peak_rss_mb']:.0f} MB"
     )
-    console.print(f"written to {write_result(chosen.results, 'wire_fuzz', result)}", soft_wrap=True)
+    screen.print(f"written to {write_result(chosen.results, 'wire_fuzz', result)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def result_of(name: str, folder: Path) -> dict[str, Any]:
+def result_of(name: str, folder: Path, *options: str, written: str | None = None) -> dict[str, Any]:
     """What a quick run of the benchmark writes."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--results", str(folder)]
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--results", str(folder), *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    result: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    result: dict[str, Any] = json.loads((folder / f"{written or name}.json").read_text())
     assert {"machine", "versions", "command", "date", "git"} <= set(result)
     return result
 
@@ -27,6 +27,24 @@ def test_client_training_measures_every_engine(tmp_path: Path) -> None:
     ratios = result_of("client_training", tmp_path)["ratios"]
     assert {"fabric, default", "fabric, exact", "trainer"} < set(ratios)
     assert all(row["median"] > 0 and len(row["ratios"]) == 1 for row in ratios.values())
+
+
+def test_every_engine_plays_whole_rounds_of_both_networks(tmp_path: Path) -> None:
+    rows = result_of("engines", tmp_path)["rows"]
+    assert {row["network"] for row in rows} == {"LeNet", "ResNet-18"}
+    assert {row["engine"] for row in rows} >= {"fabric", "trainer"}
+    assert all(row["of_bare"] > 0 and row["host_mb"] > 100 for row in rows)
+
+
+def test_the_servers_work_is_set_against_a_round(tmp_path: Path) -> None:
+    result = result_of("server", tmp_path)
+    assert all(result[part]["ratio"] > 0 for part in ("evaluation", "decoding", "averaging"))
+
+
+def test_the_benchmark_of_an_accelerator_can_be_rehearsed_without_one(tmp_path: Path) -> None:
+    result = result_of("gpu", tmp_path, "--device", "cpu", written="gpu_rehearsal")
+    assert {row["precision"] for row in result["steps"]} == {"fp32", "tf32", "bf16"}
+    assert len(result["rounds"]) > 5
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")

@@ -40,8 +40,8 @@ class ClientModule(LightningModule):
         self.network = network.to(device).to(memory_format=self.memory_format)
         self.training_numbers = training
         dtype = next(network.parameters()).dtype
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=dtype).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype, device=device).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=dtype, device=device).view(1, -1, 1, 1), persistent=False)
         self.flat = FlatModule(self.network)
         self.start: GlobalModel | None = None
         self._anchors: list[Tensor] = []

@@ -16,7 +16,7 @@ from pffdst.state import ClientTask, Residual, Update
 from pffdst.wire.downlink import Memory
 from pffdst.wire.messages import WireError
 
-__all__ = ["Engine", "EngineError", "Job", "one_thread", "run_in_process"]
+__all__ = ["Engine", "EngineError", "Job", "checked_device", "device_problems", "one_thread", "run_in_process"]
 
 
 @final
@@ -81,6 +81,20 @@ class Engine(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Clients as they were when the checkpoint was written."""
         self.memories.load_state_dict(state)
+
+
+def checked_device(device: str) -> str:
+    """`engine.device` of the engines that train one client at a time. ValueError where it is neither cpu nor cuda."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"Expected `engine.device` to be cpu or cuda, but got {device!r}")
+    return device
+
+
+def device_problems(device: str) -> list[str]:
+    """What this machine lacks for a device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=cpu"]
+    return []
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from pffdst.engines.slots import Figures, Loaded, Slot, SlotSettings
 from pffdst.state import GlobalModel, Timings, Update
 from pffdst.wire.messages import WireError
 
-__all__ = ["BatchedEngine"]
+__all__ = ["BatchedEngine", "numerics"]
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class BatchedEngine(Engine):
             self._fallback.start(setup)
             return
         self._setup, self._inbox = setup, Inbox(setup)
-        self._undo.enter_context(_numerics(self._precision, deterministic=self._deterministic))
+        self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
         images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
         if self.device == "cuda":
             images = ImageSet(images.images.to(self.device), images.labels.to(self.device))
@@ -277,7 +277,7 @@ def _check(device: str, streams: int, precision: str) -> None:
 
 
 @contextlib.contextmanager
-def _numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
+def numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
     """torch's settings for products and convolutions on CUDA, put back afterwards."""
     backends = torch.backends
     before = (

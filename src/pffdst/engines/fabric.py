@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import final
 
-import torch
-
 from pffdst.client.work import ClientSetup, ClientWork
-from pffdst.engines.base import Engine, Job, run_in_process
+from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
 from pffdst.engines.lean import FabricFit
 from pffdst.engines.pool import WorkerPool
 from pffdst.state import Update
@@ -37,18 +35,14 @@ class FabricEngine(Engine):
     ) -> None:
         if not (workers == "auto" or (isinstance(workers, int) and workers >= 0)):
             raise ValueError(f"Expected `engine.workers` to be auto or a number of at least 0, but got {workers!r}")
-        if device not in ("cpu", "cuda"):
-            raise ValueError(f"Expected `engine.device` to be cpu or cuda, but got {device!r}")
         self.channels_last = channels_last and not exact
-        self.device = device
+        self.device = checked_device(device)
         self.workers = 0 if exact or device != "cpu" else workers
         self._pool: WorkerPool | None = None
 
     def problems(self) -> list[str]:
         """What this machine lacks."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=cpu"]
-        return []
+        return device_problems(self.device)
 
     def start(self, setup: ClientSetup) -> None:
         """Starts the workers, or prepares this process."""

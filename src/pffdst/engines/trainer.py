@@ -13,7 +13,7 @@ from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.module import ClientModule
 from pffdst.client.work import ClientSetup, ClientWork
 from pffdst.data.batches import ClientBatches
-from pffdst.engines.base import Engine, Job, run_in_process
+from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
 from pffdst.state import Update
 
 __all__ = ["TrainerEngine", "TrainerFit"]
@@ -23,13 +23,13 @@ __all__ = ["TrainerEngine", "TrainerFit"]
 class TrainerFit:
     """E epochs of a client by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, device: str = "cpu") -> None:
         # once per client it would say that it starts, that it stops, and which features are off
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*barebones.*")
             self.trainer = Trainer(
-                accelerator="cpu",
+                accelerator="cpu" if device == "cpu" else "gpu",
                 devices=1,
                 max_epochs=epochs,
                 barebones=True,
@@ -54,15 +54,20 @@ class TrainerFit:
 
 @final
 class TrainerEngine(Engine):
-    """Clients one after another in this process, each by `Trainer.fit`."""
+    """Clients one after another in this process, each by `Trainer.fit`, on `device` cpu or cuda."""
 
-    def __init__(self, *, channels_last: bool = False) -> None:
+    def __init__(self, *, channels_last: bool = False, device: str = "cpu") -> None:
         self.channels_last = channels_last
+        self.device = checked_device(device)
+
+    def problems(self) -> list[str]:
+        """What this machine lacks."""
+        return device_problems(self.device)
 
     def start(self, setup: ClientSetup) -> None:
         """One module, one Trainer."""
-        self._work = ClientWork(setup, channels_last=self.channels_last)
-        self._fit = TrainerFit(setup.training.epochs)
+        self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
+        self._fit = TrainerFit(setup.training.epochs, self.device)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """One client after another."""

@@ -1,0 +1,84 @@
+"""The bare loop: the same clients, batches and numbers as the engines', in the fewest lines of PyTorch."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pffdst.client.work import ClientSetup
+from pffdst.data.batches import batch_indices, steps
+from pffdst.models.lenet import LeNet
+from pffdst.seeding import generator_for
+
+__all__ = ["BareLoop"]
+
+
+@final
+class BareLeNet(nn.Module):
+    """The network of pffdst.models.lenet, written plainly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.pool = nn.MaxPool2d(3, stride=1)
+        self.fc1 = nn.Linear(6400, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.pool(self.conv1(x)))
+        x = F.relu(self.pool(self.conv2(x)))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.fc3(F.relu(self.fc2(x)))
+
+
+@final
+class BareLoop:
+    """No masks, no messages, no framework: torch's defaults, all cores of a CPU, images kept on the device.
+
+    A network other than LeNet is the project's own module, which is plain PyTorch.
+    """
+
+    def __init__(self, setup: ClientSetup, network: nn.Module | None = None, device: str = "cpu") -> None:
+        self.setup, self.device = setup, device
+        template = setup.network if network is None else network
+        self.model = (BareLeNet() if isinstance(template, LeNet) else template).to(device)
+        self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.mean = torch.tensor(setup.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(setup.std, device=device).view(1, -1, 1, 1)
+        self.images, self.labels = (x.to(device) for x in (setup.images.images, setup.images.labels))
+
+    def round(self, cohort: tuple[int, ...], t: int) -> None:
+        for client in cohort:
+            self.train(client, t)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def train(self, client: int, t: int) -> None:
+        setup, numbers, model = self.setup, self.setup.training, self.model
+        own = setup.indices(client).to(self.device)
+        images, labels = self.images[own], self.labels[own]
+        model.load_state_dict(self.weights)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=numbers.lr, momentum=numbers.momentum, weight_decay=numbers.weight_decay
+        )
+        order = generator_for(setup.seed, "client", t, client)
+        for epoch in batch_indices(len(own), numbers.batch_size, numbers.epochs, order):
+            for batch in epoch:
+                chosen = batch.to(self.device, non_blocking=True)
+                x = (images[chosen].float() / 255 - self.mean) / self.std
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), labels[chosen])
+                loss.backward()
+                optimizer.step()
+
+    def steps(self, cohort: tuple[int, ...]) -> int:
+        numbers = self.setup.training
+        return sum(numbers.epochs * steps(self.setup.samples(k), numbers.batch_size) for k in cohort)
+
+    def samples(self, cohort: tuple[int, ...]) -> int:
+        return sum(self.setup.training.epochs * self.setup.samples(k) for k in cohort)

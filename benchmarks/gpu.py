@@ -1,0 +1,368 @@
+"""What one accelerator does with local steps of ResNet-18, and how near whole rounds come to it.
+
+    python benchmarks/gpu.py [--data FOLDER]              on a CUDA device, in one process, about ten minutes
+    python benchmarks/gpu.py --device cpu                 a rehearsal at tiny sizes, anywhere
+
+1. The rate of products of large matrices in fp32, tf32 and bf16: the floor of a step is its 106.5 GFLOP (32 images,
+   forward and backward) over that rate.
+2. A step of 32 images, per client: the bare eager loop; recorded steps (CUDA graphs) on 1 to 16 streams; clients
+   stacked by torch.vmap; torch.compile(mode="reduce-overhead").
+3. Whole rounds of 20 clients (Dirichlet 0.1): the bare eager loop, and each engine in the same process.
+4. The share of a round of the batched engine in which the device computes: the union of its kernels' times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor, nn
+
+from bare import BareLoop
+from common import ROOT, cifar10_folder, console, describe, load, quartiles, write_result
+from engines import play
+from pffdst.build import build
+from pffdst.config.session import compose
+from pffdst.engines.batched import numerics
+from pffdst.engines.slots import Loaded, Slot, SlotSettings
+from pffdst.experiment import Experiment
+
+STEP_GFLOP = 106.5  # ResNet-18, 32 images of 32x32: 6 x 0.5554 GMAC x 32
+TARGET = 5.0
+PRECISIONS = ("fp32", "tf32", "bf16")
+ROUNDS = {
+    "batched, fp32": ["engine=batched", "engine.precision=fp32"],
+    "batched, tf32": ["engine=batched", "engine.precision=tf32"],
+    "batched, bf16": ["engine=batched", "engine.precision=bf16"],
+    "batched, bf16, 8 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=8"],
+    "batched, bf16, fastest algorithms": ["engine=batched", "engine.precision=bf16", "engine.deterministic=false"],
+    "batched, bf16, not recorded": ["engine=batched", "engine.precision=bf16", "engine.record=false"],
+    "fabric": ["engine=fabric"],
+    "trainer": ["engine=trainer"],
+}
+
+
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: for real, or to see whether it runs."""
+
+    device: str
+    quick: bool
+
+    @property
+    def matrix(self) -> int:
+        return 256 if self.quick else 8192
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        return (1, 2) if self.quick else (1, 2, 4, 8, 16)
+
+    @property
+    def steps(self) -> int:
+        return 2 if self.quick else 60
+
+    @property
+    def rounds(self) -> int:
+        return 1 if self.quick else 3
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], repeats: int) -> float:
+        """Seconds of one call, over `repeats` of them after one that is not timed."""
+        work()
+        self.wait()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        self.wait()
+        return (time.perf_counter() - began) / repeats
+
+
+@contextmanager
+def precise(precision: str) -> Iterator[None]:
+    with numerics(precision, deterministic=False):  # type: ignore[arg-type]
+        yield
+
+
+# ---- 1. matrices ---------------------------------------------------------------------------------------------------
+
+
+def matrix_rates(sizes: Sizes) -> dict[str, float]:
+    """TFLOP/s of a product of square matrices."""
+    rates, n = {}, sizes.matrix
+    for precision in PRECISIONS:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        a, b = (torch.randn(n, n, device=sizes.device, dtype=dtype) for _ in range(2))
+        with precise(precision):
+            rates[precision] = 2 * n**3 / sizes.seconds(lambda a=a, b=b: a @ b, 10) / 1e12
+    return rates
+
+
+# ---- 2. steps ------------------------------------------------------------------------------------------------------
+
+
+def step_rows(experiment: Experiment, sizes: Sizes, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Milliseconds a client-step by variant and precision."""
+    rows = []
+    for precision in PRECISIONS:
+        with precise(precision):
+            for name, seconds in variants(experiment, sizes, bf16=precision == "bf16"):
+                floor = STEP_GFLOP / 1e3 / rates[precision]
+                rows.append({"variant": name, "precision": precision, "ms": 1e3 * seconds, "of_floor": seconds / floor})
+                gc.collect()
+                if sizes.device == "cuda":
+                    torch.cuda.empty_cache()
+    return rows
+
+
+def variants(experiment: Experiment, sizes: Sizes, *, bf16: bool) -> Iterator[tuple[str, float]]:
+    yield "eager", eager_step(experiment, sizes, bf16=bf16, channels_last=False)
+    yield "eager, channels_last", eager_step(experiment, sizes, bf16=bf16, channels_last=True)
+    for streams in sizes.streams:
+        yield f"recorded, {streams} streams", slot_step(experiment, sizes, streams, bf16=bf16)
+    for clients in (2,) if sizes.quick else (5, 20):
+        yield f"vmap, {clients} clients", vmap_step(experiment, sizes, clients, bf16=bf16)
+    if not sizes.quick:
+        yield "compiled", eager_step(experiment, sizes, bf16=bf16, channels_last=True, compiled=True)
+
+
+def batch_of(experiment: Experiment, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    images = experiment.setup.images
+    return images.images[:32].to(sizes.device), images.labels[:32].to(sizes.device)
+
+
+def eager_step(
+    experiment: Experiment, sizes: Sizes, *, bf16: bool, channels_last: bool, compiled: bool = False
+) -> float:
+    """A step of plain PyTorch, with torch.compile where `compiled`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = copy.deepcopy(experiment.setup.network).to(sizes.device).to(memory_format=layout).train()
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, mode="reduce-overhead") if compiled else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    images, labels = batch_of(experiment, sizes)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(sizes.device, dtype=torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(forward(images.to(torch.float32, memory_format=layout) / 255), labels)
+        loss.backward()
+        optimizer.step()
+
+    return sizes.seconds(step, sizes.steps)
+
+
+def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool) -> float:
+    """The engine's own steps: `streams` slots that each train a client of `sizes.steps` batches."""
+    setup, images = experiment.setup, experiment.setup.images
+    data = type(images)(images.images.to(sizes.device), images.labels.to(sizes.device))
+    settings = SlotSettings(torch.device(sizes.device), True, bf16, sizes.device == "cuda")
+    slots = [Slot(setup, data, settings) for _ in range(streams)]
+    loaded = Loaded(slots[0].flat)
+    loaded.load_(experiment.server.model)
+    batches = [torch.arange(32) for _ in range(sizes.steps)]
+
+    def side_by_side() -> None:
+        for slot in slots:
+            with torch.cuda.stream(slot.stream):
+                slot.train(loaded, batches)
+
+    return sizes.seconds(side_by_side, 3) / (streams * sizes.steps)
+
+
+def vmap_step(experiment: Experiment, sizes: Sizes, clients: int, *, bf16: bool) -> float:
+    """All clients in one step: torch.vmap stacks their weights, convolutions become grouped ones."""
+    model = copy.deepcopy(experiment.setup.network).to(sizes.device).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics in place are not vmap's; batch statistics alone
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
+            module.num_batches_tracked = None
+    weights = {n: p.detach().expand(clients, *p.shape).contiguous() for n, p in model.named_parameters()}
+    momenta = {n: torch.zeros_like(p) for n, p in weights.items()}
+    images, labels = (x.expand(clients, *x.shape) for x in batch_of(experiment, sizes))
+
+    def loss_of(own: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        dtype = torch.bfloat16 if bf16 else torch.float32  # normalisation under vmap takes no autocast
+        cast = {name: weight.to(dtype) for name, weight in own.items()}
+        return F.cross_entropy(torch.func.functional_call(model, cast, (x.to(dtype) / 255,)).float(), y)
+
+    gradients_of = torch.vmap(torch.func.grad(loss_of))
+
+    def step() -> None:
+        gradients = gradients_of(weights, images, labels)
+        for name, weight in weights.items():
+            momenta[name].mul_(0.9).add_(gradients[name])
+            weight.sub_(momenta[name], alpha=0.01)
+
+    return sizes.seconds(step, max(1, sizes.steps // clients)) / clients
+
+
+# ---- 3. rounds -----------------------------------------------------------------------------------------------------
+
+
+def round_rows(settings: list[str], sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
+    """Rounds a second of the bare loop and of every engine, on the same cohorts."""
+    rows = [bare_row(settings, sizes, scratch)]
+    for name, engine in ROUNDS.items():
+        if sizes.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        experiment = build(
+            compose([*settings, *engine, f"engine.device={sizes.device}"], ROOT / "configs"), scratch, "-"
+        )
+        with experiment.engine.open(experiment.setup):
+            seconds = [timed_round(experiment, sizes, t) for t in range(sizes.rounds + 1)][1:]
+        rows.append(round_row(name, seconds, rows[0]["seconds"], sizes))
+        del experiment
+        gc.collect()
+    return rows
+
+
+def bare_row(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]:
+    experiment = build(compose(settings, ROOT / "configs"), scratch, "-")
+    bare = BareLoop(experiment.setup, device=sizes.device)
+    seconds = []
+    for t in range(sizes.rounds + 1):
+        cohort = experiment.server.plan(t).cohort
+        began = time.perf_counter()
+        bare.round(cohort, t)
+        seconds.append(time.perf_counter() - began)
+    return round_row("bare eager loop", seconds[1:], seconds[1:], sizes)
+
+
+def timed_round(experiment: Experiment, sizes: Sizes, t: int) -> float:
+    began = time.perf_counter()
+    play(experiment, t)
+    sizes.wait()
+    return time.perf_counter() - began
+
+
+def round_row(name: str, seconds: list[float], bare: list[float], sizes: Sizes) -> dict[str, Any]:
+    _, median, _ = quartiles([b / s for b, s in zip(bare, seconds, strict=True)])
+    memory = torch.cuda.max_memory_allocated() / 1e6 if sizes.device == "cuda" else None
+    return {
+        "engine": name,
+        "rounds_per_s": len(seconds) / sum(seconds),
+        "times_bare": median,
+        "device_mb": memory,
+        "seconds": seconds,
+    }
+
+
+# ---- 4. how busy ---------------------------------------------------------------------------------------------------
+
+
+def busy_share(settings: list[str], sizes: Sizes, scratch: Path) -> float | None:
+    """The share of a round, after one to warm up, in which at least one kernel runs; None without a device."""
+    engine = ["engine=batched", f"engine.device={sizes.device}", "engine.precision=bf16"]
+    experiment = build(compose([*settings, *engine], ROOT / "configs"), scratch, "-")
+    with experiment.engine.open(experiment.setup):
+        play(experiment, 0)
+        sizes.wait()
+        with torch.profiler.profile() as profiler:
+            began = time.perf_counter()
+            play(experiment, 1)
+            sizes.wait()
+            seconds = time.perf_counter() - began
+    spans = sorted((e.time_range.start, e.time_range.end) for e in profiler.events() if e.device_type.name == "CUDA")
+    return union(spans) / 1e6 / seconds if spans else None
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """The length of what sorted spans cover."""
+    covered, reached = 0.0, float("-inf")
+    for begin, end in spans:
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def tables(result: dict[str, Any]) -> Iterator[Table]:
+    rates = Table(title="products of large matrices, TFLOP/s")
+    for name in result["matrix_tflops"]:
+        rates.add_column(name, justify="right")
+    rates.add_row(*(f"{rate:,.2f}" for rate in result["matrix_tflops"].values()))
+    yield rates
+    steps = Table(title="a client's step of 32 images")
+    for name in ("variant", "precision", "ms", "times the floor"):
+        steps.add_column(name, justify="left" if name in ("variant", "precision") else "right")
+    for row in result["steps"]:
+        steps.add_row(row["variant"], row["precision"], f"{row['ms']:.3f}", f"{row['of_floor']:.1f}")
+    yield steps
+    rounds = Table(title="whole rounds")
+    for name in ("engine", "rounds/s", "times the bare loop", "device MB"):
+        rounds.add_column(name, justify="left" if name == "engine" else "right")
+    for row in result["rounds"]:
+        memory = "-" if row["device_mb"] is None else f"{row['device_mb']:,.0f}"
+        rounds.add_row(row["engine"], f"{row['rounds_per_s']:.3f}", f"{row['times_bare']:.2f}", memory)
+    yield rounds
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with cifar10_train*.parquet and cifar10_test*.parquet")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes on a few random images: does it run?")
+    return parser.parse_args()
+
+
+def measured(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]:
+    rates = matrix_rates(sizes)
+    experiment = build(compose(settings, ROOT / "configs"), scratch, "-")
+    steps = step_rows(experiment, sizes, rates)
+    del experiment
+    rounds = round_rows(settings, sizes, scratch)
+    busy = busy_share(settings, sizes, scratch)
+    return {"matrix_tflops": rates, "steps": steps, "rounds": rounds, "busy_share": busy}
+
+
+def main() -> None:
+    chosen = arguments()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device here: rehearse with --device cpu --quick")
+    for name in ("lightning.pytorch", "pffdst"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    before, sizes = load(), Sizes(chosen.device, chosen.quick or chosen.device == "cpu")
+    with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as name:
+        scratch = Path(name)
+        folder, data = cifar10_folder(chosen.data, scratch, quick=sizes.quick)
+        settings = ["experiment=resnet18_cifar10", "logger=csv", f"dataset.path={folder}"]
+        settings += ["clients=4", "cohort=2", "rounds=8", "model.width=4", "local_epochs=1"] if sizes.quick else []
+        settings += [] if data == "CIFAR-10" else [f"paths.cache={scratch}"]
+        found = measured(settings, sizes, scratch)
+    device = torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu"
+    result = describe() | {"device": device, "load": {"before": before, "after": load()}, "data": data} | found
+    screen = console()
+    for shown in tables(result):
+        screen.print(shown)
+    name = "gpu"
+    if sizes.quick:
+        name = "gpu_rehearsal"
+        screen.print("a rehearsal: everything runs, the figures mean nothing")
+    else:
+        best = max(row["times_bare"] for row in result["rounds"])
+        screen.print(f"fastest engine: {best:.2f} times the bare eager loop (target: at least {TARGET:.0f})")
+        screen.print(f"device busy: {100 * result['busy_share']:.0f} % of a round")
+    screen.print(f"written to {write_result(chosen.results, name, result)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from torch import nn
 
 from pffdst.models.cnn import SmallCNN
 from pffdst.models.flat import layout_of
-from pffdst.models.lenet import LeNet
+from pffdst.models.lenet import LeNet, max_pool
 from pffdst.models.resnet import BasicBlock, ResNet18
 
 NETWORKS = [SmallCNN, LeNet, ResNet18]
@@ -30,6 +30,22 @@ def test_lenet_is_convolution_relu_max_pool_of_three_by_one() -> None:
     y = F.max_pool2d(F.relu(net.conv2(y)), 3, stride=1).flatten(1)
     y = net.fc3(F.relu(net.fc2(F.relu(net.fc1(y)))))
     assert torch.equal(net(x), y)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 8, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_filled_up_channels_is_pooling_to_the_bit(channels: int, layout: torch.memory_format) -> None:
+    """Also where several of a window's values are the largest: of them the first gets the gradient."""
+    drawn = torch.randint(-2, 3, (4, channels, 9, 9)).float().to(memory_format=layout)
+    ours, torchs = drawn.clone().requires_grad_(), drawn.clone().requires_grad_()
+    out, expected = max_pool(ours), F.max_pool2d(torchs, 3, stride=1)
+    weights = torch.randn(expected.shape)
+    (out * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert ours.grad is not None
+    assert torchs.grad is not None
+    assert torch.equal(out, expected)
+    assert torch.equal(ours.grad, torchs.grad)
 
 
 def test_resnet18_has_the_published_number_of_parameters() -> None:

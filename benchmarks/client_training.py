@@ -78,7 +78,7 @@ class BareLoop:
 
     def train(self, client: int, t: int) -> None:
         setup, numbers, model = self.setup, self.setup.training, self.model
-        own = setup.order[setup.offsets[client] : setup.offsets[client + 1]]
+        own = setup.indices(client)
         images, labels = setup.images.images[own], setup.images.labels[own]
         model.load_state_dict(self.weights)
         optimizer = torch.optim.SGD(

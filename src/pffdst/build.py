@@ -24,7 +24,7 @@ from pffdst.config.identity import differences, fingerprint
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
-from pffdst.data.partition import Partition
+from pffdst.data.partition import Partition, Shares
 from pffdst.errors import UserError
 from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunLogger
@@ -147,7 +147,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
     _check_fit(cfg, dataset)
-    partition = _partition(cfg, dataset)
+    shares = _shares(cfg, dataset)
     shape = (dataset.channels, dataset.size, dataset.size)
 
     def network() -> Any:
@@ -157,7 +157,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     initial = FlatModule(initialise(network, cfg.seed).to(device))
     layout = initial.layout
     server = _server(cfg, initial)
-    setup = _setup(cfg, dataset, partition, server, network())
+    setup = _setup(cfg, dataset, shares, server, network())
     channels_last = bool(getattr(cfg.engine, "channels_last", False))
     return Experiment(
         folder=folder,
@@ -174,8 +174,8 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
         evaluator=Evaluator(
             dataset.test,
-            partition.test_owner(),
-            cfg.clients,
+            shares.test_owner(),
+            shares.tested,
             dataset.mean,
             dataset.std,
             channels_last=channels_last,
@@ -206,13 +206,13 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
         raise ConfigError(problems)
 
 
-def _partition(cfg: DictConfig, dataset: Dataset) -> Partition:
-    partition: Partition = instantiate(cfg.partition).split(
+def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
+    shares: Shares = instantiate(cfg.partition).split(
         dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
     )
-    if partition.moved > 0:
-        _log.info("partition: %d training samples moved to clients that had too few", partition.moved)
-    return partition
+    if isinstance(shares, Partition) and shares.moved > 0:
+        _log.info("partition: %d training samples moved to clients that had too few", shares.moved)
+    return shares
 
 
 def _server(cfg: DictConfig, initial: FlatModule) -> Server:
@@ -240,7 +240,7 @@ def _server(cfg: DictConfig, initial: FlatModule) -> Server:
     return Server(GlobalModel(layout, values, alive, ~alive), rules)
 
 
-def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Server, network: Any) -> ClientSetup:
+def _setup(cfg: DictConfig, dataset: Dataset, shares: Shares, server: Server, network: Any) -> ClientSetup:
     """What the clients know: the same objects as the server's, which keep no state."""
     return ClientSetup(
         network=network,
@@ -254,8 +254,7 @@ def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Serv
         mean=dataset.mean,
         std=dataset.std,
         images=dataset.train,
-        order=partition.train_order,
-        offsets=partition.train_offsets,
+        shares=shares,
     )
 
 

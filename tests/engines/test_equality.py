@@ -112,7 +112,8 @@ def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
     from pffdst.engines.base import EngineError
 
     experiment = build(compose([*SMALL, "engine.workers=1"], CONFIGS), tmp_path, "identity")
-    broken = replace(experiment.setup, offsets=experiment.setup.offsets + 10**6)
+    shares = experiment.setup.shares
+    broken = replace(experiment.setup, shares=replace(shares, train_order=shares.train_order + 10**6))  # type: ignore[type-var]
     with experiment.engine.open(broken):
         plan = experiment.server.plan(0)
         with pytest.raises(EngineError, match="Traceback"):

@@ -13,6 +13,7 @@ from pffdst.client.module import ClientModule
 from pffdst.client.step import LocalTraining
 from pffdst.data.batches import ClientBatches, SharedImages
 from pffdst.data.dataset import ImageSet
+from pffdst.data.partition import Shares
 from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import ClientTask, GlobalModel, Layout, Residual, Stage, Update
@@ -31,8 +32,8 @@ Fit = Callable[[ClientModule, ClientBatches], None]
 class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
-    `order` [n] and `offsets` [C + 1] give each client's training samples; `sizes` are their numbers. `network` is a
-    template: its weights are overwritten by what arrives.
+    `shares` says which training samples are whose. `network` is a template: its weights are overwritten by what
+    arrives.
     """
 
     network: nn.Module
@@ -46,17 +47,20 @@ class ClientSetup:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     images: SharedImages | ImageSet
-    order: Tensor
-    offsets: Tensor
+    shares: Shares
 
     @property
     def clients(self) -> int:
         """C."""
-        return self.offsets.numel() - 1
+        return self.shares.clients
 
     def samples(self, client: int) -> int:
         """n_k, the number of training samples of a client."""
-        return int(self.offsets[client + 1] - self.offsets[client])
+        return self.shares.size(client)
+
+    def indices(self, client: int) -> Tensor:
+        """A client's training samples, int64 [n_k]."""
+        return self.shares.train(client)
 
     def stage_of(self, t: int) -> Stage:
         """The stage that holds round t."""
@@ -101,7 +105,7 @@ class ClientWork:
     def _batches(self, task: ClientTask, stream: str) -> ClientBatches:
         """The client's own samples in an order named by run, round and client."""
         setup, k = self.setup, task.client
-        indices = setup.order[setup.offsets[k] : setup.offsets[k + 1]]
+        indices = setup.indices(k)
         generator = generator_for(setup.seed, stream, task.t, k)
         batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images

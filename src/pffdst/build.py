@@ -26,7 +26,7 @@ from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
 from pffdst.data.partition import Partition, Shares
 from pffdst.errors import UserError
-from pffdst.experiment import Experiment
+from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.base import Loggers, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
@@ -114,6 +114,8 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     else:
         path = Path(str(resume))
         state = checkpoint.load(path)
+    if state["format"] != STATE_FORMAT:
+        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
     if state["fingerprint"] != identity:
         raise UserError(_another_configuration(cfg, folder, path))
     _log.info("resuming after round %d from %s", state["t"], path)

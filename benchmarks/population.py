@@ -80,7 +80,7 @@ def main() -> None:
         folder, data = cifar10_folder(chosen.data, scratch, quick=chosen.quick)
         where = [f"dataset.path={folder}", f"paths.cache={scratch / 'cache'}"]
         quick = ["partition.samples=8", "partition.panel=10"] if chosen.quick else []
-        play(10, 2, 1, [*where, *quick], scratch / "first")  # decodes the images, which is no cost of a population
+        play(10, 2, 2, [*where, *quick], scratch / "first")  # decodes the images, which is no cost of a population
         plays = enumerate(QUICK if chosen.quick else ROWS)
         rows = [play(*row, [*where, *quick], scratch / str(number)) for number, row in plays]
     same = [row["peak_mb"] for row in rows if row["cohort"] == rows[0]["cohort"]]

@@ -25,6 +25,9 @@ from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
 from pffdst.data.partition import Partition, Shares
+from pffdst.engines.base import Engine
+from pffdst.engines.distributed import Distributed
+from pffdst.engines.distributed import follow as follow_with
 from pffdst.errors import UserError
 from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.base import Loggers, RunLogger
@@ -34,11 +37,12 @@ from pffdst.loggers.tables import print_summary
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
 from pffdst.models.flat import FlatModule, initialise
+from pffdst.ranks import Ranks, current
 from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
 from pffdst.state import GlobalModel, Layout
 
-__all__ = ["build", "launch"]
+__all__ = ["build", "follow", "launch"]
 
 _log = logging.getLogger(__name__)
 # A method's label names the overrides that make it an ablation.
@@ -149,6 +153,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
     _check_fit(cfg, dataset)
+    engine = _engine(cfg)
     shares = _shares(cfg, dataset)
     shape = (dataset.channels, dataset.size, dataset.size)
 
@@ -172,7 +177,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         device=device,
         setup=setup,
         server=server,
-        engine=instantiate(cfg.engine),
+        engine=engine,
         ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
         evaluator=Evaluator(
             dataset.test,
@@ -185,6 +190,35 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         network=initial,
         loggers=_loggers(cfg, layout),
     )
+
+
+def _engine(cfg: DictConfig) -> Engine:
+    """The configured engine; under torchrun one of many, and the other ranks are told the configuration.
+
+    They are told once the data are here: what was downloaded and decoded lies in the cache for those beside.
+    """
+    engine: Engine = instantiate(cfg.engine)
+    ranks = current()
+    if ranks is None:
+        return engine
+    for peer in ranks.links:
+        ranks.send(peer, OmegaConf.to_yaml(cfg, resolve=True).encode())
+    return Distributed(engine, ranks)
+
+
+def follow(ranks: Ranks) -> None:
+    """What a rank beside rank 0 does: it makes the clients from the configuration it is sent, and runs them."""
+    logging.disable()  # rank 0 says it
+
+    def make(text: str) -> tuple[Engine, ClientSetup]:
+        cfg = OmegaConf.create(text)
+        assert isinstance(cfg, DictConfig)
+        dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+        network = instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
+        server = _server(cfg, FlatModule(network))
+        return instantiate(cfg.engine), _setup(cfg, dataset, _shares(cfg, dataset), server, network)
+
+    follow_with(ranks, make)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -34,9 +34,13 @@ class EngineError(RuntimeError):
 
 
 class Engine(ABC):
-    """Runs the clients of a round. Used as `with engine.open(setup): ...`."""
+    """Runs the clients of a round. Used as `with engine.open(setup): ...`.
+
+    `beside`: processes of the run on this machine, which share its cores.
+    """
 
     memories: ClientMemories
+    beside: int = 1
 
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:

@@ -6,14 +6,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, final
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pffdst.checkpoint import from_sparse, to_sparse
+from pffdst.engines.packets import pack_memory, tensor_of, unpack_memory
 from pffdst.state import Layout, Residual
 from pffdst.wire.downlink import Memory, remember
-from pffdst.wire.messages import pack_section, unpack_section
 
 __all__ = ["ClientMemories"]
 
@@ -83,8 +81,8 @@ class ClientMemories:
         return {
             "index": to_sparse(self._index),
             "next": self._next,
-            "table": {index: _pack(memory) for index, memory in self._table.items()},
-            "masks": {key: _tensor(mask) for key, mask in masks.items()},
+            "table": {index: pack_memory(memory) for index, memory in self._table.items()},
+            "masks": {key: tensor_of(mask) for key, mask in masks.items()},
             "residuals": {client: (id(r.mask), r.values) for client, r in self._residuals.items()},
         }
 
@@ -93,25 +91,7 @@ class ClientMemories:
         self._index, self._next = from_sparse(state["index"]), state["next"]
         values, counts = torch.unique(self._index, return_counts=True)
         self._keepers = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        self._table = {index: _unpack(packed) for index, packed in state["table"].items()}
+        self._table = {index: unpack_memory(packed) for index, packed in state["table"].items()}
         masks = {key: mask.numpy().tobytes() for key, mask in state["masks"].items()}
         self._residuals = {c: Residual(masks[key], values) for c, (key, values) in state["residuals"].items()}
         self._last, self._payload = {}, []
-
-
-def _pack(memory: Memory) -> tuple[Any, ...]:
-    return (*map(_tensor, (memory.trainable, memory.frozen)), pack_section(memory.frozen_values))
-
-
-def _unpack(packed: tuple[Any, ...]) -> Memory:
-    trainable, frozen, values = packed
-    return Memory(_bytes(trainable), _bytes(frozen), unpack_section(values))
-
-
-def _tensor(body: bytes | None) -> Tensor | None:
-    """Bytes as a checkpoint takes them: a weights_only reader takes no empty ones."""
-    return None if body is None else torch.from_numpy(np.frombuffer(body, np.uint8).copy())
-
-
-def _bytes(packed: Tensor | None) -> bytes | None:
-    return None if packed is None else packed.numpy().tobytes()

@@ -205,6 +205,7 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and what a parent among ranks does then is not for us
     torch.set_num_threads(1)
     try:
         known = pickle.loads(setup) if isinstance(setup, bytes) else setup

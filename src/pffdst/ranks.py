@@ -265,6 +265,7 @@ def _silence(environment: Mapping[str, str]) -> float:
 
 
 def _tensor(message: bytes | memoryview) -> Any:
+    import numpy as np
     import torch
 
-    return torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    return torch.from_numpy(np.frombuffer(message, np.uint8).copy())

@@ -22,6 +22,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py

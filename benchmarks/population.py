@@ -26,9 +26,9 @@ from common import ROOT, cifar10_folder, describe, load, write_result
 from memory import watch
 
 TARGET = 1.5
-ROWS = ((10**2, 20, 8), (10**4, 20, 8), (10**6, 20, 8), (10**6, 1000, 3))
+ROWS = ((10**2, 20, 8), (10**4, 20, 8), (10**6, 20, 8), (10**6, 1000, 4))
 """Clients, cohort, rounds."""
-QUICK = ((10, 2, 3), (10**5, 2, 3))
+QUICK = ((10, 2, 4), (10**5, 2, 4))
 
 
 def play(clients: int, cohort: int, rounds: int, where: list[str], folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def main() -> None:
         folder, data = cifar10_folder(chosen.data, scratch, quick=chosen.quick)
         where = [f"dataset.path={folder}", f"paths.cache={scratch / 'cache'}"]
         quick = ["partition.samples=8", "partition.panel=10"] if chosen.quick else []
-        play(10, 2, 2, [*where, *quick], scratch / "first")  # decodes the images, which is no cost of a population
+        play(10, 2, 4, [*where, *quick], scratch / "first")  # decodes the images, which is no cost of a population
         plays = enumerate(QUICK if chosen.quick else ROWS)
         rows = [play(*row, [*where, *quick], scratch / str(number)) for number, row in plays]
     same = [row["peak_mb"] for row in rows if row["cohort"] == rows[0]["cohort"]]

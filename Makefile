@@ -24,6 +24,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from pffdst.ranks import Ranks
+
 CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+def follow(ranks: "Ranks") -> None:
+    """What another process of torchrun than the first does."""
+    from pffdst.build import follow as run_clients
+
+    run_clients(ranks)
 
 
 def run(cfg: "DictConfig") -> float:
@@ -28,7 +37,7 @@ def main() -> int:
     from pffdst.config.entry import cli
     from pffdst.config.session import VERSION_BASE
 
-    return cli(hydra.main(str(CONFIGS), "train", VERSION_BASE)(run), CONFIGS)
+    return cli(hydra.main(str(CONFIGS), "train", VERSION_BASE)(run), CONFIGS, follow)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ from pffdst.config.overrides import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+SCALE = (ROOT / "docs/scale.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + SCALE, flags=re.DOTALL)
 COMMANDS = [
-    line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("python train.py")
+    line.split(" #")[0].strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.startswith("python train.py") and "submitit" not in line  # a plugin that is not installed here
 ]
 # words of the README that stand for something of the reader's own
 PLACEHOLDERS = ("FOLDER", "DATE/RUN", "DIR")

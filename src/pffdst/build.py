@@ -24,10 +24,12 @@ from pffdst.config.identity import differences, fingerprint
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
-from pffdst.data.partition import Partition
+from pffdst.data.partition import Partition, Shares
 from pffdst.engines.base import Engine
+from pffdst.engines.distributed import Distributed
+from pffdst.engines.distributed import follow as follow_with
 from pffdst.errors import UserError
-from pffdst.experiment import Experiment
+from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.base import Loggers, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
@@ -35,11 +37,12 @@ from pffdst.loggers.tables import print_summary
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
 from pffdst.models.flat import FlatModule, initialise
+from pffdst.ranks import Ranks, current
 from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
 from pffdst.state import GlobalModel, Layout
 
-__all__ = ["build", "launch"]
+__all__ = ["build", "follow", "launch"]
 
 _log = logging.getLogger(__name__)
 # A method's label names the overrides that make it an ablation.
@@ -115,6 +118,8 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     else:
         path = Path(str(resume))
         state = checkpoint.load(path)
+    if state["format"] != STATE_FORMAT:
+        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
     if state["fingerprint"] != identity:
         raise UserError(_another_configuration(cfg, folder, path))
     _log.info("resuming after round %d from %s", state["t"], path)
@@ -148,17 +153,17 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
     _check_fit(cfg, dataset)
-    partition = _partition(cfg, dataset)
+    engine = _engine(cfg)
+    shares = _shares(cfg, dataset)
     shape = (dataset.channels, dataset.size, dataset.size)
 
     def network() -> Any:
         return instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
 
-    engine: Engine = instantiate(cfg.engine)
     initial = FlatModule(initialise(network, cfg.seed).to(engine.device))
     layout = initial.layout
     server = _server(cfg, initial)
-    setup = _setup(cfg, dataset, partition, server, network())
+    setup = _setup(cfg, dataset, shares, server, network())
     return Experiment(
         folder=folder,
         config=_plain(cfg),
@@ -174,8 +179,8 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
         evaluator=Evaluator(
             dataset.test,
-            partition.test_owner(),
-            cfg.clients,
+            shares.test_owner(),
+            shares.tested,
             dataset.mean,
             dataset.std,
             channels_last=engine.channels_last,
@@ -184,6 +189,35 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         loggers=_loggers(cfg, layout),
         profile=cfg.profile,
     )
+
+
+def _engine(cfg: DictConfig) -> Engine:
+    """The configured engine; under torchrun one of many, and the other ranks are told the configuration.
+
+    They are told once the data are here: what was downloaded and decoded lies in the cache for those beside.
+    """
+    engine: Engine = instantiate(cfg.engine)
+    ranks = current()
+    if ranks is None:
+        return engine
+    for peer in ranks.links:
+        ranks.send(peer, OmegaConf.to_yaml(cfg, resolve=True).encode())
+    return Distributed(engine, ranks)
+
+
+def follow(ranks: Ranks) -> None:
+    """What a rank beside rank 0 does: it makes the clients from the configuration it is sent, and runs them."""
+    logging.disable()  # rank 0 says it
+
+    def make(text: str) -> tuple[Engine, ClientSetup]:
+        cfg = OmegaConf.create(text)
+        assert isinstance(cfg, DictConfig)
+        dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+        network = instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
+        server = _server(cfg, FlatModule(network))
+        return instantiate(cfg.engine), _setup(cfg, dataset, _shares(cfg, dataset), server, network)
+
+    follow_with(ranks, make)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -207,13 +241,13 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
         raise ConfigError(problems)
 
 
-def _partition(cfg: DictConfig, dataset: Dataset) -> Partition:
-    partition: Partition = instantiate(cfg.partition).split(
+def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
+    shares: Shares = instantiate(cfg.partition).split(
         dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
     )
-    if partition.moved > 0:
-        _log.info("partition: %d training samples moved to clients that had too few", partition.moved)
-    return partition
+    if isinstance(shares, Partition) and shares.moved > 0:
+        _log.info("partition: %d training samples moved to clients that had too few", shares.moved)
+    return shares
 
 
 def _server(cfg: DictConfig, initial: FlatModule) -> Server:
@@ -241,7 +275,7 @@ def _server(cfg: DictConfig, initial: FlatModule) -> Server:
     return Server(GlobalModel(layout, values, alive, ~alive), rules)
 
 
-def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Server, network: Any) -> ClientSetup:
+def _setup(cfg: DictConfig, dataset: Dataset, shares: Shares, server: Server, network: Any) -> ClientSetup:
     """What the clients know: the same objects as the server's, which keep no state."""
     return ClientSetup(
         network=network,
@@ -255,8 +289,7 @@ def _setup(cfg: DictConfig, dataset: Dataset, partition: Partition, server: Serv
         mean=dataset.mean,
         std=dataset.std,
         images=dataset.train,
-        order=partition.train_order,
-        offsets=partition.train_offsets,
+        shares=shares,
     )
 
 

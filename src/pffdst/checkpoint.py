@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pffdst.errors import UserError
 
-__all__ = ["CheckpointError", "latest", "load", "save", "write_atomically"]
+__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse", "write_atomically"]
 
 MAGIC = b"PFFDSTC1"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -96,6 +97,18 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(io.BytesIO(body), weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # whatever torch says of bytes that are whole and yet not tensors and plain values
         raise CheckpointError(f"checkpoint {path}: it holds more than tensors and plain values") from error
+
+
+def to_sparse(values: Tensor) -> tuple[int, Tensor, Tensor]:
+    """A vector as its length, where it is not 0 and the values there: of very many clients most hold nothing."""
+    places = values.nonzero().flatten()
+    return len(values), places, values[places]
+
+
+def from_sparse(packed: tuple[int, Tensor, Tensor]) -> Tensor:
+    """The other way round."""
+    length, places, values = packed
+    return torch.zeros(length, dtype=values.dtype).index_copy_(0, places, values)
 
 
 def _sibling_hint(path: Path) -> str:

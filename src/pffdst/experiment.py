@@ -29,9 +29,9 @@ from pffdst.models.flat import FlatModule
 from pffdst.server.server import RoundRecord, Server
 from pffdst.state import GlobalModel, RoundPlan
 
-__all__ = ["Experiment", "Progress"]
+__all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 @final

@@ -37,7 +37,7 @@ def run(
             return job(cfg, launch)
 
         monkeypatch.setattr(sys, "argv", ["train.py", *argv, *QUIET])
-        code = cli(hydra.main(str(configs), "train", "1.3")(task), configs)
+        code = cli(hydra.main(str(configs), "train", "1.3")(task), configs, pytest.fail)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -79,6 +79,26 @@ def test_workers_that_start_afresh_give_the_same(tmp_path: Path, monkeypatch: py
     assert same(alone, played(tmp_path, ["engine.workers=2"]))
 
 
+def test_updates_that_wait_for_their_turn_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pffdst.engines import pool
+
+    monkeypatch.setattr(pool, "_AHEAD", 1)
+    overrides = [*SMALL, "engine.workers=1", "clients=16", "cohort=16"]
+    experiment = build(compose(overrides, CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        workers: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        give, given = workers._give, []
+        monkeypatch.setattr(
+            workers, "_give", lambda w, jobs, position: (given.append(position), give(w, jobs, position))
+        )
+        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        for turn, update in enumerate(experiment.engine.run(tasks)):
+            assert update.client == tasks[turn].client
+            assert max(given) < turn + 1 + 4
+    assert sorted(given) == list(range(16))
+    assert given != sorted(given)  # largest first, all the same
+
+
 def test_every_client_is_trained_again_in_every_round(tmp_path: Path) -> None:
     """A reused Trainer whose loops are not rewound silently trains nothing the second time."""
     experiment = build(compose([*SMALL, "engine=trainer"], CONFIGS), tmp_path, "identity")
@@ -112,7 +132,8 @@ def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
     from pffdst.engines.base import EngineError
 
     experiment = build(compose([*SMALL, "engine.workers=1"], CONFIGS), tmp_path, "identity")
-    broken = replace(experiment.setup, offsets=experiment.setup.offsets + 10**6)
+    shares = experiment.setup.shares
+    broken = replace(experiment.setup, shares=replace(shares, train_order=shares.train_order + 10**6))  # type: ignore[type-var]
     with experiment.engine.open(broken):
         plan = experiment.server.plan(0)
         with pytest.raises(EngineError, match="Traceback"):

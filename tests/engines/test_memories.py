@@ -55,3 +55,16 @@ def test_a_memory_nobody_keeps_is_dropped(tmp_path: Path) -> None:
         memories.receive(t % 2, Broadcast(model, t, experiment.setup.codec).payload())
     assert len(memories.state_dict()["table"]) <= 8
     assert isinstance(memories.of(0).trainable, bytes)
+
+
+def test_a_memory_somebody_keeps_stays_after_a_checkpoint(tmp_path: Path) -> None:
+    experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
+    server, layout, codec = experiment.server, experiment.setup.layout, experiment.setup.codec
+    server.plan(0)
+    memories = ClientMemories(100, layout)
+    memories.receive(7, Broadcast(server.model, 0, codec).payload())
+    again = ClientMemories(100, layout)
+    again.load_state_dict(memories.state_dict())
+    model = server.model.with_masks(torch.arange(server.model.alive.numel()) % 7 == 0)
+    again.receive(8, Broadcast(model, 1, codec).payload())
+    assert again.of(7) == memories.of(7) != again.of(8)

@@ -29,7 +29,7 @@ def gradient_of() -> Callable[[Experiment], GradientOf]:
         pixels = (setup.images.images.float() / 255 - setup.mean[0]) / setup.std[0]
 
         def gradient(w: Tensor, clients: list[int]) -> Tensor:
-            at = torch.cat([setup.order[setup.offsets[k] : setup.offsets[k + 1]] for k in clients])
+            at = torch.cat([setup.indices(k) for k in clients])
             for p, part in zip(parameters, torch.split(w, [p.numel() for p in parameters]), strict=True):
                 p.data, p.grad = part.clone().view_as(p), None
             F.cross_entropy(network(pixels[at]), setup.images.labels[at]).backward()

@@ -14,6 +14,7 @@ from pffdst.client.module import ClientModule
 from pffdst.client.step import LocalTraining
 from pffdst.data.batches import ClientBatches, SharedImages
 from pffdst.data.dataset import ImageSet
+from pffdst.data.partition import Shares
 from pffdst.seeding import derive_seed, generator_for
 from pffdst.sparsity.readjust.base import ReadjustRule
 from pffdst.state import ClientTask, GlobalModel, Layout, Residual, Stage, Timings, Update
@@ -32,8 +33,8 @@ Fit = Callable[[ClientModule, ClientBatches], None]
 class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
-    `order` [n] and `offsets` [C + 1] give each client's training samples; `sizes` are their numbers. `network` is a
-    template: its weights are overwritten by what arrives.
+    `shares` says which training samples are whose. `network` is a template: its weights are overwritten by what
+    arrives.
     """
 
     network: nn.Module
@@ -47,21 +48,20 @@ class ClientSetup:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     images: SharedImages | ImageSet
-    order: Tensor
-    offsets: Tensor
+    shares: Shares
 
     @property
     def clients(self) -> int:
         """C."""
-        return self.offsets.numel() - 1
+        return self.shares.clients
 
     def samples(self, client: int) -> int:
         """n_k, the number of training samples of a client."""
-        return int(self.offsets[client + 1] - self.offsets[client])
+        return self.shares.size(client)
 
     def indices(self, client: int) -> Tensor:
         """A client's training samples, int64 [n_k]."""
-        return self.order[self.offsets[client] : self.offsets[client + 1]]
+        return self.shares.train(client)
 
     def shuffling(self, task: ClientTask, stream: str) -> torch.Generator:
         """The draw that orders a client's samples in a round, named by run, round and client."""

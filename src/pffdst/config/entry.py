@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
 
@@ -23,6 +23,7 @@ from pffdst.config.origin import Origin
 from pffdst.config.overrides import composition_line, preflight
 from pffdst.config.schema import register
 from pffdst.errors import UserError
+from pffdst.ranks import RankLostError, Ranks, current, join
 from pffdst.sweeps import has_checkpoint, mark_failed
 
 __all__ = ["Interrupted", "cli", "job"]
@@ -42,7 +43,32 @@ class Interrupted(KeyboardInterrupt):
         self.sweep = sweep
 
 
-def cli(main: Callable[[], object], config_dir: Path) -> int:
+def cli(main: Callable[[], object], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
+    """Meets the other ranks if torchrun started this process; rank 0 and a process alone run, the others `follow`.
+
+    Gives the process's exit code, as `_run` says.
+    """
+    try:
+        ranks = join()
+    except UserError as error:
+        return _report(error)
+    if ranks is None:
+        return _run(main, config_dir)
+    if ranks.rank != 0:
+        follow(ranks)
+    try:
+        code = _run(main, config_dir)
+    except RankLostError as lost:  # while a message was printed
+        code = _report(lost)
+    ranks.close()
+    if ranks.broken:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that still wait for the lost one would keep the process
+    return code
+
+
+def _run(main: Callable[[], object], config_dir: Path) -> int:
     """Looks at `sys.argv`, runs `main` (a function under `hydra.main`) and gives the process's exit code.
 
     0: done. 1: a bug, with its traceback, or a sweep with failed jobs. 2: an error of the user's making, in one
@@ -52,6 +78,7 @@ def cli(main: Callable[[], object], config_dir: Path) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
     try:
+        _refuse_sweep(sys.argv[1:])
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
         main()
     except KeyboardInterrupt as stop:
@@ -79,6 +106,9 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
         return launch(cfg)
     except KeyboardInterrupt:
         raise Interrupted(folder, sweep) from None
+    except RankLostError as lost:
+        print(f"{lost} {_how_to_go_on(folder)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except Exception as error:
         if sweep:
             _note_failure(folder, cfg, error)
@@ -87,6 +117,24 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
             raise
         # Hydra would print a line of its own before an exception that leaves the job.
         raise SystemExit(_report(error)) from None
+
+
+def _refuse_sweep(argv: Sequence[str]) -> None:
+    """UserError for a sweep under torchrun."""
+    if current() is not None and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(argv):
+        raise UserError(
+            "-m does not go with torchrun, whose ranks share one run: start a torchrun for each run, or the sweep "
+            "without torchrun, its jobs side by side (hydra/launcher=joblib)"
+        )
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if not has_checkpoint(folder):
+        return "There was no checkpoint yet: start again."
+    return (
+        "To go on from the last checkpoint, with any number of ranks: "
+        f"torchrun --nproc-per-node=N {sys.argv[0]} {shlex.quote(f'resume={folder}')}"
+    )
 
 
 def _note_failure(folder: Path, cfg: DictConfig, error: Exception) -> None:

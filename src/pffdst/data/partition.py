@@ -15,7 +15,18 @@ from torch import Tensor
 from pffdst.data.dataset import DataError
 from pffdst.seeding import derive_seed
 
-__all__ = ["Dirichlet", "Iid", "Partition", "PartitionError", "Partitioner", "Shards"]
+__all__ = [
+    "Dirichlet",
+    "Division",
+    "Iid",
+    "Partition",
+    "PartitionError",
+    "Partitioner",
+    "Shards",
+    "Shares",
+    "checked_labels",
+    "follow",
+]
 
 _Ints = NDArray[np.int64]
 _ALPHA_MAX = 1e9  # beyond it the proportions are equal to rounding
@@ -25,10 +36,36 @@ class PartitionError(DataError, ValueError):
     """A division that these samples do not allow."""
 
 
+class Shares(ABC):
+    """Which samples are whose, asked for one client at a time."""
+
+    @property
+    @abstractmethod
+    def clients(self) -> int:
+        """C."""
+
+    @abstractmethod
+    def size(self, client: int) -> int:
+        """n_k, the number of the client's training samples."""
+
+    @abstractmethod
+    def train(self, client: int) -> Tensor:
+        """Indices int64 [n_k] of the client's training samples."""
+
+    @property
+    @abstractmethod
+    def tested(self) -> int:
+        """Number of clients among whom the test samples are divided: the first ones."""
+
+    @abstractmethod
+    def test_owner(self) -> Tensor:
+        """The client of every test sample, int64 [N_test], below `tested`."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Partition:
-    """Which samples are whose, as flat index arrays: client k owns order[offsets[k] : offsets[k + 1]].
+class Partition(Shares):
+    """A division, as flat index arrays: client k owns order[offsets[k] : offsets[k + 1]].
 
     `train_order` int64 [N_train] and `test_order` int64 [N_test] name every sample exactly once; `train_offsets` and
     `test_offsets` are int64 [C + 1]. `moved` counts the training samples that were moved to reach the smallest
@@ -45,6 +82,15 @@ class Partition:
     def clients(self) -> int:
         """C."""
         return len(self.train_offsets) - 1
+
+    @property
+    def tested(self) -> int:
+        """C: a small client may have no test sample all the same."""
+        return self.clients
+
+    def size(self, client: int) -> int:
+        """n_k."""
+        return int(self.train_offsets[client + 1] - self.train_offsets[client])
 
     def train(self, client: int) -> Tensor:
         """Indices int64 [n_k] of the client's training samples, ascending."""
@@ -72,27 +118,42 @@ class Partition:
 
 
 class Partitioner(ABC):
-    """A way to divide the training samples; the test samples follow with the same proportions per class."""
+    """A way to give samples to clients; the test samples follow with the same proportions per class."""
 
+    @abstractmethod
     def problems(self, samples: int, clients: int) -> list[str]:
-        """Why `samples` training samples cannot be divided over `clients`; empty when they can."""
-        if clients < 1:
-            return [f"clients must be 1 or more, got {clients}"]
-        if clients > samples:
-            return [f"clients={clients} is more than the {samples} training samples; write clients={samples} or fewer"]
-        return []
+        """Why `clients` cannot have shares of `samples` training samples; empty when they can."""
 
-    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Partition:
-        """Assigns every sample to exactly one client; labels are int64 [N_train] and [N_test] in 0..classes-1.
+    @abstractmethod
+    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Shares:
+        """The clients' shares; labels are int64 [N_train] and [N_test] in 0..classes-1.
 
         Raises PartitionError when the samples, the clients and the settings do not fit.
         """
+
+
+class Division(Partitioner):
+    """A way in which every sample is exactly one client's."""
+
+    def problems(self, samples: int, clients: int) -> list[str]:
+        """Fewer than 1 client, or more clients than samples."""
+        if clients < 1:
+            return [f"clients must be 1 or more, got {clients}"]
+        if clients > samples:
+            return [
+                f"clients={clients} is more than the {samples} training samples; write clients={samples} or fewer, "
+                "or partition=drawn, whose clients share samples"
+            ]
+        return []
+
+    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Partition:
+        """Assigns every sample to exactly one client."""
         if problems := self.problems(len(train_labels), clients):
             raise PartitionError("\n".join(problems))
-        train, test = _checked(train_labels, classes), _checked(test_labels, classes)
+        train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
         owner, moved = self._assign(train, clients, seed)
         generator = np.random.default_rng(derive_seed(seed, "partition_test"))
-        test_owner = _follow(test, train, owner, clients, classes, generator)
+        test_owner = follow(test, train, owner, clients, classes, generator)
         return Partition(*_grouped(owner, clients), *_grouped(test_owner, clients), moved)
 
     @abstractmethod
@@ -102,7 +163,7 @@ class Partitioner(ABC):
 
 @final
 @dataclass(frozen=True)
-class Iid(Partitioner):
+class Iid(Division):
     """Random equal shares: sizes differ by one sample at most."""
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
@@ -113,7 +174,7 @@ class Iid(Partitioner):
 
 @final
 @dataclass(frozen=True)
-class Dirichlet(Partitioner):
+class Dirichlet(Division):
     """Every class is divided by proportions drawn from a symmetric Dirichlet(alpha) over the clients.
 
     While some client has fewer than `min_size` samples it is drawn anew, `retries` times at most; then the draw that
@@ -178,7 +239,7 @@ class Dirichlet(Partitioner):
 
 @final
 @dataclass(frozen=True)
-class Shards(Partitioner):
+class Shards(Division):
     """The samples, sorted by class, are cut into equal shards; each client gets `per_client` random ones."""
 
     per_client: int
@@ -211,7 +272,8 @@ def _shuffle(seed: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "partition_shuffle"))
 
 
-def _checked(labels: Tensor, classes: int) -> _Ints:
+def checked_labels(labels: Tensor, classes: int) -> _Ints:
+    """Labels int64 [N] as an array. PartitionError where one is not in 0..classes-1."""
     array: _Ints = labels.numpy()
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
         raise PartitionError(f"labels must be 0..{classes - 1}, got {array.min()}..{array.max()}")
@@ -225,7 +287,7 @@ def _grouped(owner: _Ints, clients: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.argsort(owner, kind="stable")), torch.from_numpy(offsets)
 
 
-def _follow(
+def follow(
     test: _Ints, train: _Ints, owner: _Ints, clients: int, classes: int, generator: np.random.Generator
 ) -> _Ints:
     """The client of every test sample: of each class, clients get the share they have of its training samples."""

@@ -46,7 +46,7 @@ class FabricEngine(Engine):
 
     def start(self, setup: ClientSetup) -> None:
         """Starts the workers, or prepares this process."""
-        cores = available_cores()
+        cores = max(1, available_cores() // self.beside)
         workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
         if workers == 0:
             self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
 from lightning.fabric import Fabric
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
@@ -20,7 +21,8 @@ class FabricFit:
     def __init__(self, epochs: int, device: str) -> None:
         accelerator = "cpu" if device == "cpu" else "gpu"
         self.epochs = epochs
-        self.fabric = Fabric(accelerator=accelerator, devices=1, callbacks=[MaskCallback(), FreezeCallback()])
+        devices = 1 if device == "cpu" else [torch.cuda.current_device()]  # a rank's own
+        self.fabric = Fabric(accelerator=accelerator, devices=devices, callbacks=[MaskCallback(), FreezeCallback()])
         self._module: Any = None
         self._set_up_for: ClientModule | None = None
 

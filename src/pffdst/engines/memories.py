@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any, final
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from pffdst.checkpoint import from_sparse, to_sparse
+from pffdst.engines.packets import pack_memory, tensor_of, unpack_memory
 from pffdst.state import Layout, Residual
 from pffdst.wire.downlink import Memory, remember
-from pffdst.wire.messages import pack_section, unpack_section
 
 __all__ = ["ClientMemories"]
 
@@ -26,6 +26,7 @@ class ClientMemories:
     def __init__(self, clients: int, layout: Layout) -> None:
         self._layout = layout
         self._index = torch.zeros(clients, dtype=torch.int32)
+        self._keepers = Counter({0: clients})  # clients by index
         self._table: dict[int, Memory] = {0: Memory()}
         self._residuals: dict[int, Residual] = {}
         self._next = 1
@@ -49,7 +50,9 @@ class ClientMemories:
         key = (id(payload), before)
         if key not in self._last:
             self._last[key] = self._intern(remember(payload, self._table[before], self._layout))
-        self._index[client] = self._last[key]
+        self._index[client] = after = self._last[key]
+        self._keepers.subtract((before,))
+        self._keepers[after] += 1
 
     def keep(self, client: int, residual: Residual | None) -> None:
         """A client keeps its residual; its mask is the one it was last sent, which is not held twice."""
@@ -66,8 +69,8 @@ class ClientMemories:
         for index, known in self._table.items():
             if known == memory:
                 return index
-        used = {0, *torch.unique(self._index).tolist(), *self._last.values()}
-        self._table = {index: m for index, m in self._table.items() if index in used}
+        used = {0, *self._last.values()}
+        self._table = {i: m for i, m in self._table.items() if i in used or self._keepers[i] > 0}
         self._table[self._next] = memory
         self._next += 1
         return self._next - 1
@@ -76,35 +79,19 @@ class ClientMemories:
         """Tensors and plain values only, for the checkpoint."""
         masks = {id(r.mask): r.mask for r in self._residuals.values()}
         return {
-            "index": self._index.clone(),
+            "index": to_sparse(self._index),
             "next": self._next,
-            "table": {index: _pack(memory) for index, memory in self._table.items()},
-            "masks": {key: _tensor(mask) for key, mask in masks.items()},
+            "table": {index: pack_memory(memory) for index, memory in self._table.items()},
+            "masks": {key: tensor_of(mask) for key, mask in masks.items()},
             "residuals": {client: (id(r.mask), r.values) for client, r in self._residuals.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The other way round."""
-        self._index, self._next = state["index"].clone(), state["next"]
-        self._table = {index: _unpack(packed) for index, packed in state["table"].items()}
+        self._index, self._next = from_sparse(state["index"]), state["next"]
+        values, counts = torch.unique(self._index, return_counts=True)
+        self._keepers = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self._table = {index: unpack_memory(packed) for index, packed in state["table"].items()}
         masks = {key: mask.numpy().tobytes() for key, mask in state["masks"].items()}
         self._residuals = {c: Residual(masks[key], values) for c, (key, values) in state["residuals"].items()}
         self._last, self._payload = {}, []
-
-
-def _pack(memory: Memory) -> tuple[Any, ...]:
-    return (*map(_tensor, (memory.trainable, memory.frozen)), pack_section(memory.frozen_values))
-
-
-def _unpack(packed: tuple[Any, ...]) -> Memory:
-    trainable, frozen, values = packed
-    return Memory(_bytes(trainable), _bytes(frozen), unpack_section(values))
-
-
-def _tensor(body: bytes | None) -> Tensor | None:
-    """Bytes as a checkpoint takes them: a weights_only reader takes no empty ones."""
-    return None if body is None else torch.from_numpy(np.frombuffer(body, np.uint8).copy())
-
-
-def _bytes(packed: Tensor | None) -> bytes | None:
-    return None if packed is None else packed.numpy().tobytes()

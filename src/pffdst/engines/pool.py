@@ -19,7 +19,6 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -37,6 +36,8 @@ from pffdst.engines.lean import FabricFit
 from pffdst.state import Update
 
 __all__ = ["WorkerPool"]
+
+_AHEAD = 32
 
 
 @final
@@ -56,7 +57,7 @@ class WorkerPool:
 
     def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
         method = default_start_method()
-        self._sizes = [setup.samples(k) for k in range(setup.clients)]
+        self._samples = setup.samples
         self._workers: list[Worker] = []
         # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
         gc.collect()
@@ -87,31 +88,37 @@ class WorkerPool:
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Gives the largest client to the next free worker; yields in the jobs' order.
 
-        Until the last update this process keeps to one thread as well: two that wait for each other on cores that the
-        workers hold make whoever takes an update in many times as slow.
+        The largest of those whose turn is near, since what is done before its turn waits in memory. Until the last
+        update this process keeps to one thread as well: two that wait for each other on cores that the workers hold
+        make whoever takes an update in many times as slow.
         """
         for worker in self._workers:
             worker.has.clear()
             self._send(worker, ("round",))
-        queue = deque(sorted(range(len(jobs)), key=lambda i: -self._sizes[jobs[i].task.client]))
+        sizes = [self._samples(job.task.client) for job in jobs]
+        queue = sorted(range(len(jobs)), key=lambda i: -sizes[i])
         done: dict[int, Update] = {}
         with one_thread():
-            self._give_out(jobs, queue)
+            self._give_out(jobs, queue, 0)
             for turn in range(len(jobs)):
                 while turn not in done:
                     for worker in self._answering():
                         position, worker.position = worker.position, None
                         done[position] = self._receive(worker)  # type: ignore[index]
-                    self._give_out(jobs, queue)  # before the caller takes its time over an update
+                    self._give_out(jobs, queue, turn)
+                self._give_out(jobs, queue, turn + 1)  # before the caller takes its time over an update
                 yield done.pop(turn)
         for worker in self._workers:
             self._send(worker, ("rest",))
 
-    def _give_out(self, jobs: Sequence[Job], queue: deque[int]) -> None:
-        """A job to every free worker, as long as there are any."""
+    def _give_out(self, jobs: Sequence[Job], queue: list[int], turn: int) -> None:
+        """A job to every free worker, as long as there are any whose turn is near."""
+        limit = turn + max(_AHEAD, 4 * len(self._workers))
         for worker in self._workers:
-            if worker.position is None and queue:
-                self._give(worker, jobs, queue.popleft())
+            position = next((i for i in queue if i < limit), None) if worker.position is None else None
+            if position is not None:
+                queue.remove(position)
+                self._give(worker, jobs, position)
 
     def _answering(self) -> list[Worker]:
         """The busy workers that have something to say, or died."""
@@ -198,6 +205,7 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and what a parent among ranks does then is not for us
     torch.set_num_threads(1)
     try:
         known = pickle.loads(setup) if isinstance(setup, bytes) else setup

@@ -29,6 +29,13 @@ class Uniform(Participation):
     stateless: bool = False
 
     def cohort(self, clients: int, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """K of C, uniformly; ascending, since the order of averaging is the cohort's."""
-        chosen = torch.randperm(clients, generator=generator)[:size]
-        return tuple(chosen.sort().values.tolist())
+        """K of C, uniformly; ascending, since the order of averaging is the cohort's.
+
+        Floyd's sampling: K draws and no more memory than the cohort's, however many clients there are.
+        """
+        chosen: set[int] = set()
+        draws = torch.rand(size, dtype=torch.float64, generator=generator).tolist()
+        for last, draw in zip(range(clients - size, clients), draws, strict=True):
+            client = int(draw * (last + 1))
+            chosen.add(last if client in chosen else client)
+        return tuple(sorted(chosen))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pffdst.checkpoint import from_sparse, to_sparse
 
 __all__ = ["Holdings", "Lacks"]
 
@@ -23,13 +26,16 @@ class Lacks(NamedTuple):
 class Holdings:
     """Two integers per client, and each mask that some client still holds, once, in W bits.
 
-    Version 0 is "nothing"; a new mask or freeze makes a new version.
+    Version 0 is "nothing"; a new mask or freeze makes a new version. How many clients hold which is counted as it
+    changes: nothing that happens in a round goes over all clients.
     """
 
     def __init__(self, clients: int) -> None:
         self._mask = torch.zeros(clients, dtype=torch.int32)
         self._frozen = torch.zeros(clients, dtype=torch.int32)
         self._mask_version = self._frozen_version = 0
+        self._holders = Counter({0: clients})  # clients by version of the mask
+        self._frozen_holders = Counter({0: clients})
         self._masks: dict[int, Tensor] = {}
         self._moves: list[bytes] = []  # of the latest versions, the first of them perhaps afresh
         self._afresh = False
@@ -39,8 +45,7 @@ class Holdings:
 
         `move`, if there is one, is the coded move that made it: from the version before, or `afresh`.
         """
-        used = set(self._mask.tolist())
-        self._masks = {version: bits for version, bits in self._masks.items() if version in used}
+        self._masks = {version: bits for version, bits in self._masks.items() if self._holders[version] > 0}
         self._mask_version += 1
         self._masks[self._mask_version] = torch.from_numpy(np.packbits(mask.numpy()))
         if afresh or move is None:
@@ -74,25 +79,28 @@ class Holdings:
     @property
     def news(self) -> tuple[bool, bool]:
         """Whether nobody was sent the current mask yet, and whether nobody was sent the current frozen weights."""
-        return (
-            not bool((self._mask == self._mask_version).any()),
-            not bool((self._frozen == self._frozen_version).any()),
-        )
+        return self._holders[self._mask_version] == 0, self._frozen_holders[self._frozen_version] == 0
 
     def sent(self, client: int) -> None:
         """A client was sent what it lacked."""
-        self._mask[client], self._frozen[client] = self._mask_version, self._frozen_version
+        self._note(client, self._mask_version, self._frozen_version)
 
     def forget(self, client: int) -> None:
         """A client that could not read its message is taken to hold nothing."""
-        self._mask[client] = 0
-        self._frozen[client] = 0 if self._frozen_version == 0 else -1
+        self._note(client, 0, 0 if self._frozen_version == 0 else -1)
+
+    def _note(self, client: int, mask: int, frozen: int) -> None:
+        self._holders.subtract((int(self._mask[client]),))
+        self._frozen_holders.subtract((int(self._frozen[client]),))
+        self._mask[client], self._frozen[client] = mask, frozen
+        self._holders[mask] += 1
+        self._frozen_holders[frozen] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and integers, for the checkpoint."""
         return {
-            "mask": self._mask.clone(),
-            "frozen": self._frozen.clone(),
+            "mask": to_sparse(self._mask),
+            "frozen": to_sparse(self._frozen),
             "versions": (self._mask_version, self._frozen_version),
             "masks": dict(self._masks),
             "moves": [torch.frombuffer(bytearray(move), dtype=torch.uint8) for move in self._moves],
@@ -101,7 +109,13 @@ class Holdings:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The other way round."""
-        self._mask, self._frozen = state["mask"].clone(), state["frozen"].clone()
+        self._mask, self._frozen = from_sparse(state["mask"]), from_sparse(state["frozen"])
+        self._holders, self._frozen_holders = _counted(self._mask), _counted(self._frozen)
         self._mask_version, self._frozen_version = state["versions"]
         self._masks = dict(state["masks"])
         self._moves, self._afresh = [move.numpy().tobytes() for move in state["moves"]], state["afresh"]
+
+
+def _counted(versions: Tensor) -> Counter[int]:
+    values, counts = torch.unique(versions, return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))

@@ -1,0 +1,171 @@
+"""Clients over the ranks of torchrun: any engine, once in each of them, on a share of the cohort.
+
+Rank 0 divides the jobs, sends them as bytes, trains its own share and takes the updates in the cohort's order. What
+clients keep between rounds stays with rank 0 and travels with their jobs, so the other ranks have no state: a run
+goes on with any number of them, and the number changes no bit of the result.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import traceback
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, final
+
+from pffdst.client.work import ClientSetup
+from pffdst.data.batches import SharedImages
+from pffdst.engines.base import Engine, EngineError, Job, one_thread
+from pffdst.engines.packets import (
+    bytes_of,
+    dumps,
+    loads,
+    pack_memory,
+    pack_residual,
+    pack_update,
+    tensor_of,
+    unpack_memory,
+    unpack_residual,
+    unpack_update,
+)
+from pffdst.errors import UserError
+from pffdst.ranks import Ranks
+from pffdst.state import ClientTask, Update
+
+__all__ = ["Distributed", "divide", "follow"]
+
+_AHEAD = 16  # own updates that may wait for their turn
+
+_log = logging.getLogger(__name__)
+
+
+def divide(work: Sequence[int], ranks: int) -> list[int]:
+    """The rank of each job: the largest first, always to the rank that has least so far; rank 0 comes last."""
+    loads = [(0, rank) for rank in (*range(1, ranks), ranks)]  # `ranks` stands for rank 0, which also averages
+    owners = [0] * len(work)
+    for position in sorted(range(len(work)), key=lambda i: -work[i]):
+        load, rank = heapq.heappop(loads)
+        owners[position] = rank % ranks
+        heapq.heappush(loads, (load + work[position], rank))
+    return owners
+
+
+def data_digest(setup: ClientSetup) -> int:
+    """crc32 of the training images and labels: ranks on other machines read their own files."""
+    images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
+    digest = zlib.crc32(images.labels.numpy().data, zlib.crc32(images.images.numpy().data))
+    images.forget_pages()
+    return digest
+
+
+@final
+class Distributed(Engine):
+    """Rank 0's side: `own` runs this process's share of the clients, `ranks` lead to the others."""
+
+    def __init__(self, own: Engine, ranks: Ranks) -> None:
+        self._own, self._ranks = own, ranks
+        self.device, self.channels_last = own.device, own.channels_last
+        own.beside = ranks.beside
+
+    def start(self, setup: ClientSetup) -> None:
+        """Starts this process's engine and hears that the others have started theirs on the same data."""
+        self._samples = setup.samples
+        self._own.start(setup)
+        digest = data_digest(setup)
+        for peer, link in self._ranks.links.items():
+            problem, theirs = loads(self._ranks.receive(peer))
+            if problem is not None:
+                raise UserError(f"{link.name} cannot start: {problem}")
+            if theirs != digest:
+                raise UserError(f"{link.name} has other training data than rank 0: give every machine the same files")
+        _log.info("%d ranks divide the clients", self._ranks.size)
+
+    def close(self) -> None:
+        """Ends this process's engine; the other ranks end with rank 0."""
+        self._own.close()
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        """Every rank its share, in the jobs' order; own clients are trained while those of others are waited for."""
+        owners = divide([self._samples(job.task.client) for job in jobs], self._ranks.size)
+        self._hand_out(jobs, owners)
+        mine = [job for job, owner in zip(jobs, owners, strict=True) if owner == 0]
+        own, kept, left = self._own.train(mine), deque[Update](), len(mine)
+        with one_thread():
+            for owner in owners:
+                while left > 0 and (
+                    (owner == 0 and not kept) or (owner != 0 and len(kept) < _AHEAD and not self._ranks.waiting(owner))
+                ):
+                    kept.append(next(own))
+                    left -= 1
+                yield kept.popleft() if owner == 0 else self._take(owner)
+            next(own, None)  # to its end
+
+    def _take(self, peer: int) -> Update:
+        """The next update of a rank; EngineError where it failed."""
+        failure, fields = loads(self._ranks.receive(peer))
+        if failure is not None:
+            raise EngineError(f"{self._ranks.links[peer].name} failed while training a client:\n{failure}")
+        return unpack_update(fields)
+
+    def _hand_out(self, jobs: Sequence[Job], owners: Sequence[int]) -> None:
+        """Sends the jobs. A payload or memory that several ranks need is broadcast once, another goes where it is."""
+        blobs: dict[int, Any] = {}
+        needed: dict[int, set[int]] = {}
+        tasks: dict[int, list[Any]] = {peer: [] for peer in self._ranks.links}
+        for job, owner in zip(jobs, owners, strict=True):
+            if owner == 0:
+                continue
+            keys = id(job.task.payload), id(job.memory)  # of objects that live as long as the jobs
+            for key, blob in zip(keys, (job.task.payload, job.memory), strict=True):
+                blobs[key] = blob
+                needed.setdefault(key, set()).add(owner)
+            tasks[owner].append((job.task.client, job.task.t, *keys, pack_residual(job.residual)))
+        packed = {key: _pack_blob(blob) for key, blob in blobs.items()}
+        common = dumps({key: packed[key] for key, peers in needed.items() if len(peers) > 1})
+        for peer, own in tasks.items():
+            only = {key: packed[key] for key, peers in needed.items() if peers == {peer}}
+            self._ranks.send(peer, dumps((len(common), only, own)))
+        self._ranks.broadcast(common, len(common))
+
+
+def _pack_blob(blob: Any) -> Any:
+    return tensor_of(blob) if isinstance(blob, bytes) else pack_memory(blob)
+
+
+def _unpack_blob(packed: Any) -> Any:
+    return unpack_memory(packed) if isinstance(packed, tuple) else bytes_of(packed)
+
+
+def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> NoReturn:
+    """The life of another rank: clients, round after round; it ends in the link's thread, when rank 0 says so.
+
+    `make` gives the engine and the setup from the configuration that rank 0 sends.
+    """
+    ready: tuple[str | None, int]
+    try:
+        engine, setup = make(ranks.receive(0).decode())
+        engine.beside = ranks.beside
+        engine.start(setup)
+        ready = None, data_digest(setup)
+    except Exception as error:
+        ready = str(error) if isinstance(error, UserError) else traceback.format_exc(), 0
+    ranks.send(0, dumps(ready))
+    while True:
+        try:
+            for update in engine.train(_jobs(ranks)):
+                ranks.send(0, dumps((None, pack_update(update))))
+        except Exception:
+            ranks.send(0, dumps((traceback.format_exc(), None)))
+
+
+def _jobs(ranks: Ranks) -> list[Job]:
+    """This rank's jobs of the next round."""
+    size, only, own = loads(ranks.receive(0))
+    packed = only | loads(ranks.broadcast(None, size))
+    blobs = {key: _unpack_blob(blob) for key, blob in packed.items()}
+    return [
+        Job(ClientTask(client, t, blobs[payload]), blobs[memory], unpack_residual(residual))
+        for client, t, payload, memory, residual in own
+    ]

@@ -1,0 +1,197 @@
+"""Clients over ranks give what one process gives. Here ranks are threads; tests/e2e/test_ranks.py has processes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pffdst.build import build
+from pffdst.config.session import compose
+from pffdst.engines.base import EngineError
+from pffdst.engines.distributed import Distributed, divide, follow
+from pffdst.engines.packets import dumps, loads, pack_memory, pack_update, unpack_memory, unpack_update
+from pffdst.errors import UserError
+from pffdst.experiment import Experiment
+from pffdst.state import Residual, Update
+from pffdst.wire.downlink import Memory
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SMALL = ["logger=csv", "rounds=6", "clients=9", "cohort=5", "eval_every=6", "engine.workers=0", "local_epochs=1"]
+
+
+@given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 8))
+def test_work_is_divided_evenly(work: list[int], ranks: int) -> None:
+    owners = divide(work, ranks)
+    assert len(owners) == len(work)
+    totals = [sum(w for w, owner in zip(work, owners, strict=True) if owner == rank) for rank in range(ranks)]
+    assert max(totals) - min(totals) <= max(work, default=0)
+    assert totals[0] == min(totals) or max(totals) - totals[0] <= max(work)
+
+
+def test_a_job_that_is_left_over_is_not_rank_0s() -> None:
+    assert 0 not in divide([5, 5], 3)
+    assert divide([9, 1, 1], 1) == [0, 0, 0]
+
+
+class Threads:
+    """Stands for `Ranks`: the followers are threads of this process, of which one runs while the others wait."""
+
+    beside = 1
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.to: dict[int, queue.Queue[bytes]] = {peer: queue.Queue() for peer in range(1, size)}
+        self.back: dict[int, queue.Queue[bytes]] = {peer: queue.Queue() for peer in range(1, size)}
+        self.casts: dict[int, queue.Queue[bytes]] = {peer: queue.Queue() for peer in range(1, size)}
+        self.links = {peer: SimpleNamespace(name=f"rank {peer}") for peer in range(1, size)}
+        self.broadcasts: list[int] = []
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+    def wait(self, line: queue.Queue[bytes]) -> bytes:
+        self.turn.release()
+        try:
+            return line.get()
+        finally:
+            self.turn.acquire()
+
+    def receive(self, peer: int) -> bytes:
+        return self.wait(self.back[peer])
+
+    def waiting(self, peer: int) -> bool:
+        return not self.back[peer].empty()
+
+    def send(self, peer: int, message: bytes) -> None:
+        self.to[peer].put(bytes(message))
+
+    def broadcast(self, message: bytes, size: int) -> bytes:
+        assert len(message) == size
+        self.broadcasts.append(size)
+        for line in self.casts.values():
+            line.put(bytes(message))
+        return b""
+
+    def follower(self, rank: int) -> Any:
+        return SimpleNamespace(
+            beside=1,
+            receive=lambda peer: self.wait(self.to[rank]),
+            send=lambda peer, message: self.back[rank].put(bytes(message)),
+            broadcast=lambda message, size: self.wait(self.casts[rank]),
+        )
+
+
+def in_turn(turn: threading.Lock, work: Callable[..., Any], *given: Any) -> None:
+    turn.acquire()
+    work(*given)
+
+
+def distributed(folder: Path, overrides: list[str], size: int, spoil: Callable[[Any], Any] | None = None) -> Experiment:
+    """An experiment whose engine has `size` ranks; `spoil` changes what the followers know."""
+    make = lambda: build(compose([*SMALL, *overrides], CONFIGS), folder, "identity")  # noqa: E731
+    experiment, ranks = make(), Threads(size)
+    for rank in range(1, size):
+        other = make()
+        setup = other.setup if spoil is None else spoil(other.setup)
+        ranks.send(rank, b"")
+        given: Any = ranks.follower(rank), lambda text, made=(other.engine, setup): made
+        threading.Thread(target=in_turn, args=(ranks.turn, follow, *given), daemon=True).start()
+    return replace(experiment, engine=Distributed(experiment.engine, ranks))  # type: ignore[arg-type]
+
+
+def play(experiment: Experiment) -> Experiment:
+    with experiment.engine.open(experiment.setup):
+        for t in range(experiment.rounds):
+            plan = experiment.server.plan(t)
+            for update in experiment.engine.run(experiment.server.dispatch(plan)):
+                experiment.server.absorb(plan, update)
+            assert experiment.server.conclude(plan).rejected == {}
+    return experiment
+
+
+CASES = [
+    ["method=pffdst", "readjust.interval=1"],
+    ["method=feddst", "readjust.interval=2"],
+    ["method=pffdst", "readjust.interval=1", "codec=int8", "codec.client_feedback=true"],
+    ["method=fedavg", "partition=drawn", "clients=100000"],
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: " ".join(c))
+def test_ranks_give_what_one_process_gives(tmp_path: Path, case: list[str]) -> None:
+    alone = play(build(compose([*SMALL, *case], CONFIGS), tmp_path, "identity"))
+    shared = play(distributed(tmp_path, case, 3))
+    assert torch.equal(alone.server.model.values, shared.server.model.values)
+    assert torch.equal(alone.server.model.alive, shared.server.model.alive)
+    mine, theirs = (dumps(e.engine.memories.state_dict()["index"]) for e in (alone, shared))
+    assert mine == theirs
+
+
+def test_more_ranks_than_clients(tmp_path: Path) -> None:
+    case = ["method=pffdst", "readjust.interval=1", "cohort=2"]
+    alone = play(build(compose([*SMALL, *case], CONFIGS), tmp_path, "identity"))
+    assert torch.equal(alone.server.model.values, play(distributed(tmp_path, case, 5)).server.model.values)
+
+
+def test_a_payload_that_several_ranks_need_is_sent_once(tmp_path: Path) -> None:
+    experiment = distributed(tmp_path, ["method=fedavg", "cohort=9"], 4)
+    ranks: Any = experiment.engine._ranks  # type: ignore[attr-defined]
+    sent: list[int] = []
+    send = ranks.send
+    ranks.send = lambda peer, message: (sent.append(len(message)), send(peer, message))
+    with experiment.engine.open(experiment.setup):
+        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        list(experiment.engine.run(tasks))
+    payload = len(tasks[0].payload)
+    assert len(ranks.broadcasts) == 1
+    assert payload < ranks.broadcasts[0] < payload + 4000
+    assert max(sent) < 4000 < payload
+
+
+def test_other_data_on_another_machine_are_refused(tmp_path: Path) -> None:
+    def spoil(setup: Any) -> Any:
+        images = setup.images
+        return replace(setup, images=replace(images, labels=images.labels.flip(0), files=None, mapping=None))
+
+    experiment = distributed(tmp_path, [], 2, spoil)
+    with pytest.raises(UserError, match="rank 1 has other training data"), experiment.engine.open(experiment.setup):
+        pass
+
+
+def test_a_failure_of_another_rank_shows_its_traceback(tmp_path: Path) -> None:
+    def spoil(setup: Any) -> Any:
+        return replace(setup, shares=replace(setup.shares, train_order=setup.shares.train_order + 10**6))
+
+    experiment = distributed(tmp_path, [], 2, spoil)
+    with experiment.engine.open(experiment.setup):
+        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        with pytest.raises(EngineError, match=r"(?s)rank 1 failed.*Traceback"):
+            list(experiment.engine.run(tasks))
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        Update(3, b"", None),
+        Update(4, None, "could not read"),
+        Update(5, b"abc", residual=Residual(b"\x0f", torch.tensor([0.5, -1.0, 0.0, 2.0]))),
+    ],
+)
+def test_updates_and_memories_travel_as_plain_values(update: Update) -> None:
+    again = unpack_update(loads(dumps(pack_update(update))))
+    assert (again.client, again.payload, again.problem) == (update.client, update.payload, update.problem)
+    if update.residual is not None:
+        assert again.residual is not None
+        assert again.residual.mask == update.residual.mask
+        assert torch.equal(again.residual.values, update.residual.values)
+    for memory in (Memory(), Memory(b""), Memory(b"ab", b"c")):
+        assert unpack_memory(loads(dumps(pack_memory(memory)))) == memory

@@ -38,7 +38,10 @@ class RankLostError(UserError):
 
 @final
 class Link:
-    """The way to and from one other rank. `lost` is called, in the link's thread, with the reason when it breaks."""
+    """The way to and from one other rank.
+
+    `ended` is called in the link's thread: with the reason where the other end is lost, None where it said BYE.
+    """
 
     def __init__(self, peer: int, group: Any, silence: float, ended: Callable[[Link, str | None], None]) -> None:
         self.peer = peer
@@ -88,8 +91,8 @@ class Link:
         try:
             while (header := int(self._take(torch.empty(1, dtype=torch.int64)))) != BYE:
                 if header >= 0:
-                    size = torch.empty(header, dtype=torch.uint8)
-                    self.inbox.put(bytes(self._take(size).numpy()) if header else b"")
+                    body = torch.empty(header, dtype=torch.uint8)
+                    self.inbox.put(self._take(body).numpy().tobytes() if header > 0 else b"")
         except RuntimeError as error:
             silent = "timed out" in str(error).lower()
             self._ended(self, f"has not been heard of for {self._silence:g} s" if silent else "died")
@@ -105,7 +108,6 @@ class Ranks:
         from torch.distributed.rendezvous import rendezvous
 
         self.rank, self.size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        self.local = int(environment.get("LOCAL_RANK", 0))
         self.beside = int(environment.get("LOCAL_WORLD_SIZE", 1))
         self._silence = _silence(environment)
         self._why: str | None = None

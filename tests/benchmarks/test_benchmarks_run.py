@@ -91,3 +91,8 @@ def test_the_committed_figures_are_those_of_the_readme() -> None:
         assert f"{row['median']:.2f}" in text
     for run in memory.values():
         assert f"{run['peak_mb']:,.0f} MB" in text
+    population = json.loads((ROOT / "benchmarks/results/population.json").read_text())
+    assert population["memory_ratio"] <= population["target"]
+    for row in population["rows"]:
+        figures = f"{row['round_s']:.2f} | {row['peak_mb']:,.0f} MB | {row['checkpoint_mb']:.1f} MB"
+        assert f"| {row['clients']:,} | {row['cohort']:,} | {figures} |" in text

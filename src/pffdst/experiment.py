@@ -21,6 +21,7 @@ from pffdst.cost.memory import PeakMemory
 from pffdst.engines.base import Engine
 from pffdst.loggers.base import Loggers
 from pffdst.metrics import names
+from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
@@ -44,6 +45,7 @@ class Progress:
     rejected: int = 0
     memory: PeakMemory = field(default_factory=PeakMemory)
     row: Row = field(default_factory=dict)
+    scores: dict[str, Evaluation] = field(default_factory=dict)
 
 
 @final
@@ -65,6 +67,7 @@ class Experiment:
     ledger: Ledger
     evaluator: Evaluator
     network: FlatModule
+    clients: ClientRecord
     loggers: Loggers
     progress: Progress = field(default_factory=Progress)
 
@@ -92,9 +95,12 @@ class Experiment:
             row[names.TRAIN_ACC] = sum(r.samples * r.accuracy for r in record.reports) / samples
         return self.progress.history.extend(row)
 
+    def _scores(self) -> dict[str, Evaluation]:
+        return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model())}
+
     def _accuracies(self, plan: RoundPlan) -> Row:
-        last = self.evaluate(self.server.model)
-        average = self.evaluate(self.server.averaged_model())
+        self.progress.scores = self._scores()
+        last, average = self.progress.scores["last"], self.progress.scores["average"]
         self.server.note_accuracy(plan, last.acc_global)
         self.progress.memory.sample()
         return {
@@ -167,8 +173,15 @@ class Experiment:
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
+    def describe_clients(self, scores: Mapping[str, Evaluation] | None = None) -> None:
+        """Writes clients.json: what the clients hold and, once the run is over, how the models do on each."""
+        accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
+        checkpoint.write_atomically(self.folder / CLIENTS_FILE, self.clients.text(accuracies).encode())
+
     def finish(self) -> dict[str, Any]:
-        """Writes model.safetensors, model_ema.safetensors and summary.json; gives the summary."""
+        """Writes the models, clients.json and summary.json; gives the summary."""
+        # Stopped after its last checkpoint, a run has no scores in memory.
+        self.describe_clients(self.progress.scores or self._scores())
         content = self._safetensors(self.server.model)
         checkpoint.write_atomically(self.folder / "model.safetensors", content)
         checkpoint.write_atomically(

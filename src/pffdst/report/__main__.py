@@ -33,7 +33,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--serve", type=int, metavar="PORT", help="serve the page on 127.0.0.1 and keep it up to date")
     made.add_argument("--open", action="store_true", help="open the page in a browser")
     made.add_argument("--group-by", metavar="KEY,KEY", help="configuration keys of a group (default: all that differ)")
-    made.add_argument("--accuracy", choices=ACCURACIES, default="ema_acc_global", metavar="NAME", help=f"accuracy of --png and --latex: {', '.join(ACCURACIES)}")
+    made.add_argument(
+        "--accuracy",
+        choices=ACCURACIES,
+        default="ema_acc_global",
+        metavar="NAME",
+        help=f"accuracy of --png and --latex: {', '.join(ACCURACIES)}",
+    )
     made.add_argument("--level", type=float, metavar="PERCENT", help="accuracy whose bytes --latex tells")
     made.add_argument("--png", type=Path, metavar="FOLDER", help="write the main figures as PNG")
     made.add_argument("--csv", type=Path, metavar="FILE", help="write the table of runs")
@@ -80,7 +86,11 @@ def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
     """The page, unless it is served, and the files that were asked for."""
     say = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
     say(summary_line(shelf))
-    for line in [f"  {run.id}: {run.status}, {'; '.join(run.remarks)}" for run in shelf.runs if run.status in ("damaged", "failed", "empty")]:
+    for line in [
+        f"  {run.id}: {run.status}, {'; '.join(run.remarks)}"
+        for run in shelf.runs
+        if run.status in ("damaged", "failed", "empty")
+    ]:
         say(line)
     if given.serve is None:
         path = given.output or Path("report.html")

@@ -29,7 +29,17 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     for run in runs:
         settings = [run.config.get(key) for key in keys]
         figures = [run.final.get(name) for name in _COLUMNS]
-        writer.writerow([run.id, "duplicate" if run.twin else run.status, *settings, run.seed, run.rounds, *figures, "; ".join(run.remarks)])
+        writer.writerow(
+            [
+                run.id,
+                "duplicate" if run.twin else run.status,
+                *settings,
+                run.seed,
+                run.rounds,
+                *figures,
+                "; ".join(run.remarks),
+            ]
+        )
     return stream.getvalue()
 
 
@@ -42,7 +52,9 @@ def total_bytes(run: Run) -> float | None:
 def common_level(groups: Sequence[Group], accuracy: str) -> float | None:
     """The highest whole percent, as a share, that every run of at least half of the groups reaches."""
     name = ACCURACIES[accuracy][0]
-    best = [min(max((float(row[name]) for row in run.rows if name in row), default=0.0) for run in g.runs) for g in groups]
+    best = [
+        min(max((float(row[name]) for row in run.rows if name in row), default=0.0) for run in g.runs) for g in groups
+    ]
     if not best:
         return None
     level = math.floor(100 * sorted(best, reverse=True)[math.ceil(len(best) / 2) - 1] + 1e-9)
@@ -53,7 +65,7 @@ def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> s
     """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs the package booktabs."""
     reached = "bytes" if level is None else f"to {100 * level:g}\\,\\%"
     lines = [
-        f"% accuracy: {ACCURACIES[accuracy][1]}; mean and standard deviation over n seeds; bytes measured, both directions",
+        f"% accuracy: {ACCURACIES[accuracy][1]}; mean and sd over n seeds; bytes measured, both directions",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
         f"method & accuracy (\\%) & bytes & {reached} & training & $n$ \\\\",
@@ -67,11 +79,23 @@ def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> s
 
 def _latex_row(group: Group, accuracy: str, level: float | None) -> str:
     shares = spread_of([run.final.get(accuracy) for run in group.runs])
-    sizes, flops = spread_of([total_bytes(run) for run in group.runs]), spread_of([run.final.get("flops") for run in group.runs])
+    sizes, flops = (
+        spread_of([total_bytes(run) for run in group.runs]),
+        spread_of([run.final.get("flops") for run in group.runs]),
+    )
     reach = spread_of([None if level is None else bytes_to_reach(run, accuracy, level) for run in group.runs])
     percent = f"${100 * shares.mean:.1f}" + (f" \\pm {100 * shares.sd:.1f}$" if shares.n > 1 else "$")
     cells = [percent if shares.n else "--", _size(sizes), _size(reach), format_flops(flops.mean) if flops.n else "--"]
-    return " & ".join([_escaped(group.label), *(cell.replace(" ", "\\,") if "$" not in cell else cell for cell in cells), str(len(group.runs))]) + r" \\"
+    return (
+        " & ".join(
+            [
+                _escaped(group.label),
+                *(cell.replace(" ", "\\,") if "$" not in cell else cell for cell in cells),
+                str(len(group.runs)),
+            ]
+        )
+        + r" \\"
+    )
 
 
 def _size(spread: Spread) -> str:

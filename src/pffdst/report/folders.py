@@ -35,7 +35,7 @@ def run_folders(roots: Sequence[Path]) -> list[Path]:
 def common_base(roots: Sequence[Path]) -> Path:
     """The folder that the names of the runs are relative to; above a root that is a run's own folder."""
     base = Path(os.path.commonpath([root.resolve() for root in roots]))
-    return base.parent if _is_run(os.listdir(base)) else base
+    return base.parent if _is_run([path.name for path in base.iterdir()]) else base
 
 
 def stamp(folder: Path) -> Stamp:

@@ -9,13 +9,23 @@ from typing import TypeGuard, final
 
 from pffdst.report.reading import Run, Scalar
 
-__all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "keys_of", "is_counted"]
+__all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "keys_of"]
 
 # Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
 NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "tags", "name", "checkpoint_every", "hydra", "seed"})
 _NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path"})
 # A method is named first, then by what makes it an ablation, then by its setting.
-_FIRST = ("method_name", "freeze", "readjust", "allocation", "aggregation", "codec", "sparsity", "dataset.name", "model")
+_FIRST = (
+    "method_name",
+    "freeze",
+    "readjust",
+    "allocation",
+    "aggregation",
+    "codec",
+    "sparsity",
+    "dataset.name",
+    "model",
+)
 
 
 @final

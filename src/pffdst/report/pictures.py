@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _PARTS = {
     "dense": ("biases, statistics", "#8d8d86"),
     "header": ("headers", "#30343b"),
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,18 +42,19 @@ _STYLE = {
 }
 _AXES: dict[str, tuple[str, int, str | None]] = {
     "rounds": ("round", 0, None),
-    "bytes": ("bytes sent, both directions", 2, "B"),
-    "flops": ("training", 3, "FLOP"),
+    "bytes": ("bytes sent, both directions", 1, "B"),
+    "flops": ("training", 2, "FLOP"),
 }
 
 
 def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list[Path]:
     """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; gives the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawings: dict[str, Callable[[Axes], None]] = {
-        f"accuracy_by_{name}": lambda ax, name=name: _curves(ax, groups, accuracy, name) for name in _AXES
+    drawings = {
+        f"accuracy_by_{name}": partial(_curves, groups=groups, accuracy=accuracy, against=name) for name in _AXES
     }
-    drawings |= {"accuracy_for_bytes": lambda ax: _points(ax, groups, accuracy), "bytes_by_part": lambda ax: _parts(ax, groups)}
+    drawings["accuracy_for_bytes"] = partial(_points, groups=groups, accuracy=accuracy)
+    drawings["bytes_by_part"] = partial(_parts, groups=groups)
     with mpl.rc_context(_STYLE):
         return [_written(folder / f"{name}.png", draw) for name, draw in drawings.items()]
 
@@ -91,10 +93,18 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
         points = mean_curve(group, accuracy)
         if not points:
             continue
-        x, y = [point[place] for point in points], [100 * point[1].mean for point in points]
+        x = [[float(t), size, flops][place] for t, _, size, flops in points]
+        y = [100 * point[1].mean for point in points]
         sd = [100 * point[1].sd if point[1].n > 1 else 0.0 for point in points]
         ax.plot(x, y, label=_words(group), lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
-        ax.fill_between(x, [a - b for a, b in zip(y, sd, strict=True)], [a + b for a, b in zip(y, sd, strict=True)], color=look["color"], alpha=0.13, lw=0)
+        ax.fill_between(
+            x,
+            [a - b for a, b in zip(y, sd, strict=True)],
+            [a + b for a, b in zip(y, sd, strict=True)],
+            color=look["color"],
+            alpha=0.13,
+            lw=0,
+        )
     _axis(ax, words, unit, log=against == "flops")
     ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
     _legend(ax)
@@ -102,10 +112,15 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
 
 def _points(ax: Axes, groups: Sequence[Group], accuracy: str) -> None:
     for group, look in zip(groups, _looks(groups), strict=True):
-        sizes, shares = spread_of([total_bytes(run) for run in group.runs]), spread_of([run.final.get(accuracy) for run in group.runs])
+        sizes, shares = (
+            spread_of([total_bytes(run) for run in group.runs]),
+            spread_of([run.final.get(accuracy) for run in group.runs]),
+        )
         if sizes.n and shares.n:
             error = 100 * shares.sd if shares.n > 1 else None
-            ax.errorbar(sizes.mean, 100 * shares.mean, yerr=error, label=_words(group), ms=7, **look | {"linestyle": "none"})
+            ax.errorbar(
+                sizes.mean, 100 * shares.mean, yerr=error, label=_words(group), ms=7, **look | {"linestyle": "none"}
+            )
     _axis(ax, "bytes sent, both directions", "B", log=True)
     ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
     _legend(ax)
@@ -115,7 +130,9 @@ def _parts(ax: Axes, groups: Sequence[Group]) -> None:
     rows = [(group, way) for group in groups for way in ("up", "down")]
     left = [0.0] * len(rows)
     for part, (words, color) in _PARTS.items():
-        sizes = [spread_of([run.final.get(f"bytes_{way}_{part}", 0.0) for run in group.runs]).mean for group, way in rows]
+        sizes = [
+            spread_of([run.final.get(f"bytes_{way}_{part}", 0.0) for run in group.runs]).mean for group, way in rows
+        ]
         ax.barh(range(len(rows)), sizes, left=left, color=color, label=words, height=0.7)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
     ax.set_yticks(range(len(rows)), [f"{_words(group)}, {way}" for group, way in rows])

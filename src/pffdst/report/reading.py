@@ -43,8 +43,8 @@ FINALS = {
 class Run:
     """A run's folder. `config` has dotted keys, a class under its group's name; `final` the figures of the end so far.
 
-    Accuracies are shares, costs bytes and operations. `remarks` say what is damaged, missing or went wrong; `twin` names
-    the run of the same configuration that is counted in this one's stead. `choices` are the options' own names.
+    Accuracies are shares, costs bytes and operations. `remarks` say what is damaged, missing or went wrong; `twin`
+    names the run of the same configuration that is counted instead. `choices` are the options' own names.
     """
 
     id: str
@@ -125,7 +125,11 @@ def numbers(rows: Sequence[Row], name: str) -> list[float | None]:
 
 
 def _status(
-    folder: Path, state: Mapping[str, Any], summary: Mapping[str, Any], rows: Sequence[Row], config: Mapping[str, Scalar]
+    folder: Path,
+    state: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
+    config: Mapping[str, Scalar],
 ) -> tuple[Status, tuple[str, ...]]:
     said = state.get("status")
     done, planned = len(rows) and int(rows[-1][names.ROUND]), config.get("rounds", "?")

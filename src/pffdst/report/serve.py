@@ -32,7 +32,9 @@ def open_server(ask: Ask, port: int) -> ThreadingHTTPServer:
     try:
         server = ThreadingHTTPServer((HOST, port), partial(Handler, ask, session))
     except (OSError, OverflowError) as error:
-        raise UserError(f"--serve {port}: the port cannot be used ({error}); write another, or 0 for a free one") from error
+        raise UserError(
+            f"--serve {port}: the port cannot be used ({error}); write another, or 0 for a free one"
+        ) from error
     server.daemon_threads = True
     return server
 

@@ -2,6 +2,7 @@
 
 function render() {
   const focused = document.activeElement?.id;
+  data.shared = sharedFolder();
   const seen = view();
   controls(seen);
   fill("headline", headline(seen));
@@ -54,9 +55,10 @@ const set = (key) => (value) => {
 };
 
 function controls(seen) {
-  byId("title").textContent = data.base === "logs" ? "Comparison of runs" : data.base;
+  byId("title").textContent = "Comparison of runs";
   const done = data.runs.filter((run) => run.counted).length;
-  byId("subtitle").textContent = [`${done} finished runs in ${seen.groups.length} groups`, ...settings(seen)].join(" · ");
+  const place = [data.base, data.shared].filter(Boolean).join("/");
+  byId("subtitle").textContent = [place, `${done} finished runs in ${seen.groups.length} groups`, ...settings(seen)].join(" · ");
   byId("made").textContent = `Written ${new Date(data.made).toLocaleString()}. Bytes are measured lengths of messages, decimal units; accuracies are shares of the test samples.`;
   options("accuracy", Object.entries(data.accuracies), state.accuracy);
   segments("x", "x", [["round", "Round"], ["bytes", "Bytes"], ["flops", "FLOPs"]], state.x, (value) => { state.log = null; set("x")(value); });
@@ -84,7 +86,7 @@ function settings(seen) {
 function runChoice(name, seen, has) {
   const runs = seen.usable.filter(has);
   const now = runNamed(state[name], seen, has)?.id ?? "";
-  options(`${name}-run`, runs.map((run) => [run.id, `${run.id}: ${withSeed(run, seen.keys)}`]), now);
+  options(`${name}-run`, runs.map((run) => [run.id, `${nameOf(run)}: ${withSeed(run, seen.keys)}`]), now);
   byId(`${name}-run`).disabled = runs.length === 0;
 }
 

@@ -52,12 +52,12 @@ function table({ caption, columns, rows, sort = null, rowHead = 0 }) {
 }
 
 function headCell(column, sort) {
-  const words = [column.name, column.unit && el("span", { class: "unit" }, ` ${column.unit}`)];
+  const words = [column.name, column.unit && el("span", { class: "unit" }, `, ${column.unit}`)];
   const kind = column.left ? "left" : "right";
   if (sort === null || column.key === undefined) return el("th", { scope: "col", class: kind, title: column.hint }, words);
   const active = sort.by === column.key;
   const order = active ? (sort.down ? "descending" : "ascending") : "none";
-  const button = el("button", { type: "button", class: "sort", id: `sort-${column.key}`, onclick: () => sort.set(column.key) }, words,
+  const button = el("button", { type: "button", class: "sort", id: `sort-${sort.place}-${column.key}`, onclick: () => sort.set(column.key) }, words,
     el("span", { class: "arrow", "aria-hidden": "true" }, active ? (sort.down ? " ↓" : " ↑") : ""));
   return el("th", { scope: "col", class: kind, "aria-sort": order }, button);
 }

@@ -43,7 +43,7 @@ function thinLine(run, group) {
   const points = curveOf(run, state.accuracy);
   const place = { round: 0, bytes: 2, flops: 3 }[state.x];
   return { type: "scatter", mode: "lines", x: points.map((p) => p[place]), y: points.map((p) => 100 * p[1]), line: { color: faded(group.look.color, 0.45), width: 1 },
-    name: plain(run.id), hoverinfo: state.x === "round" ? "skip" : "name", meta: {} };
+    name: plain(nameOf(run)), hoverinfo: state.x === "round" ? "skip" : "name", meta: {} };
 }
 
 function curveLayout(drawnGroups, axisOf, words) {
@@ -106,23 +106,33 @@ function pointLabels(points) {
 
 // ---- bytes by part
 
+const PARTS_OF = Object.keys(PART_WORDS);
+const partOf = (group, way, part) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? 0)).mean;
+const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? 0)).mean;
+
+// Rows have numbers for places: two long names that are cut short alike stay two rows.
 function parts(seen) {
   const palette = PART_HUES[dark() ? "dark" : "light"];
   const rows = seen.shown.toReversed();
-  const of = (group, way, part) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? 0)).mean;
-  const traces = ["up", "down"].flatMap((way, i) => Object.entries(PART_WORDS).map(([part, words]) => ({
-    type: "bar", orientation: "h", name: words, y: rows.map((group) => brief(group.label, isNarrow() ? 20 : 30)), x: rows.map((group) => of(group, way, part)), xaxis: i === 0 ? "x" : "x2", meta: {},
+  const traces = ["up", "down"].flatMap((way, i) => PARTS_OF.map((part) => ({
+    type: "bar", orientation: "h", name: PART_WORDS[part], y: rows.map((_, row) => row), x: rows.map((group) => partOf(group, way, part)), xaxis: i === 0 ? "x" : "x2", meta: {},
     marker: { color: palette[part], pattern: { shape: PATTERNS[part], solidity: 0.25, size: 6, fgcolor: css("--paper") }, line: { width: 0 } },
-    customdata: rows.map((group) => bytesText(of(group, way, part))), hovertemplate: `${words}, ${way}: <b>%{customdata}</b><extra>%{y}</extra>`,
+    customdata: rows.map((group) => [bytesText(partOf(group, way, part)), plain(group.label)]), hovertemplate: `%{customdata[1]}<br>${PART_WORDS[part]}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
   })));
-  const most = Math.max(...rows.flatMap((group) => ["up", "down"].map((way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? 0)).mean)), 1);
+  const masks = (group) => ["mask", "catch_up"].flatMap((part) => [partOf(group, "up", part), partOf(group, "down", part)]).reduce((a, b) => a + b, 0);
+  const told = seen.shown.map((group) => `${group.label}: up ${bytesText(wayOf(group, "up"))}, down ${bytesText(wayOf(group, "down"))}, masks and catching up ${bytesText(masks(group))}`);
+  return { traces: rows.length > 0 ? traces : [], height: Math.max(200, 74 + (isNarrow() ? 40 : 30) * rows.length), layout: partsLayout(rows),
+    label: `Bytes by part and direction. ${told.join("; ")}.`, caption: "Means over seeds of the bytes of the whole run. Catching up: masks and frozen weights for clients that were away." };
+}
+
+function partsLayout(rows) {
+  const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
   const title = (words, x) => ({ text: words, xref: "paper", yref: "paper", x, y: 1, yshift: 4, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12.5, color: css("--quiet") } });
-  const side = (domain) => axis("", { ...bytesAxis, domain, range: [0, 1.04 * most], nticks: 4 });
-  return { traces: rows.length > 0 ? traces : [], height: Math.max(200, 74 + 30 * rows.length),
-    layout: layoutOf({ barmode: "stack", bargap: 0.35, xaxis: side([0, 0.485]), xaxis2: { ...side([0.515, 1]), anchor: "y" }, yaxis: axis("", { gridcolor: "rgba(0,0,0,0)", tickfont: { size: isNarrow() ? 10.5 : 12.5, color: css("--ink") }, ticklabelstandoff: 6 }),
-      annotations: [title("up: clients to server", 0), title("down: server to clients", 0.515)], margin: { l: 20, r: 12, t: 26, b: 30 } }),
-    label: `Bytes by part and direction. ${seen.shown.map((group) => `${group.label}: up ${bytesText(groupFigures(group).up.mean)}, down ${bytesText(groupFigures(group).down.mean)}, of these masks ${bytesText(of(group, "down", "mask") + of(group, "up", "mask") + of(group, "down", "catch_up"))}`).join("; ")}.`,
-    caption: "Means over seeds of the bytes of the whole run. Catching up: masks and frozen weights for clients that were away." };
+  const side = (domain) => axis("", { ...bytesAxis, domain, range: [0, 1.04 * most], nticks: isNarrow() ? 3 : 4 });
+  const label = (group) => (isNarrow() ? group.label.split(" · ").map((part) => brief(part, 16)).join("<br>") : brief(group.label, 30));
+  return layoutOf({ barmode: "stack", bargap: 0.35, xaxis: side([0, 0.47]), xaxis2: { ...side([0.53, 1]), anchor: "y" },
+    yaxis: axis("", { gridcolor: "rgba(0,0,0,0)", tickfont: { size: isNarrow() ? 11 : 12.5, color: css("--ink") }, ticklabelstandoff: 6, tickvals: rows.map((_, row) => row), ticktext: rows.map(label) }),
+    annotations: [title(isNarrow() ? "up" : "up: clients to server", 0), title(isNarrow() ? "down" : "down: server to clients", 0.53)], margin: { l: 20, r: 12, t: 26, b: 30 } });
 }
 
 // ---- the model over rounds
@@ -158,7 +168,7 @@ function densityMap(seen) {
   const ends = layers.map(([name, values]) => `${name} ${percentText(values.at(-1))}`);
   return { traces: [heat({ x: run.model.round, y: layers.map(([name]) => plain(name)), z, zmax: 100, hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>" })], height: Math.max(170, 80 + 22 * layers.length),
     layout: layoutOf({ xaxis: axis("round", { tickformat: "d", showgrid: false }), yaxis: axis("", { autorange: "reversed", showgrid: false, tickfont: { size: isNarrow() ? 10 : 12, color: css("--ink") } }), margin: { l: 20, r: 8, t: 6, b: 44 } }),
-    label: `Density of each layer over rounds. At the end: ${ends.join("; ")}.`, caption: `Share of each layer's weights that is alive, ${run.id}. At the end: ${ends.slice(0, 6).join(", ")}${ends.length > 6 ? " …" : "."}` };
+    label: `Density of each layer over rounds. At the end: ${ends.join("; ")}.`, caption: `Share of each layer's weights that is alive, run ${nameOf(run)}. At the end: ${ends.slice(0, 6).join(", ")}${ends.length > 6 ? " …" : "."}` };
 }
 
 const runNamed = (id, seen, has) => seen.usable.find((run) => run.id === id && has(run)) ?? seen.shown.flatMap((group) => group.runs).find(has);
@@ -200,5 +210,5 @@ function partitionMap(seen) {
   return { traces: [heat({ z, customdata: custom, zmax: 100, hovertemplate: "client %{customdata[0]}, class %{y}: <b>%{customdata[1]}</b> of %{customdata[2]} samples<extra></extra>" })],
     layout: layoutOf({ xaxis: axis("clients, largest first", { showgrid: false, tickformat: "d" }), yaxis: axis("class", { showgrid: false, dtick: classes > 20 ? undefined : 1 }), margin: { l: 44, r: 8, t: 8, b: 44 } }),
     label: `Classes by client: ${shown.length} of ${clients} clients, ${Math.min(...sizes)} to ${Math.max(...sizes)} samples each.`,
-    caption: `Share of each class in a client's training samples, ${run.id}. ${shown.length < clients ? `${shown.length} of ${clients.toLocaleString("en")}` : clients} clients with ${Math.min(...sizes)} to ${Math.max(...sizes)} samples.` };
+    caption: `Share of each class in a client's training samples, run ${nameOf(run)}. ${shown.length < clients ? `${shown.length} of ${clients.toLocaleString("en")}` : clients} clients with ${Math.min(...sizes)} to ${Math.max(...sizes)} samples.` };
 }

@@ -33,7 +33,7 @@ const flopsAxis = { tickformat: "~s", ticksuffix: "FLOP", exponentformat: "SI" }
 const logAxis = (values) => {
   const known = values.filter((value) => value > 0);
   const decades = Math.log10(Math.max(...known) / Math.min(...known));
-  return { type: "log", dtick: decades < 2.4 && decades > 0.25 && !isNarrow() ? "D2" : undefined, nticks: isNarrow() ? 4 : 8, minor: { showgrid: false } };
+  return { type: "log", dtick: decades < 2.4 && decades > 0.25 ? "D2" : undefined, nticks: isNarrow() ? 4 : 8, minor: { showgrid: false } };
 };
 
 // `figure` makes {traces, layout, caption, label} when the plot comes into sight, or null where there is nothing to draw.

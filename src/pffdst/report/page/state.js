@@ -1,12 +1,12 @@
 // What the reader chose, kept in the address so that a reload or a link shows the same; and what follows from it.
 
 const DEFAULTS = {
-  accuracy: "ema_acc_global", keys: null, filter: "", unfinished: false, hidden: [], chosen: [], sort: ["id", false],
+  accuracy: "ema_acc_global", keys: null, filter: "", unfinished: false, hidden: [], chosen: [], sort: ["id", false], groupSort: ["accuracy", true],
   x: "round", log: null, spread: "band", targets: "", budgets: "", reference: "", density: "", partition: "", theme: "auto",
 };
 
 const state = { ...DEFAULTS };
-let data = { runs: [], keys: { differing: {}, chosen: [], words: {} }, accuracies: {} };
+let data = { shared: "", runs: [], keys: { differing: {}, chosen: [], words: {} }, accuracies: {} };
 
 function restoreState() {
   try {
@@ -79,6 +79,14 @@ function view() {
 
 const levelsNow = (seen) => parseLevels(state.targets) ?? levelsFor(seen.groups, state.accuracy);
 const budgetsNow = (seen) => parseBytes(state.budgets) ?? budgetsFor(seen.groups);
+// A run's name without the folders that all runs are in.
+function sharedFolder() {
+  const folders = data.runs.map((run) => run.id.split("/").slice(0, -1));
+  const [first = []] = folders;
+  const length = first.findIndex((part, i) => folders.some((each) => each[i] !== part));
+  return first.slice(0, length === -1 ? first.length : length).join("/");
+}
+const nameOf = (run) => (data.shared === "" ? run.id : run.id.slice(data.shared.length + 1));
 const withSeed = (run, keys) => {
   const parts = keys.map((key) => toldOf(key, run.config[key], data.keys.words));
   return [...parts, `seed ${run.config.seed ?? ABSENT}`].join(" · ");

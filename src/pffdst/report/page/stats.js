@@ -179,15 +179,16 @@ function levelsFor(groups, accuracy) {
   return [...new Set(levels.filter((level) => level > 0))].sort((a, b) => a - b).map((level) => level / 100);
 }
 
-// A quarter, a half and all of what the most frugal group sent, in two digits.
+// What every group can spend: parts of what the most frugal one sent, and all of the most lavish one, in two digits.
 function budgetsFor(groups) {
-  const least = Math.min(...groups.map((group) => spreadOf(group.runs.map(totalBytes)).mean));
-  if (!Number.isFinite(least) || least <= 0) return [];
+  const totals = groups.map((group) => spreadOf(group.runs.map(totalBytes)).mean).filter((total) => total > 0);
+  if (totals.length === 0) return [];
+  const [least, most] = [Math.min(...totals), Math.max(...totals)];
   const round = (value) => {
     const digit = 10 ** (Math.floor(Math.log10(value)) - 1);
     return Math.floor(value / digit + 1e-9) * digit;
   };
-  return [0.25, 0.5, 1].map((share) => round(share * least));
+  return (most < 1.5 * least ? [least / 4, least / 2, least] : [least / 2, least, most]).map(round);
 }
 
 const totalBytes = (run) => (run.final.bytes_up ?? NaN) + (run.final.bytes_down ?? NaN);

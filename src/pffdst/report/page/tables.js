@@ -58,35 +58,51 @@ function fewestBytes(seen) {
   const lines = [`${ranked.length} of ${seen.groups.length} groups reach it with every seed`];
   if (other !== undefined) {
     const times = paired(other.group, best.group, reach(level), ratioOf);
-    lines.push(`${other.group.label} needs ${fixed(times.mean, 1)} times as many`);
+    lines.push(`${other.group.label} needs ${fixed(times.mean, 2)}${Number.isFinite(times.sd) ? ` ± ${fixed(times.sd, 2)}` : ""} times as many`);
   }
   const sd = Number.isFinite(best.sent.sd) ? el("span", { class: "sd" }, ` ± ${scale.text(best.sent.sd)}`) : null;
   return figureCard(`Fewest bytes to ${fixed(100 * level, 0)} %`, best.group, [scale.text(best.sent.mean), sd], scale.unit, lines);
 }
 
-function groupTable(seen) {
-  const figures = seen.groups.map((group) => ({ group, ...groupFigures(group) }));
-  const level = levelsNow(seen)[Math.floor(levelsNow(seen).length / 2)];
+function groupColumns(figures, level) {
   const sizes = columnScale(figures.map((each) => each.bytes.mean), BYTES);
   const flops = columnScale(figures.map((each) => each.flops.mean), FLOPS);
-  const reached = figures.map((each) => (level === undefined ? spreadOf([]) : reachOf(each.group, level)));
-  const toLevel = columnScale(reached.map((each) => each.mean), BYTES);
+  const toLevel = columnScale(figures.map((each) => each.reached.mean), BYTES);
   const range = accuracyRange(figures);
-  const columns = [
-    { name: "Method", left: true }, { name: "Accuracy", unit: "%" }, { name: "", left: true, hint: "one dot per seed, mean and standard deviation" },
-    { name: "Bytes", unit: sizes.unit }, { name: "Up / down", unit: sizes.unit },
-    { name: level === undefined ? "Bytes to a level" : `To ${fixed(100 * level, 0)} %`, unit: toLevel.unit }, { name: "Training", unit: flops.unit }, { name: "n" },
+  return [
+    { key: "label", name: "Method", left: true, of: (each) => each.group.label, cell: (each) => groupToggle(each.group, "groups") },
+    { key: "accuracy", name: "Accuracy", unit: "%", of: (each) => each.accuracy.mean, cell: (each) => plusMinus(100 * each.accuracy.mean, 100 * each.accuracy.sd, 1) },
+    { name: el("span", { class: "unseen" }, "Seeds"), left: true, cell: (each) => dots(each, range) },
+    { key: "bytes", name: "Bytes", unit: sizes.unit, of: (each) => each.bytes.mean, cell: (each) => [sizes.text(each.bytes.mean), spreadText(each.bytes, sizes)] },
+    { name: "Up / down", unit: sizes.unit, cell: (each) => `${sizes.text(each.up.mean)} / ${sizes.text(each.down.mean)}` },
+    { key: "reached", name: level === undefined ? "To a level" : `To ${fixed(100 * level, 0)} %`, unit: toLevel.unit, of: (each) => each.reached.mean, cell: (each) => reachCell(each.reached, toLevel) },
+    { key: "flops", name: "Training", unit: flops.unit, of: (each) => each.flops.mean, cell: (each) => flops.text(each.flops.mean) },
+    { name: "n", cell: (each) => String(each.group.runs.length) },
   ];
+}
+
+function groupTable(seen) {
+  const levels = levelsNow(seen);
+  const level = levels[Math.floor(levels.length / 2)];
+  const figures = seen.groups.map((group) => ({ group, ...groupFigures(group), reached: level === undefined ? spreadOf([]) : reachOf(group, level) }));
+  const columns = groupColumns(figures, level);
+  const [by, down] = state.groupSort;
   const best = Math.max(...figures.map((each) => (each.accuracy.n > 0 ? each.accuracy.mean : -1)));
-  const rows = figures.map((each, i) => ({
+  const rows = sortedBy(figures, columns.find((column) => column.key === by) ?? columns[1], down).map((each) => ({
     class: [each.accuracy.mean === best ? "best" : "", state.hidden.includes(each.group.label) ? "off" : ""].join(" "),
-    cells: [
-      groupToggle(each.group, "groups"), plusMinus(100 * each.accuracy.mean, 100 * each.accuracy.sd, 1), dots(each, range),
-      [sizes.text(each.bytes.mean), spreadText(each.bytes, sizes)], `${sizes.text(each.up.mean)} / ${sizes.text(each.down.mean)}`,
-      reachCell(reached[i], toLevel), flops.text(each.flops.mean), String(each.group.runs.length),
-    ],
+    cells: columns.map((column) => column.cell(each)),
   }));
-  return table({ caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`, columns, rows });
+  return table({ caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`, columns, rows, sort: sorting("groupSort") });
+}
+
+// A second click on a heading turns the order round; figures begin with the largest where that is the best.
+function sorting(place) {
+  const [by, down] = state[place];
+  const set = (key) => {
+    state[place] = [key, by === key ? !down : key === "accuracy"];
+    render();
+  };
+  return { by, down, set, place };
 }
 
 const spreadText = (spread, scale) => (Number.isFinite(spread.sd) && spread.sd > 0 ? el("span", { class: "sd" }, ` ± ${scale.text(spread.sd)}`) : null);
@@ -144,7 +160,7 @@ function equalTable(seen, { caption, name, given, figure, isBetter, compare, cel
   const units = given.map((_, i) => unit(spreads.map((row) => row[i].mean)));
   const columns = [{ name: "Method", left: true }, ...given.map((value, i) => ({ name: name(value), unit: units[i].unit }))];
   const rows = seen.groups.map((group, g) => ({ cells: [
-    [swatch(group.look), " ", group.label],
+    el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)),
     ...given.map((value, i) => {
       const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
       return [cell(spreads[g][i], units[i], group, value), against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group))];
@@ -169,7 +185,7 @@ function atTable(seen) {
     cell: (spread, _, group, budget) => {
       if (spread.n === 0) return el("span", { class: "none" }, "none yet");
       const spent = spreadOf(group.runs.map(totalBytes)).mean;
-      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `sent ${bytesText(spent)} in all`);
+      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all its ${bytesText(spent)}`);
       return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
     },
     relative: (points, own) => (own ? "reference" : `${points.mean > 0 ? "+" : ""}${fixed(100 * points.mean, 1)}${Number.isFinite(points.sd) ? ` ± ${fixed(100 * points.sd, 1)}` : ""} points`),
@@ -199,7 +215,7 @@ function runColumns(seen) {
   const rest = Object.keys(data.accuracies).filter((key) => key !== state.accuracy && key !== "last5_acc_client_mean");
   const names = { ema_acc_global: "Server average", ema_acc_client_mean: "Average, clients", last5_acc_global: "Last 5", last5_acc_client_mean: "Last 5, clients", acc_global: "Last round", acc_client_mean: "Last, clients" };
   return [
-    { key: "id", name: "Run", left: true, of: (run) => run.id, text: (run) => run.id },
+    { key: "id", name: "Run", left: true, of: (run) => run.id, text: nameOf },
     { key: "status", name: "Status", left: true, of: (run) => run.status, text: (run) => el("span", { class: `status ${run.status}` }, run.twin ? "duplicate" : run.status) },
     ...seen.keys.map((key) => ({ key, name: keyName(key), left: !seen.matching.every((run) => isNumber(run.config[key])), of: (run) => run.config[key] ?? null, text: (run) => wordOf(key, run.config[key], data.keys.words) })),
     { key: "seed", name: "Seed", of: (run) => run.config.seed ?? null, text: (run) => String(run.config.seed ?? ABSENT) },
@@ -211,7 +227,7 @@ function runColumns(seen) {
   ];
 }
 
-function sortedRuns(runs, column, down) {
+function sortedBy(runs, column, down) {
   const absent = (value) => value === null || value === undefined || Number.isNaN(value);
   const natural = new Intl.Collator("en", { numeric: true });
   return [...runs].sort((a, b) => {
@@ -225,16 +241,12 @@ function sortedRuns(runs, column, down) {
 function runTable(seen) {
   const columns = runColumns(seen);
   const [by, down] = state.sort;
-  const sorted = sortedRuns(seen.matching, columns.find((column) => column.key === by) ?? columns[0], down);
-  const set = (key) => {
-    state.sort = [key, state.sort[0] === key ? !state.sort[1] : false];
-    render();
-  };
+  const sorted = sortedBy(seen.matching, columns.find((column) => column.key === by) ?? columns[0], down);
   const rows = sorted.map((run) => ({
     class: [state.chosen.includes(run.id) ? "chosen" : "", seen.counted.includes(run) ? "" : "off"].join(" "),
     cells: [chooser(run), ...columns.map((column) => column.text(run))],
   }));
-  return table({ caption: "Runs", columns: [{ name: el("span", { class: "unseen" }, "Chosen"), left: true }, ...columns], rows, sort: { by, down, set }, rowHead: 1 });
+  return table({ caption: "Runs", columns: [{ name: el("span", { class: "unseen" }, "Chosen"), left: true }, ...columns], rows, sort: sorting("sort"), rowHead: 1 });
 }
 
 function chooser(run) {
@@ -242,7 +254,7 @@ function chooser(run) {
     state.chosen = event.target.checked ? [...state.chosen, run.id] : state.chosen.filter((id) => id !== run.id);
     render();
   };
-  return el("input", { type: "checkbox", id: `choose-${run.id}`, "aria-label": `Choose ${run.id}`, checked: state.chosen.includes(run.id), onchange: toggle });
+  return el("input", { type: "checkbox", id: `choose-${run.id}`, "aria-label": `Choose ${nameOf(run)}`, checked: state.chosen.includes(run.id), onchange: toggle });
 }
 
 // ---- configurations, and what was left out
@@ -252,7 +264,7 @@ function differenceTable(seen) {
   const keys = [...new Set(runs.flatMap((run) => Object.keys(run.config)))].filter((key) => new Set(runs.map((run) => JSON.stringify(run.config[key] ?? null))).size > 1);
   const note = runs.length < 2 ? "Choose two runs or more in the table above." : keys.length === 0 ? "Their configurations are the same." : `${keys.length} keys differ.`;
   if (runs.length < 2 || keys.length === 0) return [null, note];
-  const columns = [{ name: "Key", left: true }, ...runs.map((run) => ({ name: `${run.id}: ${withSeed(run, seen.keys)}`, left: true }))];
+  const columns = [{ name: "Key", left: true }, ...runs.map((run) => ({ name: `${nameOf(run)}: ${withSeed(run, seen.keys)}`, left: true }))];
   const rows = keys.map((key) => ({ cells: [el("code", {}, key), ...runs.map((run) => (key in run.config ? wordOf(key, run.config[key], data.keys.words) : el("span", { class: "none" }, "absent")))] }));
   return [table({ caption: "Configuration keys in which the chosen runs differ", columns, rows }), note];
 }
@@ -261,6 +273,6 @@ function leftTable() {
   const left = data.runs.filter((run) => !run.counted || run.remarks.length > 0);
   const why = (run) => [...(run.twin ? [`same configuration as ${run.twin}, which is counted`] : []), ...run.remarks, ...(run.counted ? ["its figures are counted"] : [])].join("; ");
   const columns = [{ name: "Run", left: true }, { name: "Status", left: true }, { name: "Why", left: true }];
-  const rows = left.map((run) => ({ cells: [run.id, el("span", { class: `status ${run.status}` }, run.twin ? "duplicate" : run.status), why(run)] }));
+  const rows = left.map((run) => ({ cells: [nameOf(run), el("span", { class: `status ${run.status}` }, run.twin ? "duplicate" : run.status), why(run)] }));
   return left.length === 0 ? null : table({ caption: "Runs left out of the means, or with remarks", columns, rows });
 }

@@ -16,6 +16,7 @@ from pffdst.report.reading import FINALS, Run
 __all__ = ["common_level", "latex_text", "runs_csv", "total_bytes"]
 
 _COLUMNS = (*FINALS, "wall_s", "peak_rss_mb", "rejected")
+_HEADS = {"sparsity": "sparsity_reached"}  # the target is a key of the configuration
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"
 }
@@ -25,7 +26,9 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """A line per run: name, status, configuration keys, seed, final figures; an unknown one is an empty field."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["run", "status", *keys, "seed", "rounds", *_COLUMNS, "remarks"])
+    writer.writerow(
+        ["run", "status", *keys, "seed", "rounds", *(_HEADS.get(name, name) for name in _COLUMNS), "remarks"]
+    )
     for run in runs:
         settings = [run.config.get(key) for key in keys]
         figures = [run.final.get(name) for name in _COLUMNS]

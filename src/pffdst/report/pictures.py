@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pffdst.report.exports import total_bytes
 from pffdst.report.figures import ACCURACIES, mean_curve, spread_of
@@ -146,10 +146,11 @@ def _axis(ax: Axes, words: str, unit: str | None, *, log: bool) -> None:
     ax.set_xlabel(words)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     if unit is not None:
         ax.xaxis.set_major_formatter(EngFormatter(unit=unit))
-        ax.xaxis.set_minor_formatter(EngFormatter(unit=unit) if log else mpl.ticker.NullFormatter())
-        ax.tick_params(axis="x", which="both", labelsize=7.5)
+        ax.tick_params(axis="x", labelsize=7.5)
 
 
 def _legend(ax: Axes) -> None:

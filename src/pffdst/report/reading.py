@@ -181,16 +181,20 @@ def _rows(path: Path) -> tuple[list[Row], tuple[str, ...]]:
         return [], (_absent(path),)
     except (OSError, ValueError) as error:
         return [], (f"{path.name} cannot be read: {_line(str(error))}",)
-    rows = [row for row in found if isinstance(row.get(names.ROUND), int)]
-    rows = [row for row, after in zip(rows, [*rows[1:], None], strict=True) if after is None or _before(row, after)]
+    rows = _ascending([row for row in found if isinstance(row.get(names.ROUND), int)])
     if not rows:
         return [], (f"{path.name} has no row",)
     lost = lines - len(rows)
     return rows, (f"{lost} of {lines} rows of {path.name} are damaged and left out",) if lost > 0 else ()
 
 
-def _before(row: Row, after: Row) -> bool:
-    return int(row[names.ROUND]) < int(after[names.ROUND])
+def _ascending(rows: Sequence[Row]) -> list[Row]:
+    """Without the rows whose round is not after the one before."""
+    kept: list[Row] = []
+    for row in rows:
+        if not kept or int(row[names.ROUND]) > int(kept[-1][names.ROUND]):
+            kept.append(row)
+    return kept
 
 
 def _config(path: Path) -> tuple[dict[str, Scalar], tuple[str, ...]]:

@@ -1,10 +1,11 @@
-"""Runs that nobody trained, in the form of those that were, and ways to damage them: for the report's benchmark, tests."""
+"""Runs that nobody trained, in the form of those that were, and ways to damage them: for benchmark and tests."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import zlib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -43,7 +44,7 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     played = rounds if done is None else done
     row = _rows(folder, config, played, every, layers)
-    identity = f"{hash((method, sparsity, seed, rounds, str(settings))) & (1 << 64) - 1:016x}"
+    identity = f"{zlib.crc32(repr((method, sparsity, seed, rounds, settings)).encode()):016x}"
     accuracies = np.sort(np.random.default_rng(seed).beta(6, 3, _CLIENTS))
     record = _clients(seed)
     finished = {"last": accuracies, "average": accuracies**0.9}

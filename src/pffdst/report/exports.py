@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pffdst.metrics.units import format_bytes, format_flops
-from pffdst.report.figures import ACCURACIES, Spread, bytes_to_reach, spread_of
+from pffdst.report.figures import ACCURACIES, Spread, bytes_to_reach, curve, drawn_runs, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import FINALS, Run
 
@@ -54,14 +54,14 @@ def total_bytes(run: Run) -> float | None:
 
 def common_level(groups: Sequence[Group], accuracy: str) -> float | None:
     """The highest whole percent, as a share, that every run of at least half of the groups reaches."""
-    name = ACCURACIES[accuracy][0]
-    best = [
-        min(max((float(row[name]) for row in run.rows if name in row), default=0.0) for run in g.runs) for g in groups
-    ]
-    if not best:
-        return None
-    level = math.floor(100 * sorted(best, reverse=True)[math.ceil(len(best) / 2) - 1] + 1e-9)
+    drawn = [runs for group in groups if (runs := drawn_runs(group, accuracy))]
+    best = sorted((min(_best(run, accuracy) for run in runs) for runs in drawn), reverse=True)
+    level = math.floor(100 * best[math.ceil(len(best) / 2) - 1] + 1e-9) if best else 0
     return level / 100 if level > 0 else None
+
+
+def _best(run: Run, accuracy: str) -> float:
+    return max(point[1] for point in curve(run, accuracy))
 
 
 def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> str:
@@ -81,24 +81,14 @@ def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> s
 
 
 def _latex_row(group: Group, accuracy: str, level: float | None) -> str:
-    shares = spread_of([run.final.get(accuracy) for run in group.runs])
-    sizes, flops = (
-        spread_of([total_bytes(run) for run in group.runs]),
-        spread_of([run.final.get("flops") for run in group.runs]),
-    )
-    reach = spread_of([None if level is None else bytes_to_reach(run, accuracy, level) for run in group.runs])
+    shares, flops = (spread_of([run.final.get(name) for run in group.runs]) for name in (accuracy, "flops"))
+    sizes = spread_of([total_bytes(run) for run in group.runs])
+    drawn = drawn_runs(group, accuracy) if level is not None else []
+    reach = spread_of([bytes_to_reach(run, accuracy, level or 0.0) for run in drawn])
     percent = f"${100 * shares.mean:.1f}" + (f" \\pm {100 * shares.sd:.1f}$" if shares.n > 1 else "$")
-    cells = [percent if shares.n else "--", _size(sizes), _size(reach), format_flops(flops.mean) if flops.n else "--"]
-    return (
-        " & ".join(
-            [
-                _escaped(group.label),
-                *(cell.replace(" ", "\\,") if "$" not in cell else cell for cell in cells),
-                str(len(group.runs)),
-            ]
-        )
-        + r" \\"
-    )
+    costs = [_size(sizes), _size(reach), format_flops(flops.mean) if flops.n else "--"]
+    cells = [percent if shares.n else "--", *(cost.replace(" ", "\\,") for cost in costs)]
+    return " & ".join([_escaped(group.label), *cells, str(len(group.runs))]) + r" \\"
 
 
 def _size(spread: Spread) -> str:

@@ -15,7 +15,17 @@ from pffdst.metrics import names
 from pffdst.report.groups import Group
 from pffdst.report.reading import Run, numbers
 
-__all__ = ["ACCURACIES", "Spread", "accuracy_at", "bytes_to_reach", "curve", "mean_curve", "paired_ratio", "spread_of"]
+__all__ = [
+    "ACCURACIES",
+    "Spread",
+    "accuracy_at",
+    "bytes_to_reach",
+    "curve",
+    "drawn_runs",
+    "mean_curve",
+    "paired_ratio",
+    "spread_of",
+]
 
 # What an accuracy is called in the summary, in metrics.csv and in words.
 ACCURACIES = {
@@ -57,9 +67,14 @@ def curve(run: Run, accuracy: str) -> list[tuple[int, float, float, float]]:
     ]
 
 
+def drawn_runs(group: Group, accuracy: str) -> list[Run]:
+    """The runs with at least one evaluation that can be read; of the others only the final figures are known."""
+    return [run for run in group.runs if curve(run, accuracy)]
+
+
 def mean_curve(group: Group, accuracy: str) -> list[tuple[int, Spread, float, float]]:
-    """Round by round over the group's runs, at the rounds that all of them evaluated; costs are means too."""
-    curves = [{point[0]: point for point in curve(run, accuracy)} for run in group.runs]
+    """Round by round over the runs that have a curve, at the rounds that all of them evaluated; costs are means too."""
+    curves = [{point[0]: point for point in curve(run, accuracy)} for run in drawn_runs(group, accuracy)]
     shared = sorted(set.intersection(*(set(points) for points in curves))) if curves else []
     found = []
     for t in shared:

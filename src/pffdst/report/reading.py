@@ -91,7 +91,7 @@ def read_run(folder: Path, name: str) -> Run:
     """What a folder says of its run, however little."""
     skipped, _ = _json(folder / sweeps.SKIPPED)
     state, trouble = _json(folder / sweeps.RUN)
-    if skipped and not state and not trouble:
+    if skipped and not state:
         return Run(name, folder, "skipped", (f"the result is in {skipped.get('folder', 'another folder')}",))
     summary, no_summary = _json(folder / sweeps.SUMMARY)
     rows, no_rows = _rows(folder / METRICS)

@@ -28,7 +28,7 @@ function accuracyCurves(seen) {
   const traces = [];
   for (const { group, points } of drawnGroups) {
     if (state.spread === "band" && group.runs.length > 1) traces.push(bandOf(group, points, axisOf));
-    if (state.spread === "runs") traces.push(...group.runs.map((run) => thinLine(run, group)));
+    if (state.spread === "runs") traces.push(...drawnRuns(group.runs, state.accuracy).map((run) => thinLine(run, group)));
     const said = (i) => `${group.label}, ${axisOf.text(axisOf.of(points[i]))}: ${percentText(points[i].y.mean)}`;
     const custom = points.map((p) => [Number.isFinite(p.y.sd) ? ` ± ${(100 * p.y.sd).toFixed(1)}` : "", axisOf.text(axisOf.of(p)), p.round]);
     traces.push(lineOf(group, points, axisOf, { meta: { said }, customdata: custom, hovertemplate: `<b>%{y:.1f}%{customdata[0]} %</b> ${state.x === "round" ? "" : "at %{customdata[1]}, round %{customdata[2]}"}` }));
@@ -138,7 +138,7 @@ function partsLayout(rows) {
 // ---- the model over rounds
 
 function meanOverRounds(group, column) {
-  const maps = group.runs.map((run) => new Map((run.model.round ?? []).map((t, i) => [t, run.model[column][i]])));
+  const maps = group.runs.filter((run) => run.model.round !== undefined).map((run) => new Map(run.model.round.map((t, i) => [t, run.model[column][i]])));
   const rounds = [...(maps[0]?.keys() ?? [])].filter((t) => maps.every((map) => map.get(t) !== undefined && map.get(t) !== null));
   return rounds.map((t) => ({ round: t, y: { mean: mean(maps.map((map) => map.get(t))) } }));
 }

@@ -20,8 +20,11 @@ function curveOf(run, accuracy) {
   return points.filter((point) => point.every((value) => value !== null));
 }
 
+// Of runs without an evaluation that can be read only the final figures are known.
+const drawnRuns = (runs, accuracy) => runs.filter((run) => curveOf(run, accuracy).length > 0);
+
 function meanCurve(runs, accuracy) {
-  const curves = runs.map((run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])));
+  const curves = drawnRuns(runs, accuracy).map((run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])));
   if (curves.length === 0) return [];
   const shared = [...curves[0].keys()].filter((t) => curves.every((points) => points.has(t)));
   return shared.map((t) => {
@@ -173,7 +176,8 @@ function parseLevels(text) {
 // The highest whole percent that every run of all groups reaches, of half of them, and of two.
 function levelsFor(groups, accuracy) {
   const best = (run) => Math.max(...curveOf(run, accuracy).map((point) => point[1]), 0);
-  const reached = groups.map((group) => Math.min(...group.runs.map(best))).sort((a, b) => b - a);
+  const drawn = groups.map((group) => drawnRuns(group.runs, accuracy)).filter((runs) => runs.length > 0);
+  const reached = drawn.map((runs) => Math.min(...runs.map(best))).sort((a, b) => b - a);
   const ranks = [reached.length, Math.ceil(reached.length / 2), Math.min(2, reached.length)];
   const levels = ranks.map((rank) => Math.floor(100 * (reached[rank - 1] ?? 0) + 1e-9));
   return [...new Set(levels.filter((level) => level > 0))].sort((a, b) => a - b).map((level) => level / 100);

@@ -10,7 +10,8 @@ function groupFigures(group) {
 
 const reach = (level) => (run) => bytesToReach(run, state.accuracy, level);
 const at = (budget) => (run) => accuracyAt(run, state.accuracy, budget);
-const reachOf = (group, level) => spreadOf(group.runs.map(reach(level)));
+const overDrawn = (group, figure) => spreadOf(drawnRuns(group.runs, state.accuracy).map(figure));
+const reachOf = (group, level) => overDrawn(group, reach(level));
 
 // ---- the answer
 
@@ -49,7 +50,7 @@ function fewestBytes(seen) {
   const levels = levelsNow(seen);
   const level = levels[Math.floor(levels.length / 2)];
   if (level === undefined) return null;
-  const ranked = seen.groups.map((group) => ({ group, sent: reachOf(group, level) })).filter((each) => each.sent.n === each.sent.of)
+  const ranked = seen.groups.map((group) => ({ group, sent: reachOf(group, level) })).filter((each) => each.sent.n > 0 && each.sent.n === each.sent.of)
     .sort((a, b) => a.sent.mean - b.sent.mean);
   if (ranked.length === 0) return null;
   const [best, ...rest] = ranked;
@@ -108,7 +109,7 @@ function sorting(place) {
 const spreadText = (spread, scale) => (Number.isFinite(spread.sd) && spread.sd > 0 ? el("span", { class: "sd" }, ` ± ${scale.text(spread.sd)}`) : null);
 
 function reachCell(spread, scale) {
-  if (spread.n === 0) return el("span", { class: "none" }, "not reached");
+  if (spread.n === 0) return el("span", { class: "none" }, spread.of === 0 ? "no curve" : "not reached");
   return [scale.text(spread.mean), spreadText(spread, scale), spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`)];
 }
 
@@ -150,13 +151,13 @@ function dots({ group, accuracy }, [low, high]) {
 function referenceOf(seen, figure, isBetter) {
   const asked = seen.groups.find((group) => group.label === state.reference);
   if (asked !== undefined) return asked;
-  const whole = seen.groups.map((group) => ({ group, spread: spreadOf(group.runs.map(figure)) })).filter(({ spread }) => spread.n > 0 && spread.n === spread.of);
+  const whole = seen.groups.map((group) => ({ group, spread: overDrawn(group, figure) })).filter(({ spread }) => spread.n > 0 && spread.n === spread.of);
   return whole.sort((a, b) => (isBetter(a.spread.mean, b.spread.mean) ? -1 : 1))[0]?.group;
 }
 
 function equalTable(seen, { caption, name, given, figure, isBetter, compare, cell, relative, unit }) {
   const references = given.map((value) => referenceOf(seen, figure(value), isBetter));
-  const spreads = seen.groups.map((group) => given.map((value) => spreadOf(group.runs.map(figure(value)))));
+  const spreads = seen.groups.map((group) => given.map((value) => overDrawn(group, figure(value))));
   const units = given.map((_, i) => unit(spreads.map((row) => row[i].mean)));
   const columns = [{ name: "Method", left: true }, ...given.map((value, i) => ({ name: name(value), unit: units[i].unit }))];
   const rows = seen.groups.map((group, g) => ({ cells: [

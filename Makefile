@@ -1,11 +1,12 @@
 # make demo   a first run, from nothing
 # make test   style, types, layers and the whole test suite
+# make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lock bench clean
+.PHONY: demo test check dashboard lock bench clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -19,12 +20,16 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+dashboard: $(STAMP)
+	$(BIN)/python -m pffdst.report logs -o logs/report.html
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/report.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

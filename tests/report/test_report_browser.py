@@ -53,6 +53,7 @@ class Tab:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(address)
         self.page.wait_for_selector("body[data-ready]")
+        self.page.wait_for_function("typeof Plotly !== 'undefined'")
 
     def column(self, table, number):
         cells = self.page.locator(f"#{table} tbody tr > :nth-child({number})")

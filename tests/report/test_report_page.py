@@ -34,7 +34,7 @@ def unpacked(text):
 def test_the_policy_allows_the_scripts_of_the_page_and_no_other(text):
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
     allowed = set(re.findall(r"'sha256-([^']*)'", policy))
-    data, *run = scripts_of(text)
+    data, *run = scripts_of(text)  # the application and, read by it, the library of the plots
     assert {base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in run} == allowed
     assert len(run) == 2
     assert "default-src 'none'" in policy

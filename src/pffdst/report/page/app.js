@@ -2,7 +2,6 @@
 
 function render() {
   const focused = document.activeElement?.id;
-  data.shared = sharedFolder();
   const seen = view();
   controls(seen);
   fill("headline", headline(seen));
@@ -28,6 +27,9 @@ function render() {
 
 function plots(seen) {
   const figures = { curves: accuracyCurves, pareto, parts, changed, frozen: frozenShare, density: densityMap, clients: clientAccuracies, partition: partitionMap };
+  // Their heights are known beforehand: nothing moves under the reader's pointer when they are drawn.
+  byId("plot-parts").style.height = `${partsHeight(seen)}px`;
+  byId("plot-density").style.height = `${densityHeight(seen)}px`;
   for (const [name, figure] of Object.entries(figures)) plot(`plot-${name}`, () => figure(seen));
 }
 
@@ -151,6 +153,7 @@ function merge(news) {
   const known = new Map(data.runs.map((run) => [run.id, run]));
   for (const run of news.runs) known.set(run.id, run);
   data = { ...news, runs: news.all.map((id) => known.get(id)).filter(Boolean) };
+  data.shared = sharedFolder();
 }
 
 async function refresh() {
@@ -177,18 +180,27 @@ function followLive() {
   setInterval(() => { if (document.visibilityState === "visible") refresh(); }, 3000);
 }
 
+function loadPlotly() {
+  const script = el("script");
+  script.textContent = byId("plotly").textContent;
+  document.head.append(script);
+}
+
 async function start() {
   restoreState();
   applyTheme();
   system.addEventListener("change", () => { applyTheme(); render(); });
-  data = { ...data, ...await unpacked(byId("data").textContent.trim()) };
+  merge(await unpacked(byId("data").textContent.trim()));
   if (!(state.accuracy in data.accuracies)) state.accuracy = DEFAULTS.accuracy;
   listen();
   render();
-  if (document.readyState === "complete") watchPlots();
-  else window.addEventListener("load", watchPlots);
-  if (document.body.dataset.mode === "live") followLive();
   document.body.dataset.ready = "yes";
+  if (document.body.dataset.mode === "live") followLive();
+  performance.mark("tables");
+  // The tables are on the screen before the library of the plots is read.
+  const draw = () => requestAnimationFrame(() => setTimeout(() => { loadPlotly(); watchPlots(); }));
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", draw);
+  else draw();
 }
 
 start();

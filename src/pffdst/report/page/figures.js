@@ -54,7 +54,7 @@ function curveLayout(drawnGroups, axisOf, words) {
   const labels = isNarrow() ? [] : endLabels(drawnGroups.map(({ group, points }) => ({ y: 100 * points.at(-1).y.mean, text: group.label, color: group.look.color })), room);
   const widest = Math.min(36, Math.max(...drawnGroups.map(({ group }) => group.label.length), 4));
   return layoutOf({
-    xaxis: axis(axisOf.words, { ...axisOf.axis, ...(isLog() ? logAxis(xs) : { rangemode: "tozero" }) }), yaxis: axis("accuracy, %", { ticksuffix: "" }), annotations: labels,
+    xaxis: axis(axisOf.words, { ...axisOf.axis, ...(isLog() ? logAxis(xs, state.x === "round" ? String : axisOf.text) : { rangemode: "tozero" }) }), yaxis: axis("accuracy, %", { ticksuffix: "" }), annotations: labels,
     hovermode: state.x === "round" ? "x unified" : "closest", margin: { l: 52, r: isNarrow() ? 12 : Math.min(300, 24 + 6.9 * widest), t: 8, b: 44 }, uirevision: `${state.x} ${isLog()} ${state.accuracy}`,
   });
 }
@@ -73,7 +73,7 @@ function pareto(seen) {
       meta: { said }, hovertemplate: `<b>${plain(group.label)}</b><br>%{y:.1f} %, ${bytesText(bytes.mean)}<extra></extra>` });
   }
   const xs = points.map((each) => each.bytes.mean);
-  return { traces: points.length > 0 ? traces : [], layout: layoutOf({ xaxis: axis("bytes sent, both directions", { ...bytesAxis, ...logAxis(xs), range: paddedLog(xs) }), yaxis: axis("accuracy, %"), annotations: isNarrow() ? [] : pointLabels(points), uirevision: state.accuracy }),
+  return { traces: points.length > 0 ? traces : [], layout: layoutOf({ xaxis: axis("bytes sent, both directions", { ...logAxis(xs, bytesText), range: paddedLog(xs) }), yaxis: axis("accuracy, %"), annotations: isNarrow() ? [] : pointLabels(points), uirevision: state.accuracy }),
     label: `Accuracy against bytes sent. ${points.map((each) => `${each.group.label}: ${percentText(each.accuracy.mean)} for ${bytesText(each.bytes.mean)}`).join("; ")}.`,
     caption: `On the front, no other method is more accurate for fewer bytes: ${front.map((p) => p.group.label).join(", ")}.` };
 }
@@ -100,7 +100,7 @@ function pointLabels(points) {
     const box = [left ? x - length : x, left ? x : x + length, y - 8, y + 8];
     if (taken.some((other) => box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3])) return null;
     taken.push(box);
-    return { x: logs[i], y: ys[i], xanchor: left ? "right" : "left", xshift: left ? -10 : 10, yanchor: "middle", text, showarrow: false, font: { size: 12.5, color: group.look.color } };
+    return { x: logs[i], y: ys[i], xanchor: left ? "right" : "left", xshift: left ? -7 : 7, yanchor: "bottom", yshift: 4, text, showarrow: false, font: { size: 12.5, color: group.look.color } };
   }).filter(Boolean);
 }
 
@@ -116,14 +116,16 @@ function parts(seen) {
   const rows = seen.shown.toReversed();
   const traces = ["up", "down"].flatMap((way, i) => PARTS_OF.map((part) => ({
     type: "bar", orientation: "h", name: PART_WORDS[part], y: rows.map((_, row) => row), x: rows.map((group) => partOf(group, way, part)), xaxis: i === 0 ? "x" : "x2", meta: {},
-    marker: { color: palette[part], pattern: { shape: PATTERNS[part], solidity: 0.25, size: 6, fgcolor: css("--paper") }, line: { width: 0 } },
+    marker: { color: palette[part], line: { width: 0 } },
     customdata: rows.map((group) => [bytesText(partOf(group, way, part)), plain(group.label)]), hovertemplate: `%{customdata[1]}<br>${PART_WORDS[part]}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
   })));
   const masks = (group) => ["mask", "catch_up"].flatMap((part) => [partOf(group, "up", part), partOf(group, "down", part)]).reduce((a, b) => a + b, 0);
   const told = seen.shown.map((group) => `${group.label}: up ${bytesText(wayOf(group, "up"))}, down ${bytesText(wayOf(group, "down"))}, masks and catching up ${bytesText(masks(group))}`);
-  return { traces: rows.length > 0 ? traces : [], height: Math.max(200, 74 + (isNarrow() ? 40 : 30) * rows.length), layout: partsLayout(rows),
+  return { traces: rows.length > 0 ? traces : [], layout: partsLayout(rows),
     label: `Bytes by part and direction. ${told.join("; ")}.`, caption: "Means over seeds of the bytes of the whole run. Catching up: masks and frozen weights for clients that were away." };
 }
+
+const partsHeight = (seen) => Math.max(200, 74 + (isNarrow() ? 40 : 30) * seen.shown.length);
 
 function partsLayout(rows) {
   const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
@@ -160,13 +162,16 @@ function heat(more) {
   return { type: "heatmap", colorscale: SCALE[dark() ? "dark" : "light"], zmin: 0, xgap: 0, meta: {}, colorbar: { thickness: 10, outlinewidth: 0, len: 1, tickfont: { size: 11.5, color: css("--quiet") }, ticksuffix: " %" }, ...more };
 }
 
+const densityRun = (seen) => runNamed(state.density, seen, (each) => Object.keys(each.model.density ?? {}).length > 0);
+const densityHeight = (seen) => Math.max(170, 80 + 22 * Object.keys(densityRun(seen)?.model.density ?? {}).length);
+
 function densityMap(seen) {
-  const run = runNamed(state.density, seen, (each) => Object.keys(each.model.density ?? {}).length > 0);
+  const run = densityRun(seen);
   if (run === undefined) return null;
   const layers = Object.entries(run.model.density);
   const z = layers.map(([, values]) => values.map((value) => (value === null ? null : 100 * value)));
   const ends = layers.map(([name, values]) => `${name} ${percentText(values.at(-1))}`);
-  return { traces: [heat({ x: run.model.round, y: layers.map(([name]) => plain(name)), z, zmax: 100, hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>" })], height: Math.max(170, 80 + 22 * layers.length),
+  return { traces: [heat({ x: run.model.round, y: layers.map(([name]) => plain(name)), z, zmax: 100, hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>" })],
     layout: layoutOf({ xaxis: axis("round", { tickformat: "d", showgrid: false }), yaxis: axis("", { autorange: "reversed", showgrid: false, tickfont: { size: isNarrow() ? 10 : 12, color: css("--ink") } }), margin: { l: 20, r: 8, t: 6, b: 44 } }),
     label: `Density of each layer over rounds. At the end: ${ends.join("; ")}.`, caption: `Share of each layer's weights that is alive, run ${nameOf(run)}. At the end: ${ends.slice(0, 6).join(", ")}${ends.length > 6 ? " …" : "."}` };
 }

@@ -29,12 +29,16 @@ function layoutOf(more = {}) {
 
 const bytesAxis = { tickformat: "~s", ticksuffix: "B", exponentformat: "SI" };
 const flopsAxis = { tickformat: "~s", ticksuffix: "FLOP", exponentformat: "SI" };
-// On less than two decades of a log axis plotly would label single digits alone.
-const logAxis = (values) => {
+// 1, 2 and 5 of each decade, fewer where there are many; `text` writes a value with its unit.
+function logAxis(values, text) {
   const known = values.filter((value) => value > 0);
-  const decades = Math.log10(Math.max(...known) / Math.min(...known));
-  return { type: "log", dtick: decades < 2.4 && decades > 0.25 ? "D2" : undefined, nticks: isNarrow() ? 4 : 8, minor: { showgrid: false } };
-};
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const decades = Math.log10(high / low);
+  const digits = decades < (isNarrow() ? 1 : 2.2) ? [1, 2, 5] : [1];
+  const powers = Array.from({ length: 20 }, (_, power) => power);
+  const ticks = powers.flatMap((power) => digits.map((digit) => digit * 10 ** power)).filter((tick) => tick > low / 3 && tick < high * 3);
+  return { type: "log", tickvals: ticks, ticktext: ticks.map((tick) => text(tick).replace(/\.0+(?= )|(\.\d)0(?= )/, "$1")), tickformat: undefined, ticksuffix: "", minor: { showgrid: false } };
+}
 
 // `figure` makes {traces, layout, caption, label} when the plot comes into sight, or null where there is nothing to draw.
 function plot(id, figure) {
@@ -57,8 +61,8 @@ function drawNow(id) {
     return;
   }
   if (node.firstElementChild?.classList.contains("empty")) node.replaceChildren();
-  if (made.height) node.style.height = `${made.height}px`;
   Plotly.react(node, made.traces, made.layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+  performance.mark(id);
   node.setAttribute("role", "img");
   node.setAttribute("aria-label", made.label);
   withCursor(node);

@@ -44,7 +44,6 @@ const PART_HUES = {
   light: { values: "#2f6fa7", mask: "#d98200", frozen: "#3f8f77", catch_up: "#a84a86", dense: "#8d8d86", header: "#30343b" },
   dark: { values: "#6aa9de", mask: "#f0b040", frozen: "#58b99b", catch_up: "#d987bb", dense: "#9a9a94", header: "#e6e6e2" },
 };
-const PATTERNS = { values: "", mask: "/", frozen: "", catch_up: "\\", dense: "", header: "." };
 const PART_WORDS = { values: "values", mask: "masks", frozen: "frozen weights", catch_up: "catching up", dense: "biases, statistics", header: "headers" };
 
 const dark = () => document.documentElement.dataset.theme === "dark";

@@ -137,7 +137,7 @@ function scaled(value, units) {
 
 const bytesText = (value) => scaled(value, BYTES);
 const flopsText = (value) => scaled(value, FLOPS);
-const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-/, "−") : ABSENT);
+const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace(/^-/, "−") : ABSENT);
 const percentText = (share, digits = 1) => (Number.isFinite(share) ? `${fixed(100 * share, digits)} %` : ABSENT);
 const durationText = (seconds) => {
   if (!Number.isFinite(seconds)) return ABSENT;

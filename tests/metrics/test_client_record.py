@@ -47,7 +47,7 @@ def test_few_accuracies_are_kept_each(values):
 
 @pytest.fixture(scope="module")
 def finished(make_experiment):
-    experiment = make_experiment("rounds=2", "eval_every=1")
+    experiment = make_experiment("method=random_mask", "rounds=2", "eval_every=1")
     experiment.describe_clients()
     before = json.loads((experiment.folder / CLIENTS_FILE).read_text())
     summary = run(experiment)

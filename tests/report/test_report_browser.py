@@ -53,13 +53,17 @@ class Tab:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(address)
         self.page.wait_for_selector("body[data-ready]")
-        self.page.wait_for_function("typeof Plotly !== 'undefined'")
 
     def column(self, table, number):
         cells = self.page.locator(f"#{table} tbody tr > :nth-child({number})")
         return [text.split("\n")[0].strip() for text in cells.all_inner_texts()]
 
+    def look_at(self, plot):
+        self.page.locator(f"#{plot}").scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"#{plot} .main-svg")
+
     def look_at_everything(self):
+        self.page.wait_for_function("typeof Plotly !== 'undefined'")
         for plot in self.page.locator(".plot").all():
             plot.scroll_into_view_if_needed()
             self.page.wait_for_timeout(40)
@@ -138,14 +142,14 @@ def test_the_filter_holds_for_tables_and_pictures(tab):
     tab.page.fill("#filter", "feddst sparsity=0.95")
     assert tab.column("groups", 1) == ["feddst"]
     assert tab.page.locator("#runs-count").inner_text().startswith("2 of ")
-    tab.page.locator("#plot-curves").scroll_into_view_if_needed()
+    tab.look_at("plot-curves")
     assert tab.page.evaluate("document.getElementById('plot-curves').data.filter((t) => t.meta.said).length") == 1
     tab.page.fill("#filter", "nothing like it")
     assert "No run matches the filter" in tab.page.locator("#headline").inner_text()
 
 
 def test_a_method_is_hidden_from_the_pictures_by_keyboard(tab, groups):
-    tab.page.locator("#plot-curves").scroll_into_view_if_needed()
+    tab.look_at("plot-curves")
     count = "document.getElementById('plot-curves').data.filter((trace) => trace.meta.said).length"
     assert tab.page.evaluate(count) == len(groups)
     key = tab.page.locator("#keys-curves button").first
@@ -157,6 +161,7 @@ def test_a_method_is_hidden_from_the_pictures_by_keyboard(tab, groups):
 
 
 def test_arrow_keys_read_a_plot_aloud(tab, groups):
+    tab.look_at("plot-curves")
     tab.page.locator("#plot-curves").focus()
     for _ in range(3):
         tab.page.keyboard.press("ArrowRight")
@@ -223,6 +228,7 @@ def test_a_live_page_shows_a_new_run_and_keeps_the_filter(browser, tmp_path, wri
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         tab = Tab(browser, f"http://127.0.0.1:{server.server_address[1]}/")
+        tab.look_at_everything()
         tab.page.fill("#filter", "pffdst")
         tab.page.locator("input[aria-label='Choose a']").check()
         write(tmp_path / "logs/b", seed=1)
@@ -235,8 +241,7 @@ def test_a_live_page_shows_a_new_run_and_keeps_the_filter(browser, tmp_path, wri
     assert tab.said == []
 
 
-@pytest.mark.parametrize("size", [None, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "size"), [("light", None), ("dark", PHONE)], ids=["light", "dark, phone"])
 def test_no_serious_finding_of_axe(browser, address, axe, scheme, size):
     tab = Tab(browser, address, color_scheme=scheme)
     if size is not None:

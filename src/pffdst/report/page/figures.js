@@ -97,7 +97,7 @@ function pointLabels(points) {
     const text = brief(group.label, 30);
     // roughly the pixels of the plot
     const [x, y, length] = [480 * (logs[i] - low) / width, 300 * (ys[i] - bottom) / height, 7 * text.length + 14];
-    const box = [left ? x - length : x, left ? x : x + length, y - 8, y + 8];
+    const box = [left ? x - length : x, left ? x : x + length, y - 9, y + 9];
     if (taken.some((other) => box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3])) return null;
     taken.push(box);
     return { x: logs[i], y: ys[i], xanchor: left ? "right" : "left", xshift: left ? -7 : 7, yanchor: "bottom", yshift: 4, text, showarrow: false, font: { size: 12.5, color: group.look.color } };
@@ -130,7 +130,7 @@ const partsHeight = (seen) => Math.max(200, 74 + (isNarrow() ? 40 : 30) * seen.s
 function partsLayout(rows) {
   const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
   const title = (words, x) => ({ text: words, xref: "paper", yref: "paper", x, y: 1, yshift: 4, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12.5, color: css("--quiet") } });
-  const side = (domain) => axis("", { ...bytesAxis, domain, range: [0, 1.04 * most], nticks: isNarrow() ? 3 : 4 });
+  const side = (domain) => axis("", { ...bytesAxis, domain, range: [0, 1.04 * most], nticks: isNarrow() ? 2 : 4 });
   const label = (group) => (isNarrow() ? group.label.split(" · ").map((part) => brief(part, 16)).join("<br>") : brief(group.label, 30));
   return layoutOf({ barmode: "stack", bargap: 0.35, xaxis: side([0, 0.47]), xaxis2: { ...side([0.53, 1]), anchor: "y" },
     yaxis: axis("", { gridcolor: "rgba(0,0,0,0)", tickfont: { size: isNarrow() ? 11 : 12.5, color: css("--ink") }, ticklabelstandoff: 6, tickvals: rows.map((_, row) => row), ticktext: rows.map(label) }),

@@ -65,6 +65,13 @@ def test_an_ablation_is_a_group_and_the_usual_goes_without_saying(groups):
     ]
 
 
+def test_of_two_equally_common_settings_neither_goes_without_saying():
+    configs = [{"method_name": "pffdst", "freeze": kind} for kind in ("A", "B")]
+    runs = runs_of([*configs, {"method_name": "fedavg", "freeze": "A"}])
+    labels = [group.label for group in group_runs(runs, keys_of(runs))]
+    assert labels == ["fedavg", "pffdst · freeze A", "pffdst · freeze B"]
+
+
 def test_options_are_called_by_their_own_names():
     configs = [("two_stage", "TwoStage"), ("none", "NoFreezing")]
     runs = [Run(name, Path(), "done", config={"freeze": kind}, choices={"freeze": name}) for name, kind in configs]

@@ -21,7 +21,7 @@ EXPECTED = {
     "bad config": ("done", "config.yaml cannot be read"),
     "binary metrics": ("done", "metrics.csv"),
     "failed": ("failed", "holds no cifar10_train"),
-    "empty": ("empty", "no run was written here"),
+    "empty": ("empty", "no run was written here yet"),
     "skipped": ("skipped", "the result is in"),
 }
 
@@ -72,6 +72,21 @@ def test_of_one_configuration_the_finished_run_is_counted_and_the_other_names_it
     shelf = Library([tmp_path / "logs"]).look()
     assert {run.id: run.twin for run in shelf.runs} == {"a": "z", "b": "", "z": ""}
     assert [run.id for run in shelf.runs if is_counted(run)] == ["b", "z"]
+
+
+def test_a_run_stopped_after_its_last_round_yields_to_the_finished_one(tmp_path, write):
+    late = write(tmp_path / "logs/z")
+    write(tmp_path / "logs/a")
+    sweeps.mark(late, sweeps.read_run(late)["fingerprint"], "running")
+    (late / sweeps.SUMMARY).unlink()
+    runs = Library([tmp_path / "logs"]).look().runs
+    assert {run.id: (run.status, run.twin) for run in runs} == {"a": ("done", ""), "z": ("stopped", "a")}
+
+
+def test_a_run_that_has_just_begun_is_not_damaged(tmp_path, write):
+    folder = write(tmp_path / "logs/a", done=1)
+    (folder / "metrics.csv").unlink()
+    assert alone(tmp_path / "logs").remarks == (f"after round 0 of 20; resume={folder} goes on with it",)
 
 
 def test_only_what_changed_is_read_again(tmp_path, write, monkeypatch):

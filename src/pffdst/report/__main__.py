@@ -104,6 +104,8 @@ def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
 
 def summary_line(shelf: Shelf) -> str:
     """How many runs there are, by status: `12 runs: 11 done, 1 failed`."""
+    if not shelf.runs:
+        return "no runs yet"
     counts = Counter("duplicate" if run.twin else run.status for run in shelf.runs)
     return f"{len(shelf.runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())
 

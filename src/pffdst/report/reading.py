@@ -100,7 +100,7 @@ def read_run(folder: Path, name: str) -> Run:
     status, why = _status(folder, state, summary, rows, config)
     missing = no_summary + no_rows + no_config if status not in ("empty", "failed") else ()
     if status in ("running", "stopped"):
-        missing = tuple(line for line in missing if line != _absent(folder / sweeps.SUMMARY))
+        missing = no_config + (no_rows if rows else ())  # its summary, and maybe its first row, is yet to be written
     gone = tuple(line for line in trouble + no_clients if not line.endswith(_ABSENT))
     return Run(
         id=name,
@@ -143,7 +143,7 @@ def _status(
         return "done", ()
     if said == "done" or state or rows:
         return "damaged", (f"{done} of {planned} rounds can be read",)
-    return "empty", ("no run was written here",)
+    return "empty", ("no run was written here yet",)
 
 
 def _line(text: str) -> str:

@@ -18,7 +18,7 @@ EXPECTED = {
     "bad json": ("done", "summary.json cannot be read"),
     "no summary": ("done", "summary.json is missing"),
     "no metrics": ("done", "metrics.csv is missing"),
-    "bad config": ("done", "config.yaml cannot be read"),
+    "bad config": ("damaged", "which settings it had is not known config.yaml cannot be read"),
     "binary metrics": ("done", "metrics.csv"),
     "failed": ("failed", "holds no cifar10_train"),
     "empty": ("empty", "no run was written here yet"),
@@ -41,6 +41,11 @@ def test_a_damaged_folder_is_told_with_its_reason(shelf, damage):
     run = only(shelf, f"damaged/{damage}")
     assert run.status == status
     assert reason in " ".join(run.remarks)
+
+
+def test_a_run_whose_settings_are_not_known_is_in_no_group(shelf, groups):
+    assert not only(shelf, "damaged/bad config").has_figures
+    assert all(value is not None for group in groups for value in group.values.values())
 
 
 def test_every_damage_there_is_has_an_expectation(synthetic):

@@ -73,8 +73,8 @@ class Run:
 
     @property
     def has_figures(self) -> bool:
-        """Whether there is an accuracy and a cost to compare."""
-        return any(key in self.final for key in _ACCURACIES) and "bytes_up" in self.final
+        """Whether there is an accuracy and a cost to compare, and settings to name them by."""
+        return bool(self.config) and any(key in self.final for key in _ACCURACIES) and "bytes_up" in self.final
 
     @property
     def rounds(self) -> int:
@@ -108,7 +108,7 @@ def read_run(folder: Path, name: str) -> Run:
         status=status,
         remarks=why + missing + gone,
         fingerprint=str(summary.get("fingerprint") or state.get("fingerprint") or ""),
-        config=config or _labels(summary),
+        config=config,
         choices=_choices(folder),
         summary=summary,
         rows=rows,
@@ -139,6 +139,8 @@ def _status(
         if sweeps.in_use(folder):
             return "running", (f"round {done} of {planned}",)
         return "stopped", (f"after round {done} of {planned}; resume={folder} goes on with it",)
+    if (summary or said == "done") and not config:
+        return "damaged", ("which settings it had is not known",)
     if summary or (said == "done" and rows and done == planned):
         return "done", ()
     if said == "done" or state or rows:
@@ -241,13 +243,6 @@ def _choices(folder: Path) -> dict[str, str]:
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key) if isinstance(node, Mapping) else None
     return {str(k): str(v) for k, v in node.items() if v is not None} if isinstance(node, Mapping) else {}
-
-
-def _labels(summary: Mapping[str, Any]) -> dict[str, Scalar]:
-    """What a summary knows of the configuration, for a run whose config.yaml is gone."""
-    told = {"method_name": "method", "dataset.name": "dataset", "model": "model", "seed": "seed"}
-    told |= {"sparsity": "sparsity_target", "rounds": "rounds"}
-    return {key: _scalar(summary[name]) for key, name in told.items() if name in summary}
 
 
 def _finite(value: Any) -> float | None:

@@ -171,7 +171,7 @@ function densityMap(seen) {
   const layers = Object.entries(run.model.density);
   const z = layers.map(([, values]) => values.map((value) => (value === null ? null : 100 * value)));
   const ends = layers.map(([name, values]) => `${name} ${percentText(values.at(-1))}`);
-  return { traces: [heat({ x: run.model.round, y: layers.map(([name]) => plain(name)), z, zmax: 100, hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>" })],
+  return { traces: [heat({ x: run.model.round, y: layers.map(([name]) => plain(name)), z, zmax: Math.max(...z.flat(), 1), hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>" })],
     layout: layoutOf({ xaxis: axis("round", { tickformat: "d", showgrid: false }), yaxis: axis("", { autorange: "reversed", showgrid: false, tickfont: { size: isNarrow() ? 10 : 12, color: css("--ink") } }), margin: { l: 20, r: 8, t: 6, b: 44 } }),
     label: `Density of each layer over rounds. At the end: ${ends.join("; ")}.`, caption: `Share of each layer's weights that is alive, run ${nameOf(run)}. At the end: ${ends.slice(0, 6).join(", ")}${ends.length > 6 ? " …" : "."}` };
 }

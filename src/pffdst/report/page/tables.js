@@ -218,7 +218,7 @@ function runColumns(seen) {
   return [
     { key: "id", name: "Run", left: true, of: (run) => run.id, text: nameOf },
     { key: "status", name: "Status", left: true, of: (run) => run.status, text: (run) => el("span", { class: `status ${run.status}` }, run.twin ? "duplicate" : run.status) },
-    ...seen.keys.map((key) => ({ key, name: keyName(key), left: !seen.matching.every((run) => isNumber(run.config[key])), of: (run) => run.config[key] ?? null, text: (run) => wordOf(key, run.config[key], data.keys.words) })),
+    ...seen.keys.map((key) => ({ key, name: keyName(key), left: !seen.matching.every((run) => isNumber(run.config[key])), of: (run) => run.config[key] ?? null, text: (run) => ("rounds" in run.config || key in run.config ? wordOf(key, run.config[key], data.keys.words) : ABSENT) })),
     { key: "seed", name: "Seed", of: (run) => run.config.seed ?? null, text: (run) => String(run.config.seed ?? ABSENT) },
     share(state.accuracy, names[state.accuracy]), ...rest.slice(0, 3).map((key) => share(key, names[key])),
     cost("bytes", "Bytes"), cost("up", "Up"), cost("down", "Down"), cost("flops", "Training"),

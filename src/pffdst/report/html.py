@@ -16,7 +16,9 @@ from plotly.offline import get_plotlyjs
 __all__ = ["page"]
 
 _SELF, _NONE = "'self'", "'none'"
-_SCRIPTS = ("stats.js", "dom.js", "state.js", "tables.js", "plots.js", "figures.js", "app.js")
+_SCRIPTS = tuple(
+    f"{name}.js" for name in ("stats", "dom", "state", "tables", "runs", "plots", "figures", "details", "app")
+)
 
 
 def page(data: Mapping[str, Any], *, live: bool = False) -> str:

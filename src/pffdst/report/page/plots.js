@@ -13,17 +13,36 @@ function faded(color, opacity) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, standoff: 8, font: { size: 12.5, color: css("--quiet") } }, gridcolor: css("--grid"), zeroline: false, linecolor: css("--line"),
-    tickfont: { size: 12, color: css("--quiet") }, automargin: true, ticks: "", ...more,
+    title: { text: title, standoff: 8, font: { size: 12.5, color: css("--quiet") } },
+    gridcolor: css("--grid"),
+    zeroline: false,
+    linecolor: css("--line"),
+    tickfont: { size: 12, color: css("--quiet") },
+    automargin: true,
+    ticks: "",
+    ...more,
   };
 }
 
 function layoutOf(more = {}) {
   return {
-    font: { family: css("--font"), size: 13, color: css("--ink") }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 46, r: 16, t: 8, b: 40 }, showlegend: false, hovermode: "closest", dragmode: isNarrow() ? false : "zoom", uirevision: "keep",
-    hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font: { family: css("--font"), size: 12.5, color: css("--ink") }, align: "left", namelength: -1 },
-    modebar: { orientation: "v" }, ...more,
+    font: { family: css("--font"), size: 13, color: css("--ink") },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 46, r: 16, t: 8, b: 40 },
+    showlegend: false,
+    hovermode: "closest",
+    dragmode: isNarrow() ? false : "zoom",
+    uirevision: "keep",
+    hoverlabel: {
+      bgcolor: css("--raised"),
+      bordercolor: css("--line"),
+      font: { family: css("--font"), size: 12.5, color: css("--ink") },
+      align: "left",
+      namelength: -1,
+    },
+    modebar: { orientation: "v" },
+    ...more,
   };
 }
 
@@ -36,8 +55,17 @@ function logAxis(values, text) {
   const decades = Math.log10(high / low);
   const digits = decades < (isNarrow() ? 1 : 2.2) ? [1, 2, 5] : [1];
   const powers = Array.from({ length: 20 }, (_, power) => power);
-  const ticks = powers.flatMap((power) => digits.map((digit) => digit * 10 ** power)).filter((tick) => tick > low / 3 && tick < high * 3);
-  return { type: "log", tickvals: ticks, ticktext: ticks.map((tick) => text(tick).replace(/\.0+(?= )|(\.\d)0(?= )/, "$1")), tickformat: undefined, ticksuffix: "", minor: { showgrid: false } };
+  const ticks = powers
+    .flatMap((power) => digits.map((digit) => digit * 10 ** power))
+    .filter((tick) => tick > low / 3 && tick < high * 3);
+  return {
+    type: "log",
+    tickvals: ticks,
+    ticktext: ticks.map((tick) => text(tick).replace(/\.0+(?= )|(\.\d)0(?= )/, "$1")),
+    tickformat: undefined,
+    ticksuffix: "",
+    minor: { showgrid: false },
+  };
 }
 
 // `figure` makes {traces, layout, caption, label} when the plot comes into sight, or null where there is nothing to draw.
@@ -69,10 +97,16 @@ function drawNow(id) {
 }
 
 function watchPlots() {
-  const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
-    watcher.unobserve(entry.target);
-    drawNow(entry.target.id);
-  }), { rootMargin: "300px" });
+  const watcher = new IntersectionObserver(
+    (entries) =>
+      entries
+        .filter((entry) => entry.isIntersecting)
+        .forEach((entry) => {
+          watcher.unobserve(entry.target);
+          drawNow(entry.target.id);
+        }),
+    { rootMargin: "300px" },
+  );
   document.querySelectorAll(".plot").forEach((node) => watcher.observe(node));
 }
 
@@ -90,7 +124,10 @@ function withCursor(node) {
     const now = Math.max(0, Math.min(last, step === Infinity ? last : Number(node.dataset.cursor) + step));
     node.dataset.cursor = String(now);
     const points = curves.filter(({ trace }) => now < trace.x.length);
-    Plotly.Fx.hover(node, points.map(({ number }) => ({ curveNumber: number, pointNumber: now })));
+    Plotly.Fx.hover(
+      node,
+      points.map(({ number }) => ({ curveNumber: number, pointNumber: now })),
+    );
     say(points.map(({ trace }) => trace.meta.said(now)).join("; "));
   });
   node.addEventListener("blur", () => Plotly.Fx.unhover(node));
@@ -104,8 +141,18 @@ function endLabels(points, room) {
   for (let i = 1; i < sorted.length; i += 1) sorted[i].place = Math.max(sorted[i].place, sorted[i - 1].place + room);
   const shift = sorted.length > 1 ? mean(sorted.map((each) => each.place - each.y)) : 0;
   return sorted.map(({ place, text, color }) => ({
-    xref: "paper", x: 1, xanchor: "left", xshift: 8, y: place - shift, yanchor: "middle", text: brief(text), showarrow: false, font: { color, size: 12.5 }, align: "left",
+    xref: "paper",
+    x: 1,
+    xanchor: "left",
+    xshift: 8,
+    y: place - shift,
+    yanchor: "middle",
+    text: brief(text),
+    showarrow: false,
+    font: { color, size: 12.5 },
+    align: "left",
   }));
 }
 
-const saved = (id) => Plotly.downloadImage(byId(id), { format: "svg", filename: id.replace("plot-", ""), width: 900, height: 560 });
+const saved = (id) =>
+  Plotly.downloadImage(byId(id), { format: "svg", filename: id.replace("plot-", ""), width: 900, height: 560 });

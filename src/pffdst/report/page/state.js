@@ -1,8 +1,23 @@
 // What the reader chose, kept in the address so that a reload or a link shows the same; and what follows from it.
 
 const DEFAULTS = {
-  accuracy: "ema_acc_global", keys: null, filter: "", unfinished: false, hidden: [], chosen: [], sort: ["id", false], groupSort: ["accuracy", true],
-  x: "round", log: null, spread: "band", targets: "", budgets: "", reference: "", density: "", partition: "", theme: "auto",
+  accuracy: "ema_acc_global",
+  keys: null,
+  filter: "",
+  unfinished: false,
+  hidden: [],
+  chosen: [],
+  sort: ["id", false],
+  groupSort: ["accuracy", true],
+  x: "round",
+  log: null,
+  spread: "band",
+  targets: "",
+  budgets: "",
+  reference: "",
+  density: "",
+  partition: "",
+  theme: "auto",
 };
 
 const state = { ...DEFAULTS };
@@ -12,7 +27,9 @@ function restoreState() {
   try {
     const saved = JSON.parse(decodeURIComponent(location.hash.slice(1)) || "{}");
     for (const key of Object.keys(DEFAULTS)) {
-      const fits = DEFAULTS[key] === null || (typeof saved[key] === typeof DEFAULTS[key] && Array.isArray(saved[key]) === Array.isArray(DEFAULTS[key]));
+      const fits =
+        DEFAULTS[key] === null ||
+        (typeof saved[key] === typeof DEFAULTS[key] && Array.isArray(saved[key]) === Array.isArray(DEFAULTS[key]));
       if (key in saved && fits) state[key] = saved[key];
     }
     state.theme = localStorage.getItem("pffdst-theme") ?? state.theme;
@@ -22,7 +39,9 @@ function restoreState() {
 }
 
 function saveState() {
-  const changed = Object.entries(state).filter(([key, value]) => key !== "theme" && JSON.stringify(value) !== JSON.stringify(DEFAULTS[key]));
+  const changed = Object.entries(state).filter(
+    ([key, value]) => key !== "theme" && JSON.stringify(value) !== JSON.stringify(DEFAULTS[key]),
+  );
   const text = changed.length > 0 ? `#${encodeURIComponent(JSON.stringify(Object.fromEntries(changed)))}` : "#";
   try {
     history.replaceState(null, "", text);
@@ -41,10 +60,31 @@ const HUES = {
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down"];
 const PART_HUES = {
-  light: { values: "#2f6fa7", mask: "#d98200", frozen: "#3f8f77", catch_up: "#a84a86", dense: "#8d8d86", header: "#30343b" },
-  dark: { values: "#6aa9de", mask: "#f0b040", frozen: "#58b99b", catch_up: "#d987bb", dense: "#9a9a94", header: "#e6e6e2" },
+  light: {
+    values: "#2f6fa7",
+    mask: "#d98200",
+    frozen: "#3f8f77",
+    catch_up: "#a84a86",
+    dense: "#8d8d86",
+    header: "#30343b",
+  },
+  dark: {
+    values: "#6aa9de",
+    mask: "#f0b040",
+    frozen: "#58b99b",
+    catch_up: "#d987bb",
+    dense: "#9a9a94",
+    header: "#e6e6e2",
+  },
 };
-const PART_WORDS = { values: "values", mask: "masks", frozen: "frozen weights", catch_up: "catching up", dense: "biases, statistics", header: "headers" };
+const PART_WORDS = {
+  values: "values",
+  mask: "masks",
+  frozen: "frozen weights",
+  catch_up: "catching up",
+  dense: "biases, statistics",
+  header: "headers",
+};
 
 const dark = () => document.documentElement.dataset.theme === "dark";
 const hues = () => HUES[dark() ? "dark" : "light"];
@@ -57,7 +97,13 @@ const lookOf = (group) => ({
 // ---- what is compared now
 
 const isMatch = (run, words, told) => {
-  const text = [run.id, run.status, ...told.map((key) => `${keyName(key)}=${wordOf(key, run.config[key], data.keys.words)} ${run.config[key]}`)].join(" ").toLowerCase();
+  const text = [
+    run.id,
+    run.status,
+    ...told.map((key) => `${keyName(key)}=${wordOf(key, run.config[key], data.keys.words)} ${run.config[key]}`),
+  ]
+    .join(" ")
+    .toLowerCase();
   return words.every((word) => text.includes(word));
 };
 

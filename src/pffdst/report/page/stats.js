@@ -24,27 +24,39 @@ function curveOf(run, accuracy) {
 const drawnRuns = (runs, accuracy) => runs.filter((run) => curveOf(run, accuracy).length > 0);
 
 function meanCurve(runs, accuracy) {
-  const curves = drawnRuns(runs, accuracy).map((run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])));
+  const curves = drawnRuns(runs, accuracy).map(
+    (run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])),
+  );
   if (curves.length === 0) return [];
   const shared = [...curves[0].keys()].filter((t) => curves.every((points) => points.has(t)));
   return shared.map((t) => {
     const points = curves.map((each) => each.get(t));
-    return { round: t, y: spreadOf(points.map((p) => p[1])), bytes: mean(points.map((p) => p[2])), flops: mean(points.map((p) => p[3])) };
+    return {
+      round: t,
+      y: spreadOf(points.map((p) => p[1])),
+      bytes: mean(points.map((p) => p[2])),
+      flops: mean(points.map((p) => p[3])),
+    };
   });
 }
 
 const bytesToReach = (run, accuracy, level) => curveOf(run, accuracy).find((point) => point[1] >= level)?.[2] ?? null;
 
-const accuracyAt = (run, accuracy, budget) => curveOf(run, accuracy).filter((point) => point[2] <= budget).at(-1)?.[1] ?? null;
+const accuracyAt = (run, accuracy, budget) =>
+  curveOf(run, accuracy)
+    .filter((point) => point[2] <= budget)
+    .at(-1)?.[1] ?? null;
 
 // What `compare` makes of a figure and the reference's, seed by seed over the seeds of both.
 function paired(group, reference, figure, compare) {
   const theirs = new Map(reference.runs.map((run) => [run.config.seed, figure(run)]));
   const shared = group.runs.filter((run) => theirs.has(run.config.seed));
-  return spreadOf(shared.map((run) => {
-    const [own, other] = [figure(run), theirs.get(run.config.seed)];
-    return own === null || other === null ? null : compare(own, other);
-  }));
+  return spreadOf(
+    shared.map((run) => {
+      const [own, other] = [figure(run), theirs.get(run.config.seed)];
+      return own === null || other === null ? null : compare(own, other);
+    }),
+  );
 }
 
 const ratioOf = (own, other) => (other === 0 ? null : own / other);
@@ -52,7 +64,9 @@ const differenceOf = (own, other) => own - other;
 
 // Points {x, y} that no other one beats in both: fewer bytes and more accuracy.
 function paretoFront(points) {
-  const sorted = points.filter((p) => Number.isFinite(p.x) && Number.isFinite(p.y)).sort((a, b) => a.x - b.x || b.y - a.y);
+  const sorted = points
+    .filter((p) => Number.isFinite(p.x) && Number.isFinite(p.y))
+    .sort((a, b) => a.x - b.x || b.y - a.y);
   const front = [];
   for (const point of sorted) if (front.length === 0 || point.y > front.at(-1).y) front.push(point);
   return front;
@@ -66,7 +80,8 @@ const wordOf = (key, value, words) => {
   return words[key]?.[String(value)] ?? String(value);
 };
 const keyName = (key) => (key === "method_name" ? "method" : key.replace(/\.name$/, ""));
-const toldOf = (key, value, words) => (key === "method_name" ? wordOf(key, value, words) : `${keyName(key)} ${wordOf(key, value, words)}`);
+const toldOf = (key, value, words) =>
+  key === "method_name" ? wordOf(key, value, words) : `${keyName(key)} ${wordOf(key, value, words)}`;
 const orderOf = (a, b) => {
   if (isNumber(a) && isNumber(b)) return a - b;
   if (isNumber(a) !== isNumber(b)) return isNumber(a) ? -1 : 1;
@@ -84,11 +99,22 @@ function groupRuns(runs, keys, words) {
     if (!divided.has(mark)) divided.set(mark, { values, runs: [] });
     divided.get(mark).runs.push(run);
   }
-  const found = [...divided.values()].sort((a, b) => a.values.map((value, i) => orderOf(value, b.values[i])).find((o) => o !== 0) ?? 0);
+  const found = [...divided.values()].sort(
+    (a, b) => a.values.map((value, i) => orderOf(value, b.values[i])).find((o) => o !== 0) ?? 0,
+  );
   const numeric = keys.map((_, i) => i > 0 && found.every((group) => isNumber(group.values[i])));
   for (const group of found) {
-    group.usual = keys.map((_, i) => i > 0 && usualValue(found.filter((other) => other.values[0] === group.values[0]), i));
-    const shown = keys.map((_, i) => i).filter((i) => i === 0 || !group.usual[i] || group.usual[i].value !== group.values[i]);
+    group.usual = keys.map(
+      (_, i) =>
+        i > 0 &&
+        usualValue(
+          found.filter((other) => other.values[0] === group.values[0]),
+          i,
+        ),
+    );
+    const shown = keys
+      .map((_, i) => i)
+      .filter((i) => i === 0 || !group.usual[i] || group.usual[i].value !== group.values[i]);
     const told = (picked) => picked.map((i) => toldOf(keys[i], group.values[i], words)).join(" · ");
     group.label = told(shown) || "all runs";
     group.family = told(shown.filter((i) => !numeric[i])) || group.label;
@@ -124,7 +150,8 @@ function styled(groups) {
 const BYTES = ["B", "kB", "MB", "GB", "TB", "PB"];
 const FLOPS = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"];
 
-const powerOf = (value, units) => Math.max(0, Math.min(units.length - 1, Math.floor(Math.log10(Math.max(Math.abs(value), 1) * 1.0005) / 3)));
+const powerOf = (value, units) =>
+  Math.max(0, Math.min(units.length - 1, Math.floor(Math.log10(Math.max(Math.abs(value), 1) * 1.0005) / 3)));
 
 // Three significant digits and the largest unit that leaves at least 1 before the point.
 function scaled(value, units) {
@@ -137,13 +164,21 @@ function scaled(value, units) {
 
 const bytesText = (value) => scaled(value, BYTES);
 const flopsText = (value) => scaled(value, FLOPS);
-const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace(/^-/, "−") : ABSENT);
+const fixed = (value, digits) =>
+  Number.isFinite(value)
+    ? value
+        .toFixed(digits)
+        .replace(/^-(0\.?0*)$/, "$1")
+        .replace(/^-/, "−")
+    : ABSENT;
 const percentText = (share, digits = 1) => (Number.isFinite(share) ? `${fixed(100 * share, digits)} %` : ABSENT);
 const durationText = (seconds) => {
   if (!Number.isFinite(seconds)) return ABSENT;
   const whole = Math.round(seconds);
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60), whole % 60];
-  return h > 0 ? `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}` : `${m}:${String(s).padStart(2, "0")}`;
+  return h > 0
+    ? `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}`
+    : `${m}:${String(s).padStart(2, "0")}`;
 };
 
 // One unit for a column, so that its numbers stand under each other.
@@ -159,18 +194,29 @@ function columnScale(values, units) {
 
 // "1 MB, 2.5 GB" as numbers of bytes, or null where something else is written.
 function parseBytes(text) {
-  const parts = text.split(",").map((part) => part.trim()).filter(Boolean);
+  const parts = text
+    .split(",")
+    .map((part) => part.trim())
+    .filter(Boolean);
   const found = parts.map((part) => /^([\d.]+)\s*([kMGTP]?B)$/i.exec(part));
   if (parts.length === 0 || found.some((match) => match === null)) return null;
-  const sizes = found.map(([, count, unit]) => Number(count) * 1000 ** BYTES.findIndex((each) => each.toLowerCase() === unit.toLowerCase()));
+  const sizes = found.map(
+    ([, count, unit]) => Number(count) * 1000 ** BYTES.findIndex((each) => each.toLowerCase() === unit.toLowerCase()),
+  );
   return sizes.every((size) => Number.isFinite(size) && size > 0) ? sizes : null;
 }
 
 // "60, 80 %" as shares, or null.
 function parseLevels(text) {
-  const parts = text.replaceAll("%", "").split(",").map((part) => part.trim()).filter(Boolean);
+  const parts = text
+    .replaceAll("%", "")
+    .split(",")
+    .map((part) => part.trim())
+    .filter(Boolean);
   const levels = parts.map(Number);
-  return parts.length > 0 && levels.every((level) => level > 0 && level <= 100) ? levels.map((level) => level / 100) : null;
+  return parts.length > 0 && levels.every((level) => level > 0 && level <= 100)
+    ? levels.map((level) => level / 100)
+    : null;
 }
 
 // The highest whole percent that every run of all groups reaches, of half of them, and of two.

@@ -1,11 +1,12 @@
 # make demo   a first run, from nothing
 # make test   style, types, layers and the whole test suite
+# make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lock bench bench-gpu clean
+.PHONY: demo test check dashboard lock bench bench-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -19,6 +20,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+dashboard: $(STAMP)
+	$(BIN)/python -m pffdst.report logs -o logs/report.html
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
 	$(BIN)/python benchmarks/engines.py
@@ -28,6 +32,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/report.py
 
 # On a host with a CUDA device; `make bench-gpu DEVICE=cpu` rehearses it at tiny sizes anywhere.
 DEVICE ?= cuda

@@ -34,6 +34,7 @@ from pffdst.loggers.base import Loggers, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.loggers.tables import print_summary
+from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
 from pffdst.models.flat import FlatModule, initialise
@@ -143,6 +144,7 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None) -> dic
     folder, identity = experiment.folder, experiment.fingerprint
     text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
     checkpoint.write_atomically(folder / "config.yaml", text.encode())
+    experiment.describe_clients()
     sweeps.mark(folder, identity, "running")
     summary = run(experiment, state)
     sweeps.mark(folder, identity, "done")
@@ -186,6 +188,9 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
             channels_last=engine.channels_last,
         ),
         network=initial,
+        clients=ClientRecord.of(
+            cfg.clients, dataset.classes, lambda client: dataset.train.labels[partition.train(client)].numpy()
+        ),
         loggers=_loggers(cfg, layout),
         profile=cfg.profile,
     )

@@ -22,6 +22,7 @@ from pffdst.cost.profile import Stopwatch
 from pffdst.engines.base import Engine
 from pffdst.loggers.base import Loggers
 from pffdst.metrics import names
+from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
@@ -46,6 +47,7 @@ class Progress:
     memory: PeakMemory = field(default_factory=PeakMemory)
     watch: Stopwatch = field(default_factory=Stopwatch)
     row: Row = field(default_factory=dict)
+    scores: dict[str, Evaluation] = field(default_factory=dict)
 
 
 @final
@@ -70,6 +72,7 @@ class Experiment:
     ledger: Ledger
     evaluator: Evaluator
     network: FlatModule
+    clients: ClientRecord
     loggers: Loggers
     profile: bool | Literal["trace"] = False
     progress: Progress = field(default_factory=Progress)
@@ -101,10 +104,13 @@ class Experiment:
             row |= {names.time_of(part): s for part, s in seconds_of.items()}
         return self.progress.history.extend(row)
 
+    def _scores(self) -> dict[str, Evaluation]:
+        return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model())}
+
     def _accuracies(self, plan: RoundPlan) -> Row:
         with self.progress.watch.part("evaluate"):
-            last = self.evaluate(self.server.model)
-            average = self.evaluate(self.server.averaged_model())
+            self.progress.scores = self._scores()
+        last, average = self.progress.scores["last"], self.progress.scores["average"]
         self.server.note_accuracy(plan, last.acc_global)
         self.progress.memory.sample()
         return {
@@ -185,8 +191,15 @@ class Experiment:
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
+    def describe_clients(self, scores: Mapping[str, Evaluation] | None = None) -> None:
+        """Writes clients.json: what the clients hold and, once the run is over, how the models do on each."""
+        accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
+        checkpoint.write_atomically(self.folder / CLIENTS_FILE, self.clients.text(accuracies).encode())
+
     def finish(self) -> dict[str, Any]:
-        """Writes model.safetensors, model_ema.safetensors and summary.json; gives the summary."""
+        """Writes the models, clients.json and summary.json; gives the summary."""
+        # Stopped after its last checkpoint, a run has no scores in memory.
+        self.describe_clients(self.progress.scores or self._scores())
         content = self._safetensors(self.server.model)
         checkpoint.write_atomically(self.folder / "model.safetensors", content)
         checkpoint.write_atomically(

@@ -27,6 +27,7 @@ __all__ = [
     "Job",
     "Status",
     "has_checkpoint",
+    "in_use",
     "jobs_of",
     "mark",
     "mark_failed",
@@ -86,6 +87,18 @@ def previous_attempt(sweep_root: Path, fingerprint: str, own: Path) -> Attempt |
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run's folder holds a checkpoint to go on from; a kill while saving leaves the previous one alone."""
     return _newest_checkpoint(folder) > 0
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in a run's folder: it holds the lock."""
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -152,14 +165,7 @@ def _newest_checkpoint(folder: Path) -> int:
 
 def _is_free(folder: Path, own: Path) -> bool:
     """Whether no other process works in the folder; the job's own lock does not stand in its way."""
-    lock = folder / LOCK
-    if folder == own.resolve() or not lock.exists():
-        return True
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
+    return folder == own.resolve() or not in_use(folder)
 
 
 def _is_job(folder: Path) -> bool:

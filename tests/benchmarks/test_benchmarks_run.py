@@ -83,6 +83,13 @@ def test_damaged_messages_crash_no_decoder(tmp_path: Path) -> None:
     assert result["most_bytes_for_one"] < 20e6
 
 
+def test_the_report_reads_damaged_runs_and_stays_small(tmp_path: Path) -> None:
+    result = result_of("report", tmp_path)
+    assert result["statuses"]["done"] >= 4
+    assert {"failed", "skipped", "empty", "stopped"} <= set(result["statuses"])
+    assert result["page_bytes"] < 6e6
+
+
 def test_the_committed_figures_are_those_of_the_readme() -> None:
     text = (ROOT / "benchmarks/README.md").read_text()
     training = json.loads((ROOT / "benchmarks/results/client_training.json").read_text())["ratios"]

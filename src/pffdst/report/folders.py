@@ -1,0 +1,64 @@
+"""Where the runs are below a folder, and whether anything changed in one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pffdst import sweeps
+from pffdst.errors import UserError
+from pffdst.loggers.csv import CsvLogger
+from pffdst.metrics.clients import CLIENTS_FILE
+
+__all__ = ["CONFIG", "METRICS", "common_base", "run_folders", "stamp"]
+
+CONFIG, METRICS = "config.yaml", CsvLogger.FILE
+_MARKS = frozenset({sweeps.RUN, sweeps.SUMMARY, sweeps.SKIPPED, METRICS, CONFIG})
+_HYDRA = ".hydra"
+_READ = (sweeps.RUN, sweeps.SUMMARY, sweeps.SKIPPED, METRICS, CONFIG, CLIENTS_FILE)
+
+Stamp = tuple[tuple[int, int], ...]
+
+
+def run_folders(roots: Sequence[Path]) -> list[Path]:
+    """Every folder below `roots` that is a run's, or is empty where a run's should be, in order of their paths.
+
+    What lies inside a run's folder is its own affair. UserError where a root is no folder.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root} is no folder: name the one that the runs lie in, such as logs")
+    return sorted({folder.resolve() for root in roots for folder in _below(root)})
+
+
+def common_base(roots: Sequence[Path]) -> Path:
+    """The folder that the names of the runs are relative to; above a root that is a run's own folder."""
+    base = Path(os.path.commonpath([root.resolve() for root in roots]))
+    return base.parent if _is_run([path.name for path in base.iterdir()]) else base
+
+
+def stamp(folder: Path) -> Stamp:
+    """Differs from an earlier one when a file that the report reads was written since."""
+    return tuple(_stamp(folder / name) for name in _READ)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, -1)
+    return found.st_mtime_ns, found.st_size
+
+
+def _below(root: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(root):
+        names = [*folders, *files]
+        if _is_run(names) or (not names and Path(place) != root):
+            folders.clear()
+            yield Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+
+
+def _is_run(names: Sequence[str]) -> bool:
+    return _HYDRA in names or not _MARKS.isdisjoint(names)

@@ -1,0 +1,88 @@
+"""All runs below some folders, kept in memory: only what changed on disk is read again."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from pffdst.report.folders import Stamp, common_base, run_folders, stamp
+from pffdst.report.reading import Run, read_run
+from pffdst.sweeps import in_use
+
+__all__ = ["Library", "Shelf"]
+
+
+@final
+@dataclass(frozen=True)
+class Shelf:
+    """The runs at one moment, in order of their names. `changed` maps a name to the version that it changed in last."""
+
+    version: int
+    base: Path
+    runs: tuple[Run, ...]
+    changed: dict[str, int]
+
+
+@final
+class Library:
+    """The runs below `roots`; safe to ask from several threads. UserError where a root is no folder."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = tuple(roots)
+        self._lock = threading.Lock()
+        self._read: dict[Path, tuple[Stamp, Run]] = {}
+        self._shelf = Shelf(0, common_base(roots) if all(r.is_dir() for r in roots) else Path(), (), {})
+
+    def look(self) -> Shelf:
+        """The runs as they are on disk now."""
+        with self._lock:
+            folders = run_folders(self._roots)
+            self._read = {folder: self._fresh(folder) for folder in folders}
+            runs = tuple(with_twins([run for _, run in self._read.values()]))
+            self._shelf = _next(self._shelf, runs)
+            return self._shelf
+
+    def _fresh(self, folder: Path) -> tuple[Stamp, Run]:
+        now, known = stamp(folder), self._read.get(folder)
+        # A run at work may be killed, which no file tells.
+        if known is not None and known[0] == now and (known[1].status != "running" or in_use(folder)):
+            return known
+        return now, read_run(folder, self._name(folder))
+
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self._shelf.base).as_posix()
+
+
+def with_twins(runs: Iterable[Run]) -> list[Run]:
+    """Of several runs of one fingerprint one is counted, the farthest and then the newest; the others name it."""
+    same: dict[str, list[Run]] = defaultdict(list)
+    runs = list(runs)
+    for run in runs:
+        if run.fingerprint and run.has_figures:
+            same[run.fingerprint].append(run)
+    counted = {mark: max(group, key=_worth) for mark, group in same.items()}
+    return [_twin(run, counted.get(run.fingerprint)) for run in runs]
+
+
+def _worth(run: Run) -> tuple[bool, bool, int, str]:
+    return run.status == "done", run.status == "running", run.rounds, run.id
+
+
+def _twin(run: Run, counted: Run | None) -> Run:
+    if counted is None or counted is run or not run.has_figures:
+        return run
+    return replace(run, twin=counted.id)
+
+
+def _next(old: Shelf, runs: tuple[Run, ...]) -> Shelf:
+    before = {run.id: run for run in old.runs}
+    moved = [run.id for run in runs if before.get(run.id) != run]
+    if not moved and len(before) == len(runs):
+        return old
+    version = old.version + 1
+    changed = {run.id: old.changed.get(run.id, version) for run in runs} | dict.fromkeys(moved, version)
+    return Shelf(version, old.base, runs, changed)

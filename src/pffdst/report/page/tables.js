@@ -1,0 +1,356 @@
+// The answer, and the figures at equal accuracy and equal bytes.
+
+function groupFigures(group) {
+  const over = (key) => spreadOf(group.runs.map((run) => run.final[key] ?? null));
+  return {
+    accuracy: over(state.accuracy),
+    flops: over("flops"),
+    up: over("bytes_up"),
+    down: over("bytes_down"),
+    bytes: spreadOf(group.runs.map(totalBytes).map((value) => (Number.isFinite(value) ? value : null))),
+  };
+}
+
+const reach = (level) => (run) => bytesToReach(run, state.accuracy, level);
+const at = (budget) => (run) => accuracyAt(run, state.accuracy, budget);
+const overDrawn = (group, figure) => spreadOf(drawnRuns(group.runs, state.accuracy).map(figure));
+const reachOf = (group, level) => overDrawn(group, reach(level));
+
+// ---- the answer
+
+function headline(seen) {
+  if (seen.groups.length === 0)
+    return [
+      el(
+        "p",
+        { class: "empty" },
+        seen.matching.length === 0 ? "No run matches the filter." : "No run has figures to compare yet.",
+      ),
+    ];
+  return [mostAccurate(seen), fewestBytes(seen)].filter(Boolean);
+}
+
+function figureCard(title, group, number, unit, lines) {
+  return el(
+    "div",
+    { class: "card" },
+    el("h3", {}, title),
+    el("p", { class: "figure" }, number, el("span", { class: "unit" }, ` ${unit}`)),
+    el("p", { class: "who" }, swatch(group.look), el("strong", {}, group.label)),
+    lines.map((line) => el("p", { class: "quiet" }, line)),
+  );
+}
+
+function mostAccurate(seen) {
+  const ranked = seen.groups
+    .map((group) => ({ group, ...groupFigures(group) }))
+    .filter((each) => each.accuracy.n > 0)
+    .sort((a, b) => b.accuracy.mean - a.accuracy.mean);
+  if (ranked.length === 0) return null;
+  const [best, second] = ranked;
+  const { mean: middle, sd, n } = best.accuracy;
+  const lines = [`${bytesText(best.bytes.mean)} and ${flopsText(best.flops.mean)}, n = ${n}`];
+  if (second !== undefined) lines.push(leadText(best, second));
+  return figureCard("Most accurate", best.group, plusMinus(100 * middle, 100 * sd, 1), "%", lines);
+}
+
+// A lead smaller than the seeds' own spread is no lead.
+function leadText(best, second) {
+  const lead = paired(best.group, second.group, (run) => run.final[state.accuracy] ?? null, differenceOf);
+  const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
+  const doubt =
+    lead.n > 1 && Math.abs(lead.mean) <= lead.sd
+      ? ", less than the spread between seeds"
+      : lead.n < 2
+        ? ", from one seed"
+        : "";
+  return `${fixed(points, 1)} points above ${second.group.label}${doubt}`;
+}
+
+function fewestBytes(seen) {
+  const levels = levelsNow(seen);
+  const level = levels[Math.floor(levels.length / 2)];
+  if (level === undefined) return null;
+  const ranked = seen.groups
+    .map((group) => ({ group, sent: reachOf(group, level) }))
+    .filter((each) => each.sent.n > 0 && each.sent.n === each.sent.of)
+    .sort((a, b) => a.sent.mean - b.sent.mean);
+  if (ranked.length === 0) return null;
+  const [best, ...rest] = ranked;
+  const scale = columnScale([best.sent.mean], BYTES);
+  const other = rest.find((each) => each.group.family !== best.group.family) ?? rest[0];
+  const lines = [`${ranked.length} of ${seen.groups.length} groups reach it with every seed`];
+  if (other !== undefined) {
+    const times = paired(other.group, best.group, reach(level), ratioOf);
+    lines.push(
+      `${other.group.label} needs ${fixed(times.mean, 2)}${Number.isFinite(times.sd) ? ` ± ${fixed(times.sd, 2)}` : ""} times as many`,
+    );
+  }
+  const sd = Number.isFinite(best.sent.sd) ? el("span", { class: "sd" }, ` ± ${scale.text(best.sent.sd)}`) : null;
+  return figureCard(
+    `Fewest bytes to ${fixed(100 * level, 0)} %`,
+    best.group,
+    [scale.text(best.sent.mean), sd],
+    scale.unit,
+    lines,
+  );
+}
+
+function groupColumns(figures, level) {
+  const sizes = columnScale(
+    figures.map((each) => each.bytes.mean),
+    BYTES,
+  );
+  const flops = columnScale(
+    figures.map((each) => each.flops.mean),
+    FLOPS,
+  );
+  const toLevel = columnScale(
+    figures.map((each) => each.reached.mean),
+    BYTES,
+  );
+  const range = accuracyRange(figures);
+  return [
+    {
+      key: "label",
+      name: "Method",
+      left: true,
+      of: (each) => each.group.label,
+      cell: (each) => groupToggle(each.group, "groups"),
+    },
+    {
+      key: "accuracy",
+      name: "Accuracy",
+      unit: "%",
+      of: (each) => each.accuracy.mean,
+      cell: (each) => plusMinus(100 * each.accuracy.mean, 100 * each.accuracy.sd, 1),
+    },
+    { name: el("span", { class: "unseen" }, "Seeds"), left: true, cell: (each) => dots(each, range) },
+    {
+      key: "bytes",
+      name: "Bytes",
+      unit: sizes.unit,
+      of: (each) => each.bytes.mean,
+      cell: (each) => [sizes.text(each.bytes.mean), spreadText(each.bytes, sizes)],
+    },
+    {
+      name: "Up / down",
+      unit: sizes.unit,
+      cell: (each) => `${sizes.text(each.up.mean)} / ${sizes.text(each.down.mean)}`,
+    },
+    {
+      key: "reached",
+      name: level === undefined ? "To a level" : `To ${fixed(100 * level, 0)} %`,
+      unit: toLevel.unit,
+      of: (each) => each.reached.mean,
+      cell: (each) => reachCell(each.reached, toLevel),
+    },
+    {
+      key: "flops",
+      name: "Training",
+      unit: flops.unit,
+      of: (each) => each.flops.mean,
+      cell: (each) => flops.text(each.flops.mean),
+    },
+    { name: "n", cell: (each) => String(each.group.runs.length) },
+  ];
+}
+
+function groupTable(seen) {
+  const levels = levelsNow(seen);
+  const level = levels[Math.floor(levels.length / 2)];
+  const figures = seen.groups.map((group) => ({
+    group,
+    ...groupFigures(group),
+    reached: level === undefined ? spreadOf([]) : reachOf(group, level),
+  }));
+  const columns = groupColumns(figures, level);
+  const [by, down] = state.groupSort;
+  const best = Math.max(...figures.map((each) => (each.accuracy.n > 0 ? each.accuracy.mean : -1)));
+  const rows = sortedBy(figures, columns.find((column) => column.key === by) ?? columns[1], down).map((each) => ({
+    class: [each.accuracy.mean === best ? "best" : "", state.hidden.includes(each.group.label) ? "off" : ""].join(" "),
+    cells: columns.map((column) => column.cell(each)),
+  }));
+  return table({
+    caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`,
+    columns,
+    rows,
+    sort: sorting("groupSort"),
+  });
+}
+
+// A second click on a heading turns the order round; figures begin with the largest where that is the best.
+function sorting(place) {
+  const [by, down] = state[place];
+  const set = (key) => {
+    state[place] = [key, by === key ? !down : key === "accuracy"];
+    render();
+  };
+  return { by, down, set, place };
+}
+
+const spreadText = (spread, scale) =>
+  Number.isFinite(spread.sd) && spread.sd > 0 ? el("span", { class: "sd" }, ` ± ${scale.text(spread.sd)}`) : null;
+
+function reachCell(spread, scale) {
+  if (spread.n === 0) return el("span", { class: "none" }, spread.of === 0 ? "no curve" : "not reached");
+  return [
+    scale.text(spread.mean),
+    spreadText(spread, scale),
+    spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`),
+  ];
+}
+
+function groupToggle(group, place) {
+  const toggle = () => {
+    const off = state.hidden.includes(group.label);
+    state.hidden = off ? state.hidden.filter((label) => label !== group.label) : [...state.hidden, group.label];
+    say(`${group.label} ${off ? "shown" : "hidden"}`);
+    render();
+  };
+  return el(
+    "button",
+    {
+      type: "button",
+      class: "key",
+      id: `${place}-${group.label}`,
+      "aria-pressed": String(!state.hidden.includes(group.label)),
+      title: "Show or hide in the plots",
+      onclick: toggle,
+    },
+    swatch(group.look),
+    el("span", {}, group.label),
+  );
+}
+
+function accuracyRange(figures) {
+  const values = figures
+    .flatMap((each) => each.group.runs.map((run) => run.final[state.accuracy]))
+    .filter(Number.isFinite);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = Math.max((high - low) * 0.06, 0.002);
+  return [low - room, high + room];
+}
+
+// One dot per seed, a line over mean ± sd.
+function dots({ group, accuracy }, [low, high]) {
+  const width = 170;
+  const place = (value) => 4 + ((width - 8) * (value - low)) / (high - low);
+  const values = group.runs.map((run) => run.final[state.accuracy]).filter(Number.isFinite);
+  const sd = Number.isFinite(accuracy.sd) ? accuracy.sd : 0;
+  if (values.length === 0) return "";
+  return svg(
+    "svg",
+    { class: "dots", viewBox: `0 0 ${width} 16`, width, height: 16, "aria-hidden": "true" },
+    svg("line", { class: "rail", x1: 0, x2: width, y1: 8, y2: 8 }),
+    svg("line", {
+      x1: Math.max(place(accuracy.mean - sd), 0),
+      x2: Math.min(place(accuracy.mean + sd), width),
+      y1: 8,
+      y2: 8,
+      stroke: group.look.color,
+      "stroke-width": 2,
+    }),
+    values.map((value) => svg("circle", { cx: place(value), cy: 8, r: 2.4, fill: group.look.color, opacity: 0.45 })),
+    mark(group.look.symbol, place(accuracy.mean), 8, group.look.color),
+  );
+}
+
+// ---- equal accuracy, equal bytes
+
+// The reference of a column: the group asked for, else the best one of those whose runs all have the figure.
+function referenceOf(seen, figure, isBetter) {
+  const asked = seen.groups.find((group) => group.label === state.reference);
+  if (asked !== undefined) return asked;
+  const whole = seen.groups
+    .map((group) => ({ group, spread: overDrawn(group, figure) }))
+    .filter(({ spread }) => spread.n > 0 && spread.n === spread.of);
+  return whole.sort((a, b) => (isBetter(a.spread.mean, b.spread.mean) ? -1 : 1))[0]?.group;
+}
+
+function equalTable(seen, { caption, name, given, figure, isBetter, compare, cell, relative, unit }) {
+  const references = given.map((value) => referenceOf(seen, figure(value), isBetter));
+  const spreads = seen.groups.map((group) => given.map((value) => overDrawn(group, figure(value))));
+  const units = given.map((_, i) => unit(spreads.map((row) => row[i].mean)));
+  const columns = [
+    { name: "Method", left: true },
+    ...given.map((value, i) => ({ name: name(value), unit: units[i].unit })),
+  ];
+  const rows = seen.groups.map((group, g) => ({
+    cells: [
+      el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)),
+      ...given.map((value, i) => {
+        const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
+        return [
+          cell(spreads[g][i], units[i], group, value),
+          against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group)),
+        ];
+      }),
+    ],
+  }));
+  return table({ caption, columns, rows });
+}
+
+function reachTable(seen) {
+  return equalTable(seen, {
+    caption: "Bytes to reach an accuracy, mean ± standard deviation over seeds, and times the reference",
+    given: levelsNow(seen),
+    figure: reach,
+    name: (level) => `${Number((100 * level).toFixed(1))} %`,
+    isBetter: (a, b) => a < b,
+    compare: ratioOf,
+    cell: (spread, scale) => reachCell(spread, scale),
+    unit: (values) => columnScale(values, BYTES),
+    relative: (times, own) =>
+      own ? "1 ×" : `${fixed(times.mean, 2)}${Number.isFinite(times.sd) ? ` ± ${fixed(times.sd, 2)}` : ""} ×`,
+  });
+}
+
+function atTable(seen) {
+  return equalTable(seen, {
+    caption: "Accuracy at so many bytes, mean ± standard deviation over seeds, and points from the reference",
+    given: budgetsNow(seen),
+    figure: at,
+    name: (budget) => bytesText(budget),
+    isBetter: (a, b) => a > b,
+    compare: differenceOf,
+    unit: () => ({ unit: "%" }),
+    cell: (spread, _, group, budget) => {
+      if (spread.n === 0) return el("span", { class: "none" }, "none yet");
+      const spent = spreadOf(group.runs.map(totalBytes)).mean;
+      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all its ${bytesText(spent)}`);
+      return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
+    },
+    relative: (points, own) =>
+      own
+        ? "reference"
+        : `${points.mean > 0 ? "+" : ""}${fixed(100 * points.mean, 1)}${Number.isFinite(points.sd) ? ` ± ${fixed(100 * points.sd, 1)}` : ""} points`,
+  });
+}
+
+function curvesTable(seen) {
+  const curves = seen.shown
+    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
+    .filter((each) => each.points.length > 0);
+  const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
+  const picked = longest
+    .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
+    .map((p) => p.round);
+  const columns = [{ name: "Round" }, ...curves.map(({ group }) => ({ name: group.label, unit: "%, sent" }))];
+  const rows = picked.map((t) => ({
+    cells: [
+      String(t),
+      ...curves.map(({ points }) => {
+        const point = points.find((each) => each.round === t);
+        return point === undefined
+          ? ABSENT
+          : [plusMinus(100 * point.y.mean, 100 * point.y.sd, 1), el("span", { class: "sub" }, bytesText(point.bytes))];
+      }),
+    ],
+  }));
+  return table({
+    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
+    columns,
+    rows,
+  });
+}

@@ -1,0 +1,158 @@
+"""The main figures as PNG files for papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from pffdst.report.exports import total_bytes
+from pffdst.report.figures import ACCURACIES, mean_curve, spread_of
+from pffdst.report.groups import Group
+
+__all__ = ["write_pictures"]
+
+_HUES = ("#0a63a8", "#c2410c", "#007a5a", "#9c3587", "#8a6500", "#4a5568", "#0e8aa8", "#8f1d3f")
+_DASHES = ("-", "--", ":", "-.")
+_MARKS = "osD^v"
+_PARTS = {
+    "values": ("values", "#2f6fa7"),
+    "mask": ("masks", "#d98200"),
+    "frozen": ("frozen weights", "#3f8f77"),
+    "catch_up": ("catching up", "#a84a86"),
+    "dense": ("biases, statistics", "#8d8d86"),
+    "header": ("headers", "#30343b"),
+}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#eceef1",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 300,
+    "savefig.bbox": "tight",
+}
+_AXES: dict[str, tuple[str, int, str | None]] = {
+    "rounds": ("round", 0, None),
+    "bytes": ("bytes sent, both directions", 1, "B"),
+    "flops": ("training", 2, "FLOP"),
+}
+
+
+def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list[Path]:
+    """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; gives the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings = {
+        f"accuracy_by_{name}": partial(_curves, groups=groups, accuracy=accuracy, against=name) for name in _AXES
+    }
+    drawings["accuracy_for_bytes"] = partial(_points, groups=groups, accuracy=accuracy)
+    drawings["bytes_by_part"] = partial(_parts, groups=groups)
+    with mpl.rc_context(_STYLE):
+        return [_written(folder / f"{name}.png", draw) for name, draw in drawings.items()]
+
+
+def _written(path: Path, draw: Callable[[Axes], None]) -> Path:
+    figure = Figure(figsize=(5.2, 3.4))
+    draw(figure.add_subplot())
+    figure.savefig(path)
+    return path
+
+
+def _looks(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Colour by all that is no number, dash and marker by the numbers."""
+    families = list(dict.fromkeys(_family(group) for group in groups))
+    seen: dict[str, int] = dict.fromkeys(families, 0)
+    looks = []
+    for group in groups:
+        family = _family(group)
+        nth, seen[family] = seen[family], seen[family] + 1
+        hue = nth if len(families) == 1 else families.index(family)
+        looks.append({"color": _HUES[hue % 8], "linestyle": _DASHES[nth % 4], "marker": _MARKS[nth % 5]})
+    return looks
+
+
+def _family(group: Group) -> str:
+    return str([value for value in group.values.values() if not isinstance(value, int | float)])
+
+
+def _words(group: Group) -> str:
+    return group.label.replace("$", r"\$")
+
+
+def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> None:
+    words, place, unit = _AXES[against]
+    for group, look in zip(groups, _looks(groups), strict=True):
+        points = mean_curve(group, accuracy)
+        if not points:
+            continue
+        x = [[float(t), size, flops][place] for t, _, size, flops in points]
+        y = [100 * point[1].mean for point in points]
+        sd = [100 * point[1].sd if point[1].n > 1 else 0.0 for point in points]
+        ax.plot(x, y, label=_words(group), lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
+        ax.fill_between(
+            x,
+            [a - b for a, b in zip(y, sd, strict=True)],
+            [a + b for a, b in zip(y, sd, strict=True)],
+            color=look["color"],
+            alpha=0.13,
+            lw=0,
+        )
+    _axis(ax, words, unit, log=against == "flops")
+    ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
+    _legend(ax)
+
+
+def _points(ax: Axes, groups: Sequence[Group], accuracy: str) -> None:
+    for group, look in zip(groups, _looks(groups), strict=True):
+        sizes, shares = (
+            spread_of([total_bytes(run) for run in group.runs]),
+            spread_of([run.final.get(accuracy) for run in group.runs]),
+        )
+        if sizes.n and shares.n:
+            error = 100 * shares.sd if shares.n > 1 else None
+            ax.errorbar(
+                sizes.mean, 100 * shares.mean, yerr=error, label=_words(group), ms=7, **look | {"linestyle": "none"}
+            )
+    _axis(ax, "bytes sent, both directions", "B", log=True)
+    ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
+    _legend(ax)
+
+
+def _parts(ax: Axes, groups: Sequence[Group]) -> None:
+    rows = [(group, way) for group in groups for way in ("up", "down")]
+    left = [0.0] * len(rows)
+    for part, (words, color) in _PARTS.items():
+        sizes = [
+            spread_of([run.final.get(f"bytes_{way}_{part}", 0.0) for run in group.runs]).mean for group, way in rows
+        ]
+        ax.barh(range(len(rows)), sizes, left=left, color=color, label=words, height=0.7)
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    ax.set_yticks(range(len(rows)), [f"{_words(group)}, {way}" for group, way in rows])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    _axis(ax, "bytes of the whole run", "B", log=False)
+    _legend(ax)
+
+
+def _axis(ax: Axes, words: str, unit: str | None, *, log: bool) -> None:
+    ax.set_xlabel(words)
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    if unit is not None:
+        ax.xaxis.set_major_formatter(EngFormatter(unit=unit))
+        ax.tick_params(axis="x", labelsize=7.5)
+
+
+def _legend(ax: Axes) -> None:
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)

@@ -1,0 +1,271 @@
+"""The page in a browser: what a reader does, what it says, and what a screen reader gets.
+
+Needs Playwright for Python and a Chromium (PFFDST_TEST_CHROMIUM, or `chromium` on the path); the accessibility check
+needs axe-core's axe.min.js (PFFDST_TEST_AXE, or npm to fetch it).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from pffdst.report.figures import accuracy_at, bytes_to_reach, drawn_runs, spread_of
+from pffdst.report.html import page
+from pffdst.report.library import Library
+from pffdst.report.payload import payload
+from pffdst.report.serve import open_server
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path, no PFFDST_TEST_CHROMIUM")
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def address(shelf, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page(payload(shelf)), encoding="utf-8")
+    return path.as_uri()
+
+
+class Tab:
+    """A page, what its console said and what it asked the network for."""
+
+    def __init__(self, browser, address, **settings):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+        self.page = self.context.new_page()
+        self.said, self.asked = [], []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("body[data-ready]")
+
+    def column(self, table, number):
+        cells = self.page.locator(f"#{table} tbody tr > :nth-child({number})")
+        return [text.split("\n")[0].strip() for text in cells.all_inner_texts()]
+
+    def look_at(self, plot):
+        self.page.locator(f"#{plot}").scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"#{plot} .main-svg")
+
+    def look_at_everything(self):
+        self.page.wait_for_function("typeof Plotly !== 'undefined'")
+        for plot in self.page.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            self.page.wait_for_timeout(40)
+
+
+@pytest.fixture
+def tab(browser, address):
+    made = Tab(browser, address)
+    yield made
+    made.context.close()
+    assert made.said == []
+    assert [url for url in made.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_the_first_screen_says_which_method_how_accurate_how_many_bytes(tab, groups):
+    best = max(groups, key=lambda group: spread_of([run.final["ema_acc_global"] for run in group.runs]).mean)
+    found = spread_of([run.final["ema_acc_global"] for run in best.runs])
+    card = tab.page.locator(".card").first.inner_text()
+    assert best.label in card
+    assert f"{100 * found.mean:.1f} ± {100 * found.sd:.1f} %" in card.replace("\n", "")
+    assert tab.page.locator("#groups tbody tr").first.bounding_box()["y"] < 900
+
+
+def test_every_picture_is_drawn_and_tells_itself_in_words(tab):
+    tab.look_at_everything()
+    for plot in tab.page.locator(".plot").all():
+        assert plot.locator(".main-svg").count() > 0
+        assert plot.get_attribute("role") == "img"
+        assert (
+            "feddst" in plot.get_attribute("aria-label")
+            or "At the end" in plot.get_attribute("aria-label")
+            or ("Classes by client" in plot.get_attribute("aria-label"))
+        )
+
+
+def test_the_page_and_the_files_have_the_same_figures(tab, groups):
+    """The tables of equal accuracy and equal bytes, against the same figures in Python."""
+    tab.page.fill("#targets", "40, 55")
+    tab.page.fill("#budgets", "100 MB, 500 MB")
+    labels, rows = tab.column("reach", 1), {}
+    assert sorted(labels) == sorted(group.label for group in groups)
+    for number, level in ((2, 0.40), (3, 0.55)):
+        unit = tab.page.locator(f"#reach thead th:nth-child({number}) .unit").inner_text().strip(", ")
+        scale = {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+        for label, cell in zip(labels, tab.column("reach", number), strict=True):
+            group = next(g for g in groups if g.label == label)
+            drawn = drawn_runs(group, "ema_acc_global")
+            found = spread_of([bytes_to_reach(run, "ema_acc_global", level) for run in drawn])
+            rows[label, level] = found.n
+            if found.n == 0:
+                assert cell == "not reached"
+            else:
+                assert float(cell.split(" ")[0]) == pytest.approx(found.mean / scale, rel=0.02)
+    assert sum(count > 0 for count in rows.values()) > 0
+    for number, budget in ((2, 100e6), (3, 500e6)):
+        for label, cell in zip(tab.column("at", 1), tab.column("at", number), strict=True):
+            group = next(g for g in groups if g.label == label)
+            found = spread_of([accuracy_at(run, "ema_acc_global", budget) for run in group.runs])
+            assert cell.startswith(f"{100 * found.mean:.1f}" if found.n else "none yet")
+
+
+def test_a_click_on_a_heading_sorts_and_another_turns_it_round(tab, shelf):
+    tab.page.click("#sort-sort-seed")
+    seeds = [int(text) for text in tab.column("runs", 7) if text.isdecimal()]
+    assert seeds == sorted(seeds)
+    assert len(set(seeds)) > 2
+    tab.page.click("#sort-sort-seed")
+    seeds = [int(text) for text in tab.column("runs", 7) if text.isdecimal()]
+    assert seeds == sorted(seeds, reverse=True)
+    assert tab.page.locator("#runs th[aria-sort=descending]").inner_text().startswith("Seed")
+    assert tab.page.evaluate("document.activeElement.id") == "sort-sort-seed"
+    assert len(tab.column("runs", 2)) == len(shelf.runs)
+
+
+def test_the_filter_holds_for_tables_and_pictures(tab):
+    tab.page.fill("#filter", "feddst sparsity=0.95")
+    assert tab.column("groups", 1) == ["feddst"]
+    assert tab.page.locator("#runs-count").inner_text().startswith("2 of ")
+    tab.look_at("plot-curves")
+    assert tab.page.evaluate("document.getElementById('plot-curves').data.filter((t) => t.meta.said).length") == 1
+    tab.page.fill("#filter", "nothing like it")
+    assert "No run matches the filter" in tab.page.locator("#headline").inner_text()
+
+
+def test_a_method_is_hidden_from_the_pictures_by_keyboard(tab, groups):
+    tab.look_at("plot-curves")
+    count = "document.getElementById('plot-curves').data.filter((trace) => trace.meta.said).length"
+    assert tab.page.evaluate(count) == len(groups)
+    key = tab.page.locator("#keys-curves button").first
+    key.focus()
+    tab.page.keyboard.press("Enter")
+    assert tab.page.evaluate(count) == len(groups) - 1
+    assert tab.page.locator("#keys-curves button").first.get_attribute("aria-pressed") == "false"
+    assert tab.page.evaluate("document.activeElement.parentElement.parentElement.id") == "keys-curves"
+
+
+def test_arrow_keys_read_a_plot_aloud(tab, groups):
+    tab.look_at("plot-curves")
+    tab.page.locator("#plot-curves").focus()
+    for _ in range(3):
+        tab.page.keyboard.press("ArrowRight")
+    assert "round 15: " in tab.page.locator("#announce").inner_text()
+    assert groups[0].label in tab.page.locator("#announce").inner_text()
+
+
+def test_groups_follow_the_chosen_keys(tab, groups):
+    tab.page.click("#group-by-summary")
+    tab.page.uncheck("#key-sparsity")
+    coarse = {(group.values["method_name"], group.values["freeze"]) for group in groups}
+    assert tab.page.locator("#groups tbody tr").count() == len(coarse) < len(groups)
+    tab.page.click("#keys-usual")
+    assert tab.page.locator("#groups tbody tr").count() == len(groups)
+    tab.page.keyboard.press("Escape")
+    assert not tab.page.locator("#group-by-list").is_visible()
+
+
+def test_chosen_runs_show_what_differs(tab):
+    for name in ("sweep/0", "sweep/3"):
+        tab.page.get_by_label(f"Choose {name}", exact=True).check()
+    assert sorted(tab.column("differences", 1)) == ["seed", "sparsity"]
+
+
+def test_what_was_left_out_is_named_with_its_reason(tab):
+    text = tab.page.locator("#left").inner_text()
+    for words in (
+        "no run was written here",
+        "the result is in",
+        "rows of metrics.csv are damaged",
+        "after round 10 of 20",
+    ):
+        assert words in text
+
+
+def test_a_reload_keeps_what_was_chosen(tab):
+    tab.page.fill("#filter", "pffdst")
+    tab.page.check("#x-bytes", force=True)
+    tab.page.reload()
+    tab.page.wait_for_selector("body[data-ready]")
+    assert tab.page.input_value("#filter") == "pffdst"
+    assert tab.page.is_checked("#x-bytes")
+
+
+def test_names_are_text_whatever_they_hold(browser, tmp_path, write):
+    evil = "<img src=x onerror=\"document.body.dataset.evil='yes'\"><b>bold</b>"
+    for seed in (0, 1):
+        write(tmp_path / "logs" / f"<i>{seed}", method=evil, seed=seed, note=evil)
+    path = tmp_path / "report.html"
+    path.write_text(page(payload(Library([tmp_path / "logs"]).look())), encoding="utf-8")
+    tab = Tab(browser, path.as_uri())
+    tab.page.locator("input[aria-label^='Choose']").first.check()
+    tab.look_at_everything()
+    assert tab.page.evaluate("document.body.dataset.evil") is None
+    assert tab.page.locator("main b, main i, main img").count() == 0
+    assert tab.said == []
+    tab.context.close()
+
+
+def test_a_live_page_shows_a_new_run_and_keeps_the_filter(browser, tmp_path, write):
+    write(tmp_path / "logs/a")
+    library = Library([tmp_path / "logs"])
+    with open_server(lambda since: payload(library.look(), since), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        tab = Tab(browser, f"http://127.0.0.1:{server.server_address[1]}/")
+        tab.look_at_everything()
+        tab.page.fill("#filter", "pffdst")
+        tab.page.locator("input[aria-label='Choose a']").check()
+        write(tmp_path / "logs/b", seed=1)
+        tab.page.wait_for_selector("input[aria-label='Choose b']", timeout=20_000)
+        assert tab.page.input_value("#filter") == "pffdst"
+        assert tab.page.is_checked("input[aria-label='Choose a']")
+        tab.context.close()
+        server.shutdown()
+        thread.join()
+    assert tab.said == []
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", None), ("dark", PHONE)], ids=["light", "dark, phone"])
+def test_no_serious_finding_of_axe(browser, address, axe, scheme, size):
+    tab = Tab(browser, address, color_scheme=scheme)
+    if size is not None:
+        tab.page.set_viewport_size(size)
+    assert tab.page.get_attribute("html", "data-theme") == scheme
+    tab.look_at_everything()
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tab.page.evaluate(axe)
+    found = tab.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    worst = [each for each in found if each["impact"] in ("serious", "critical")]
+    serious = {each["id"]: [node["html"] for node in each["nodes"]][:3] for each in worst}
+    assert serious == {}
+    tab.context.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    given = os.environ.get("PFFDST_TEST_AXE")
+    if given is not None:
+        return Path(given).read_text()
+    if shutil.which("npm") is None:
+        pytest.skip("no PFFDST_TEST_AXE, and no npm to fetch axe-core with")
+    folder = tmp_path_factory.mktemp("axe")
+    fetch = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), "axe-core"]
+    if subprocess.run(fetch, capture_output=True, check=False, timeout=120).returncode != 0:
+        pytest.skip("npm could not fetch axe-core; name its axe.min.js in PFFDST_TEST_AXE")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()

@@ -1,0 +1,112 @@
+"""The page is whole, small, asks for nothing and takes nothing of a run for markup."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+
+import pytest
+
+from pffdst.report.exports import latex_text, runs_csv
+from pffdst.report.html import packed, page
+from pffdst.report.library import Library
+from pffdst.report.payload import payload
+from pffdst.report.pictures import write_pictures
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def text(shelf):
+    return page(payload(shelf))
+
+
+def scripts_of(text):
+    return re.findall(r"<script(?: [^>]*)?>(.*?)</script>", text, flags=re.DOTALL)
+
+
+def unpacked(text):
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_policy_allows_the_scripts_of_the_page_and_no_other(text):
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
+    allowed = set(re.findall(r"'sha256-([^']*)'", policy))
+    data, *run = scripts_of(text)  # the application and, read by it, the library of the plots
+    assert {base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in run} == allowed
+    assert len(run) == 2
+    assert "default-src 'none'" in policy
+    assert all(word.startswith("'sha256-") for word in re.search(r"script-src ([^;]*);", policy)[1].split())
+    assert "connect-src 'none'" in policy
+    assert unpacked(data.strip())["runs"]
+
+
+def test_nothing_is_loaded_from_elsewhere(text):
+    own = text
+    for script in scripts_of(text):
+        own = own.replace(script, "")
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
+    assert "@import" not in own
+    assert "url(" not in own
+
+
+def test_no_carriage_return_changes_a_hash(text):
+    assert "\r" not in text
+
+
+def test_the_page_is_small(text):
+    assert len(text.encode()) < 6e6
+
+
+def test_a_run_s_name_and_configuration_cannot_end_the_script(tmp_path, write):
+    write(tmp_path / "logs<b>" / "<script>alert(1)", method=EVIL, note=EVIL)
+    shelf = Library([tmp_path / "logs<b>"]).look()
+    text = page(payload(shelf))
+    assert EVIL not in text
+    assert "<title>logs&lt;b&gt;" in text
+    assert unpacked(scripts_of(text)[0].strip())["runs"][0]["config"]["note"] == EVIL
+
+
+def test_what_is_packed_comes_back():
+    data = {"a": [1, 2.5, None], "b": "ä</script>"}
+    assert unpacked(packed(data)) == data
+
+
+def test_only_what_changed_is_sent(shelf):
+    whole = payload(shelf)
+    assert [run["id"] for run in whole["runs"]] == whole["all"]
+    nothing = payload(shelf, since=shelf.version)
+    assert nothing["runs"] == []
+    assert nothing["all"] == whole["all"]
+
+
+def test_the_sum_of_what_moved_survives_thinning(tmp_path, write):
+    write(tmp_path / "logs/a", rounds=500)
+    (run,) = payload(Library([tmp_path / "logs"]).look())["runs"]
+    assert len(run["model"]["round"]) < 500
+    assert sum(run["model"]["changed"]) == pytest.approx(0.25 * 50)
+
+
+def test_the_csv_has_a_line_per_run_and_the_figures_unrounded(shelf):
+    header, *lines = runs_csv(shelf.runs, ["method_name"]).splitlines()
+    assert len(lines) == len(shelf.runs)
+    assert len(set(header.split(","))) == len(header.split(","))
+    run = next(run for run in shelf.runs if run.status == "done")
+    assert repr(run.final["ema_acc_global"]) in next(line for line in lines if line.startswith(run.id))
+
+
+def test_latex_s_own_letters_are_escaped(tmp_path, write, groups):
+    row = latex_text(groups, "ema_acc_global", 0.5).splitlines()[5]
+    assert re.match(r"feddst \$\\cdot\$ sparsity 0\.9 & \$[\d.]+ \\pm [\d.]+\$ & ", row)
+    write(tmp_path / "logs/a", method="a_b&c%d#{$}~^\\")
+    runs = Library([tmp_path / "logs"]).look().runs
+    from pffdst.report.groups import group_runs, keys_of
+
+    text = latex_text(group_runs(runs, keys_of(runs, ["method_name"])), "acc_global", None)
+    assert r"a\_b\&c\%d\#\{\$\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
+
+
+def test_pictures_of_nothing_are_pictures(tmp_path):
+    assert len(write_pictures([], "acc_global", tmp_path)) == 5

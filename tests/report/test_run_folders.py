@@ -1,0 +1,150 @@
+"""Every folder is told as what it is, and none breaks the report."""
+
+import json
+import shutil
+
+import pytest
+from filelock import FileLock
+
+from pffdst import sweeps
+from pffdst.errors import UserError
+from pffdst.metrics import names
+from pffdst.report.groups import is_counted
+from pffdst.report.library import Library
+from pffdst.report.reading import FINALS
+
+EXPECTED = {
+    "truncated row": ("done", "1 of 20 rows of metrics.csv are damaged"),
+    "bad json": ("done", "summary.json cannot be read"),
+    "no summary": ("done", "summary.json is missing"),
+    "no metrics": ("done", "metrics.csv is missing"),
+    "bad config": ("damaged", "which settings it had is not known config.yaml cannot be read"),
+    "binary metrics": ("done", "metrics.csv"),
+    "failed": ("failed", "holds no cifar10_train"),
+    "empty": ("empty", "no run was written here yet"),
+    "skipped": ("skipped", "the result is in"),
+}
+
+
+def only(shelf, name):
+    return next(run for run in shelf.runs if run.id.endswith(name))
+
+
+def alone(folder):
+    (run,) = Library([folder]).look().runs
+    return run
+
+
+@pytest.mark.parametrize("damage", EXPECTED)
+def test_a_damaged_folder_is_told_with_its_reason(shelf, damage):
+    status, reason = EXPECTED[damage]
+    run = only(shelf, f"damaged/{damage}")
+    assert run.status == status
+    assert reason in " ".join(run.remarks)
+
+
+def test_a_run_whose_settings_are_not_known_is_in_no_group(shelf, groups):
+    assert not only(shelf, "damaged/bad config").has_figures
+    assert all(value is not None for group in groups for value in group.values.values())
+
+
+def test_every_damage_there_is_has_an_expectation(synthetic):
+    assert set(EXPECTED) == set(synthetic.DAMAGES)
+
+
+def test_a_run_without_summary_has_the_figures_of_its_last_rows(tmp_path, write):
+    folder = write(tmp_path / "logs/a")
+    whole = alone(tmp_path / "logs").final
+    (folder / sweeps.SUMMARY).unlink()
+    assert {key: alone(tmp_path / "logs").final[key] for key in FINALS if key in whole} == pytest.approx(
+        {key: whole[key] for key in FINALS if key in whole}
+    )
+
+
+def test_a_run_is_running_while_its_lock_is_held_and_stopped_afterwards(tmp_path, write):
+    folder = write(tmp_path / "logs/a", done=10)
+    library = Library([tmp_path / "logs"])
+    with FileLock(folder / sweeps.LOCK):
+        assert [run.status for run in library.look().runs] == ["running"]
+    assert [run.status for run in library.look().runs] == ["stopped"]
+    assert not is_counted(library.look().runs[0])
+
+
+def test_of_one_configuration_the_finished_run_is_counted_and_the_other_names_it(tmp_path, write):
+    write(tmp_path / "logs/z", seed=3)
+    write(tmp_path / "logs/a", seed=3)
+    write(tmp_path / "logs/b", seed=4)
+    shelf = Library([tmp_path / "logs"]).look()
+    assert {run.id: run.twin for run in shelf.runs} == {"a": "z", "b": "", "z": ""}
+    assert [run.id for run in shelf.runs if is_counted(run)] == ["b", "z"]
+
+
+def test_a_run_stopped_after_its_last_round_yields_to_the_finished_one(tmp_path, write):
+    late = write(tmp_path / "logs/z")
+    write(tmp_path / "logs/a")
+    sweeps.mark(late, sweeps.read_run(late)["fingerprint"], "running")
+    (late / sweeps.SUMMARY).unlink()
+    runs = Library([tmp_path / "logs"]).look().runs
+    assert {run.id: (run.status, run.twin) for run in runs} == {"a": ("done", ""), "z": ("stopped", "a")}
+
+
+def test_a_run_that_has_just_begun_is_not_damaged(tmp_path, write):
+    folder = write(tmp_path / "logs/a", done=1)
+    (folder / "metrics.csv").unlink()
+    assert alone(tmp_path / "logs").remarks == (f"after round 0 of 20; resume={folder} goes on with it",)
+
+
+def test_only_what_changed_is_read_again(tmp_path, write, monkeypatch):
+    for name in ("a", "b", "c"):
+        write(tmp_path / "logs" / name, seed=ord(name))
+    library = Library([tmp_path / "logs"])
+    first = library.look()
+    read = []
+    real = Library._fresh.__globals__["read_run"]
+    monkeypatch.setitem(Library._fresh.__globals__, "read_run", lambda *a: read.append(a[1]) or real(*a))
+    assert library.look() is first
+    (tmp_path / "logs/b/summary.json").write_text("{}")
+    second = library.look()
+    assert read == ["b"]
+    assert {name for name, version in second.changed.items() if version > first.version} == {"b"}
+
+
+def test_a_run_that_is_removed_leaves(tmp_path, write):
+    write(tmp_path / "logs/a")
+    write(tmp_path / "logs/b", seed=1)
+    library = Library([tmp_path / "logs"])
+    library.look()
+    shutil.rmtree(tmp_path / "logs/a")
+    assert [run.id for run in library.look().runs] == ["b"]
+
+
+def test_numbers_of_a_summary_that_are_none_are_absent(tmp_path, write):
+    folder = write(tmp_path / "logs/a")
+    summary = json.loads((folder / "summary.json").read_text())
+    words = {"acc_global": "much", "bytes_up": None, "ema_acc_global": float("nan"), "rejected": True}
+    (folder / "summary.json").write_text(json.dumps(summary | words))
+    assert words.keys().isdisjoint(alone(tmp_path / "logs").final)
+
+
+def test_rows_that_go_back_in_time_are_left_out(tmp_path, write):
+    folder = write(tmp_path / "logs/a")
+    path = folder / "metrics.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3]]))
+    run = alone(tmp_path / "logs")
+    rounds = [row[names.ROUND] for row in run.rows]
+    assert rounds == sorted(set(rounds))
+    assert "1 of 21 rows" in " ".join(run.remarks)
+
+
+def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        Library([tmp_path / "nowhere"]).look()
+
+
+def test_what_lies_inside_a_run_is_no_run_of_its_own(tmp_path, write):
+    folder = write(tmp_path / "logs/a")
+    (folder / "checkpoints").mkdir()
+    (folder / "wandb/deep").mkdir(parents=True)
+    assert [run.id for run in Library([tmp_path / "logs"]).look().runs] == ["a"]
+    assert [run.id for run in Library([folder]).look().runs] == ["a"]

@@ -189,7 +189,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         ),
         network=initial,
         clients=ClientRecord.of(
-            cfg.clients, dataset.classes, lambda client: dataset.train.labels[partition.train(client)].numpy()
+            cfg.clients, dataset.classes, lambda client: dataset.train.labels[shares.train(client)].numpy()
         ),
         loggers=_loggers(cfg, layout),
         profile=cfg.profile,

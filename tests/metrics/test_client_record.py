@@ -61,7 +61,7 @@ def test_a_run_tells_what_its_clients_hold_from_the_start(finished):
     assert "accuracy" not in before
     labels = setup.images.labels
     for client, row in zip(before["shown"], before["train"], strict=True):
-        own = setup.order[int(setup.offsets[client]) : int(setup.offsets[client + 1])]
+        own = setup.indices(client)
         assert row == np.bincount(labels[own].numpy(), minlength=10).tolist()
 
 

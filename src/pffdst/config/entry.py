@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -20,8 +21,9 @@ from omegaconf import DictConfig
 from pffdst.config.check import check, tidy
 from pffdst.config.identity import fingerprint
 from pffdst.config.origin import Origin
-from pffdst.config.overrides import composition_line, preflight
+from pffdst.config.overrides import asks_for_search, composition_line, preflight
 from pffdst.config.schema import register
+from pffdst.config.session import VERSION_BASE
 from pffdst.errors import UserError
 from pffdst.sweeps import has_checkpoint, mark_failed
 
@@ -42,18 +44,22 @@ class Interrupted(KeyboardInterrupt):
         self.sweep = sweep
 
 
-def cli(main: Callable[[], object], config_dir: Path) -> int:
-    """Looks at `sys.argv`, runs `main` (a function under `hydra.main`) and gives the process's exit code.
+def cli(task: Callable[[DictConfig], float], config_dir: Path) -> int:
+    """Looks at `sys.argv`, runs `task` under Hydra, once or for every job, and gives the process's exit code.
 
-    0: done. 1: a bug, with its traceback, or a sweep with failed jobs. 2: an error of the user's making, in one
-    message. 130: stopped by Ctrl-C, with the line that resumes.
+    0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: an error of the user's making, in
+    one message. 130: stopped by Ctrl-C, with the line that resumes.
     """
     # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
     try:
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
-        main()
+        if asks_for_search(sys.argv[1:]):
+            from pffdst.config.searching import run_search  # Optuna is needed by searches alone
+
+            return run_search(sys.argv[1:], config_dir, task)
+        hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
     except KeyboardInterrupt as stop:
         print(_how_to_resume(stop), file=sys.stderr)
         return 130
@@ -129,7 +135,7 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
     if not isinstance(stop, Interrupted):
         return "Stopped before a run began."
     if stop.sweep:
-        return f"Stopped. What is done is skipped when the sweep is started again: {command}"
+        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
     again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={stop.folder}"])

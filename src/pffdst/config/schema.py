@@ -35,6 +35,7 @@ class RootConfig:
     weight_decay: float = MISSING
     prox_mu: float = MISSING
     server_ema: float = MISSING
+    validation_share: float = MISSING
     eval_every: int = MISSING
     checkpoint_every: int = MISSING
     resume: Any = False
@@ -51,6 +52,7 @@ class RootConfig:
     participation: Any = MISSING
     logger: Any = MISSING
     paths: Any = MISSING
+    search: Any = None
 
 
 def register() -> None:

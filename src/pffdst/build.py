@@ -36,7 +36,7 @@ from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
 from pffdst.state import GlobalModel, Layout
 
-__all__ = ["build", "launch"]
+__all__ = ["build", "launch", "recorded_run"]
 
 _log = logging.getLogger(__name__)
 # A method's label names the overrides that make it an ablation.

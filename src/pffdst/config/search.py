@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
 from pffdst.config.resume import key_of, quoted
-from pffdst.config.session import Session
+from pffdst.config.session import Composed, Session
 from pffdst.config.targets import TargetError, did_you_mean, key_problems, locate, own_keys
 from pffdst.cost.ledger import Ledger
 from pffdst.metrics.names import ACCURACIES, best_of, columns, last5_of
@@ -204,11 +205,20 @@ def _value_problems(opened: Session, overrides: Sequence[str], nodes: Mapping[st
     if lines:
         return
     first = {key: values[0] for key, values in tried.items()}
+    base, groups = _composed(opened, overrides, first), opened.groups()
     for key, value in ((key, value) for key, values in tried.items() for value in values):
-        lines = [*overrides, *(written(name, chosen) for name, chosen in (first | {key: value}).items())]
-        composed = opened.compose(lines)
-        for line in problems_of(composed.cfg, composed.origin):
+        composed, cfg = base, copy.deepcopy(base.cfg)
+        if key in groups:
+            composed = _composed(opened, overrides, first | {key: value})
+            cfg = composed.cfg
+        else:
+            OmegaConf.update(cfg, key, value)  # what composing anew gives, in a tenth of the time
+        for line in problems_of(cfg, composed.origin):
             yield f"{SPACE}, at {key}={value}: {line}"
+
+
+def _composed(opened: Session, overrides: Sequence[str], values: Mapping[str, Value]) -> Composed:
+    return opened.compose([*overrides, *(written(key, value) for key, value in values.items())])
 
 
 def sampler_for(node: DictConfig, seed: Callable[[int], int]) -> Callable[[int], BaseSampler]:

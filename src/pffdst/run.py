@@ -56,7 +56,8 @@ def exchange(experiment: Experiment, plan: RoundPlan) -> None:
     tasks = server.dispatch(plan)
     for task in tasks:
         ledger.down(task)
-    for update in experiment.engine.run(tasks):
+    for done, update in enumerate(experiment.engine.run(tasks), start=1):
+        experiment.loggers.step("clients", done, len(tasks))
         ledger.up(update, setup.samples(update.client))
         server.absorb(plan, update)
     ledger.end()

@@ -16,7 +16,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.syntax import Syntax
 
 from pffdst.config.check import check, tidy
 from pffdst.config.identity import fingerprint
@@ -82,6 +84,8 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
     cfg = tidy(cfg, Origin.current())
     try:
         check(cfg)
+        if cfg.print_config:
+            Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
         return launch(cfg)
     except KeyboardInterrupt:
         raise Interrupted(folder, sweep) from None

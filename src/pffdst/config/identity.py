@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 __all__ = ["differences", "engine_identity", "essence", "fingerprint"]
 
-_NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "tags", "name", "checkpoint_every", "hydra", "search"})
+_NEUTRAL = frozenset(
+    {"engine", "logger", "paths", "resume", "tags", "name", "checkpoint_every", "hydra", "search", "print_config"}
+)
 _NEUTRAL_DATASET = frozenset({"cache", "download"})
 
 

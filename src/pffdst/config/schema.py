@@ -39,6 +39,7 @@ class RootConfig:
     eval_every: int = MISSING
     checkpoint_every: int = MISSING
     resume: Any = False
+    print_config: bool = False
 
     dataset: Any = MISSING
     partition: Any = MISSING

@@ -12,7 +12,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import asks_for_search, preflight
 from pffdst.config.search import Search, read_search, sampler_for, written
+from pffdst.config.searching import refuse_another
 from pffdst.config.session import compose, session
+from pffdst.errors import UserError
+from pffdst.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "search").glob("*.yaml"))
@@ -116,6 +119,18 @@ def test_a_search_on_the_test_set_says_so_in_its_name(tmp_path: Path) -> None:
     assert read(tmp_path, text, name="own_on_test").spec["validation_share"] == 0
     costs = text.replace("test/acc_global: maximize", "cost/bytes: minimize")
     assert read(tmp_path, costs).objectives == {"cost/bytes": "minimize"}
+
+
+def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    study = Study.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
+    refuse_another(read(tmp_path, GOOD, "search.trials=9", "engine.workers=1"), study)
+    for text, given, told in (
+        (GOOD.replace("0.01", "0.02"), "name=x", r"search\.space\.lr\.low: saved 0\.01, now 0\.02"),
+        (GOOD.replace("maximize", "minimize"), "name=x", r"saved maximize, now minimize"),
+        (GOOD, "sparsity=0.9", r"sparsity: saved 0\.8, now 0\.9"),
+    ):
+        with pytest.raises(UserError, match=told):
+            refuse_another(read(tmp_path, text, given), study)
 
 
 def test_nothing_left_to_search(tmp_path: Path) -> None:

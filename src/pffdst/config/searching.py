@@ -28,7 +28,7 @@ from pffdst.seeding import derive_seed
 from pffdst.study import Proposal, Study, front_table, shown
 from pffdst.sweeps import locked, read_run, result_folder
 
-__all__ = ["run_search"]
+__all__ = ["refuse_another", "run_search"]
 
 _IN_A_ROW = 3
 Task = Callable[[DictConfig], float]
@@ -46,7 +46,7 @@ def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
         search = read_search(opened, args.overrides)
         with locked(search.folder):
             study = Study.open(search.folder, search.spec, args.overrides, search.trials)
-            _refuse_another(search, study)
+            refuse_another(search, study)
             seed = int(search.spec["seed"])
             return _Run(search, study, seed, _launcher(opened, search, task), Console()).to_the_end()
 
@@ -134,7 +134,8 @@ def _launcher(opened: Session, search: Search, task: Task) -> Any:
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 
-def _refuse_another(search: Search, study: Study) -> None:
+def refuse_another(search: Search, study: Study) -> None:
+    """UserError where the study was begun with other settings, naming them."""
     lines = differences(study.spec, search.spec)
     if lines:
         told = "\n".join(f"  - {line}" for line in lines)

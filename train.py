@@ -1,4 +1,4 @@
-"""Train one federated model, or a sweep of them: `python train.py --help`.
+"""Train one federated model, a sweep of them, or search for one: `python train.py --help`.
 
 Importing this file does nothing: worker processes import it again.
 """
@@ -32,12 +32,9 @@ def run(cfg: "DictConfig") -> float:
 
 def main() -> int:
     """Looks at the command line, composes, checks, runs; gives the exit code."""
-    import hydra
-
     from pffdst.config.entry import cli
-    from pffdst.config.session import VERSION_BASE
 
-    return cli(hydra.main(str(CONFIGS), "train", VERSION_BASE)(run), CONFIGS, follow)
+    return cli(run, CONFIGS, follow)
 
 
 if __name__ == "__main__":

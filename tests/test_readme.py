@@ -7,9 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from pffdst import dashboard, status
 from pffdst.config.check import ConfigError
-from pffdst.config.overrides import preflight
+from pffdst.config.overrides import asks_for_search, preflight
+from pffdst.config.search import read_search
+from pffdst.config.session import session
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,6 +27,8 @@ COMMANDS = [
 ]
 # words of the README that stand for something of the reader's own
 PLACEHOLDERS = ("FOLDER", "DATE/RUN", "DIR")
+LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+SEARCHES = [line for line in COMMANDS if asks_for_search(shlex.split(line)[2:])]
 
 
 def problems_of(command: str) -> list[str]:
@@ -42,6 +48,36 @@ def test_the_command_line_is_accepted(command: str) -> None:
 
 def test_the_commands_are_found() -> None:
     assert len(COMMANDS) >= 10
+    assert len(SEARCHES) >= 3
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_the_search_can_be_run(command: str) -> None:
+    with session(ROOT / "configs") as opened:
+        assert read_search(opened, shlex.split(command)[2:]).space
+
+
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.status" in line])
+def test_the_status_is_told(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's folders, with a run in each."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("logs/runs/today/now", "logs/searches/digits_lr"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "run.json").write_text('{"status": "done"}')
+    assert status.main(shlex.split(command)[3:]) == 0
+
+
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.dashboard" in line])
+def test_the_dashboard_starts(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "_made", lambda project, name: f"made for {project}")
+    assert dashboard.main(shlex.split(command)[3:]) == 0
+
+
+def test_offline_runs_lie_where_the_sync_command_looks() -> None:
+    [command] = [line for line in LINES if line.startswith("wandb sync")]
+    written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml"))["hydra"]["run"]["dir"]
+    runs = re.sub(r"\$\{now:.*?\}(_\$\{name\})?", "*", written).replace("${paths.logs}", "logs")
+    assert shlex.split(command)[2] == f"{runs}/wandb/offline-run-*"
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(BLOCKS), flags=re.MULTILINE))

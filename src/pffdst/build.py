@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -20,7 +18,7 @@ from pffdst import checkpoint, sweeps
 from pffdst.client.step import LocalTraining
 from pffdst.client.work import ClientSetup
 from pffdst.config.check import ConfigError
-from pffdst.config.identity import differences, fingerprint
+from pffdst.config.identity import differences, engine_identity, fingerprint
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
@@ -43,7 +41,7 @@ from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
 from pffdst.state import GlobalModel, Layout
 
-__all__ = ["build", "follow", "launch"]
+__all__ = ["build", "follow", "launch", "recorded_run"]
 
 _log = logging.getLogger(__name__)
 # A method's label names the overrides that make it an ablation.
@@ -60,40 +58,26 @@ def launch(cfg: DictConfig) -> float:
     in_sweep = hydra.mode == RunMode.MULTIRUN
     resume = cfg.resume
     if in_sweep and resume is False:
-        attempt = sweeps.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder)
+        attempt = sweeps.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg))
         if attempt is not None and attempt.folder != folder.resolve():
             sweeps.mark_skipped(folder, attempt.folder)
         if attempt is not None:
             _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
             folder, resume = attempt.folder, True
-    with locked(folder):
+    with sweeps.locked(folder):
         summary = finished(folder, identity) if resume is not False else None
         if summary is None:
             state = starting_state(cfg, folder, resume, identity)
-            summary = recorded_run(build(cfg, folder, identity), state)
+            summary = recorded_run(build(cfg, folder, identity), state, engine_identity(cfg))
         else:
             print_summary(summary)
     return float(summary["last5_acc_global"])
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / sweeps.LOCK)
-    try:
-        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to end
-    except Timeout as error:
-        raise UserError(
-            f"{folder}: another process is running in this folder; wait for it or choose another"
-        ) from error
-    with lock:
-        yield
-
-
 def finished(folder: Path, identity: str) -> dict[str, Any] | None:
     """The summary of a run that is done already, or None."""
-    if sweeps.read_run(folder) != {"fingerprint": identity, "status": "done"}:
+    known = sweeps.read_run(folder)
+    if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
         return None
     summary: dict[str, Any] = json.loads((folder / sweeps.SUMMARY).read_text())
     return summary
@@ -139,21 +123,23 @@ def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
     return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
 
 
-def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None) -> dict[str, Any]:
+def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine: str) -> dict[str, Any]:
     """Runs, with the status in run.json and the resolved configuration in config.yaml."""
     folder, identity = experiment.folder, experiment.fingerprint
     text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
     checkpoint.write_atomically(folder / "config.yaml", text.encode())
     experiment.describe_clients()
-    sweeps.mark(folder, identity, "running")
+    sweeps.mark(folder, identity, "running", engine)
     summary = run(experiment, state)
-    sweeps.mark(folder, identity, "done")
+    sweeps.mark(folder, identity, "done", engine)
     return summary
 
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    if cfg.validation_share > 0:
+        dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
     _check_fit(cfg, dataset)
     engine = _engine(cfg)
     shares = _shares(cfg, dataset)
@@ -320,6 +306,7 @@ def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
+        "evaluated_on": "validation" if cfg.validation_share > 0 else "test",
     }
 
 

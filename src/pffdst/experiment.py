@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -86,7 +87,7 @@ class Experiment:
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
         self.network.write_(model.values)
-        return self.evaluator.evaluate(self.network.module, self.device)
+        return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
         """Everything round t is described by, for every logger alike."""

@@ -36,8 +36,7 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
 def play_round(experiment: Experiment, t: int) -> None:
     """Round t, from the plan to the checkpoint."""
     began = time.monotonic()
-    server, progress = experiment.server, experiment.progress
-    watch = progress.watch
+    server, progress, watch = experiment.server, experiment.progress, experiment.progress.watch
     with watch.part("plan"):
         plan = server.plan(t)
     exchange(experiment, plan)
@@ -63,7 +62,8 @@ def exchange(experiment: Experiment, plan: RoundPlan) -> None:
         tasks = server.dispatch(plan)
     for task in tasks:
         ledger.down(task)
-    for update in watch.over("clients", experiment.engine.run(tasks)):
+    for done, update in enumerate(watch.over("clients", experiment.engine.run(tasks)), start=1):
+        experiment.loggers.step("clients", done, len(tasks))
         watch.client(update.timings)
         ledger.up(update, setup.samples(update.client))
         with watch.part("aggregate"):

@@ -1,22 +1,26 @@
 """What a sweep's job knows of earlier attempts, and what a sweep's table shows: plain files, read as they lie.
 
-A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed"}, at the end `summary.json`,
-in between `checkpoints/` and the lock `run.lock` of the process at work. The folder of a job that was not
-run, since an earlier attempt was finished or taken up again, holds `skipped.json` {"folder"} instead.
+A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed", "engine"}, at the end
+`summary.json`, in between `checkpoints/` and the lock `run.lock` of the process at work: a run that says it is running
+while nobody holds its lock was stopped. The folder of a job that was not run, since an earlier attempt was finished or
+taken up again, holds `skipped.json` {"folder"} instead.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 from filelock import FileLock, Timeout
 from rich.table import Table
+
+from pffdst.errors import UserError
 
 __all__ = [
     "LOCK",
@@ -25,21 +29,27 @@ __all__ = [
     "SUMMARY",
     "Attempt",
     "Job",
+    "State",
     "Status",
     "has_checkpoint",
     "in_use",
+    "job_of",
     "jobs_of",
+    "locked",
     "mark",
     "mark_failed",
     "mark_skipped",
     "previous_attempt",
     "read_run",
+    "result_folder",
     "table_of",
 ]
 
 Status = Literal["running", "done", "failed"]
+State = Literal["done", "running", "failed", "stopped", "missing"]
 
 RUN, SUMMARY, SKIPPED, LOCK = "run.json", "summary.json", "skipped.json", "run.lock"
+_DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
 _CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 
 
@@ -57,31 +67,56 @@ class Attempt:
 class Job:
     """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
 
-    `accuracy`, a share in [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when
-    unknown. `folder` is where the result lies.
+    `state` tells by the lock whether somebody works on it: a run that was killed is stopped. `accuracy`, a share in
+    [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when unknown. `folder` is where
+    the result lies.
     """
 
     number: str
     overrides: tuple[str, ...]
     done: bool
+    state: State
     status: str
     accuracy: float | None
     bytes: float | None
     folder: Path
 
 
-def previous_attempt(sweep_root: Path, fingerprint: str, own: Path) -> Attempt | None:
+def previous_attempt(sweep_root: Path, fingerprint: str, own: Path, engine: str = "") -> Attempt | None:
     """The attempt a job of this fingerprint need not repeat: a finished one, else one to go on with, else None.
+
+    One that ran on another `engine` is another job. (A run that does not say which engine it had may be any.)
 
     Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
     checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
     """
-    same = [folder for folder in _run_folders(sweep_root, own) if read_run(folder).get("fingerprint") == fingerprint]
+    same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
     done = [folder for folder in same if read_run(folder).get("status") == "done"]
     if done:
         return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
-    free = [folder for folder in same if has_checkpoint(folder) and _is_free(folder, own)]
+    free = [folder for folder in same if has_checkpoint(folder) and (folder == own.resolve() or _is_free(folder))]
     return Attempt(max(free, key=_newest_checkpoint), done=False) if free else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's or a search's folder, which is made. UserError where one is at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to end
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another process is running in this folder; wait for it or choose another"
+        ) from error
+    with lock:
+        yield
+
+
+def result_folder(folder: Path) -> Path:
+    """Where a job's result lies: its own folder, or that of the earlier attempt it was skipped for."""
+    skipped = _read(folder / SKIPPED)
+    return Path(str(skipped["folder"])) if "folder" in skipped and not read_run(folder) else folder
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -106,15 +141,17 @@ def read_run(folder: Path) -> dict[str, Any]:
     return _read(folder / RUN)
 
 
-def mark(folder: Path, fingerprint: str, status: Status) -> None:
-    """Writes down how far the run in this folder is."""
-    _write(folder / RUN, {"fingerprint": fingerprint, "status": status})
+def mark(folder: Path, fingerprint: str, status: Status, engine: str = "") -> None:
+    """Writes down how far the run in this folder is, and what engine it is on."""
+    _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine})
 
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
     """Writes down why a job failed, unless its folder holds a finished run."""
-    if read_run(folder).get("status") != "done":
-        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "error": error})
+    known = read_run(folder)
+    if known.get("status") != "done":
+        engine = str(known.get("engine", ""))
+        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "engine": engine, "error": error})
 
 
 def mark_skipped(folder: Path, earlier: Path) -> None:
@@ -123,17 +160,29 @@ def mark_skipped(folder: Path, earlier: Path) -> None:
     _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": done})
 
 
-def jobs_of(sweep: Path) -> list[Job]:
-    """The jobs of a sweep's folder, in order of their numbers."""
+def job_of(folder: Path) -> Job | None:
+    """The run or job in a folder; None where there is none."""
+    return _job(folder) if _is_job(folder) else None
+
+
+def jobs_of(sweep: Path, grid: Sequence[tuple[str, ...]] = ()) -> list[Job]:
+    """The jobs of a sweep's folder, in order of their numbers; those of its `grid` that have no folder are missing."""
     folders = [path for path in sweep.iterdir() if path.is_dir() and _is_job(path)] if sweep.is_dir() else []
-    jobs = [_job(folder) for folder in sorted(folders, key=_order)]
+    jobs = [_job(folder) for folder in folders]
+    begun = {frozenset(job.overrides) for job in jobs}
+    never = [(i, lines) for i, lines in enumerate(grid) if frozenset(lines) not in begun]
+    jobs += [Job(str(i), lines, False, "missing", "missing", None, None, sweep / str(i)) for i, lines in never]
+    jobs.sort(key=_order)
     shared = _shared([job.overrides for job in jobs])
     return [_without(job, shared) for job in jobs]
 
 
-def table_of(jobs: Sequence[Job], sweep: Path) -> Table:
-    """A sweep's jobs: number, the overrides in which they differ, status, accuracy, bytes, folder below its parent."""
-    table = Table(title=f"Sweep {sweep}", title_justify="left")
+def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
+    """A sweep's jobs: number, the overrides in which they differ, status, accuracy, bytes, folder below its parent.
+
+    `what` stands in the title for a folder that holds something else. Long decimals are shortened.
+    """
+    table = Table(title=f"{what} {sweep}", title_justify="left")
     table.add_column("job", justify="right")
     for name in ("overrides", "status"):
         table.add_column(name, overflow="fold")
@@ -143,8 +192,13 @@ def table_of(jobs: Sequence[Job], sweep: Path) -> Table:
     for job in jobs:
         accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
         size = "-" if job.bytes is None else _size(job.bytes)
-        table.add_row(job.number, " ".join(job.overrides), job.status, accuracy, size, _below(job.folder, sweep.parent))
+        overrides = _DECIMAL.sub(lambda found: f"{float(found[0]):.4g}", " ".join(job.overrides))
+        table.add_row(job.number, overrides, job.status, accuracy, size, _below(job.folder, sweep.parent))
     return table
+
+
+def _is_same(run: dict[str, Any], fingerprint: str, engine: str) -> bool:
+    return run.get("fingerprint") == fingerprint and (run.get("engine") or engine) == engine
 
 
 def _below(folder: Path, root: Path) -> str:
@@ -163,31 +217,38 @@ def _newest_checkpoint(folder: Path) -> int:
     return max((path.stat().st_mtime_ns for path in files if path.is_file()), default=0)
 
 
-def _is_free(folder: Path, own: Path) -> bool:
-    """Whether no other process works in the folder; the job's own lock does not stand in its way."""
-    return folder == own.resolve() or not in_use(folder)
+def _is_free(folder: Path) -> bool:
+    """Whether no process works in the folder."""
+    return not in_use(folder)
 
 
 def _is_job(folder: Path) -> bool:
     return any((folder / name).exists() for name in (RUN, SKIPPED, ".hydra"))
 
 
-def _order(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if folder.name.isdecimal() else 2**31, folder.name)
+def _order(job: Job) -> tuple[int, str]:
+    return (int(job.number) if job.number.isdecimal() else 2**31, job.number)
 
 
 def _job(folder: Path) -> Job:
     skipped = _read(folder / SKIPPED)
     elsewhere = bool(skipped) and not read_run(folder)
     source = Path(str(skipped.get("folder"))) if elsewhere else folder
-    status = str(read_run(source).get("status", "not started"))
+    state = _state(source)
     summary = _read(source / SUMMARY)
     figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
-    # A run that says it is at work after the sweep has ended was stopped.
-    words = "stopped" if status == "running" else status
+    words: str = state
     if elsewhere:
-        words = "skipped: done before" if skipped.get("done") else f"{words}: an earlier attempt went on"
-    return Job(folder.name, _overrides(folder), status == "done", words, *figures, source)
+        words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt went on"
+    return Job(folder.name, _overrides(folder), state == "done", state, words, *figures, source)
+
+
+def _state(folder: Path) -> State:
+    """Done and failed as run.json says; what says it is running, or not yet anything, is what its lock tells."""
+    status = read_run(folder).get("status")
+    if status == "done" or (status == "failed" and _is_free(folder)):
+        return "done" if status == "done" else "failed"
+    return "stopped" if _is_free(folder) else "running"
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:

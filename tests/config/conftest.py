@@ -103,6 +103,7 @@ CONFIGS = {
           - method: one
           - experiment: null
           - sweep: null
+          - search: null
         name: test
         sparsity: 0.8
         rounds: 100
@@ -115,6 +116,7 @@ CONFIGS = {
         weight_decay: 0.001
         prox_mu: 0.0
         server_ema: 0.9
+        validation_share: 0.0
         eval_every: 2
         checkpoint_every: 10
         hydra:

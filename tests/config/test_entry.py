@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -37,7 +36,7 @@ def run(
             return job(cfg, launch)
 
         monkeypatch.setattr(sys, "argv", ["train.py", *argv, *QUIET])
-        code = cli(hydra.main(str(configs), "train", "1.3")(task), configs, pytest.fail)
+        code = cli(task, configs, pytest.fail)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst.config.identity import differences, fingerprint
+from pffdst.config.identity import differences, engine_identity, fingerprint
 from pffdst.config.session import compose as compose_anew
 
 
@@ -74,3 +74,15 @@ def test_differences_read_well(configs: Path) -> None:
     lines = differences(saved, now)
     assert "lr: saved 0.05, now 0.1" in lines
     assert "readjust.interval: saved 10, now absent" in lines
+
+
+def test_jobs_that_differ_in_the_engine_are_two_jobs(real_configs: Path) -> None:
+    base = ["engine=fabric", "engine.workers=1"]
+    found = {
+        line: engine_identity(compose([*base, *line.split()], real_configs))
+        for line in ("", "engine.workers=2", "engine.exact=true", "engine.channels_last=false")
+    }
+    found["trainer"] = engine_identity(compose(["engine=trainer"], real_configs))
+    assert found[""] == found["engine.workers=2"], "workers change no bit"
+    assert len(set(found.values())) == 4
+    assert fingerprint(compose(base, real_configs)) == fingerprint(compose(["engine=trainer"], real_configs))

@@ -9,15 +9,19 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from pffdst.errors import UserError
 from pffdst.sweeps import (
     LOCK,
     Attempt,
+    job_of,
     jobs_of,
+    locked,
     mark,
     mark_failed,
     mark_skipped,
     previous_attempt,
     read_run,
+    result_folder,
     table_of,
 )
 
@@ -83,6 +87,41 @@ def test_an_attempt_at_work_is_left_alone(root: Path, own: Path) -> None:
     assert previous_attempt(root, "f", own) == Attempt(begun, False)
 
 
+def test_another_engine_is_another_job(root: Path, own: Path) -> None:
+    mark(job(root / "a" / "0"), "f", "done", engine="fabric")
+    assert previous_attempt(root, "f", own, "trainer") is None
+    assert previous_attempt(root, "f", own, "fabric") == Attempt(root / "a" / "0", True)
+    mark(root / "a" / "0", "f", "running", engine="fabric")
+    mark_failed(root / "a" / "0", "f", "out of memory")
+    assert read_run(root / "a" / "0")["engine"] == "fabric"
+
+
+def test_whether_a_run_is_at_work_is_told_by_its_lock(root: Path) -> None:
+    folder = job(root / "a" / "0", status="running", checkpoint="last.ckpt")
+    states = []
+    with locked(folder):
+        states += [found.state for found in jobs_of(root / "a")]
+        with pytest.raises(UserError, match="another process"), locked(folder):
+            pass
+    states += [found.state for found in jobs_of(root / "a")]
+    assert states == ["running", "stopped"]
+    assert job_of(root) is None
+
+
+def test_a_failed_job_that_runs_again_is_running(root: Path) -> None:
+    folder = job(root / "a" / "0", status="failed")
+    with locked(folder):
+        assert [found.state for found in jobs_of(root / "a")] == ["running"]
+
+
+def test_jobs_of_the_grid_without_a_folder_are_missing(root: Path) -> None:
+    folder = job(root / "a" / "1")
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n- lr=0.1\n")
+    jobs = jobs_of(root / "a", [("lr=0.1", f"seed={seed}") for seed in range(3)])
+    assert [(found.number, found.state) for found in jobs] == [("0", "missing"), ("1", "done"), ("2", "missing")]
+    assert [found.overrides for found in jobs] == [("seed=0",), ("seed=1",), ("seed=2",)]
+
+
 def test_the_own_folder_and_its_sweep_count(tmp_path: Path, root: Path) -> None:
     own = job(tmp_path / "elsewhere" / "0", status="running", checkpoint="last.ckpt")
     with FileLock(own / LOCK):
@@ -101,10 +140,10 @@ def test_a_file_cut_short_is_no_attempt(root: Path, own: Path, text: str) -> Non
 def test_marks(root: Path, own: Path) -> None:
     mark(own, "f", "running")
     mark_failed(own, "f", "out of memory")
-    assert read_run(own) == {"fingerprint": "f", "status": "failed", "error": "out of memory"}
+    assert read_run(own) == {"fingerprint": "f", "status": "failed", "engine": "", "error": "out of memory"}
     mark(own, "f", "done")
     mark_failed(own, "f", "too late")
-    assert read_run(own) == {"fingerprint": "f", "status": "done"}
+    assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": ""}
     assert [path.name for path in own.iterdir()] == ["run.json"]
 
 
@@ -125,7 +164,7 @@ def test_the_table(root: Path) -> None:
     assert [found.number for found in jobs] == ["0", "1", "2", "10", "11"]
     assert [found.done for found in jobs] == [True, True, False, False, False]
     assert [found.overrides for found in jobs] == [(f"seed={seed}",) for seed in range(5)]
-    assert jobs[1].folder == earlier
+    assert jobs[1].folder == result_folder(sweep / "1") == earlier
     assert (jobs[1].accuracy, jobs[1].bytes) == (0.5, 3.5e6)
     console = Console(width=160, file=io.StringIO())
     console.print(table_of(jobs, sweep))

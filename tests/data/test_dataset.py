@@ -100,3 +100,29 @@ def test_statistics_go_over_every_chunk():
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(DataError, match="no images"):
         channel_statistics(torch.zeros(0, 1, 4, 4, dtype=torch.uint8))
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0.1, 0.9), seed=st.integers(0, 3))
+def test_validation_takes_its_share_of_every_class_from_the_training_set_alone(share, seed):
+    images = image_set(60)
+    found = dataset(train=images).with_validation(share, seed)
+    parts = [{bytes(image.numpy().tobytes()) for image in part.images} for part in (found.train, found.test)]
+    everything = {bytes(image.numpy().tobytes()) for image in images.images}
+    assert parts[0] | parts[1] == everything
+    assert not parts[0] & parts[1]
+    assert torch.bincount(found.test.labels, minlength=3).tolist() == [round(share * 20)] * 3
+    again = dataset(train=images).with_validation(share, seed)
+    assert torch.equal(found.test.images, again.test.images)
+    assert (found.mean, found.std) == (again.mean, again.std)
+
+
+def test_validation_by_another_seed_is_another():
+    first, second = (dataset(train=image_set(60)).with_validation(0.3, seed).test.images for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_validation_leaves_no_set_empty(share):
+    with pytest.raises(DataError, match=re.escape(f"validation_share={share}")):
+        dataset().with_validation(share, 0)

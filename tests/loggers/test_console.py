@@ -149,3 +149,36 @@ def test_in_a_real_terminal():
     os.close(controller)
     assert done.wait(timeout=30) == 0
     assert "4/4  stage 1  acc 50.00 %" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_within_a_round_the_bar_moves_and_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr("pffdst.loggers.console.time.monotonic", lambda: float(next(clock)))
+    stream = FakeTerminal()
+    logger = ConsoleLogger(10, 1, Console(file=stream, force_terminal=True, width=150, _environ={"TERM": "xterm"}))
+    logger.open(CONFIG, "logs/run", None)
+    logger.step("clients", 5, 10)
+    logger.log(row_of(1, 1))
+    logger.step("evaluating", 300, 360)
+    logger.close("finished")
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    assert any("0/10" in frame and "clients 5/10  ETA" in frame for frame in frames)
+    assert any("1/10" in frame and "acc 50.00 %" in frame and "evaluating 300/360" in frame for frame in frames)
+
+
+def test_a_pipe_hears_nothing_within_a_round():
+    stream = io.StringIO()
+    logger = ConsoleLogger(10, 1, Console(file=stream))
+    logger.step("clients", 5, 10)
+    assert stream.getvalue() == ""
+
+
+def test_a_resumed_run_reckons_with_its_own_rounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pffdst.loggers.console.time.monotonic", lambda: float(next(clock)))
+    clock = iter([0.0, 0.0, 10.0])
+    stream = io.StringIO()
+    logger = ConsoleLogger(100, 1, Console(file=stream))
+    logger.open(CONFIG, "logs/run", {"console_round": "50"})
+    logger.log(row_of(51, 1))
+    assert "ETA 8:10" in stream.getvalue(), "49 rounds of 10 s"
+    assert logger.state_dict() == {"console_round": "51"}

@@ -12,16 +12,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.syntax import Syntax
 
 from pffdst.config.check import check, tidy
 from pffdst.config.identity import fingerprint
 from pffdst.config.origin import Origin
-from pffdst.config.overrides import composition_line, preflight
+from pffdst.config.overrides import asks_for_search, composition_line, preflight
 from pffdst.config.schema import register
+from pffdst.config.session import VERSION_BASE
 from pffdst.errors import UserError
 from pffdst.ranks import RankLostError, Ranks, current, join
 from pffdst.sweeps import has_checkpoint, mark_failed
@@ -43,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
         self.sweep = sweep
 
 
-def cli(main: Callable[[], object], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
+def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
     """Meets the other ranks if torchrun started this process; rank 0 and a process alone run, the others `follow`.
 
     Gives the process's exit code, as `_run` says.
@@ -53,11 +57,11 @@ def cli(main: Callable[[], object], config_dir: Path, follow: Callable[[Ranks], 
     except UserError as error:
         return _report(error)
     if ranks is None:
-        return _run(main, config_dir)
+        return _run(task, config_dir)
     if ranks.rank != 0:
         follow(ranks)
     try:
-        code = _run(main, config_dir)
+        code = _run(task, config_dir)
     except RankLostError as lost:  # while a message was printed
         code = _report(lost)
     ranks.close()
@@ -68,11 +72,11 @@ def cli(main: Callable[[], object], config_dir: Path, follow: Callable[[Ranks], 
     return code
 
 
-def _run(main: Callable[[], object], config_dir: Path) -> int:
-    """Looks at `sys.argv`, runs `main` (a function under `hydra.main`) and gives the process's exit code.
+def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
+    """Looks at `sys.argv`, runs `task` under Hydra, once or for every job, and gives the process's exit code.
 
-    0: done. 1: a bug, with its traceback, or a sweep with failed jobs. 2: an error of the user's making, in one
-    message. 130: stopped by Ctrl-C, with the line that resumes.
+    0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: an error of the user's making, in
+    one message. 130: stopped by Ctrl-C, with the line that resumes.
     """
     # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -80,7 +84,12 @@ def _run(main: Callable[[], object], config_dir: Path) -> int:
     try:
         _refuse_sweep(sys.argv[1:])
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
-        main()
+        if asks_for_search(sys.argv[1:]):
+            _refuse_ranks("A search", "the search")
+            from pffdst.config.searching import run_search  # Optuna is needed by searches alone
+
+            return run_search(sys.argv[1:], config_dir, task)
+        hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
     except KeyboardInterrupt as stop:
         print(_how_to_resume(stop), file=sys.stderr)
         return 130
@@ -103,6 +112,8 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
     cfg = tidy(cfg, Origin.current())
     try:
         check(cfg)
+        if cfg.print_config:
+            Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
         return launch(cfg)
     except KeyboardInterrupt:
         raise Interrupted(folder, sweep) from None
@@ -121,9 +132,15 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
 
 def _refuse_sweep(argv: Sequence[str]) -> None:
     """UserError for a sweep under torchrun."""
-    if current() is not None and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(argv):
+    if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(argv):
+        _refuse_ranks("-m", "the sweep")
+
+
+def _refuse_ranks(what: str, runs: str) -> None:
+    """UserError for several runs under torchrun."""
+    if current() is not None:
         raise UserError(
-            "-m does not go with torchrun, whose ranks share one run: start a torchrun for each run, or the sweep "
+            f"{what} does not go with torchrun, whose ranks share one run: start a torchrun for each run, or {runs} "
             "without torchrun, its jobs side by side (hydra/launcher=joblib)"
         )
 
@@ -177,7 +194,7 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
     if not isinstance(stop, Interrupted):
         return "Stopped before a run began."
     if stop.sweep:
-        return f"Stopped. What is done is skipped when the sweep is started again: {command}"
+        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
     again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={stop.folder}"])

@@ -9,9 +9,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["differences", "fingerprint"]
+__all__ = ["differences", "engine_identity", "essence", "fingerprint"]
 
-_NEUTRAL = frozenset({"engine", "logger", "paths", "resume", "profile", "tags", "name", "checkpoint_every", "hydra"})
+_NEUTRAL = frozenset(
+    {
+        "engine",
+        "logger",
+        "paths",
+        "resume",
+        "profile",
+        "tags",
+        "name",
+        "checkpoint_every",
+        "hydra",
+        "search",
+        "print_config",
+    }
+)
 _NEUTRAL_DATASET = frozenset({"cache", "download"})
 
 
@@ -22,8 +36,28 @@ def fingerprint(cfg: DictConfig) -> str:
     and where the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its
     path, one that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    text = json.dumps(_canonical(_essence(plain)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _digest(essence(cfg))
+
+
+def engine_identity(cfg: DictConfig) -> str:
+    """16 hexadecimal digits of how a run is computed: the engine with its keys, `workers` aside, which changes no bit.
+
+    A resumed run may change engines; two jobs of a sweep that differ in them are two jobs.
+    """
+    engine = OmegaConf.to_container(cfg.engine, resolve=True, throw_on_missing=True)
+    assert isinstance(engine, dict)
+    return _digest({key: value for key, value in engine.items() if key != "workers"})
+
+
+def essence(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved values that a result depends on, as the fingerprint sees them."""
+    found = _canonical(_essence(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)))
+    assert isinstance(found, dict)
+    return found
+
+
+def _digest(plain: Any) -> str:
+    text = json.dumps(_canonical(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

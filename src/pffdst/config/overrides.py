@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from pffdst.config.schema import RootConfig
 from pffdst.config.session import Composed, Session, session
 from pffdst.config.targets import did_you_mean, own_keys
 
-__all__ = ["composition_line", "preflight"]
+__all__ = ["asks_for_search", "composition_line", "opened_for", "preflight", "sweep_problems"]
 
 _PRESETS = ("method", "experiment")
 _EXPECTED = {"int": "a whole number", "float": "a number", "str": "text", "list[str]": "a list, such as [a,b]"}
@@ -62,13 +63,37 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
     multirun = bool(args.multirun) or "hydra.mode=MULTIRUN" in overrides
     expanded = expand(overrides, multirun)
     problems = [_dashed(token) for token in others if token.startswith("-")] + expanded.problems
-    with session(_folder(args, config_dir), args.config_name or "train", _places(args)) as opened:
+    if multirun and _search_of(overrides) is not None:
+        problems.append(f"-m and search do not go together; write python train.py search={_search_of(overrides)}")
+    with opened_for(args, config_dir) as opened:
         problems += _Look(opened, multirun).problems(expanded.overrides, whole=args.cfg is None and args.info is None)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     flags = [token for token in argv if token not in set(overrides)]
     # Overrides first: `--info` takes an optional word and would swallow one that follows it.
     return [*expanded.overrides, *flags]
+
+
+def asks_for_search(argv: Sequence[str]) -> bool:
+    """Whether a command line starts a search; one that only shows something (`--cfg`, `--help`) does not."""
+    args, _ = get_args_parser().parse_known_intermixed_args(list(argv))
+    shows = args.help or args.hydra_help or args.shell_completion or args.cfg is not None or args.info is not None
+    return not shows and _search_of(args.overrides) is not None
+
+
+def _search_of(overrides: Sequence[str]) -> str | None:
+    chosen = [line.partition("=")[2] for line in overrides if key_of(line) == "search"]
+    return chosen[-1] if chosen and chosen[-1] != "null" else None
+
+
+def opened_for(args: argparse.Namespace, config_dir: Path) -> AbstractContextManager[Session]:
+    """Hydra, opened on the folders that the flags of a command line name."""
+    return session(_folder(args, config_dir), args.config_name or "train", _places(args))
+
+
+def sweep_problems(opened: Session, overrides: Sequence[str]) -> list[str]:
+    """What a sweep over these overrides would be refused for: keys, options in every combination, types."""
+    return list(dict.fromkeys(_Look(opened, multirun=True).problems(overrides, whole=False)))
 
 
 @final
@@ -139,7 +164,7 @@ class _Look:
             options = self._session.options(key) if key in self._groups else []
             instead = f"choose an option: {_listed(key, options)}" if options else self._set(key)
             off = "leave it out: it is off unless chosen"
-            return f"{line}: no key can be taken away; {off if key in ('experiment', 'sweep') else instead}"
+            return f"{line}: no key can be taken away; {off if key in ('experiment', 'sweep', 'search') else instead}"
         if line.startswith("+"):
             if key in self._groups or key in self._known_keys():
                 return f"{line}: keys are set without a plus sign; write {bare}"

@@ -18,8 +18,8 @@ from pffdst.sweeps import read_run
 __all__ = ["Expanded", "expand", "folder_problems", "key_of", "quoted"]
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
-# A sweep preset belongs to the sweep's command line; one of its jobs is resumed as a run of its own.
-_NOT_AGAIN = ("resume", "sweep")
+# A preset of several runs belongs to their command line; one of them is resumed as a run of its own.
+_NOT_AGAIN = ("resume", "sweep", "search")
 
 
 @final

@@ -35,10 +35,12 @@ class RootConfig:
     weight_decay: float = MISSING
     prox_mu: float = MISSING
     server_ema: float = MISSING
+    validation_share: float = MISSING
     eval_every: int = MISSING
     checkpoint_every: int = MISSING
     resume: Any = False
     profile: Any = False
+    print_config: bool = False
 
     dataset: Any = MISSING
     partition: Any = MISSING
@@ -52,6 +54,7 @@ class RootConfig:
     participation: Any = MISSING
     logger: Any = MISSING
     paths: Any = MISSING
+    search: Any = None
 
 
 def register() -> None:

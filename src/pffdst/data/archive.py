@@ -7,6 +7,7 @@ hidden folder whose files are moved into place when they are whole, so nothing h
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import shutil
 import socket
@@ -77,7 +78,7 @@ class Archive:
     def download(self) -> str | None:
         """Lets torchvision download the archive into the folder; gives back why it could not, None when it could."""
         try:
-            with _building_site(self.root) as site, _network_timeout(_TIMEOUT):
+            with _building_site(self.root) as site, _network_timeout(_TIMEOUT), _bar_in_a_terminal():
                 self._kind(site, train=True, download=True)
                 _move_in(site, self.root)
         except _FAILURES as error:
@@ -187,3 +188,16 @@ def _network_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _bar_in_a_terminal() -> Iterator[None]:
+    """Keeps torchvision's progress bar out of files and pipes."""
+    from torchvision.datasets import utils
+
+    bar = utils.tqdm
+    utils.tqdm = functools.partial(bar, desc="downloading", disable=None)
+    try:
+        yield
+    finally:
+        utils.tqdm = bar

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pffdst.data.arrays import map_tensor
 from pffdst.errors import UserError
+from pffdst.seeding import generator_for
 
 __all__ = ["DataError", "DataSource", "Dataset", "Declared", "ImageSet", "channel_statistics"]
 
@@ -99,6 +100,25 @@ class Dataset:
     def size(self) -> int:
         """Side of the square images, in pixels."""
         return self.train.images.shape[2]
+
+    def with_validation(self, share: float, seed: int) -> Dataset:
+        """The same without its test set: in its place stands a share of every class of the training set.
+
+        Whatever is chosen by the accuracies of such a run has seen nothing of the test set. DataError when a set would
+        be empty.
+        """
+        held = torch.zeros(len(self.train), dtype=torch.bool)
+        for label in range(self.classes):
+            rows = (self.train.labels == label).nonzero().flatten()
+            order = torch.randperm(len(rows), generator=generator_for(seed, "validation", label))
+            held[rows[order[: round(share * len(rows))]]] = True
+        if not 0 < int(held.sum()) < len(held):
+            raise DataError(
+                f"validation_share={share}: it leaves a set without images (of {len(held):,}); "
+                "write e.g. validation_share=0.2"
+            )
+        train, test = (ImageSet(self.train.images[m], self.train.labels[m]) for m in (~held, held))
+        return replace(self, train=train, test=test)
 
     def describe(self) -> str:
         """One line for the console."""

@@ -30,6 +30,9 @@ class RunLogger(ABC):
         `resume_state` is the `state_dict` of the checkpoint the run goes on from, None for a run that starts at 0.
         """
 
+    def step(self, what: str, done: int, total: int) -> None:  # noqa: B027
+        """Within a round: `done` of `total` clients or evaluated images, as `what` says; for progress alone."""
+
     @abstractmethod
     def log(self, row: Row) -> None:
         """One round; see `metrics.names` for the keys. `row["round"]` grows from call to call."""
@@ -56,6 +59,11 @@ class Loggers(RunLogger):
         """Opens each in order; the `state_dict` of all is given to each."""
         for logger in self._loggers:
             logger.open(config, folder, resume_state)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Tells each in order."""
+        for logger in self._loggers:
+            logger.step(what, done, total)
 
     def log(self, row: Row) -> None:
         """Gives the row to each in order."""

@@ -29,6 +29,8 @@ from pffdst.metrics.units import format_bytes, format_percent, format_seconds
 
 __all__ = ["ConsoleLogger", "header"]
 
+_STATE: Final = "console_round"
+_REDRAW: Final = 0.2
 _LINES: Final = 20
 _WIDE: Final = 120
 
@@ -50,24 +52,43 @@ class ConsoleLogger(RunLogger):
         self._next_line = 0
         self._rejected = 0
         self._scores = ""
+        self._row: Row = {}
+        self._drawn = 0.0
 
     def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
         """Prints the header and starts the clock."""
         for line in header(config, folder, resumed=resume_state is not None):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._pace.start(0 if resume_state is None else int(resume_state.get(_STATE, 0)))
         if _is_live(self._console):
             self._progress = _bar(self._console)
-            self._task = self._progress.add_task("round", total=self._rounds, status="")
+            self._task = self._progress.add_task("round", total=self._rounds, at=0, status="")
             self._progress.start()
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Moves the bar within a round, a few times a second; silent elsewhere."""
+        progress, now = self._progress, time.monotonic()
+        if progress is None or now - self._drawn < _REDRAW:
+            return
+        self._drawn = now
+        if what == "clients":
+            self._pace.within(done / total)
+        status = self._status(self._row, "" if self._narrow() else f"{what} {done}/{total}")
+        progress.update(self._task, completed=self._pace.position, at=self._pace.last, status=status, refresh=True)
+
+    def state_dict(self) -> dict[str, str]:
+        """The last round shown."""
+        return {_STATE: str(self._pace.last)}
 
     def log(self, row: Row) -> None:
         """Moves the bar, or prints the line that is due."""
         t = int(row[ROUND])
         self._pace.note(t)
+        self._row = row
         self._rejected += int(row.get(ROUND_REJECTED, 0))
         self._scores = _scores(row, self._narrow()) or self._scores
         if self._progress is not None:
-            self._progress.update(self._task, completed=t, status=self._status(row), refresh=True)
+            self._progress.update(self._task, completed=t, at=t, status=self._status(row), refresh=True)
         elif t >= self._rounds or (ACC_GLOBAL in row and t >= self._next_line):
             self._next_line = (t // self._interval + 1) * self._interval
             self._console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
@@ -96,9 +117,9 @@ class ConsoleLogger(RunLogger):
         width = len(str(self._rounds))
         return _joined(f"round {row[ROUND]:>{width}}/{self._rounds}", self._status(row))
 
-    def _status(self, row: Row) -> str:
+    def _status(self, row: Row, phase: str = "") -> str:
         rejected = f"{self._rejected} rejected" if self._rejected > 0 and not self._narrow() else ""
-        return _joined(_stage(row), self._scores, _traffic(row), rejected, self._pace.left())
+        return _joined(_stage(row), self._scores, _traffic(row), rejected, phase, self._pace.left())
 
 
 class _Pace:
@@ -106,21 +127,33 @@ class _Pace:
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._start = time.monotonic()
-        self._first: int | None = None
-        self.last = 0
+        self._part = 0.0
+        self.start(0)
+
+    def start(self, done: int) -> None:
+        """The clock starts after `done` rounds."""
+        self._clock = time.monotonic()
+        self._first = self.last = done
 
     def note(self, t: int) -> None:
         """Round t (counted from 1) is done."""
-        self._first = t if self._first is None else self._first
-        self.last = t
+        self.last, self._part = t, 0.0
+
+    def within(self, part: float) -> None:
+        """A share of the next round's clients is done."""
+        self._part = part
+
+    @property
+    def position(self) -> float:
+        """Rounds done, with the share of the one at work."""
+        return self.last + self._part
 
     def left(self) -> str:
         """`ETA m:ss`, or the time taken once every round is done."""
-        elapsed = time.monotonic() - self._start
-        if self._first is None or self.last >= self._rounds:
+        elapsed, done = time.monotonic() - self._clock, self.position - self._first
+        if self.last >= self._rounds or done <= 0:
             return f"took {format_seconds(elapsed)}"
-        return f"ETA {format_seconds(elapsed / (self.last - self._first + 1) * (self._rounds - self.last))}"
+        return f"ETA {format_seconds(elapsed / done * (self._rounds - self.position))}"
 
 
 def header(config: Mapping[str, Any], folder: Path, resumed: bool = False) -> tuple[str, str]:
@@ -154,7 +187,7 @@ def _bar(console: Console) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=5, max_width=40)),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[status]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[at]}/{task.total:.0f}  {task.fields[status]}", table_column=Column(no_wrap=True)),
     )
     return Progress(*columns, console=console, auto_refresh=False, expand=True)
 

@@ -36,7 +36,8 @@ def print_comparison(summaries: Sequence[Summary], console: Console | None = Non
 def final_table(summary: Summary) -> Table:
     """One finished run: its accuracies on the pooled test set and as a mean over clients, then what it cost."""
     table = _table(_title(summary))
-    for heading in ("", "pooled test set", "mean over clients"):
+    pooled = f"pooled {summary.get('evaluated_on', 'test')} set"
+    for heading in ("", pooled, "mean over clients"):
         table.add_column(heading, no_wrap=True)
     for row in (*_accuracies(summary), ("", "", ""), *_costs(summary)):
         table.add_row(*row)

@@ -20,14 +20,14 @@ from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, by_bytes
 if TYPE_CHECKING:
     import wandb
 
-__all__ = ["WandbLogger"]
+__all__ = ["LOGIN_HINT", "WandbLogger", "login_exists"]
 
 _RUN: Final = "wandb_run_id"
 _ROUND: Final = "wandb_round"
 _MODES: Final = ("auto", "online", "offline", "disabled")
 _OLD_NAMES: Final = {"dryrun": "offline", "run": "online"}
 _ENVIRONMENT: Final = "WANDB_MODE"
-_LOGIN_HINT: Final = "log in with `wandb login` or set WANDB_API_KEY"
+LOGIN_HINT: Final = "log in with `wandb login` or set WANDB_API_KEY"
 
 _log = logging.getLogger(__name__)
 
@@ -163,17 +163,17 @@ def _resolved(mode: str) -> str:
     if mode == "offline":
         return mode
     try:
-        if _login_exists(mode):
+        if login_exists(mode):
             return "online"
         problem = "no login was found"
     except Exception as error:
         problem = f"the login cannot be used: {error}"
     if mode == "online" or problem != "no login was found":
-        _log.warning("W&B: %s; this run is kept offline. To be online, %s", problem, _LOGIN_HINT)
+        _log.warning("W&B: %s; this run is kept offline. To be online, %s", problem, LOGIN_HINT)
     return "offline"
 
 
-def _login_exists(mode: str) -> bool:
+def login_exists(mode: str) -> bool:
     """Whether the environment, the settings files or netrc hold credentials; asks neither the user nor the server."""
     import wandb
 

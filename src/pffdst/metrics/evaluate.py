@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -67,8 +67,13 @@ class Evaluator:
         self._batch_size = batch_size
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def evaluate(self, model: nn.Module, device: torch.device | str = "cpu") -> Evaluation:
-        """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was."""
+    def evaluate(
+        self, model: nn.Module, device: torch.device | str = "cpu", step: Callable[[int, int], None] | None = None
+    ) -> Evaluation:
+        """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was.
+
+        `step` is told after every batch how many images of how many are done.
+        """
         self._move(torch.device(device))
         parts = list(self._batches())
         # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
@@ -77,6 +82,8 @@ class Evaluator:
         with torch.inference_mode(), _evaluating(model):
             for part, loss in zip(parts, losses, strict=True):
                 classes = self._score(model, part, predictions[part], loss)
+                if step is not None:
+                    step(min(part.stop, len(self._images)), len(self._images))
         self._test.forget_pages()  # of no use until the next evaluation, and many in a run that trains small models
         return self._summarise(predictions.cpu(), losses.sum().item() / len(predictions), classes)
 

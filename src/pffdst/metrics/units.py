@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_flops", "format_percent", "format_seconds"]
+__all__ = ["format_bytes", "format_figure", "format_flops", "format_percent", "format_seconds"]
 
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
 _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
@@ -11,6 +11,18 @@ _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
 def format_bytes(count: float) -> str:
     """Bytes in decimal units: 1,234,567 is `1.23 MB`."""
     return _scaled(count, _BYTES)
+
+
+def format_figure(name: str, value: float) -> str:
+    """A figure in the unit its name in `metrics.names` tells: `cost/bytes` in bytes, `test/acc_global` in percent."""
+    kind, _, rest = name.partition("/")
+    if "bytes" in rest:
+        return format_bytes(value)
+    if "flops" in rest:
+        return format_flops(value)
+    if "acc" in rest:
+        return format_percent(value)
+    return format_seconds(value) if (kind, rest) == ("round", "seconds") else f"{value:.4g}"
 
 
 def format_flops(count: float) -> str:

@@ -13,7 +13,20 @@ __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_count
 
 # Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
 NEUTRAL = frozenset(
-    {"engine", "logger", "paths", "resume", "profile", "tags", "name", "checkpoint_every", "hydra", "seed"}
+    {
+        "engine",
+        "logger",
+        "paths",
+        "resume",
+        "profile",
+        "tags",
+        "name",
+        "checkpoint_every",
+        "hydra",
+        "search",
+        "print_config",
+        "seed",
+    }
 )
 _NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path"})
 # A method is named first, then by what makes it an ablation, then by its setting.

@@ -29,7 +29,7 @@ from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.experiment import Experiment
 
-TARGET = 0.75
+TARGET = 0.65
 NOISE = "bare again (noise)"
 
 

@@ -42,3 +42,10 @@ def test_what_cannot_be_done_is_said_in_one_line_before_any_work(logs, tmp_path,
 def test_it_starts_without_torch():
     code = "import sys, pffdst.report.__main__; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pictures_without_matplotlib_say_what_to_install(logs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pffdst.report.__main__.find_spec", lambda name: None)
+    assert main([str(logs), "-o", f"{tmp_path}/r.html", "--png", f"{tmp_path}/figures"]) == 2
+    assert ".[figures]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import webbrowser
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def check(given: argparse.Namespace, shelf: Shelf) -> None:
     unknown = [key for key in wanted_keys(given) or () if key not in known]
     if unknown:
         raise UserError(f"--group-by {','.join(unknown)}: no run has such a key; there are {', '.join(known)}")
+    if given.png is not None and find_spec("matplotlib") is None:
+        raise UserError("--png draws with matplotlib, which is not installed: pip install -e '.[figures]'")
     if given.level is not None and not 0 < given.level <= 100:
         raise UserError(f"--level {given.level:g}: write an accuracy in percent, above 0 and at most 100")
 

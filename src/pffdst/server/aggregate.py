@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal, final, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,29 +21,45 @@ Statistics = Literal["average", "keep_server"]
 class RunningMean:
     """w_j = sum_k n_k m_kj w_kj / sum_k n_k m_kj, one update at a time, so that never two are in memory.
 
-    Sums are float64; where no client holds j (or statistics were not sent) the server keeps its own value.
+    Sums are float64; where no client holds j (or statistics were not sent) the server keeps its own value. Weights of
+    clients with one mask, which is nearly always the server's, add up at its True positions and are spread out at once.
     """
 
     def __init__(self, model: GlobalModel) -> None:
         self._model = model
         self._sums = torch.zeros(model.layout.total, dtype=torch.float64)
-        self.support = torch.zeros(model.layout.maskable, dtype=torch.float64)
+        self._support = torch.zeros(model.layout.maskable, dtype=torch.float64)
         self._parameters = self._statistics = 0
-        self._positions: tuple[Tensor, Tensor] | None = None
+        self._mask: Tensor | None = None
+        self._held, self._held_samples = torch.empty(0, dtype=torch.float64), 0
 
     def add(self, upload: Upload) -> None:
         """Takes one update into the mean."""
         layout, n = self._model.layout, upload.report.samples
-        if self._positions is None or self._positions[0] is not upload.trainable:
-            self._positions = (upload.trainable, upload.trainable.nonzero().flatten())
-        at = self._positions[1]
-        self._sums.index_add_(0, at, upload.weights.double(), alpha=n)
-        self.support.index_add_(0, at, self.support.new_full((1,), n).expand(at.numel()))
+        if self._mask is not upload.trainable:
+            self._spread()
+            self._mask, self._held = upload.trainable, torch.zeros(upload.weights.numel(), dtype=torch.float64)
+        self._held.add_(upload.weights, alpha=n)
+        self._held_samples += n
         self._sums[layout.maskable : layout.parameters] += n * upload.parameters.double()
         self._parameters += n
         if upload.statistics is not None:
             self._sums[layout.parameters :] += n * upload.statistics.double()
             self._statistics += n
+
+    def _spread(self) -> None:
+        """Puts what was added under one mask in its places."""
+        if self._mask is not None:
+            at = torch.from_numpy(np.flatnonzero(self._mask.numpy()))
+            self._sums.index_add_(0, at, self._held)
+            self._support.index_add_(0, at, self._support.new_full((1,), self._held_samples).expand(at.numel()))
+        self._mask, self._held_samples = None, 0
+
+    @property
+    def support(self) -> Tensor:
+        """float64 [W]: samples of the clients that hold each weight."""
+        self._spread()
+        return self._support
 
     @property
     def samples(self) -> int:

@@ -80,10 +80,10 @@ CASES = {
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
 def test_batched_equals_the_trainer_in_double_precision(tmp_path: Path, overrides: list[str]) -> None:
-    # a gentle lr: the rounding in which memory formats differ is chaos after a hundred wild steps
-    numbers = ["lr=0.01", *(o for o in overrides if not o.startswith("engine"))]
-    layout = [o for o in overrides if o.startswith("engine")] or ["engine.channels_last=false"]
-    trainer, batched = made(tmp_path, "engine=trainer", *numbers), made(tmp_path, *BATCHED, *layout, *numbers)
+    # one memory format: where digits tie in a max-pool, another one's rounding sends the gradient another way
+    layout = [] if any(o.startswith("engine") for o in overrides) else ["engine.channels_last=false"]
+    settings = ["lr=0.01", *layout, *overrides]
+    trainer, batched = made(tmp_path, "engine=trainer", *settings), made(tmp_path, *BATCHED, *settings)
     wanted, found = play(trainer), play(batched)
     sizes = {trainer.setup.samples(k) % trainer.setup.training.batch_size for k in range(6)}
     assert len(sizes) > 2, "last batches should differ in length"

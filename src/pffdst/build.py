@@ -159,6 +159,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         labels=_labels(cfg, dataset, initial),
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
+        eval_every_bytes=cfg.eval_every_bytes,
         checkpoint_every=cfg.checkpoint_every,
         device=engine.device,
         setup=setup,

@@ -65,6 +65,7 @@ class Experiment:
     labels: Mapping[str, Any]
     rounds: int
     eval_every: int
+    eval_every_bytes: int
     checkpoint_every: int
     device: str
     setup: ClientSetup
@@ -81,8 +82,18 @@ class Experiment:
     # ---- one round's row -----------------------------------------------------------------------------------------
 
     def due(self, t: int) -> bool:
-        """Whether round t is evaluated: every `eval_every` rounds and the last."""
-        return (t + 1) % self.eval_every == 0 or t + 1 == self.rounds
+        """Whether round t is evaluated: the last, and every `eval_every` rounds, or by what the rounds cost.
+
+        With `eval_every_bytes` a round is evaluated in which paper_bytes passed another multiple of it: methods whose
+        rounds differ in cost are measured at equal steps.
+        """
+        if t + 1 == self.rounds:
+            return True
+        if self.eval_every_bytes == 0:
+            return (t + 1) % self.eval_every == 0
+        after = self.ledger.total["paper_bytes"]
+        before = after - self.ledger.round["paper_bytes"]
+        return after // self.eval_every_bytes > before // self.eval_every_bytes
 
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""

@@ -118,6 +118,7 @@ CONFIGS = {
         server_ema: 0.9
         validation_share: 0.0
         eval_every: 2
+        eval_every_bytes: 0
         checkpoint_every: 10
         hydra:
           output_subdir: .hydra

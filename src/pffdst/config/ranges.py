@@ -52,6 +52,7 @@ _RULES = (
     _below_one("server_ema", "0.9"),
     _below_one("validation_share", "0.2"),
     _at_least("eval_every", 1, "2"),
+    _at_least("eval_every_bytes", 0, "0"),
     _at_least("checkpoint_every", 1, "10"),
 )
 

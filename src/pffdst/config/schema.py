@@ -37,6 +37,7 @@ class RootConfig:
     server_ema: float = MISSING
     validation_share: float = MISSING
     eval_every: int = MISSING
+    eval_every_bytes: int = MISSING
     checkpoint_every: int = MISSING
     resume: Any = False
     profile: Any = False

@@ -1,12 +1,13 @@
 # make demo   a first run, from nothing
 # make test   style, types, layers and the whole test suite
+# make reproduce STUDY=lenet_cifar10   plays a study and writes docs/results/lenet_cifar10.md
 # make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check dashboard lock bench bench-gpu clean
+.PHONY: demo test check reproduce dashboard lock bench bench-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -19,6 +20,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# DATA: the folder of the dataset, where it is not in data/; JOBS: runs side by side; ARGS: more, such as --minutes 60
+reproduce: $(STAMP)
+	@test -n "$(STUDY)" || { echo "write e.g. make reproduce STUDY=lenet_cifar10"; exit 2; }
+	$(BIN)/python -m reproduce $(STUDY) $(if $(DATA),--data $(DATA)) --jobs $(or $(JOBS),1) $(ARGS)
 
 dashboard: $(STAMP)
 	$(BIN)/python -m pffdst.report logs -o logs/report.html

@@ -5,27 +5,23 @@ Nothing here imports torch: pages of a library that this process maps would be s
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
+
+from pffdst.provenance import provenance
 
 __all__ = ["ROOT", "cifar10_folder", "console", "describe", "load", "paired", "quartiles", "timed", "write_result"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "lightning", "numpy")
 _QUICK, _WHOLE = (400, 100), (50_000, 10_000)  # random training and test images
 
 
@@ -99,33 +95,7 @@ def load() -> list[float]:
 
 def describe() -> dict[str, Any]:
     """Machine, versions, command, date and commit: what a reader needs to run it again."""
-    return {
-        "machine": {
-            "cpu": _cpu(),
-            "cores": len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count(),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git": _commit(),
-    }
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        if names:
-            return names[0].partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def _commit() -> str:
-    """The commit, with -dirty where tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    return provenance([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def write_result(folder: Path, name: str, result: dict[str, Any]) -> Path:

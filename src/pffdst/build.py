@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
 from pffdst.models.flat import FlatModule, initialise
+from pffdst.provenance import PROVENANCE, provenance
 from pffdst.ranks import Ranks, current
 from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
@@ -128,11 +130,26 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
     folder, identity = experiment.folder, experiment.fingerprint
     text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
     checkpoint.write_atomically(folder / "config.yaml", text.encode())
+    note_provenance(folder, 0 if state is None else int(state["t"]))
     experiment.describe_clients()
     sweeps.mark(folder, identity, "running", engine)
     summary = run(experiment, state)
     sweeps.mark(folder, identity, "done", engine)
     return summary
+
+
+def note_provenance(folder: Path, t: int) -> None:
+    """Adds to provenance.json [{"from_round", "machine", "versions", "command", "date", "git"}] what now goes on.
+
+    A run from the start (t = 0) begins it anew; a resumed one has an entry for each time it was taken up.
+    """
+    path = folder / PROVENANCE
+    before = []
+    if t > 0 and path.exists():
+        with suppress(ValueError):
+            before = json.loads(path.read_text())
+    text = json.dumps([*before, {"from_round": t + 1, **provenance()}], indent=2)
+    checkpoint.write_atomically(path, text.encode() + b"\n")
 
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:

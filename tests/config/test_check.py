@@ -58,7 +58,15 @@ def test_every_problem_is_told_at_once(configs: Path) -> None:
     [
         *("sparsity=1", "sparsity=-0.1", "sparsity=nan", "rounds=0", "seed=-1", "clients=0", "cohort=0", "cohort=21"),
         *("local_epochs=0", "batch_size=0", "lr=0", "lr=-1", "lr=inf", "momentum=1", "momentum=-0.1"),
-        *("weight_decay=-1", "prox_mu=-1", "server_ema=1", "server_ema=-0.5", "eval_every=0", "eval_every_bytes=-1", "checkpoint_every=0"),
+        *(
+            "weight_decay=-1",
+            "prox_mu=-1",
+            "server_ema=1",
+            "server_ema=-0.5",
+            "eval_every=0",
+            "eval_every_bytes=-1",
+            "checkpoint_every=0",
+        ),
         *("name=a/b", "name=''", "resume=3"),
     ],
 )

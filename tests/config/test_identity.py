@@ -41,7 +41,9 @@ def test_neutral_keys_do_not_count(configs: Path, override: str) -> None:
     assert differences(plain(before), plain(after)) == []
 
 
-@pytest.mark.parametrize("override", ["seed=1", "lr=0.1", "readjust.ratio=0.25", "method=two", "eval_every=1", "eval_every_bytes=9"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "lr=0.1", "readjust.ratio=0.25", "method=two", "eval_every=1", "eval_every_bytes=9"]
+)
 def test_the_others_do(configs: Path, override: str) -> None:
     before, after = compose([], configs), compose([override], configs)
     assert fingerprint(before) != fingerprint(after)

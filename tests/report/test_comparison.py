@@ -39,7 +39,7 @@ def test_what_is_reached_with_so_many_bytes_was_not_reached_with_fewer(shares, l
         assert max(shares) < level
     else:
         assert accuracy_at(run, NAME, size) >= level
-        assert all(y < level for _, y, other, _ in curve(run, NAME) if other < size)
+        assert all(y < level for _, y, other, *_ in curve(run, NAME) if other < size)
 
 
 @given(SHARES, st.floats(0, 5000))
@@ -69,7 +69,7 @@ def test_ratios_are_taken_seed_by_seed():
 
 def test_a_mean_curve_has_the_rounds_that_all_runs_evaluated():
     found = mean_curve(group_of(run_of([0.2, 0.4, 0.6]), run_of([0.4, 0.8], step=300)), NAME)
-    assert [(t, spread.mean, size) for t, spread, size, _ in found] == [
+    assert [(point.round, spread.mean, point.bytes) for point, spread in found] == [
         (1, pytest.approx(0.3), 200),
         (2, pytest.approx(0.6), 400),
     ]

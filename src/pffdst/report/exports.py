@@ -61,7 +61,7 @@ def common_level(groups: Sequence[Group], accuracy: str) -> float | None:
 
 
 def _best(run: Run, accuracy: str) -> float:
-    return max(point[1] for point in curve(run, accuracy))
+    return max(point.accuracy for point in curve(run, accuracy))
 
 
 def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> str:

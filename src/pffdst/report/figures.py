@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from pffdst.metrics import names
 from pffdst.report.groups import Group
@@ -17,11 +17,13 @@ from pffdst.report.reading import Run, numbers
 
 __all__ = [
     "ACCURACIES",
+    "Point",
     "Spread",
     "accuracy_at",
     "bytes_to_reach",
     "curve",
     "drawn_runs",
+    "first_at",
     "mean_curve",
     "paired_ratio",
     "spread_of",
@@ -56,13 +58,27 @@ def spread_of(values: Sequence[float | None]) -> Spread:
     return Spread(mean, statistics.stdev(known) if len(known) > 1 else math.nan, len(known), len(values))
 
 
-def curve(run: Run, accuracy: str) -> list[tuple[int, float, float, float]]:
-    """(round, accuracy in [0, 1], cumulative bytes, cumulative FLOPs) of every evaluated round."""
-    shown = (names.ROUND, ACCURACIES[accuracy][0], names.COST_BYTES, names.COST_FLOPS)
+class Point(NamedTuple):
+    """An evaluated round: accuracy in [0, 1] and what was spent until then.
+
+    `bytes` are measured, `paper_bytes` the papers' formula with the first downloads of frozen weights.
+    """
+
+    round: int
+    accuracy: float
+    bytes: float
+    flops: float
+    paper_bytes: float
+
+
+def curve(run: Run, accuracy: str) -> list[Point]:
+    """Every evaluated round whose figures can be read."""
+    shown = (names.ROUND, ACCURACIES[accuracy][0], names.COST_BYTES, names.COST_FLOPS, names.COST_PAPER_BYTES)
     columns = [numbers(run.rows, name) for name in shown]
+    frozen = numbers(run.rows, names.COST_FROZEN_BYTES)
     return [
-        (int(t), y, size, flops)
-        for t, y, size, flops in zip(*columns, strict=True)
+        Point(int(t), y, size, flops, (paper or 0.0) + (extra or 0.0))
+        for (t, y, size, flops, paper), extra in zip(zip(*columns, strict=True), frozen, strict=True)
         if t is not None and y is not None and size is not None and flops is not None
     ]
 
@@ -72,25 +88,34 @@ def drawn_runs(group: Group, accuracy: str) -> list[Run]:
     return [run for run in group.runs if curve(run, accuracy)]
 
 
-def mean_curve(group: Group, accuracy: str) -> list[tuple[int, Spread, float, float]]:
-    """Round by round over the runs that have a curve, at the rounds that all of them evaluated; costs are means too."""
-    curves = [{point[0]: point for point in curve(run, accuracy)} for run in drawn_runs(group, accuracy)]
+def mean_curve(group: Group, accuracy: str) -> list[tuple[Point, Spread]]:
+    """Round by round over the runs that have a curve, at the rounds that all of them evaluated: means, and the spread
+    of the accuracy."""
+    curves = [{point.round: point for point in curve(run, accuracy)} for run in drawn_runs(group, accuracy)]
     shared = sorted(set.intersection(*(set(points) for points in curves))) if curves else []
     found = []
     for t in shared:
-        _, accuracies, sizes, flops = zip(*(points[t] for points in curves), strict=True)
-        found.append((t, spread_of(accuracies), statistics.fmean(sizes), statistics.fmean(flops)))
+        points = [points[t] for points in curves]
+        _, accuracies, *costs = zip(*points, strict=True)
+        spread = spread_of(accuracies)
+        found.append((Point(t, spread.mean, *map(statistics.fmean, costs)), spread))
     return found
 
 
 def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
     """Cumulative bytes at the first evaluation of at least `level`, a share; None where it is not reached."""
-    return next((size for _, y, size, _ in curve(run, accuracy) if y >= level), None)
+    point = first_at(run, accuracy, level)
+    return None if point is None else point.bytes
+
+
+def first_at(run: Run, accuracy: str, level: float) -> Point | None:
+    """The first evaluation of at least `level`, a share; None where it is not reached."""
+    return next((point for point in curve(run, accuracy) if point.accuracy >= level), None)
 
 
 def accuracy_at(run: Run, accuracy: str, budget: float) -> float | None:
     """The last evaluation within `budget` bytes; None where the first one cost more."""
-    within = [y for _, y, size, _ in curve(run, accuracy) if size <= budget]
+    within = [point.accuracy for point in curve(run, accuracy) if point.bytes <= budget]
     return within[-1] if within else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pffdst.report.exports import total_bytes
 from pffdst.report.figures import ACCURACIES, mean_curve, spread_of
 from pffdst.report.groups import Group
 
-__all__ = ["write_pictures"]
+__all__ = ["write_curves", "write_pictures"]
 
 _HUES = ("#0a63a8", "#c2410c", "#007a5a", "#9c3587", "#8a6500", "#4a5568", "#0e8aa8", "#8f1d3f")
 _DASHES = ("-", "--", ":", "-.")
@@ -40,26 +40,37 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "savefig.bbox": "tight",
 }
-_AXES: dict[str, tuple[str, int, str | None]] = {
-    "rounds": ("round", 0, None),
-    "bytes": ("bytes sent, both directions", 1, "B"),
-    "flops": ("training", 2, "FLOP"),
+# What a curve is drawn against: in words, as a field of a point, in a unit.
+_AXES: dict[str, tuple[str, str, str | None]] = {
+    "rounds": ("round", "round", None),
+    "bytes": ("bytes sent, both directions", "bytes", "B"),
+    "paper_bytes": ("bytes by the papers' formula, both directions", "paper_bytes", "B"),
+    "flops": ("training", "flops", "FLOP"),
 }
 
 
 def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list[Path]:
     """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; gives the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = {
-        f"accuracy_by_{name}": partial(_curves, groups=groups, accuracy=accuracy, against=name) for name in _AXES
-    }
-    drawings["accuracy_for_bytes"] = partial(_points, groups=groups, accuracy=accuracy)
-    drawings["bytes_by_part"] = partial(_parts, groups=groups)
+    curves = write_curves(groups, accuracy, {name: folder / f"accuracy_by_{name}.png" for name in _AXES})
     with mpl.rc_context(_STYLE):
-        return [_written(folder / f"{name}.png", draw) for name, draw in drawings.items()]
+        return [
+            *curves,
+            _written(folder / "accuracy_for_bytes.png", partial(_points, groups=groups, accuracy=accuracy)),
+            _written(folder / "bytes_by_part.png", partial(_parts, groups=groups)),
+        ]
+
+
+def write_curves(groups: Sequence[Group], accuracy: str, files: Mapping[str, Path], dpi: int = 300) -> list[Path]:
+    """Accuracy against each of the given: rounds, bytes, paper_bytes, flops. The file's ending says its format."""
+    with mpl.rc_context(_STYLE | {"savefig.dpi": dpi}):
+        return [
+            _written(path, partial(_curves, groups=groups, accuracy=accuracy, against=name))
+            for name, path in files.items()
+        ]
 
 
 def _written(path: Path, draw: Callable[[Axes], None]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(5.2, 3.4))
     draw(figure.add_subplot())
     figure.savefig(path)
@@ -93,9 +104,9 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
         points = mean_curve(group, accuracy)
         if not points:
             continue
-        x = [[float(t), size, flops][place] for t, _, size, flops in points]
-        y = [100 * point[1].mean for point in points]
-        sd = [100 * point[1].sd if point[1].n > 1 else 0.0 for point in points]
+        x = [float(getattr(point, place)) for point, _ in points]
+        y = [100 * spread.mean for _, spread in points]
+        sd = [100 * spread.sd if spread.n > 1 else 0.0 for _, spread in points]
         ax.plot(x, y, label=_words(group), lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
         ax.fill_between(
             x,

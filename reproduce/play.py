@@ -1,0 +1,153 @@
+"""Plays a study's runs one after the other, or several at once; a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, final
+
+import yaml
+
+from pffdst.errors import UserError
+from pffdst.report.reading import read_run
+from pffdst.sweeps import has_checkpoint, in_use
+from reproduce.study import Job
+
+__all__ = ["Outcome", "Player", "play"]
+
+Outcome = Literal["done", "failed", "stopped"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+# Overrides that change no result: where a run writes, where the data lie, how it is computed.
+_NEUTRAL = ("dataset.path=", "hydra.", "resume=", "engine", "logger", "paths.", "profile=", "checkpoint_every=")
+_LOOK, _GRACE = 0.2, 60.0  # seconds between two looks at a run; that an interrupted one may take to end
+
+
+@final
+@dataclass(frozen=True)
+class Player:
+    """How a job becomes a run: `extra` overrides (data, engine), the folder of the `runs`, the moment to stop at.
+
+    `deadline` is of `time.monotonic`, None for no limit; `stop` ends what runs and lets nothing begin.
+    """
+
+    runs: Path
+    extra: tuple[str, ...] = ()
+    deadline: float | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def folder(self, job: Job) -> Path:
+        """Where the job's run lies."""
+        return self.runs / job.name
+
+    def is_done(self, job: Job) -> bool:
+        """Whether its run is finished. UserError where its folder holds a run of other overrides."""
+        folder = self.folder(job)
+        recorded = folder / ".hydra" / "overrides.yaml"
+        if recorded.exists():
+            found, wanted = set(yaml.safe_load(recorded.read_text()) or ()), {*job.overrides, *self.extra}
+            other = sorted(word for word in found ^ wanted if not word.startswith(_NEUTRAL))
+            if other:
+                raise UserError(
+                    f"{folder} holds a run of other settings ({', '.join(other)}): remove it, or give another --runs"
+                )
+        return read_run(folder, job.name).status == "done"
+
+    def command(self, job: Job) -> list[str]:
+        """What is run: train.py with the job's overrides, to go on where there is something to go on from."""
+        folder = self.folder(job)
+        own = [f"hydra.run.dir={folder}", *(["resume=true"] if has_checkpoint(folder) else [])]
+        return [sys.executable, str(_ROOT / "train.py"), *job.overrides, *self.extra, *own]
+
+    def run(self, job: Job, environment: dict[str, str]) -> tuple[Outcome, float]:
+        """Plays one job; gives how it ended and its seconds. Its output goes to output.log in its folder."""
+        began, folder = time.monotonic(), self.folder(job)
+        if self._is_over():
+            return "stopped", 0.0
+        if in_use(folder):
+            raise UserError(f"{folder}: another process is at work there; wait for it, or give another --runs")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "output.log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command(job), cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            )
+            return self._outcome(process), time.monotonic() - began
+
+    def _outcome(self, process: subprocess.Popen[bytes]) -> Outcome:
+        while True:
+            try:
+                code = process.wait(_LOOK)
+            except subprocess.TimeoutExpired:
+                if not self._is_over():
+                    continue
+                _end(process)
+                return "stopped"
+            if code == 0:
+                return "done"
+            return "stopped" if code == 130 else "failed"
+
+    def _is_over(self) -> bool:
+        return self.stop.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks the run to stop and waits; what it did since its last checkpoint is done again when it goes on."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def play(
+    jobs: Sequence[Job], player: Player, at_once: int, said: Callable[[Job, Outcome, float], None]
+) -> dict[str, Outcome]:
+    """Plays the jobs, `at_once` side by side, each with its share of the cores and of the GPUs.
+
+    `said` hears of each that ended, with its seconds. One that failed does not stop the others; an error of this
+    program or Ctrl-C ends all. Gives how each ended.
+    """
+    place = itertools.count()
+    own = threading.local()
+
+    def settle() -> None:
+        own.environment = _settle(next(place), at_once)
+
+    outcomes: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(at_once, initializer=settle) as pool:
+        futures = {pool.submit(lambda job: player.run(job, own.environment), job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                job, (outcome, seconds) = futures[future], future.result()
+                outcomes[job.name] = outcome
+                said(job, outcome, seconds)
+        except BaseException:
+            player.stop.set()
+            raise
+    return outcomes
+
+
+def _settle(place: int, of: int) -> dict[str, str]:
+    """Gives this thread, and so the runs it starts, its share of the cores; the environment that names its GPU."""
+    if of == 1:
+        return {}
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(os.getpid()))
+        share = cores[place * len(cores) // of : (place + 1) * len(cores) // of] or [cores[place % len(cores)]]
+        os.sched_setaffinity(threading.get_native_id(), share)
+    import torch  # is not needed to play one run at a time
+
+    gpus = torch.cuda.device_count()
+    return {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}

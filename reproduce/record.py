@@ -1,0 +1,155 @@
+"""What is kept of a study's runs: small enough for git, enough to write every figure and to skip what is done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from pffdst.checkpoint import write_atomically
+from pffdst.errors import UserError
+from pffdst.metrics import names
+from pffdst.metrics.names import Row as Metrics
+from pffdst.provenance import PROVENANCE
+from pffdst.report.reading import Run, read_run
+from reproduce.study import Job
+
+__all__ = ["COLUMNS", "Entry", "Record"]
+
+# Of metrics.csv, what the page is made of; rounds that were not evaluated are left out.
+COLUMNS = (
+    names.ROUND,
+    *names.ACCURACIES,
+    *(names.last5_of(name) for name in names.ACCURACIES),
+    names.COST_BYTES,
+    names.COST_PAPER_BYTES,
+    names.COST_FROZEN_BYTES,
+    names.COST_FLOPS,
+)
+_RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
+# What tells of folders: of the summary, the provenance and the configuration.
+_PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache"}
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A finished run: its job, resolved configuration, summary, what it was made with, and its evaluations."""
+
+    row: str
+    seed: int
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    provenance: Sequence[Mapping[str, Any]]
+    evaluations: tuple[Metrics, ...] = ()
+
+    @property
+    def run(self) -> Run:
+        """As the report's figures take it."""
+        name = f"{self.row}/{self.seed}"
+        config = dict(self.config) | {"seed": self.seed}
+        return Run(name, Path(name), "done", config=config, summary=self.summary, rows=self.evaluations)
+
+
+@final
+@dataclass
+class Record:
+    """The finished runs by row and seed, kept in `folder` as runs.json and evaluations.csv."""
+
+    folder: Path
+    entries: dict[tuple[str, int], Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """What is kept in `folder`; an empty one where nothing is. UserError for files that cannot be read."""
+        if not (folder / _RUNS).exists():
+            return cls(folder)
+        try:
+            rows = _evaluations((folder / _EVALUATIONS).read_text(encoding="utf-8"))
+            told = json.loads((folder / _RUNS).read_text(encoding="utf-8"))
+            entries = [_entry(one, rows) for one in told]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder} holds a record that cannot be read ({error}): restore its {_RUNS} and {_EVALUATIONS} from "
+                "git, or remove both to play the runs again"
+            ) from error
+        return cls(folder, {(entry.row, entry.seed): entry for entry in entries})
+
+    def holds(self, job: Job) -> bool:
+        """Whether the job's run is in the record, with these very overrides."""
+        entry = self.entries.get((job.row, job.seed))
+        return entry is not None and entry.overrides == job.overrides
+
+    def of(self, row: str, seeds: Iterable[int]) -> list[Entry]:
+        """The finished runs of a row, in order of the seeds."""
+        return [self.entries[row, seed] for seed in seeds if (row, seed) in self.entries]
+
+    def keep(self, job: Job, folder: Path, data: Mapping[str, str]) -> None:
+        """Takes in the finished run in `folder` and writes the record. `data`: sha256 of the data's files by name."""
+        run = read_run(folder, job.name)
+        summary = {key: value for key, value in run.summary.items() if key not in _PLACES}
+        rows = tuple({c: row[c] for c in COLUMNS if c in row} for row in run.rows if names.ACC_GLOBAL in row)
+        sittings = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        made = [{k: v for k, v in one.items() if k not in _PLACES} | {"data": dict(data)} for one in sittings]
+        config = {key: v for key, v in run.config.items() if not {key, key.split(".")[0]} & _PLACES}
+        self.entries[job.row, job.seed] = Entry(job.row, job.seed, job.overrides, config, summary, made, rows)
+        self.write()
+
+    def only(self, jobs: Iterable[Job]) -> None:
+        """Drops what is of no job any more, or of other overrides."""
+        wanted = {(job.row, job.seed): job for job in jobs}
+        kept = {key: e for key, e in self.entries.items() if key in wanted and self.holds(wanted[key])}
+        if kept != self.entries:
+            self.entries = kept
+            self.write()
+
+    def write(self) -> None:
+        """Writes both files, runs in order of row and seed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entries = [self.entries[key] for key in sorted(self.entries)]
+        write_atomically(self.folder / _EVALUATIONS, _table(entries).encode())
+        told = [
+            {
+                "row": e.row,
+                "seed": e.seed,
+                "overrides": list(e.overrides),
+                "config": dict(e.config),
+                "summary": dict(e.summary),
+                "provenance": list(e.provenance),
+            }
+            for e in entries
+        ]
+        write_atomically(self.folder / _RUNS, (json.dumps(told, indent=1) + "\n").encode())
+
+
+def _entry(told: Mapping[str, Any], rows: Mapping[tuple[str, int], list[Metrics]]) -> Entry:
+    row, seed = str(told["row"]), int(told["seed"])
+    made = told["config"], told["summary"], told["provenance"]
+    return Entry(row, seed, tuple(told["overrides"]), *made, tuple(rows[row, seed]))
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["row", "seed", *COLUMNS])
+    for entry in entries:
+        for metrics in entry.evaluations:
+            writer.writerow([entry.row, entry.seed, *(metrics.get(name, "") for name in COLUMNS)])
+    return stream.getvalue()
+
+
+def _evaluations(text: str) -> dict[tuple[str, int], list[Metrics]]:
+    found: dict[tuple[str, int], list[Metrics]] = {}
+    for line in csv.DictReader(io.StringIO(text)):
+        row: Metrics = {c: _number(line[c]) for c in COLUMNS if line[c] != ""}
+        found.setdefault((line["row"], int(line["seed"])), []).append(row)
+    return found
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)

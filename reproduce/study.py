@@ -1,0 +1,130 @@
+"""A study's file: which runs there are, and which of them stand beside each other on its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pffdst.config.check import ConfigError, check
+from pffdst.config.session import compose
+from pffdst.errors import UserError
+
+__all__ = ["CONFIGS", "STUDIES", "Job", "Row", "Section", "Study", "checked", "jobs_of", "load", "names"]
+
+STUDIES = Path(__file__).resolve().parent
+CONFIGS = STUDIES.parent / "configs"
+
+
+@dataclass
+class Row:
+    """What a run is called on the page, and its overrides beside the study's `setting`."""
+
+    label: str
+    overrides: list[str]
+
+
+@dataclass
+class Section:
+    """A table: `rows` by name, played for each of the `seeds`, held against the row `reference`."""
+
+    title: str
+    about: str
+    reference: str
+    rows: list[str]
+    seeds: list[int]
+
+
+@dataclass
+class Study:
+    """Sections in the order in which they are played; a row that several of them name is played once a seed.
+
+    `data` are the patterns of the data's files, whose digests go onto the page. `rehearsal` are overrides that make
+    every run tiny, to see whether all of it runs.
+    """
+
+    title: str
+    about: str
+    setting: list[str]
+    rows: dict[str, Row]
+    sections: list[Section]
+    data: list[str]
+    rehearsal: list[str]
+    published: list[str] = field(default_factory=list)
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One run: a row with a seed, and its overrides without folders."""
+
+    row: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Also its folder below the study's."""
+        return f"{self.row}/{self.seed}"
+
+
+def names(folder: Path = STUDIES) -> list[str]:
+    """The studies there are."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load(name: str, folder: Path = STUDIES) -> Study:
+    """The study `name`. UserError where there is none, or its file says what cannot be."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"{name}: there is no such study; there are {', '.join(names(folder))}")
+    try:
+        found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    assert isinstance(found, Study)
+    for section in found.sections:
+        unknown = [row for row in [*section.rows, section.reference] if row not in found.rows]
+        if unknown:
+            raise UserError(f"{path}: section {section.title!r} names {', '.join(unknown)}, which is no key of `rows`")
+        if section.reference not in section.rows:
+            raise UserError(f"{path}: section {section.title!r}: expected `reference` to be one of its rows")
+    return found
+
+
+def jobs_of(study: Study, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Job]:
+    """Every run once, in the order of sections, seeds, rows: what stands first on the page is known first.
+
+    Only those of the given `rows` and `seeds`, where some are given. UserError for a row that there is not.
+    """
+    unknown = [row for row in rows if row not in study.rows]
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}: no such row; there are {', '.join(study.rows)}")
+    wanted = dict.fromkeys(_wanted(study))
+    return [
+        Job(row, seed, (*study.setting, *study.rows[row].overrides, f"seed={seed}"))
+        for row, seed in wanted
+        if (not rows or row in rows) and (not seeds or seed in seeds)
+    ]
+
+
+def _wanted(study: Study) -> Iterator[tuple[str, int]]:
+    for section in study.sections:
+        for seed in section.seeds:
+            for row in section.rows:
+                yield row, seed
+
+
+def checked(jobs: Sequence[Job], configs: Path = CONFIGS, extra: Sequence[str] = ()) -> None:
+    """UserError for the first row whose overrides train.py would refuse, before anything is played."""
+    for row in dict.fromkeys(job.row for job in jobs):
+        job = next(job for job in jobs if job.row == row)
+        try:
+            check(compose([*job.overrides, *extra], configs))
+        except ConfigError as error:
+            raise UserError(f"row {row}: {error}") from error

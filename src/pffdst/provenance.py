@@ -1,0 +1,77 @@
+"""What a result was made with: machine, versions, command, commit, date. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["PROVENANCE", "commit", "machine", "provenance", "versions"]
+
+PROVENANCE = "provenance.json"
+_PACKAGES = ("torch", "torchvision", "lightning", "numpy")
+_SOURCE = Path(__file__).resolve().parents[2]
+
+
+def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
+    """Everything a reader needs to run it again: `machine`, `versions`, `command` (default: this process's own),
+    `date` (UTC, to the second) and `git`, the commit of the program."""
+    given = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "command": " ".join(["python", *given]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": commit(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GB (1e9 bytes), system and, where torch sees one, the GPU."""
+    found = {
+        "cpu": _cpu(),
+        "cores": len(psutil.Process().cpu_affinity() or ()) if sys.platform == "linux" else os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what is computed; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(folder: Path = _SOURCE) -> str:
+    """The commit of the repository at `folder`, with -dirty where tracked files differ from it; else `unknown`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"  # no git
+    return found.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0].partition(":")[2].strip()
+    return platform.processor() or "unknown"

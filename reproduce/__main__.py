@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         description=f"Plays a study and writes docs/results/STUDY.md. Studies: {', '.join(names())}.",
         epilog="Stopped at any moment and started again, it goes on where it was.",
     )
-    made.add_argument("study", metavar="STUDY")
+    made.add_argument("study", metavar="STUDY", help="its name, or a YAML file of your own")
     made.add_argument("--data", type=Path, metavar="FOLDER", help="where the dataset lies (default: as configured)")
     made.add_argument("--runs", type=Path, default=_ROOT / "logs" / "reproduce", metavar="FOLDER", help="of the runs")
     made.add_argument("--results", type=Path, default=_ROOT / "docs" / "results", metavar="FOLDER", help="of the pages")
@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=1, metavar="N", help="runs side by side, the cores divided among them"
     )
     made.add_argument("--minutes", type=float, metavar="M", help="stop after so long; what runs goes on next time")
-    made.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for every run, such as engine=batched")
+    made.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="how runs are computed, such as engine=batched"
+    )
     made.add_argument("--again", action="store_true", help="play what is on the page already, and compare the models")
     made.add_argument("--rehearse", action="store_true", help="every run tiny, the page beside the runs")
     made.add_argument("--list", action="store_true", help="say what is done and what is left, play nothing")
@@ -64,27 +66,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(given: argparse.Namespace) -> int:
     study = load(given.study)
+    name = Path(given.study).stem
     if given.data is not None and not given.data.is_dir():
         raise UserError(f"--data {given.data}: there is no such folder")
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: expected at least 1")
     jobs = jobs_of(study, _words(given.only), [_number(word) for word in _words(given.seeds)])
-    runs = (given.runs / ("rehearsal" if given.rehearse else "") / given.study).resolve()
+    runs = (given.runs / ("rehearsal" if given.rehearse else "") / name).resolve()
     results = runs.parent if given.rehearse else given.results
-    record = Record.read(results / given.study)
+    record = Record.read(results / name)
     sitting = _Sitting(study, given, runs, record)
     if given.again:
         return sitting.again([job for job in jobs if record.holds(job)])
     sitting.take_in(jobs)
     left = [job for job in jobs if not record.holds(job)]
-    print(f"{given.study}: {len(jobs) - len(left)} of {len(jobs)} runs done")
+    print(f"{name}: {len(jobs) - len(left)} of {len(jobs)} runs done")
     if given.list:
         print("\n".join(f"  {job.name}" for job in left) or "  nothing is left")
         return 0
     failed = 0 if given.write_only else sitting.play(left)
     record.only(jobs_of(study))
-    path = results / f"{given.study}.md"
-    page.write(study, given.study, record, path)
+    path = results / f"{name}.md"
+    page.write(study, name, record, path)
     print(f"written: {path}")
     return 1 if failed else 0
 
@@ -97,8 +100,9 @@ class _Sitting:
         self._record, self._at_once = record, given.jobs
         self._data = given.data or _ROOT / "data"
         self._patterns = tuple(study.data)
-        own = [f"dataset.path={given.data.resolve()}"] if given.data is not None else []
-        extra = (*(study.rehearsal if given.rehearse else ()), *given.set, *own)
+        own = [f"dataset.path={given.data.resolve()}"] if given.data is not None and not given.rehearse else []
+        engine = [] if any(word.startswith("engine=") for word in given.set) else study.engine
+        extra = (*engine, *given.set, *(study.rehearsal if given.rehearse else ()), *own)
         deadline = None if given.minutes is None else time.monotonic() + 60 * given.minutes
         self._player = Player(runs, extra, deadline)
 

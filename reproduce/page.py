@@ -18,10 +18,10 @@ from reproduce.figures import JUDGED, Table, by_formula, cost_ratio, finals, poi
 from reproduce.record import Entry, Record
 from reproduce.study import Job, Study, jobs_of
 
-__all__ = ["Told", "write"]
+__all__ = ["Told", "text", "write"]
 
 _PICTURES = {"bytes": "measured bytes", "paper_bytes": "the papers' formula", "flops": "training"}
-_MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions"}
+_MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions", "engine": "Engine"}
 _PLACE = re.compile(r"\{(\w+) ([\w ]+)\}")
 _HOW_TO_READ = """\
 Accuracies are percent, mean ± sample sd over n seeds. "Server average" is the running mean of the aggregated model
@@ -38,18 +38,27 @@ accuracy, which a run may not reach."""
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:
     """Writes the page to `path` and its figures into the record's folder."""
-    tables = [table for table in tables_of(study, record) if table.groups]
-    for number, table in enumerate(tables):
+    for number, table in enumerate(_filled(study, record)):
         write_curves(list(table.groups.values()), JUDGED, _files(record.folder, number), dpi=130)
-    parts = [f"# {study.title}", study.about, _state(study, record), _conclusions(study, name, record)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text(study, name, record).encode())
+
+
+def text(study: Study, name: str, record: Record) -> str:
+    """The page in Markdown; it needs nothing but the record."""
+    parts = [f"# {study.title}", study.about, _state(study, record), _conclusions(study, record)]
     parts += ["## How to read the tables", _HOW_TO_READ]
-    for number, table in enumerate(tables):
+    for number, table in enumerate(_filled(study, record)):
         parts += _section(table, {key: file.name for key, file in _files(record.folder, number).items()}, name)
     if study.published:
         parts += ["## Published figures", *study.published]
     parts += ["## How to make this page again", *_origin(name, record), *_runs(study, record)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _filled(study: Study, record: Record) -> list[Table]:
+    """The tables that have a row."""
+    return [table for table in tables_of(study, record) if table.groups]
 
 
 def _files(folder: Path, number: int) -> dict[str, Path]:
@@ -91,7 +100,7 @@ def _listed(jobs: Sequence[Job]) -> str:
 
 
 def _origin(name: str, record: Record) -> list[str]:
-    made = [one for entry in record.entries.values() for one in entry.provenance]
+    made = [{**one, "engine": _engine(e)} for e in record.entries.values() for one in e.provenance]
     lines = [
         "```sh\n"
         f"make reproduce STUDY={name} DATA=FOLDER    # the folder of the data files below; skips what is done\n"
@@ -104,6 +113,11 @@ def _origin(name: str, record: Record) -> list[str]:
     digests = {(file, digest): None for one in made for file, digest in one.get("data", {}).items()}
     files = ", ".join(f"`{file}` (sha256 {digest[:16]})" for file, digest in digests)
     return [*lines, f"Data: {files}." if files else ""]
+
+
+def _engine(entry: Entry) -> str:
+    shown = {key.removeprefix("engine."): v for key, v in entry.config.items() if key.split(".")[0] == "engine"}
+    return _words({k: v for k, v in shown.items() if k != "workers"})
 
 
 def _told(key: str, made: Sequence[Mapping[str, Any]]) -> str:
@@ -188,8 +202,7 @@ class Told:
         return shown or "(not played yet)"
 
 
-def _conclusions(study: Study, name: str, record: Record) -> str:
-    path = Path(__file__).with_name(f"{name}.md")
-    if not path.exists() or not record.entries:
+def _conclusions(study: Study, record: Record) -> str:
+    if not study.conclusions or not record.entries:
         return ""
-    return "## What came out\n\n" + Told(study, record).fill(path.read_text(encoding="utf-8")).strip()
+    return "## What came out\n\n" + Told(study, record).fill(study.conclusions)

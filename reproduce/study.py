@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pffdst.config.check import ConfigError, check
-from pffdst.config.session import compose
+from pffdst.config.session import session
 from pffdst.errors import UserError
 
 __all__ = ["CONFIGS", "STUDIES", "Job", "Row", "Section", "Study", "checked", "jobs_of", "load", "names"]
@@ -42,10 +43,12 @@ class Section:
 
 @dataclass
 class Study:
-    """Sections in the order in which they are played; a row that several of them name is played once a seed.
+    """The tables of a page; a row that several of them name is played once a seed.
 
+    `order`: "sections" plays all seeds of a section before the next one, "seeds" the first seed of all sections before
+    the second one. `engine` are overrides that say how runs are computed, where the command line says nothing else.
     `data` are the patterns of the data's files, whose digests go onto the page. `rehearsal` are overrides that make
-    every run tiny, to see whether all of it runs.
+    every run tiny, to see whether all of it runs. `conclusions` are the text beside the file, STUDY.md.
     """
 
     title: str
@@ -55,7 +58,10 @@ class Study:
     sections: list[Section]
     data: list[str]
     rehearsal: list[str]
+    engine: list[str] = field(default_factory=list)
+    order: str = "sections"
     published: list[str] = field(default_factory=list)
+    conclusions: str = ""
 
 
 @final
@@ -79,15 +85,19 @@ def names(folder: Path = STUDIES) -> list[str]:
 
 
 def load(name: str, folder: Path = STUDIES) -> Study:
-    """The study `name`. UserError where there is none, or its file says what cannot be."""
-    path = folder / f"{name}.yaml"
+    """The study `name`, or that of a file. UserError where there is none, or its file says what cannot be."""
+    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"{name}: there is no such study; there are {', '.join(names(folder))}")
+        raise UserError(f"{name}: there is no such study; there are {', '.join(names(folder))}, or name a YAML file")
     try:
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
     assert isinstance(found, Study)
+    words = path.with_suffix(".md")
+    found.conclusions = words.read_text(encoding="utf-8").strip() if words.exists() else ""
+    if found.order not in ("sections", "seeds"):
+        raise UserError(f"{path}: order: {found.order}: expected sections or seeds")
     for section in found.sections:
         unknown = [row for row in [*section.rows, section.reference] if row not in found.rows]
         if unknown:
@@ -98,14 +108,14 @@ def load(name: str, folder: Path = STUDIES) -> Study:
 
 
 def jobs_of(study: Study, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Job]:
-    """Every run once, in the order of sections, seeds, rows: what stands first on the page is known first.
+    """Every run once, in the study's order, in which what tells most comes first.
 
     Only those of the given `rows` and `seeds`, where some are given. UserError for a row that there is not.
     """
     unknown = [row for row in rows if row not in study.rows]
     if unknown:
         raise UserError(f"{', '.join(unknown)}: no such row; there are {', '.join(study.rows)}")
-    wanted = dict.fromkeys(_wanted(study))
+    wanted = dict.fromkeys((row, seed) for _, row, seed in _wanted(study))
     return [
         Job(row, seed, (*study.setting, *study.rows[row].overrides, f"seed={seed}"))
         for row, seed in wanted
@@ -113,18 +123,23 @@ def jobs_of(study: Study, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -
     ]
 
 
-def _wanted(study: Study) -> Iterator[tuple[str, int]]:
-    for section in study.sections:
-        for seed in section.seeds:
-            for row in section.rows:
-                yield row, seed
+def _wanted(study: Study) -> list[tuple[int, str, int]]:
+    """(place, row, seed) in the order of playing; of equal places the section that stands first."""
+    found = [
+        (nth if study.order == "seeds" else 0, row, seed)
+        for section in study.sections
+        for nth, seed in enumerate(section.seeds)
+        for row in section.rows
+    ]
+    return sorted(found, key=lambda one: one[0])
 
 
 def checked(jobs: Sequence[Job], configs: Path = CONFIGS, extra: Sequence[str] = ()) -> None:
     """UserError for the first row whose overrides train.py would refuse, before anything is played."""
-    for row in dict.fromkeys(job.row for job in jobs):
-        job = next(job for job in jobs if job.row == row)
-        try:
-            check(compose([*job.overrides, *extra], configs))
-        except ConfigError as error:
-            raise UserError(f"row {row}: {error}") from error
+    first = {job.row: job for job in reversed(jobs)}
+    with session(configs) as opened:
+        for row, job in first.items():
+            try:
+                check(opened.compose([*job.overrides, *extra]).cfg)
+            except (ConfigError, HydraException) as error:
+                raise UserError(f"row {row}: {error}") from error

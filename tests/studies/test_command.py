@@ -1,0 +1,106 @@
+"""A study played from the command line: stopped, taken up again, played once more, refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reproduce.__main__ import main
+from reproduce.record import Record
+
+
+@pytest.fixture
+def command(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return [str(study_file), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+
+
+def test_a_study_is_played_kept_and_written(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "masks.md").write_text("Of {n moving} and {n fixed} runs: {average moving} against {average fixed}.")
+
+    # no time at all: nothing begins, the page says so
+    assert main([*command, "--minutes", "0"]) == 0
+    assert "**0 of 4 runs are done.**" in (tmp_path / "results" / "masks.md").read_text()
+    assert list((tmp_path / "runs").glob("*/*/*/run.json")) == []
+
+    # two side by side, seed 0 alone
+    assert main([*command, "--seeds", "0", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "masks: 0 of 2 runs done" in said
+    assert "fixed/0: done after" in said
+    assert "moving/0: done after" in said
+    page = (tmp_path / "results" / "masks.md").read_text()
+    assert "**2 of 4 runs are done.** Still to come: fixed (seed 1); moving (seed 1)." in page
+    record = Record.read(tmp_path / "results" / "masks")
+    summaries = {row: e.summary for (row, _), e in record.entries.items()}
+    assert f"Of 1 and 1 runs: {100 * summaries['moving']['ema_acc_global']:.2f} against" in page
+    assert all(e.provenance[0]["git"] for e in record.entries.values())
+    assert str(tmp_path) not in (tmp_path / "results" / "masks" / "runs.json").read_text()  # no folders of this machine
+    assert len(list((tmp_path / "results" / "masks").glob("*.png"))) == 3
+
+    # what is done is not played again, not even where the runs are gone
+    shutil.rmtree(tmp_path / "runs")
+    assert main([*command, "--seeds", "0"]) == 0
+    assert not (tmp_path / "runs").exists()
+    assert main([*command, "--list"]) == 0
+    assert "2 of 4 runs done\n  fixed/1\n  moving/1\n" in capsys.readouterr().out
+
+    # once more, apart: the same model; a page that says another one is found out
+    assert main([*command, "--again", "--only", "moving", "--seeds", "0"]) == 0
+    assert "moving/0: the same model" in capsys.readouterr().out
+    file = tmp_path / "results" / "masks" / "runs.json"
+    told = json.loads(file.read_text())
+    for one in told:
+        one["summary"]["model_sha256"] = "0" * 64
+    file.write_text(json.dumps(told))
+    assert main([*command, "--again", "--only", "moving", "--seeds", "0"]) == 1
+    assert "another model" in capsys.readouterr().out
+
+
+def test_runs_of_other_settings_are_not_taken(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hydra = tmp_path / "runs" / "masks" / "fixed" / "0" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "overrides.yaml").write_text("- experiment=debug\n- lr=0.7\n- dataset.path=/elsewhere\n")
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "holds a run of other settings" in said
+    assert "lr=0.7" in said
+    assert "elsewhere" not in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--data", "/nowhere"], "no such folder"),
+        (["--jobs", "0"], "at least 1"),
+        (["--seeds", "a"], "--seeds 0,1,2"),
+        (["--only", "nothing"], "there are fixed, moving"),
+    ],
+)
+def test_wrong_options_are_refused(
+    command: list[str], wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *wrong]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a checkpoint that cannot be read is not thrown away: the run says so and ends
+    damaged = tmp_path / "runs" / "masks" / "fixed" / "0" / "checkpoints" / "last.ckpt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no checkpoint")
+    assert main([*command, "--seeds", "0"]) == 1
+    said = capsys.readouterr().out
+    assert "fixed/0: failed after" in said
+    assert "output.log" in said
+    assert "moving/0: done after" in said
+    assert damaged.read_bytes() == b"no checkpoint"

@@ -1,0 +1,45 @@
+"""What is kept of runs comes back as it was; what is damaged is refused, never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pffdst.errors import UserError
+from reproduce.record import Entry, Record
+from reproduce.study import Study, jobs_of
+
+MakeEntry = Callable[..., Entry]
+
+
+def test_a_record_is_read_as_it_was_written(study: Study, make_entry: MakeEntry, tmp_path: Path) -> None:
+    runs = [make_entry("fixed", seed, [0.1, 1 / 3, 0.4], 10**12 + seed) for seed in (0, 1)]
+    written = Record(tmp_path / "kept", {(run.row, run.seed): run for run in runs})
+    written.write()
+    assert Record.read(tmp_path / "kept").entries == written.entries
+    first = [path.read_bytes() for path in sorted(written.folder.iterdir())]
+    Record.read(tmp_path / "kept").write()
+    assert [path.read_bytes() for path in sorted(written.folder.iterdir())] == first
+
+
+def test_a_run_of_other_overrides_is_another_run(study: Study, make_entry: MakeEntry, tmp_path: Path) -> None:
+    job = next(job for job in jobs_of(study) if job.row == "fixed")
+    run = replace(make_entry("fixed", job.seed, [0.1], 1), overrides=job.overrides)
+    record = Record(tmp_path, {(job.row, job.seed): run})
+    assert record.holds(job)
+    assert not record.holds(replace(job, overrides=(*job.overrides, "lr=0.5")))
+    record.only([replace(job, overrides=("lr=0.5",))])
+    assert record.entries == {}
+
+
+@pytest.mark.parametrize("damage", ["evaluations.csv", "runs.json"])
+def test_a_damaged_record_is_refused(make_entry: MakeEntry, tmp_path: Path, damage: str) -> None:
+    record = Record(tmp_path / "kept", {("fixed", 0): make_entry("fixed", 0, [0.1], 1)})
+    record.write()
+    path = tmp_path / "kept" / damage
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    with pytest.raises(UserError, match="restore"):
+        Record.read(tmp_path / "kept")

@@ -83,7 +83,7 @@ def test_jobs_come_in_the_order_of_the_file(study_file: Path) -> None:
     study = load(changed("rows: [fixed, moving], seeds: [0, 1]}", TWO, study_file))
     assert [job.name for job in jobs_of(study)] == ["moving/0", "moving/1", "fixed/0", "fixed/2"]
     study.order = "seeds"
-    assert [job.name for job in jobs_of(study)] == ["moving/0", "fixed/0", "moving/1", "fixed/2"]
+    assert [job.name for job in jobs_of(study)] == ["moving/0", "fixed/0", "fixed/2", "moving/1"]
     assert [job.name for job in jobs_of(study, rows=["fixed"], seeds=[2])] == ["fixed/2"]
     with pytest.raises(UserError, match="no such row; there are fixed, moving"):
         jobs_of(study, rows=["other"])

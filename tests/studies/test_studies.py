@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 from pffdst.config.session import session
 from pffdst.errors import UserError
 from pffdst.report.reading import _flat
+from reproduce.__main__ import parser
 from reproduce.page import text
 from reproduce.record import Record
 from reproduce.study import CONFIGS, STUDIES, checked, jobs_of, load, names
@@ -93,3 +96,13 @@ TWO = """rows: [moving, fixed], seeds: []}
   - {title: One, about: a, reference: moving, rows: [moving], seeds: [0, 1]}
   - {title: Two, about: b, reference: fixed, rows: [fixed, moving], seeds: [0]}
   - {title: Three, about: c, reference: fixed, rows: [fixed], seeds: [2]}"""
+
+
+README = (STUDIES.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m reproduce (.*?)(?: +#.*)?$", README, flags=re.MULTILINE))
+def test_the_readmes_commands_are_accepted(line: str) -> None:
+    given = parser().parse_args(shlex.split(line))
+    if not given.study.startswith("my_"):
+        assert jobs_of(load(given.study), [row for row in given.only.split(",") if row])

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -74,7 +74,7 @@ def _main(given: argparse.Namespace) -> int:
     jobs = jobs_of(study, _words(given.only), [_number(word) for word in _words(given.seeds)])
     runs = (given.runs / ("rehearsal" if given.rehearse else "") / name).resolve()
     results = runs.parent if given.rehearse else given.results
-    record = Record.read(results / name)
+    record, path = Record.read(results / name), results / f"{name}.md"
     sitting = _Sitting(study, given, runs, record)
     if given.again:
         return sitting.again([job for job in jobs if record.holds(job)])
@@ -84,10 +84,13 @@ def _main(given: argparse.Namespace) -> int:
     if given.list:
         print("\n".join(f"  {job.name}" for job in left) or "  nothing is left")
         return 0
-    failed = 0 if given.write_only else sitting.play(left)
-    record.only(jobs_of(study))
-    path = results / f"{name}.md"
-    page.write(study, name, record, path)
+
+    def write() -> None:
+        record.only(jobs_of(study))
+        page.write(study, name, record, path)
+
+    failed = 0 if given.write_only else sitting.play(left, write)
+    write()
     print(f"written: {path}")
     return 1 if failed else 0
 
@@ -112,15 +115,20 @@ class _Sitting:
             if not self._record.holds(job) and self._player.is_done(job):
                 self._keep(job, self._record, self._player)
 
-    def play(self, jobs: Sequence[Job]) -> int:
-        """Checks all jobs, then plays and keeps them; gives how many failed."""
-        return self._play(jobs, self._record, self._player)
+    def play(self, jobs: Sequence[Job], write: Callable[[], None]) -> int:
+        """Checks all jobs, then plays and keeps them, and writes the page after each; gives how many failed."""
+
+        def kept(job: Job) -> None:
+            self._keep(job, self._record, self._player)
+            write()
+
+        return self._play(jobs, self._player, kept)
 
     def again(self, jobs: Sequence[Job]) -> int:
         """Plays runs of the record once more, apart from it; 1 if one failed or gave another model."""
         player = replace(self._player, runs=self._player.runs.with_name(f"{self._player.runs.name}_again"))
         anew = Record(player.runs)
-        failed, other = self._play(jobs, anew, player), 0
+        failed, other = self._play(jobs, player, lambda job: self._keep(job, anew, player)), 0
         for job in jobs:
             if (row := (job.row, job.seed)) in anew.entries:
                 before, now = (str(each.entries[row].summary["model_sha256"]) for each in (self._record, anew))
@@ -129,10 +137,10 @@ class _Sitting:
                 print(f"{job.name}: {verdict}, {before[:12]} on the page")
         return 1 if failed or other else 0
 
-    def _play(self, jobs: Sequence[Job], record: Record, player: Player) -> int:
+    def _play(self, jobs: Sequence[Job], player: Player, keep: Callable[[Job], None]) -> int:
         def said(job: Job, outcome: Outcome, seconds: float) -> None:
             if outcome == "done":
-                self._keep(job, record, player)
+                keep(job)
             where = f" (see {player.folder(job) / 'output.log'})" if outcome == "failed" else ""
             if seconds > 0:  # it was begun
                 told = f"{job.name}: {outcome} after {format_seconds(seconds)}{where}"

@@ -138,7 +138,11 @@ def _runs(study: Study, record: Record) -> list[str]:
         return []
     common = " ".join(study.setting)
     lines = [_run(study, entry) for entry in entries]
-    return [f"Every run is `python train.py {common}` with its own overrides:", _markdown([head, *lines])]
+    about = (
+        f"Every run is `python train.py {common}` with its own overrides. On the same machine and versions the model "
+        "comes out to the bit; another processor rounds otherwise, which moves accuracies as another seed would:"
+    )
+    return [about, _markdown([head, *lines])]
 
 
 def _run(study: Study, entry: Entry) -> list[str]:

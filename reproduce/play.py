@@ -30,7 +30,7 @@ Outcome = Literal["done", "failed", "stopped"]
 _ROOT = Path(__file__).resolve().parents[1]
 # Overrides that change no result: where a run writes, where the data lie, how it is computed.
 _NEUTRAL = ("dataset.path=", "hydra.", "resume=", "engine", "logger", "paths.", "profile=", "checkpoint_every=")
-_LOOK, _GRACE = 0.2, 60.0  # seconds between two looks at a run; that an interrupted one may take to end
+_LOOK, _GRACE = 0.2, 15.0  # seconds between two looks at a run; that an interrupted one may take to end
 
 
 @final

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pffdst.config.session import session
 from pffdst.errors import UserError
+from pffdst.report.groups import NEUTRAL
 from pffdst.report.reading import _flat
 from reproduce.__main__ import parser
 from reproduce.page import text
@@ -52,7 +53,7 @@ def test_the_settings_behind_a_page_are_still_those_of_its_commands(name: str) -
             changed = {
                 key: (value, now.get(key))
                 for key, value in entry.config.items()
-                if key.split(".")[0] not in ("engine", "logger", "tags") and now.get(key) != value
+                if key.split(".")[0] not in NEUTRAL and now.get(key) != value
             }
             assert changed == {}, row
 

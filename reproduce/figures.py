@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -16,12 +16,13 @@ from pffdst.report.reading import Run
 from reproduce.record import Record
 from reproduce.study import Section, Study
 
-__all__ = ["JUDGED", "Table", "cost_ratio", "finals", "tables_of"]
+__all__ = ["JUDGED", "LAST_5", "Table", "cost_ratio", "finals", "gains", "tables_of"]
 
 JUDGED = "ema_acc_global"  # the accuracy that methods are compared by: the server average on the pooled test set
+LAST_5 = "last5_acc_global"
 _SHOWN = {
-    "ema_acc_global": "server average",
-    "last5_acc_global": "last 5",
+    JUDGED: "server average",
+    LAST_5: "last 5",
     "ema_acc_client_mean": "server average, over clients",
     "last5_acc_client_mean": "last 5, over clients",
 }
@@ -46,7 +47,7 @@ class Table:
         head = ["run", "n", *_SHOWN.values(), "server average - reference", "last 5 - reference"]
         lines = []
         for name, group in self.groups.items():
-            shares = [share(spread_of([run.final.get(key) for run in group.runs])) for key in _SHOWN]
+            shares = [share(finals(group, key)) for key in _SHOWN]
             lines.append([group.label, str(len(group.runs)), *shares, *self._gains(group, name == own)])
         return [head, *lines]
 
@@ -66,23 +67,17 @@ class Table:
         head = ["run", *(f"seed {seed}" for seed in numbers), *(f"- reference, {seed}" for seed in numbers)]
         lines = []
         for name, group in self.groups.items():
-            values, gains = finals(group, JUDGED), self.gains(group, JUDGED)
-            difference = (
-                [""] * len(numbers) if name == self.section.reference else [point(gains.get(s)) for s in numbers]
-            )
+            values, own = finals(group, JUDGED), self.gains(group, JUDGED)
+            difference = [""] * len(numbers) if name == self.section.reference else [point(own.get(s)) for s in numbers]
             lines.append([group.label, *(percent(values.get(seed)) for seed in numbers), *difference])
         return [head, *lines]
 
     def gains(self, group: Group, key: str) -> dict[int, float]:
-        """A figure less the reference's, seed by seed over the seeds of both."""
-        if self.reference is None:
-            return {}
-        theirs = finals(self.reference, key)
-        return {seed: value - theirs[seed] for seed, value in finals(group, key).items() if seed in theirs}
+        """A figure less the reference's, by seed; empty where the reference is not done."""
+        return {} if self.reference is None else gains(group, self.reference, key)
 
     def _gains(self, group: Group, is_reference: bool) -> list[str]:
-        keys = ("ema_acc_global", "last5_acc_global")
-        return ["" if is_reference else points(spread_of(list(self.gains(group, key).values()))) for key in keys]
+        return ["" if is_reference else points(self.gains(group, key)) for key in (JUDGED, LAST_5)]
 
     def _ratios(self, group: Group) -> list[str]:
         if self.reference is None:
@@ -109,6 +104,12 @@ def tables_of(study: Study, record: Record) -> list[Table]:
 def finals(group: Group, key: str) -> dict[int, float]:
     """A figure of the end by seed."""
     return {int(str(run.seed)): run.final[key] for run in group.runs if key in run.final}
+
+
+def gains(group: Group, reference: Group, key: str) -> dict[int, float]:
+    """A figure of the end less the reference's, seed by seed over the seeds of both."""
+    theirs = finals(reference, key)
+    return {seed: value - theirs[seed] for seed, value in finals(group, key).items() if seed in theirs}
 
 
 # ---- what it takes to reach an accuracy ----------------------------------------------------------------------------
@@ -154,14 +155,14 @@ def _spent(group: Group) -> list[str]:
 # ---- in words ------------------------------------------------------------------------------------------------------
 
 
-def share(spread: Spread) -> str:
-    """Mean ± sd in percent."""
-    return _spread(spread, 100, "", 2)
+def share(values: Mapping[int, float]) -> str:
+    """Mean ± sd over the seeds in percent."""
+    return _spread(spread_of(list(values.values())), 100)
 
 
-def points(spread: Spread) -> str:
-    """Mean ± sd of a difference in points."""
-    return _spread(spread, 100, "+", 2)
+def points(values: Mapping[int, float]) -> str:
+    """Mean ± sd over the seeds of a difference in points."""
+    return _spread(spread_of(list(values.values())), 100, "+")
 
 
 def times(spread: Spread) -> str:
@@ -169,7 +170,7 @@ def times(spread: Spread) -> str:
     if spread.n == 0:
         return "not reached" if spread.of else ""
     some = f" ({spread.n} of {spread.of})" if spread.n < spread.of else ""
-    return _spread(spread, 1, "", 2) + some
+    return _spread(spread, 1) + some
 
 
 def percent(value: float | None) -> str:
@@ -182,8 +183,8 @@ def point(value: float | None) -> str:
     return "" if value is None else f"{100 * value:+.2f}"
 
 
-def _spread(spread: Spread, factor: float, sign: str, digits: int) -> str:
+def _spread(spread: Spread, factor: float, sign: str = "") -> str:
     if spread.n == 0:
         return ""
-    mean = f"{factor * spread.mean:{sign}.{digits}f}"
-    return mean if spread.n == 1 else f"{mean} ± {factor * spread.sd:.{digits}f}"
+    mean = f"{factor * spread.mean:{sign}.2f}"
+    return mean if spread.n == 1 else f"{mean} ± {factor * spread.sd:.2f}"

@@ -11,10 +11,22 @@ from typing import Any, final
 from pffdst.checkpoint import write_atomically
 from pffdst.errors import UserError
 from pffdst.metrics.units import format_bytes, format_seconds
-from pffdst.report.figures import spread_of
 from pffdst.report.groups import Group
 from pffdst.report.pictures import write_curves
-from reproduce.figures import JUDGED, Table, by_formula, cost_ratio, finals, points, sent, share, tables_of, times
+from reproduce.figures import (
+    JUDGED,
+    LAST_5,
+    Table,
+    by_formula,
+    cost_ratio,
+    finals,
+    gains,
+    points,
+    sent,
+    share,
+    tables_of,
+    times,
+)
 from reproduce.record import Entry, Record
 from reproduce.study import Job, Study, jobs_of
 
@@ -178,18 +190,14 @@ class Told:
         }
         self._known: dict[str, Callable[..., str]] = {
             "n": lambda row: str(len(row.runs)),
-            "average": lambda row: share(spread_of(list(finals(row, "ema_acc_global").values()))),
-            "last5": lambda row: share(spread_of(list(finals(row, "last5_acc_global").values()))),
-            "gain": lambda row, other: self._gain(row, other, "ema_acc_global"),
-            "last5_gain": lambda row, other: self._gain(row, other, "last5_acc_global"),
+            "average": lambda row: share(finals(row, JUDGED)),
+            "last5": lambda row: share(finals(row, LAST_5)),
+            "gain": lambda row, other: points(gains(row, other, JUDGED)),
+            "last5_gain": lambda row, other: points(gains(row, other, LAST_5)),
             "cheaper": lambda row, other: times(cost_ratio(row, other, sent, "lower")),
             "formula_cheaper": lambda row, other: times(cost_ratio(row, other, by_formula, "lower")),
             "reach": lambda row, other: times(cost_ratio(row, other, sent, "reference")),
         }
-
-    def _gain(self, row: Group, other: Group, key: str) -> str:
-        own, theirs = finals(row, key), finals(other, key)
-        return points(spread_of([own[seed] - theirs[seed] for seed in own if seed in theirs]))
 
     def fill(self, text: str) -> str:
         """The text with every `{figure row row}` replaced. UserError for one that there is not."""

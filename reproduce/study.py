@@ -79,23 +79,24 @@ class Job:
         return f"{self.row}/{self.seed}"
 
 
-def names(folder: Path = STUDIES) -> list[str]:
+def names() -> list[str]:
     """The studies there are."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def load(name: str, folder: Path = STUDIES) -> Study:
+def load(name: str) -> Study:
     """The study `name`, or that of a file. UserError where there is none, or its file says what cannot be."""
-    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"{name}: there is no such study; there are {', '.join(names(folder))}, or name a YAML file")
+        raise UserError(f"{name}: there is no such study; there are {', '.join(names())}, or name a YAML file")
     try:
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
     assert isinstance(found, Study)
     words = path.with_suffix(".md")
-    found.conclusions = words.read_text(encoding="utf-8").strip() if words.exists() else ""
+    if words.exists():
+        found.conclusions = words.read_text(encoding="utf-8").strip()
     if found.order not in ("sections", "seeds"):
         raise UserError(f"{path}: order: {found.order}: expected sections or seeds")
     for section in found.sections:
@@ -134,10 +135,10 @@ def _wanted(study: Study) -> list[tuple[int, str, int]]:
     return sorted(found, key=lambda one: one[0])
 
 
-def checked(jobs: Sequence[Job], configs: Path = CONFIGS, extra: Sequence[str] = ()) -> None:
+def checked(jobs: Sequence[Job], extra: Sequence[str] = ()) -> None:
     """UserError for the first row whose overrides train.py would refuse, before anything is played."""
     first = {job.row: job for job in reversed(jobs)}
-    with session(configs) as opened:
+    with session(CONFIGS) as opened:
         for row, job in first.items():
             try:
                 check(opened.compose([*job.overrides, *extra]).cfg)

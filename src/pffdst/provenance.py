@@ -59,11 +59,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit(folder: Path = _SOURCE) -> str:
-    """The commit of the repository at `folder`, with -dirty where tracked files differ from it; else `unknown`."""
+def commit() -> str:
+    """The commit this program is of, with -dirty where tracked files differ from it; else `unknown`."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        found = subprocess.run(command, cwd=_SOURCE, capture_output=True, text=True, check=False)
     except OSError:
         return "unknown"  # no git
     return found.stdout.strip() or "unknown"

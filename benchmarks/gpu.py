@@ -7,8 +7,12 @@
    forward and backward) over that rate.
 2. A step of 32 images, per client: the bare eager loop; recorded steps (CUDA graphs) on 1 to 16 streams; clients
    stacked by torch.vmap; torch.compile(mode="reduce-overhead").
-3. Whole rounds of 20 clients (Dirichlet 0.1): the bare eager loop, and each engine in the same process.
-4. The share of a round of the batched engine in which the device computes: the union of its kernels' times.
+3. Whole rounds of 20 clients (Dirichlet 0.1): the bare eager loop, in torch's own fp32 and under bf16 autocast, and
+   each engine in the same process; the floor of a round is that of its steps.
+4. Where a round of the batched engine goes: the share in which the device computes (the union of its kernels' times),
+   and what takes longest, on the device and on the host.
+
+That results are the same is the study engines_resnet18 (`make reproduce STUDY=engines_resnet18`).
 """
 
 from __future__ import annotations
@@ -41,13 +45,16 @@ from pffdst.engines.slots import Loaded, Slot, SlotSettings
 from pffdst.experiment import Experiment
 
 STEP_GFLOP = 106.5  # ResNet-18, 32 images of 32x32: 6 x 0.5554 GMAC x 32
-TARGET = 5.0
+TARGET = 10.0  # times the bare eager loop
 PRECISIONS = ("fp32", "tf32", "bf16")
+LONGEST = 12  # of what takes longest
+BARE = {"bare eager loop": "tf32", "bare eager loop, bf16": "bf16"}  # torch's own convolutions are in TF32
 ROUNDS = {
     "batched, fp32": ["engine=batched", "engine.precision=fp32"],
     "batched, tf32": ["engine=batched", "engine.precision=tf32"],
     "batched, bf16": ["engine=batched", "engine.precision=bf16"],
     "batched, bf16, 8 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=8"],
+    "batched, bf16, 16 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=16"],
     "batched, bf16, fastest algorithms": ["engine=batched", "engine.precision=bf16", "engine.deterministic=false"],
     "batched, bf16, not recorded": ["engine=batched", "engine.precision=bf16", "engine.record=false"],
     "fabric": ["engine=fabric"],
@@ -215,33 +222,51 @@ def vmap_step(experiment: Experiment, sizes: Sizes, clients: int, *, bf16: bool)
 # ---- 3. rounds -----------------------------------------------------------------------------------------------------
 
 
-def round_rows(settings: list[str], sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    """Rounds a second of the bare loop and of every engine, on the same cohorts."""
-    rows = [bare_row(settings, sizes, scratch)]
-    for name, engine in ROUNDS.items():
-        if sizes.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        experiment = build(
-            compose([*settings, *engine, f"engine.device={sizes.device}"], ROOT / "configs"), scratch, "-"
-        )
-        with experiment.engine.open(experiment.setup):
-            seconds = [timed_round(experiment, sizes, t) for t in range(sizes.rounds + 1)][1:]
-        rows.append(round_row(name, seconds, rows[0]["seconds"], sizes))
-        del experiment
+def round_rows(settings: list[str], sizes: Sizes, scratch: Path, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Rounds a second of the bare loops and of every engine, on the same cohorts."""
+    rows: list[dict[str, Any]] = []
+    floors: dict[str, list[float]] = {}
+
+    def add(name: str, precision: str, seconds: list[float]) -> None:
+        bare = rows[0]["seconds"] if rows else seconds
+        rows.append(round_row(name, seconds, bare, floors[precision], sizes))
         gc.collect()
+
+    for name, precision in BARE.items():
+        seconds, samples = bare_rounds(settings, sizes, scratch, bf16=precision == "bf16")
+        if not floors:
+            floors = {p: [STEP_GFLOP / 32 * n / 1e3 / rates[p] for n in samples] for p in PRECISIONS}
+        add(name, precision, seconds)
+    for name, engine in ROUNDS.items():
+        precision = next((p for p in PRECISIONS if f"engine.precision={p}" in engine), "tf32")
+        add(name, precision, engine_rounds([*settings, *engine], sizes, scratch))
     return rows
 
 
-def bare_row(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]:
+def bare_rounds(settings: list[str], sizes: Sizes, scratch: Path, *, bf16: bool) -> tuple[list[float], list[int]]:
+    """Seconds of rounds of the bare loop, and how many images each of them trains on."""
     experiment = build(compose(settings, ROOT / "configs"), scratch, "-")
     bare = BareLoop(experiment.setup, device=sizes.device)
-    seconds = []
+    if sizes.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds, samples = [], []
     for t in range(sizes.rounds + 1):
         cohort = experiment.server.plan(t).cohort
         began = time.perf_counter()
-        bare.round(cohort, t)
+        with torch.autocast(sizes.device, dtype=torch.bfloat16, enabled=bf16):
+            bare.round(cohort, t)
         seconds.append(time.perf_counter() - began)
-    return round_row("bare eager loop", seconds[1:], seconds[1:], sizes)
+        samples.append(bare.samples(cohort))
+    return seconds[1:], samples[1:]
+
+
+def engine_rounds(settings: list[str], sizes: Sizes, scratch: Path) -> list[float]:
+    """Seconds of an engine's rounds, after one to warm up."""
+    experiment = build(compose([*settings, f"engine.device={sizes.device}"], ROOT / "configs"), scratch, "-")
+    if sizes.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with experiment.engine.open(experiment.setup):
+        return [timed_round(experiment, sizes, t) for t in range(sizes.rounds + 1)][1:]
 
 
 def timed_round(experiment: Experiment, sizes: Sizes, t: int) -> float:
@@ -251,35 +276,52 @@ def timed_round(experiment: Experiment, sizes: Sizes, t: int) -> float:
     return time.perf_counter() - began
 
 
-def round_row(name: str, seconds: list[float], bare: list[float], sizes: Sizes) -> dict[str, Any]:
+def round_row(name: str, seconds: list[float], bare: list[float], floor: list[float], sizes: Sizes) -> dict[str, Any]:
     _, median, _ = quartiles([b / s for b, s in zip(bare, seconds, strict=True)])
     memory = torch.cuda.max_memory_allocated() / 1e6 if sizes.device == "cuda" else None
     return {
         "engine": name,
         "rounds_per_s": len(seconds) / sum(seconds),
         "times_bare": median,
+        "of_floor": sum(seconds) / sum(floor),
         "device_mb": memory,
         "seconds": seconds,
     }
 
 
-# ---- 4. how busy ---------------------------------------------------------------------------------------------------
+# ---- 4. where it goes ----------------------------------------------------------------------------------------------
 
 
-def busy_share(settings: list[str], sizes: Sizes, scratch: Path) -> float | None:
-    """The share of a round, after one to warm up, in which at least one kernel runs; None without a device."""
+def profile(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]:
+    """A round of the batched engine, after one to warm up.
+
+    `busy_share`: of its time, in which at least one kernel runs; None without a device. `device` and `host`: what takes
+    longest, in shares of the round; several streams and threads may sum to more than 1.
+    """
     engine = ["engine=batched", f"engine.device={sizes.device}", "engine.precision=bf16"]
     experiment = build(compose([*settings, *engine], ROOT / "configs"), scratch, "-")
     with experiment.engine.open(experiment.setup):
         play(experiment, 0)
         sizes.wait()
         with torch.profiler.profile() as profiler:
-            began = time.perf_counter()
-            play(experiment, 1)
-            sizes.wait()
-            seconds = time.perf_counter() - began
+            seconds = timed_round(experiment, sizes, 1)
     spans = sorted((e.time_range.start, e.time_range.end) for e in profiler.events() if e.device_type.name == "CUDA")
-    return union(spans) / 1e6 / seconds if spans else None
+    device, host = {}, {}
+    for one in profiler.key_averages():
+        device[one.key] = one.self_device_time_total / 1e6 / seconds
+        host[one.key] = one.self_cpu_time_total / 1e6 / seconds
+    return {
+        "busy_share": union(spans) / 1e6 / seconds if spans else None,
+        "seconds": seconds,
+        "device": longest(device),
+        "host": longest(host),
+    }
+
+
+def longest(shares: dict[str, float]) -> dict[str, float]:
+    """The largest of them, largest first."""
+    found = sorted(((share, name) for name, share in shares.items() if share > 0), reverse=True)
+    return {name: share for share, name in found[:LONGEST]}
 
 
 def union(spans: list[tuple[float, float]]) -> float:
@@ -307,12 +349,22 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
         steps.add_row(row["variant"], row["precision"], f"{row['ms']:.3f}", f"{row['of_floor']:.1f}")
     yield steps
     rounds = Table(title="whole rounds")
-    for name in ("engine", "rounds/s", "times the bare loop", "device MB"):
+    for name in ("engine", "rounds/s", "times the bare loop", "times the floor", "device MB"):
         rounds.add_column(name, justify="left" if name == "engine" else "right")
     for row in result["rounds"]:
         memory = "-" if row["device_mb"] is None else f"{row['device_mb']:,.0f}"
-        rounds.add_row(row["engine"], f"{row['rounds_per_s']:.3f}", f"{row['times_bare']:.2f}", memory)
+        rounds.add_row(
+            row["engine"], f"{row['rounds_per_s']:.3f}", f"{row['times_bare']:.2f}", f"{row['of_floor']:.1f}", memory
+        )
     yield rounds
+    for where in ("device", "host"):
+        shares = Table(title=f"what takes longest of a round of the batched engine, on the {where}")
+        shares.add_column("kernel or operator", max_width=90, no_wrap=True)
+        shares.add_column("% of the round", justify="right")
+        for name, share in result["profile"][where].items():
+            shares.add_row(name, f"{100 * share:.1f}")
+        if shares.row_count:
+            yield shares
 
 
 def arguments() -> argparse.Namespace:
@@ -329,9 +381,13 @@ def measured(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]
     experiment = build(compose(settings, ROOT / "configs"), scratch, "-")
     steps = step_rows(experiment, sizes, rates)
     del experiment
-    rounds = round_rows(settings, sizes, scratch)
-    busy = busy_share(settings, sizes, scratch)
-    return {"matrix_tflops": rates, "steps": steps, "rounds": rounds, "busy_share": busy}
+    rounds = round_rows(settings, sizes, scratch, rates)
+    return {
+        "matrix_tflops": rates,
+        "steps": steps,
+        "rounds": rounds,
+        "profile": profile(settings, sizes, scratch),
+    }
 
 
 def main() -> None:
@@ -360,7 +416,7 @@ def main() -> None:
     else:
         best = max(row["times_bare"] for row in result["rounds"])
         screen.print(f"fastest engine: {best:.2f} times the bare eager loop (target: at least {TARGET:.0f})")
-        screen.print(f"device busy: {100 * result['busy_share']:.0f} % of a round")
+        screen.print(f"device busy: {100 * result['profile']['busy_share']:.0f} % of a round")
     screen.print(f"written to {write_result(chosen.results, name, result)}", soft_wrap=True)
 
 

@@ -45,6 +45,8 @@ def test_the_benchmark_of_an_accelerator_can_be_rehearsed_without_one(tmp_path: 
     result = result_of("gpu", tmp_path, "--device", "cpu", written="gpu_rehearsal")
     assert {row["precision"] for row in result["steps"]} == {"fp32", "tf32", "bf16"}
     assert len(result["rounds"]) > 5
+    assert all(row["of_floor"] > 0 for row in (*result["steps"], *result["rounds"]))
+    assert result["profile"]["host"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")

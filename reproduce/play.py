@@ -19,6 +19,7 @@ from typing import Literal, final
 import yaml
 
 from pffdst.errors import UserError
+from pffdst.report.groups import is_neutral
 from pffdst.report.reading import read_run
 from pffdst.sweeps import has_checkpoint, in_use
 from reproduce.study import Job
@@ -28,8 +29,6 @@ __all__ = ["Outcome", "Player", "play"]
 Outcome = Literal["done", "failed", "stopped"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-# Overrides that change no result: where a run writes, where the data lie, how it is computed.
-_NEUTRAL = ("dataset.path=", "hydra.", "resume=", "engine", "logger", "paths.", "profile=", "checkpoint_every=")
 _LOOK, _GRACE = 0.2, 15.0  # seconds between two looks at a run; that an interrupted one may take to end
 
 
@@ -56,7 +55,7 @@ class Player:
         recorded = folder / ".hydra" / "overrides.yaml"
         if recorded.exists():
             found, wanted = set(yaml.safe_load(recorded.read_text()) or ()), {*job.overrides, *self.extra}
-            other = sorted(word for word in found ^ wanted if not word.startswith(_NEUTRAL))
+            other = sorted(word for word in found ^ wanted if _matters(word))
             if other:
                 raise UserError(
                     f"{folder} holds a run of other settings ({', '.join(other)}): remove it, or give another --runs"
@@ -98,6 +97,11 @@ class Player:
 
     def _is_over(self) -> bool:
         return self.stop.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+
+def _matters(override: str) -> bool:
+    key = override.split("=")[0].lstrip("+~")
+    return key == "seed" or not is_neutral(key)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TypeGuard, final
 
 from pffdst.report.reading import Run, Scalar
 
-__all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "keys_of"]
+__all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "is_neutral", "keys_of"]
 
 # Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
 NEUTRAL = frozenset(
@@ -70,7 +71,7 @@ def is_counted(run: Run) -> bool:
 
 def differing_keys(runs: Sequence[Run]) -> dict[str, list[Scalar]]:
     """The keys in which the runs' configurations differ, with their values, neutral keys and the seed left out."""
-    known = [key for key in dict.fromkeys(key for run in runs for key in run.config) if not _is_neutral(key)]
+    known = [key for key in dict.fromkeys(key for run in runs for key in run.config) if not is_neutral(key)]
     found = {key: list(dict.fromkeys(run.config.get(key) for run in runs)) for key in known}
     kept = {key: sorted(values, key=_order) for key, values in found.items() if len(values) > 1}
     return dict(sorted(kept.items(), key=lambda item: _rank(item[0])))
@@ -156,8 +157,9 @@ def _words(runs: Iterable[Run], keys: Iterable[str]) -> dict[str, dict[str, str]
     return found
 
 
-def _is_neutral(key: str) -> bool:
-    return key.split(".")[0] in NEUTRAL or key in _NEUTRAL_KEYS
+def is_neutral(key: str) -> bool:
+    """Whether a key or group of the configuration changes no result; the seed, over which means are taken, is one."""
+    return re.split("[./]", key)[0] in NEUTRAL or key in _NEUTRAL_KEYS
 
 
 def _rank(key: str) -> tuple[int, bool, str]:

@@ -21,6 +21,21 @@ def test_two_stages_share_rounds_and_weights_in_halves(rounds: int, k: list[int]
     assert tuple(a + b for a, b in zip(first.counts, second.counts, strict=True)) == tuple(k)
 
 
+@given(st.integers(2, 1000), st.integers(1, 999), counts)
+def test_stage_2_begins_after_the_share_of_the_rounds(rounds: int, thousandths: int, k: list[int]) -> None:
+    schedule = TwoStage(at=thousandths / 1000)
+    first, second = schedule.stages(rounds, k)
+    assert first.stop == second.start == thousandths * rounds // 1000
+    assert (first.start, second.stop) == (0, rounds)
+    assert bool(schedule.problems(rounds)) == (thousandths * rounds < 1000)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, -0.5, 1.5, float("nan")])
+def test_no_stage_has_all_of_the_rounds(at: float) -> None:
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        TwoStage(at=at)
+
+
 @given(st.integers(1, 1000), counts)
 def test_without_freezing_the_run_is_one_stage(rounds: int, k: list[int]) -> None:
     (stage,) = NoFreezing().stages(rounds, k)

@@ -41,6 +41,7 @@ from pffdst.provenance import PROVENANCE, provenance
 from pffdst.ranks import Ranks, current
 from pffdst.run import run
 from pffdst.server.server import Server, ServerRules
+from pffdst.sparsity.initial import scaled_to_density
 from pffdst.state import GlobalModel, Layout
 
 __all__ = ["build", "follow", "launch", "recorded_run"]
@@ -267,10 +268,13 @@ def _server(cfg: DictConfig, initial: FlatModule) -> Server:
     schedule = instantiate(cfg.freeze)
     for remark in rule.remarks(schedule.stage_lengths(cfg.rounds)):
         _log.warning("%s", remark)
-    values = initial.read()
+    stages = schedule.stages(cfg.rounds, counts)
     alive = torch.ones(layout.maskable, dtype=torch.bool)
+    model = GlobalModel(layout, initial.read(), alive, ~alive)
+    if cfg.sparse_init:
+        model = model.with_values(scaled_to_density(model.values, layout, rule.start_counts(model, stages[0])))
     rules = ServerRules(
-        stages=schedule.stages(cfg.rounds, counts),
+        stages=stages,
         rule=rule,
         start_from=schedule.start_from,
         aggregation=instantiate(cfg.aggregation),
@@ -281,7 +285,7 @@ def _server(cfg: DictConfig, initial: FlatModule) -> Server:
         cohort=cfg.cohort,
         ema=cfg.server_ema,
     )
-    return Server(GlobalModel(layout, values, alive, ~alive), rules)
+    return Server(model, rules)
 
 
 def _setup(cfg: DictConfig, dataset: Dataset, shares: Shares, server: Server, network: Any) -> ClientSetup:

@@ -40,6 +40,7 @@ def final(make_experiment: Callable[..., Any], play: Callable[..., Any]) -> Call
         (*SHORT, "method=fedavg", "participation.stateless=true"),
         (*SHORT, "method=fedavg", "aggregation.statistics=keep_server"),  # a model without statistics
         (*SHORT, "method=fedavg", "server_ema=0"),
+        (*SHORT, "method=fedavg", "sparse_init=true"),
     ],
 )
 def test_every_method_with_its_parts_off_is_fedavg_to_the_bit(final: Any, overrides: tuple[str, ...]) -> None:

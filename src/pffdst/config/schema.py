@@ -34,6 +34,7 @@ class RootConfig:
     momentum: float = MISSING
     weight_decay: float = MISSING
     prox_mu: float = MISSING
+    sparse_init: bool = MISSING
     server_ema: float = MISSING
     validation_share: float = MISSING
     eval_every: int = MISSING

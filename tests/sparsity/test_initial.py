@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from pffdst.sparsity.masks import random_positions
 def network() -> nn.Module:
     """Five layers, in which signals that shrink in each are lost."""
     widths = (64, 256, 256, 256, 256, 10)
-    layers = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
-    return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
+    layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(widths)]
+    return nn.Sequential(*(part for layer in layers for part in (nn.ReLU(), layer)))
 
 
 @settings(max_examples=20)

@@ -45,9 +45,7 @@ class TwoStage(FreezeSchedule):
     def problems(self, rounds: int) -> list[str]:
         """Each stage takes a round."""
         if rounds < 2:
-            return [
-                f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"
-            ]
+            return [f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"]
         if self.stage_lengths(rounds)[0] == 0:
             return [f"freeze.at={self.at} leaves stage 1 none of the {rounds} rounds: raise freeze.at or rounds"]
         return []

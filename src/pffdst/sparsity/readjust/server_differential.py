@@ -75,5 +75,5 @@ class ServerDifferential(ReadjustRule):
             return []
         return [
             f"readjust=server_differential prunes to the target within a stage, which takes at least 2 rounds, "
-            f"but a stage has {min(short)}: raise rounds to at least {2 * len(stage_lengths)}, or write readjust=static"
+            f"but the stages have {', '.join(map(str, stage_lengths))}: raise rounds, or write readjust=static"
         ]

@@ -115,6 +115,7 @@ CONFIGS = {
         momentum: 0.9
         weight_decay: 0.001
         prox_mu: 0.0
+        sparse_init: false
         server_ema: 0.9
         validation_share: 0.0
         eval_every: 2

@@ -21,8 +21,16 @@ R = 14
 
 
 def overrides(method: str) -> list[str]:
-    """Small and lively: readjustment in every round that allows one."""
-    lively = [f"method={method}", f"rounds={R}", "sparsity=0.5", "lr=0.05", "batch_size=16", "local_epochs=2"]
+    """Small and lively: readjustment in every round that allows one. Exact values: lossy ones have their own laws."""
+    lively = [
+        f"method={method}",
+        "codec=fp32",
+        f"rounds={R}",
+        "sparsity=0.5",
+        "lr=0.05",
+        "batch_size=16",
+        "local_epochs=2",
+    ]
     for key, value in (("interval", 1), ("alpha", 0.5)):
         if any(f"{key}:" in (CONFIGS / "readjust" / f"{name}.yaml").read_text() for name in readjust_of(method)):
             lively.append(f"readjust.{key}={value}")

@@ -40,6 +40,7 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "savefig.bbox": "tight",
 }
+_FAR = 4.0  # times as much, from which on costs are drawn on a logarithmic axis
 # What a curve is drawn against: in words, as a field of a point, in a unit.
 _AXES: dict[str, tuple[str, str, str | None]] = {
     "rounds": ("round", "round", None),
@@ -100,11 +101,13 @@ def _words(group: Group) -> str:
 
 def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> None:
     words, place, unit = _AXES[against]
+    ends = []
     for group, look in zip(groups, _looks(groups), strict=True):
         points = mean_curve(group, accuracy)
         if not points:
             continue
         x = [float(getattr(point, place)) for point, _ in points]
+        ends.append(x[-1])
         y = [100 * spread.mean for _, spread in points]
         sd = [100 * spread.sd if spread.n > 1 else 0.0 for _, spread in points]
         ax.plot(x, y, label=_words(group), lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
@@ -116,7 +119,9 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
             alpha=0.13,
             lw=0,
         )
-    _axis(ax, words, unit, log=against == "flops")
+    # Beside one that spends several times as much a curve is a stroke at the edge; rounds are counted, not compared.
+    far_apart = against != "rounds" and bool(ends) and max(ends) > _FAR * min(ends)
+    _axis(ax, words, unit, log=against == "flops" or far_apart)
     ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
     _legend(ax)
 

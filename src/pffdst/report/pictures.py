@@ -162,7 +162,8 @@ def _axis(ax: Axes, words: str, unit: str | None, *, log: bool) -> None:
     ax.set_xlabel(words)
     if log:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high > 300 * low else (1.0, 2.0, 5.0)))
         ax.xaxis.set_minor_formatter(NullFormatter())
     if unit is not None:
         ax.xaxis.set_major_formatter(EngFormatter(unit=unit))

@@ -42,9 +42,10 @@ bench: $(STAMP)
 
 # On a host with a CUDA device; `make bench-gpu DEVICE=cpu` rehearses it at tiny sizes anywhere.
 DEVICE ?= cuda
+REHEARSED = $(if $(filter cpu,$(DEVICE)),--results $(or $(TMPDIR),/tmp)/pffdst-rehearsal)
 bench-gpu: $(STAMP)
-	$(BIN)/python benchmarks/gpu.py --device $(DEVICE)
-	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--quick --results $(or $(TMPDIR),/tmp)/pffdst-rehearsal)
+	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(REHEARSED)
+	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(REHEARSED),--quick) $(REHEARSED)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

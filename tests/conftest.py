@@ -35,10 +35,11 @@ MakeExperiment = Callable[..., Experiment]
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a run: the model right after the plan and after the mean, every message, the bill."""
+    """One round of a run: the model after the plan, as clients decode it, and after the mean; every message, the bill."""
 
     plan: RoundPlan
     planned: GlobalModel
+    sent: GlobalModel
     tasks: list[ClientTask]
     updates: list[Update]
     record: RoundRecord
@@ -90,7 +91,7 @@ def _watched(experiment: Experiment, t: int) -> Round:
     real: dict[str, Any] = {name: getattr(server, name) for name in ("dispatch", "absorb", "conclude")}
 
     def dispatch(plan: RoundPlan) -> list[ClientTask]:
-        seen.update(plan=plan, planned=server.model, tasks=real["dispatch"](plan))
+        seen.update(plan=plan, planned=server.model, tasks=real["dispatch"](plan), sent=server.sent)
         return list(seen["tasks"])
 
     def absorb(plan: RoundPlan, update: Update) -> None:

@@ -232,7 +232,8 @@ def test_the_same_draw_gives_the_same_mask_and_leaves_the_model_alone() -> None:
 
 def test_a_stage_without_a_round_for_the_final_prune_is_refused() -> None:
     assert ServerDifferential().problems([2, 2]) == []
-    assert "the stages have 1, 2: raise rounds" in ServerDifferential().problems([1, 2])[0]
+    assert "the stages have 1, 2: raise rounds to at least 4" in ServerDifferential().problems([1, 2])[0]
+    assert "raise rounds to at least 5" in ServerDifferential().problems([1, 3])[0]
 
 
 @pytest.mark.parametrize(("key", "value"), [("interval", 0), ("ratio", -0.1), ("ratio", 1.1)])

@@ -16,7 +16,7 @@ def scaled_to_density(values: Tensor, layout: Layout, counts: Sequence[int]) -> 
     """The initial values [N] with each layer's weights multiplied by sqrt(size_l / k_l); the rest as it was.
 
     With k_l weights alive (`counts`) a layer's outputs then have the variance that they have in the dense model, on
-    average over its units; without, signals shrink from layer to layer and the first rounds learn nothing (Evci et
+    average over its units; without, signals shrink from layer to layer and the first rounds teach little (Evci et
     al., 2022, "Gradient Flow in Sparse Neural Networks", who scale every unit by its own fan-in).
     """
     scaled = values.clone()

@@ -70,10 +70,10 @@ class ServerDifferential(ReadjustRule):
 
     def problems(self, stage_lengths: list[int]) -> list[str]:
         """A stage must be long enough to hold its final prune."""
-        short = [n for n in stage_lengths if n < 2]
-        if not short:
+        if min(stage_lengths) >= 2:
             return []
+        enough = max(2 * len(stage_lengths), sum(stage_lengths) + 1)  # more where stages differ much in length
         return [
-            f"readjust=server_differential prunes to the target within a stage, which takes at least 2 rounds, "
-            f"but the stages have {', '.join(map(str, stage_lengths))}: raise rounds, or write readjust=static"
+            f"readjust=server_differential prunes to the target within a stage, which takes at least 2 rounds, but the "
+            f"stages have {', '.join(map(str, stage_lengths))}: raise rounds to at least {enough}, or write readjust=static"
         ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pffdst.ranks import Ranks
+    from pffdst.engines.ranks import Ranks
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -25,14 +25,14 @@ def follow(ranks: "Ranks") -> None:
 def run(cfg: "DictConfig") -> float:
     """One run of a composed configuration; gives its final accuracy."""
     from pffdst.build import launch
-    from pffdst.config.entry import job
+    from pffdst.cli.train import job
 
     return job(cfg, launch)
 
 
 def main() -> int:
     """Looks at the command line, composes, checks, runs; gives the exit code."""
-    from pffdst.config.entry import cli
+    from pffdst.cli.train import cli
 
     return cli(run, CONFIGS, follow)
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pffdst.client.work import ClientSetup
+from pffdst.client.turn import ClientSetup
+from pffdst.core.seeding import generator_for
 from pffdst.data.batches import batch_indices, steps
 from pffdst.models.lenet import LeNet
-from pffdst.seeding import generator_for
 
 __all__ = ["BareLoop"]
 

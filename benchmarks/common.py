@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pffdst.provenance import provenance
+from pffdst.runs.provenance import provenance
 
 __all__ = ["ROOT", "cifar10_folder", "console", "describe", "load", "paired", "quartiles", "timed", "write_result"]
 

@@ -27,8 +27,8 @@ from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
 from pffdst.config.session import compose
-from pffdst.cost.memory import memory_mb
 from pffdst.experiment import Experiment
+from pffdst.measure.memory import memory_mb
 
 COHORTS = (1, 5, 20, 50)
 NETWORKS = {

@@ -24,7 +24,7 @@ from common import ROOT, cifar10_folder, console, describe, load, paired, quarti
 from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.experiment import Experiment
-from pffdst.server.aggregate import RunningMean
+from pffdst.methods.aggregation import RunningMean
 from pffdst.wire.uplink import Upload, decode_uplink
 
 TARGETS = {"evaluation": 0.45, "averaging": 0.01}

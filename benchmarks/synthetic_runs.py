@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pffdst import sweeps
 from pffdst.loggers.csv import CsvLogger
 from pffdst.metrics import names
 from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
 from pffdst.metrics.history import History
+from pffdst.runs import jobs as sweeps
 
 __all__ = ["DAMAGES", "write_run"]
 
@@ -65,9 +65,9 @@ def _config(method: str, sparsity: float, seed: int, rounds: int, settings: dict
         "clients": _CLIENTS,
         "cohort": 20,
         "local_epochs": 2 if two_stage else 3,
-        "dataset": {"_target_": "pffdst.data.vision.VisionSource", "name": "cifar10"},
+        "dataset": {"_target_": "pffdst.data.sources.vision.VisionSource", "name": "cifar10"},
         "model": {"_target_": "pffdst.models.resnet.ResNet18"},
-        "freeze": {"_target_": f"pffdst.freezing.{'two_stage.TwoStage' if two_stage else 'none.NoFreezing'}"},
+        "freeze": {"_target_": f"pffdst.methods.freeze.{'two_stage.TwoStage' if two_stage else 'none.NoFreezing'}"},
         **settings,
     }
 

@@ -28,13 +28,13 @@ from torch import Tensor
 from common import ROOT, cifar10_folder, console, describe, load, timed, write_result
 from pffdst.build import build
 from pffdst.config.session import compose
-from pffdst.models.flat import layout_of
+from pffdst.core.flat import layout_of
+from pffdst.core.masks import random_positions
+from pffdst.core.model import Layout
+from pffdst.methods.allocation import Erk, Uniform
 from pffdst.models.resnet import ResNet18
 from pffdst.run import play_round
-from pffdst.sparsity.allocation import Erk, Uniform
-from pffdst.sparsity.masks import random_positions
-from pffdst.state import Layout
-from pffdst.wire.messages import Section
+from pffdst.wire.frame import Section
 from pffdst.wire.positions import Coding, Known, decode_positions, encode_move, encode_positions, to_bitmap
 from pffdst.wire.sets import entropy_bytes
 
@@ -149,7 +149,7 @@ def _size(section: Section) -> int:
 
 CODING = {
     "pffdst.server.server": ("Broadcast", "decode_uplink"),
-    "pffdst.client.work": ("decode_downlink", "encode_uplink"),
+    "pffdst.client.turn": ("decode_downlink", "encode_uplink"),
     "pffdst.engines.memories": ("remember",),
     "pffdst.wire.downlink": ("Broadcast.payload",),
     "pffdst.cost.ledger": ("parts_of",),

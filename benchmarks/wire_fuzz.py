@@ -32,9 +32,9 @@ from rich.progress import track
 from common import ROOT, console, describe, write_result
 from pffdst.build import build
 from pffdst.config.session import compose
-from pffdst.state import GlobalModel
+from pffdst.core.model import GlobalModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
-from pffdst.wire.messages import WireError, unpack
+from pffdst.wire.frame import WireError, unpack
 from pffdst.wire.uplink import Upload, decode_uplink
 
 HEADER, SECTION, CRC_AT = 24, 8, 20

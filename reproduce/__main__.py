@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_seconds
 from reproduce import page
 from reproduce.play import Outcome, Player, play

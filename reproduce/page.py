@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from pffdst.checkpoint import write_atomically
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_bytes, format_seconds
 from pffdst.report.groups import Group
 from pffdst.report.pictures import write_curves
+from pffdst.runs.checkpoint import write_atomically
 from reproduce.figures import (
     JUDGED,
     LAST_5,

@@ -18,10 +18,10 @@ from typing import Literal, final
 
 import yaml
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.report.groups import is_neutral
 from pffdst.report.reading import read_run
-from pffdst.sweeps import has_checkpoint, in_use
+from pffdst.runs.jobs import has_checkpoint, in_use
 from reproduce.study import Job
 
 __all__ = ["Outcome", "Player", "play"]

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from pffdst.checkpoint import write_atomically
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
-from pffdst.provenance import PROVENANCE
 from pffdst.report.reading import Run, read_run
+from pffdst.runs.checkpoint import write_atomically
+from pffdst.runs.provenance import PROVENANCE
 from reproduce.study import Job
 
 __all__ = ["COLUMNS", "Entry", "Record"]

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from pffdst.config.check import ConfigError, check
 from pffdst.config.session import session
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 
 __all__ = ["CONFIGS", "STUDIES", "Job", "Row", "Section", "Study", "checked", "jobs_of", "load", "names"]
 

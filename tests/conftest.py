@@ -13,11 +13,12 @@ import torch
 
 from pffdst.build import build
 from pffdst.config.session import compose
+from pffdst.core.messages import ClientTask, RoundPlan, Update
+from pffdst.core.model import Entry, GlobalModel, Layout
+from pffdst.core.seeding import generator_for
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
-from pffdst.seeding import generator_for
 from pffdst.server.server import RoundRecord
-from pffdst.state import ClientTask, Entry, GlobalModel, Layout, RoundPlan, Update
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -35,7 +36,7 @@ MakeExperiment = Callable[..., Experiment]
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a run: the model after the plan, as clients decode it, and after the mean; every message, the bill."""
+    """One round of a run: the model as planned, as clients decode it and after the mean; every message, the bill."""
 
     plan: RoundPlan
     planned: GlobalModel

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pffdst import dashboard, status
+from pffdst.cli import dashboard, status
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import asks_for_search, preflight
-from pffdst.config.search import read_search
 from pffdst.config.session import session
+from pffdst.search.settings import read_search
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,7 +57,7 @@ def test_the_search_can_be_run(command: str) -> None:
         assert read_search(opened, shlex.split(command)[2:]).space
 
 
-@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.status" in line])
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.cli.status" in line])
 def test_the_status_is_told(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's folders, with a run in each."""
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_the_status_is_told(command: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert status.main(shlex.split(command)[3:]) == 0
 
 
-@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.dashboard" in line])
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.cli.dashboard" in line])
 def test_the_dashboard_starts(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "_made", lambda project, name: f"made for {project}")
     assert dashboard.main(shlex.split(command)[3:]) == 0

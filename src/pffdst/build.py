@@ -15,34 +15,35 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst import checkpoint, sweeps
 from pffdst.client.step import LocalTraining
-from pffdst.client.work import ClientSetup
+from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.config.identity import differences, engine_identity, fingerprint
+from pffdst.core.errors import UserError
+from pffdst.core.flat import FlatModule, initialise
+from pffdst.core.model import GlobalModel, Layout
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
+from pffdst.data.clients.divided import Partition, Shares
 from pffdst.data.dataset import Dataset
-from pffdst.data.partition import Partition, Shares
 from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
-from pffdst.errors import UserError
+from pffdst.engines.ranks import Ranks, current
 from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.base import Loggers, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.loggers.tables import print_summary
+from pffdst.methods.initial import scaled_to_density
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
-from pffdst.models.flat import FlatModule, initialise
-from pffdst.provenance import PROVENANCE, provenance
-from pffdst.ranks import Ranks, current
 from pffdst.run import run
+from pffdst.runs import checkpoint
+from pffdst.runs import jobs as sweeps
+from pffdst.runs.provenance import PROVENANCE, provenance
 from pffdst.server.server import Server, ServerRules
-from pffdst.sparsity.initial import scaled_to_density
-from pffdst.state import GlobalModel, Layout
 
 __all__ = ["build", "follow", "launch", "recorded_run"]
 

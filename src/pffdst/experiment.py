@@ -15,21 +15,22 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from pffdst import checkpoint
-from pffdst.client.work import ClientSetup
+from pffdst.client.turn import ClientSetup
+from pffdst.core.flat import FlatModule
+from pffdst.core.messages import RoundPlan
+from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
-from pffdst.cost.memory import PeakMemory
-from pffdst.cost.profile import Stopwatch
 from pffdst.engines.base import Engine
 from pffdst.loggers.base import Loggers
+from pffdst.measure.memory import PeakMemory
+from pffdst.measure.stopwatch import Stopwatch
 from pffdst.metrics import names
 from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
-from pffdst.models.flat import FlatModule
+from pffdst.runs import checkpoint
 from pffdst.server.server import RoundRecord, Server
-from pffdst.state import GlobalModel, RoundPlan
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 

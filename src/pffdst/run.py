@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pffdst.cost.memory import release_free_memory
-from pffdst.cost.profile import tracing
+from pffdst.core.messages import RoundPlan
 from pffdst.experiment import Experiment
+from pffdst.measure.memory import release_free_memory
+from pffdst.measure.stopwatch import tracing
 from pffdst.server.server import RoundRecord
-from pffdst.state import RoundPlan
 
 __all__ = ["run"]
 

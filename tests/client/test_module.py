@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pffdst.client.module import ClientModule
 from pffdst.client.step import LocalTraining
-from pffdst.models.flat import FlatModule
-from pffdst.state import GlobalModel
+from pffdst.core.flat import FlatModule
+from pffdst.core.model import GlobalModel
 
 
 def begun(weight: float) -> ClientModule:

@@ -125,7 +125,7 @@ CONFIGS = {
           output_subdir: .hydra
           run: {dir: "${paths.logs}/runs/${name}"}
           sweep: {dir: "${paths.logs}/sweeps/only", subdir: "${hydra.job.num}"}
-          callbacks: {sweep_table: {_target_: pffdst.config.sweep_table.SweepTable}}
+          callbacks: {sweep_table: {_target_: pffdst.cli.sweep_table.SweepTable}}
         """,
     "dataset/small": "{_target_: FAKES.Source, name: small, size: 8, mean: [0.5]}",
     "dataset/own": "{_target_: FAKES.Source, name: own, size: null, path: '???'}",

@@ -15,7 +15,7 @@ from pffdst.config.origin import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import RootConfig, register
 from pffdst.config.session import Composed, compose, session
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 
 
 def problems(configs: Path, *overrides: str) -> list[str]:

@@ -11,11 +11,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import asks_for_search, preflight
-from pffdst.config.search import Search, read_search, sampler_for, written
-from pffdst.config.searching import refuse_another
 from pffdst.config.session import compose, session
-from pffdst.errors import UserError
-from pffdst.study import Study
+from pffdst.core.errors import UserError
+from pffdst.search.loop import refuse_another
+from pffdst.search.settings import Search, read_search, sampler_for, written
+from pffdst.search.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "search").glob("*.yaml"))

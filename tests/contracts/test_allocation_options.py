@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from pffdst.core.flat import layout_of
+from pffdst.core.model import Layout
+from pffdst.methods.allocation import Allocation, Dense
 from pffdst.models.cnn import SmallCNN
-from pffdst.models.flat import layout_of
 from pffdst.models.lenet import LeNet
 from pffdst.models.resnet import ResNet18
-from pffdst.sparsity.allocation import Allocation, Dense
-from pffdst.state import Layout
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "allocation").glob("*.yaml"))
 

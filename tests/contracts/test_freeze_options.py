@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from pffdst.freezing.base import FreezeSchedule
+from pffdst.methods.freeze.base import FreezeSchedule
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "freeze").glob("*.yaml"))
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pffdst.state import GlobalModel
+from pffdst.core.model import GlobalModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
-from pffdst.wire.messages import Tag, unpack
+from pffdst.wire.frame import Tag, unpack
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -122,7 +122,7 @@ def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any)
             assert t == r.t
             for name in ("values", "alive", "frozen"):
                 assert torch.equal(getattr(model, name), getattr(r.sent, name))
-                assert torch.equal(getattr(r.sent, name), getattr(r.planned, name)) or lossy and name == "values"
+                assert torch.equal(getattr(r.sent, name), getattr(r.planned, name)) or (lossy and name == "values")
             tags, after = unpack(task.payload).sections, memories[task.client]
             assert (Tag.FROZEN_VALUES in tags) == (after.frozen_values != before.frozen_values)
             assert (Tag.TRAINABLE_POSITIONS in tags) or after.trainable == before.trainable

@@ -12,11 +12,11 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pffdst.core.flat import FlatModule, layout_of
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.seeding import generator_for
 from pffdst.cost.flops import FlopCounter
-from pffdst.models.flat import FlatModule, layout_of
-from pffdst.seeding import generator_for
-from pffdst.state import GlobalModel, Layout
-from pffdst.wire.messages import Section, WireError
+from pffdst.wire.frame import Section, WireError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

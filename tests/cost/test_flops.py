@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pffdst.core.flat import FlatModule, layout_of
 from pffdst.cost.flops import FlopCounter
 from pffdst.models.cnn import SmallCNN
-from pffdst.models.flat import FlatModule, layout_of
 from pffdst.models.lenet import LeNet
 from pffdst.models.resnet import ResNet18
 

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from pffdst.core.flat import layout_of
+from pffdst.core.masks import random_positions
+from pffdst.core.messages import ClientTask, Update
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.seeding import derive_seed
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger, parts_of
-from pffdst.models.flat import layout_of
+from pffdst.methods.allocation import Erk
 from pffdst.models.resnet import ResNet18
-from pffdst.seeding import derive_seed
-from pffdst.sparsity.allocation import Erk
-from pffdst.sparsity.masks import random_positions
-from pffdst.state import ClientTask, GlobalModel, Layout, Update
-from pffdst.wire.messages import Tag, unpack
+from pffdst.wire.frame import Tag, unpack
 
 RUNS = {
     "pffdst": ("rounds=8", "readjust.interval=1"),

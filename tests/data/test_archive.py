@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torchvision.datasets as official
 
-from pffdst.data import archive
-from pffdst.data.archive import ARCHIVES, Archive
 from pffdst.data.dataset import DataError
+from pffdst.data.sources import archive
+from pffdst.data.sources.archive import ARCHIVES, Archive
 
 
 def _md5(path):

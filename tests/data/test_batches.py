@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pffdst.core.seeding import generator_for
 from pffdst.data.batches import ClientBatches, SharedImages, batch_indices, steps
 from pffdst.data.cache import ImageCache
 from pffdst.data.dataset import ImageSet
-from pffdst.data.digits import DigitsSource
-from pffdst.seeding import generator_for
+from pffdst.data.sources.digits import DigitsSource
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pffdst.core.errors import UserError
 from pffdst.data.dataset import DataError, Dataset, Declared, ImageSet, channel_statistics
-from pffdst.errors import UserError
 
 
 def image_set(count=6, channels=1, height=4, width=4, labels=None):

@@ -8,14 +8,14 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from pffdst.data.dataset import DataError, channel_statistics
-from pffdst.data.digits import DigitsSource
+from pffdst.data.sources.digits import DigitsSource
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dataset" / "digits.yaml"
 
 
 def source():
     keys = OmegaConf.to_container(OmegaConf.load(CONFIG))
-    assert keys.pop("_target_") == "pffdst.data.digits.DigitsSource"
+    assert keys.pop("_target_") == "pffdst.data.sources.digits.DigitsSource"
     return DigitsSource(**keys)
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pffdst.data.drawn import Drawn
-from pffdst.data.partition import PartitionError
+from pffdst.data.clients.divided import PartitionError
+from pffdst.data.clients.drawn import Drawn
 
 WAY = Drawn(alpha=0.3, samples=40, spread=0.5, min_size=2, panel=50)
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pffdst.data import parquet
 from pffdst.data.cache import ImageCache
 from pffdst.data.dataset import DataError
-from pffdst.data.parquet import ParquetFiles, read_shards
+from pffdst.data.sources import parquet
+from pffdst.data.sources.parquet import ParquetFiles, read_shards
 
 FILES = ParquetFiles("train*.parquet", "test*.parquet", "img", "label")
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pffdst.data.partition import Dirichlet, Iid, PartitionError, Shards
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, Shards
 
 ALL = (Iid(), Dirichlet(0.3, 1, 3), Dirichlet(0.05, 2, 0), Dirichlet(100.0, 1, 1), Shards(1), Shards(2))
 

@@ -12,9 +12,9 @@ import torchvision.datasets as official
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pffdst.data.archive import Archive
 from pffdst.data.dataset import DataError, ImageSet, channel_statistics
-from pffdst.data.vision import ParquetSource, VisionSource
+from pffdst.data.sources.archive import Archive
+from pffdst.data.sources.vision import ParquetSource, VisionSource
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dataset"
 CIFAR = ("cifar10_train.parquet", "cifar10_test.parquet")

@@ -11,11 +11,11 @@ import torch
 from pffdst.build import build
 from pffdst.client.callbacks import BrokenMaskError
 from pffdst.config.session import compose
+from pffdst.core.flat import FlatModule
 from pffdst.engines.base import Job
 from pffdst.engines.batched import BatchedEngine
 from pffdst.engines.slots import Loaded
 from pffdst.experiment import Experiment
-from pffdst.models.flat import FlatModule
 from pffdst.server.server import RoundRecord
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

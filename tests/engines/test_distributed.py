@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from pffdst.build import build
 from pffdst.config.session import compose
+from pffdst.core.errors import UserError
+from pffdst.core.messages import Residual, Update
 from pffdst.engines.base import EngineError
 from pffdst.engines.distributed import Distributed, divide, follow
 from pffdst.engines.packets import dumps, loads, pack_memory, pack_update, unpack_memory, unpack_update
-from pffdst.errors import UserError
 from pffdst.experiment import Experiment
-from pffdst.state import Residual, Update
 from pffdst.wire.downlink import Memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

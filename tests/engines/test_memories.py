@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pffdst import checkpoint
 from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.engines.memories import ClientMemories
+from pffdst.runs import checkpoint
 from pffdst.wire.downlink import Broadcast, Memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pffdst.core.flat import layout_of
 from pffdst.experiment import Experiment
 from pffdst.models.cnn import SmallCNN
-from pffdst.models.flat import layout_of
 
 GradientOf = Callable[[Tensor, list[int]], Tensor]
 

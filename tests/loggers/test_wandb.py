@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.loggers.base import Loggers
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.loggers.wandb import WandbLogger

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pffdst.core.flat import layout_of
 from pffdst.models.cnn import SmallCNN
-from pffdst.models.flat import layout_of
 from pffdst.models.lenet import LeNet, max_pool
 from pffdst.models.resnet import BasicBlock, ResNet18
 

@@ -49,7 +49,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, write: Callable[..., Path], s
             for seed in (0, 1):
                 write(folder / f"sweep/{number}", method=method, sparsity=sparsity, seed=seed)
                 number += 1
-    write(folder / "runs/ablation", freeze={"_target_": "pffdst.freezing.none.NoFreezing"})
+    write(folder / "runs/ablation", freeze={"_target_": "pffdst.methods.freeze.none.NoFreezing"})
     write(folder / "runs/stopped", seed=7, done=10)
     for name, damage in synthetic.DAMAGES.items():
         damage(write(folder / f"damaged/{name}", seed=100 + number, method="random_mask"))

@@ -6,12 +6,12 @@ import shutil
 import pytest
 from filelock import FileLock
 
-from pffdst import sweeps
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.metrics import names
 from pffdst.report.groups import is_counted
 from pffdst.report.library import Library
 from pffdst.report.reading import FINALS
+from pffdst.runs import jobs as sweeps
 
 EXPECTED = {
     "truncated row": ("done", "1 of 20 rows of metrics.csv are damaged"),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.report.library import Library
 from pffdst.report.payload import payload
 from pffdst.report.serve import HOST, open_server

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pffdst.freezing.two_stage import TwoStage
-from pffdst.seeding import generator_for
-from pffdst.server.aggregate import MaskedMean
-from pffdst.server.cohort import Uniform
+from pffdst.core.messages import RoundPlan, Update
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.seeding import generator_for
+from pffdst.methods.aggregation import MaskedMean
+from pffdst.methods.freeze.two_stage import TwoStage
+from pffdst.methods.participation import Uniform
+from pffdst.methods.readjust.static import Static
 from pffdst.server.server import Server, ServerRules
-from pffdst.sparsity.readjust.static import Static
-from pffdst.state import GlobalModel, Layout, RoundPlan, Update
 from pffdst.wire.uplink import Report, encode_uplink
 from pffdst.wire.values import Float32
 

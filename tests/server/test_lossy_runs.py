@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from pffdst import checkpoint
+from pffdst.core.messages import Update
+from pffdst.core.model import GlobalModel, Layout
 from pffdst.experiment import Experiment
+from pffdst.runs import checkpoint
 from pffdst.server.server import Server
-from pffdst.state import GlobalModel, Layout, Update
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.uplink import Report, decode_uplink, encode_uplink, residual_of, with_residual
 from pffdst.wire.values import BFloat16, Float16, Int4, Int8, ValueCodec

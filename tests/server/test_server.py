@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pffdst import checkpoint
-from pffdst.freezing.none import NoFreezing
-from pffdst.server.aggregate import MaskedMean, ServerMomentum
-from pffdst.server.cohort import Uniform
+from pffdst.core.messages import RoundPlan, Update
+from pffdst.methods.aggregation import MaskedMean, ServerMomentum
+from pffdst.methods.freeze.none import NoFreezing
+from pffdst.methods.participation import Uniform
+from pffdst.methods.readjust.client_gradient import ClientGradient
+from pffdst.methods.readjust.server_differential import ServerDifferential
+from pffdst.runs import checkpoint
 from pffdst.server.server import Server
-from pffdst.sparsity.readjust.client_gradient import ClientGradient
-from pffdst.sparsity.readjust.server_differential import ServerDifferential
-from pffdst.state import RoundPlan, Update
-from pffdst.wire.messages import Section, Tag, pack, unpack
+from pffdst.wire.frame import Section, Tag, pack, unpack
 
 MakeServer = Callable[..., Server]
 Answer = Callable[..., Update]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pffdst.state import ClientTask
+from pffdst.core.messages import ClientTask
 from pffdst.wire.downlink import Broadcast
-from pffdst.wire.messages import Tag, unpack
+from pffdst.wire.frame import Tag, unpack
 from pffdst.wire.uplink import decode_uplink
 
 MakeExperiment = Callable[..., Any]

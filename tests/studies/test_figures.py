@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from reproduce.figures import by_formula, cost_ratio, sent, tables_of
 from reproduce.page import Told, text
 from reproduce.record import Entry, Record

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from reproduce.record import Entry, Record
 from reproduce.study import Study, jobs_of
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pffdst.config.session import session
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.report.groups import NEUTRAL
 from pffdst.report.reading import _flat
 from reproduce.__main__ import parser

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.state import GlobalModel, Layout
+from pffdst.core.model import GlobalModel, Layout
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, digest, remember
-from pffdst.wire.messages import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
+from pffdst.wire.frame import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
 from pffdst.wire.positions import to_bitmap, values_at
 from pffdst.wire.values import Float32
 

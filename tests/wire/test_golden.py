@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pffdst.state import Entry, GlobalModel, Layout
+from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.wire import ans
 from pffdst.wire.downlink import Memory, decode_downlink
-from pffdst.wire.messages import VERSION, WireError, unpack
+from pffdst.wire.frame import VERSION, WireError, unpack
 from pffdst.wire.positions import from_bitmap
 from pffdst.wire.uplink import decode_uplink
 from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.state import Layout
-from pffdst.wire.messages import MAGIC, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
+from pffdst.core.model import Layout
+from pffdst.wire.frame import MAGIC, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
 
 sections = st.dictionaries(
     st.sampled_from(list(Tag)), st.builds(Section, st.integers(0, 255), st.binary(max_size=50)), max_size=len(Tag)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pffdst.sparsity.masks import Move
-from pffdst.state import Entry, Layout
-from pffdst.wire.messages import Section, WireError
+from pffdst.core.masks import Move
+from pffdst.core.model import Entry, Layout
+from pffdst.wire.frame import Section, WireError
 from pffdst.wire.positions import (
     MOST_MOVES,
     Coding,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.wire.ans import PackageCoder, PlainCoder
-from pffdst.wire.messages import WireError
+from pffdst.wire.frame import WireError
 from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint, write_varint
 
 universes = st.lists(st.integers(0, 400), max_size=5)

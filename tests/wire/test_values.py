@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pffdst.wire.messages import Section, WireError
+from pffdst.wire.frame import Section, WireError
 from pffdst.wire.values import COMPRESSED, DIFFERENCE, BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "codec"

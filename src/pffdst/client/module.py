@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from pffdst.client.step import LocalTraining, add_regularisers_, cross_entropy, make_optimizer, normalise
-from pffdst.models.flat import FlatModule
-from pffdst.state import GlobalModel
+from pffdst.core.flat import FlatModule
+from pffdst.core.model import GlobalModel
 
 __all__ = ["ClientModule"]
 

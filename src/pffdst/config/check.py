@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pffdst.config.origin import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 
 __all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]
 

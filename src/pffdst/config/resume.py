@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pffdst.config.identity import differences, fingerprint
-from pffdst.sweeps import read_run
+from pffdst.runs.jobs import read_run
 
 __all__ = ["Expanded", "expand", "folder_problems", "key_of", "quoted"]
 

@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from pffdst.state import Layout
+from pffdst.core.model import Layout
 
 __all__ = ["FlopCounter", "weight_uses"]
 

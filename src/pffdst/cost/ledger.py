@@ -6,10 +6,11 @@ from collections import Counter
 from itertools import product
 from typing import Any, final
 
+from pffdst.core.messages import ClientTask, Update
+from pffdst.core.model import GlobalModel
 from pffdst.cost.flops import FlopCounter
 from pffdst.data.batches import steps
-from pffdst.state import ClientTask, GlobalModel, Update
-from pffdst.wire.messages import Tag, WireError, unpack
+from pffdst.wire.frame import Tag, WireError, unpack
 
 __all__ = ["Ledger"]
 

@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pffdst.data.arrays import write_tensor
 from pffdst.data.dataset import ImageSet
+from pffdst.data.npy import write_tensor
 
 __all__ = ["ClientBatches", "SharedImages", "batch_indices", "steps"]
 

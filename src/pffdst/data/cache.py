@@ -8,8 +8,8 @@ import zlib
 from pathlib import Path
 from typing import final
 
-from pffdst.data.arrays import write_tensor, write_whole
 from pffdst.data.dataset import ImageSet
+from pffdst.data.npy import write_tensor, write_whole
 
 __all__ = ["ImageCache"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pffdst.data.arrays import map_tensor
-from pffdst.errors import UserError
-from pffdst.seeding import generator_for
+from pffdst.core.errors import UserError
+from pffdst.core.seeding import generator_for
+from pffdst.data.npy import map_tensor
 
 __all__ = ["DataError", "DataSource", "Dataset", "Declared", "ImageSet", "channel_statistics"]
 

@@ -10,11 +10,11 @@ from typing import Any, final
 
 import torch
 
-from pffdst.client.work import ClientSetup, ClientWork, Fit
+from pffdst.client.turn import ClientSetup, ClientWork, Fit
+from pffdst.core.messages import ClientTask, Residual, Update
 from pffdst.engines.memories import ClientMemories
-from pffdst.state import ClientTask, Residual, Update
 from pffdst.wire.downlink import Memory
-from pffdst.wire.messages import WireError
+from pffdst.wire.frame import WireError
 
 __all__ = ["Engine", "EngineError", "Job", "checked_device", "device_problems", "one_thread", "run_in_process"]
 

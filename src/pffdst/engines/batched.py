@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from pffdst.client.callbacks import BrokenMaskError
-from pffdst.client.work import ClientSetup, Inbox, Trained, answer, unreadable
+from pffdst.client.turn import ClientSetup, Inbox, Trained, answer, unreadable
+from pffdst.core.messages import Timings, Update
+from pffdst.core.model import GlobalModel
 from pffdst.data.batches import SharedImages, batch_indices, steps
 from pffdst.data.dataset import ImageSet
 from pffdst.engines.base import Engine, Job, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
 from pffdst.engines.slots import Figures, Loaded, Slot, SlotSettings
-from pffdst.state import GlobalModel, Timings, Update
-from pffdst.wire.messages import WireError
+from pffdst.wire.frame import WireError
 
 __all__ = ["BatchedEngine", "numerics"]
 

@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, final
 
-from pffdst.client.work import ClientSetup
+from pffdst.client.turn import ClientSetup
+from pffdst.core.errors import UserError
+from pffdst.core.messages import ClientTask, Update
 from pffdst.data.batches import SharedImages
 from pffdst.engines.base import Engine, EngineError, Job, one_thread
 from pffdst.engines.packets import (
@@ -30,9 +32,7 @@ from pffdst.engines.packets import (
     unpack_residual,
     unpack_update,
 )
-from pffdst.errors import UserError
-from pffdst.ranks import Ranks
-from pffdst.state import ClientTask, Update
+from pffdst.engines.ranks import Ranks
 
 __all__ = ["Distributed", "divide", "follow"]
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.messages import Update
 from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
-from pffdst.engines.lean import FabricFit
+from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.pool import WorkerPool
-from pffdst.state import Update
 
 __all__ = ["FabricEngine", "available_cores"]
 

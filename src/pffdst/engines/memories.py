@@ -8,9 +8,10 @@ from typing import Any, final
 
 import torch
 
-from pffdst.checkpoint import from_sparse, to_sparse
+from pffdst.core.messages import Residual
+from pffdst.core.model import Layout
 from pffdst.engines.packets import pack_memory, tensor_of, unpack_memory
-from pffdst.state import Layout, Residual
+from pffdst.runs.checkpoint import from_sparse, to_sparse
 from pffdst.wire.downlink import Memory, remember
 
 __all__ = ["ClientMemories"]

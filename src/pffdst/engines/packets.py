@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pffdst.state import Residual, Timings, Update
+from pffdst.core.messages import Residual, Timings, Update
 from pffdst.wire.downlink import Memory
-from pffdst.wire.messages import pack_section, unpack_section
+from pffdst.wire.frame import pack_section, unpack_section
 
 __all__ = [
     "bytes_of",

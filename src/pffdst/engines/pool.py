@@ -28,12 +28,12 @@ from typing import Any, final
 
 import torch
 
-from pffdst.client.work import ClientSetup, ClientWork
-from pffdst.cost.memory import release_free_memory
+from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.messages import Update
 from pffdst.data.batches import SharedImages
 from pffdst.engines.base import EngineError, Job, one_thread
-from pffdst.engines.lean import FabricFit
-from pffdst.state import Update
+from pffdst.engines.fabric_loop import FabricFit
+from pffdst.measure.memory import release_free_memory
 
 __all__ = ["WorkerPool"]
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pffdst.client.module import ClientModule
 from pffdst.client.step import add_regularisers_, cross_entropy, mask_gradients_
-from pffdst.client.work import ClientSetup
+from pffdst.client.turn import ClientSetup
+from pffdst.core.flat import FlatModule
+from pffdst.core.model import GlobalModel
 from pffdst.data.dataset import ImageSet
-from pffdst.models.flat import FlatModule
-from pffdst.state import GlobalModel
 
 __all__ = ["Figures", "Loaded", "Slot", "SlotSettings"]
 

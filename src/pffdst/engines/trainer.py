@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.module import ClientModule
-from pffdst.client.work import ClientSetup, ClientWork
+from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.messages import Update
 from pffdst.data.batches import ClientBatches
 from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
-from pffdst.state import Update
 
 __all__ = ["TrainerEngine", "TrainerFit"]
 

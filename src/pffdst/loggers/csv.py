@@ -35,7 +35,7 @@ class CsvLogger(RunLogger):
 
     def open(
         self,
-        config: Mapping[str, Any],  # noqa: ARG002 - a table needs no configuration
+        config: Mapping[str, Any],
         folder: Path,
         resume_state: Mapping[str, str] | None,
     ) -> None:
@@ -60,7 +60,7 @@ class CsvLogger(RunLogger):
         stream.flush()
         self._round = int(row[ROUND])
 
-    def close(self, status: Status) -> None:  # noqa: ARG002 - the rows are the same however it ended
+    def close(self, status: Status) -> None:
         """Closes the file; nothing is waiting to be written."""
         self._release()
 

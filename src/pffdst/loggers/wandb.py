@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.loggers.base import RunLogger, Status
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, by_bytes

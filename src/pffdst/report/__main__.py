@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.report.exports import common_level, latex_text, runs_csv, write_text
 from pffdst.report.figures import ACCURACIES
 from pffdst.report.groups import group_runs, is_counted, keys_of

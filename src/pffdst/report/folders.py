@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pffdst import sweeps
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.loggers.csv import CsvLogger
 from pffdst.metrics.clients import CLIENTS_FILE
+from pffdst.runs import jobs as sweeps
 
 __all__ = ["CONFIG", "METRICS", "common_base", "run_folders", "stamp"]
 

@@ -11,7 +11,7 @@ from typing import final
 
 from pffdst.report.folders import Stamp, common_base, run_folders, stamp
 from pffdst.report.reading import Run, read_run
-from pffdst.sweeps import in_use
+from pffdst.runs.jobs import in_use
 
 __all__ = ["Library", "Shelf"]
 

@@ -12,12 +12,12 @@ from typing import Any, Literal, final
 
 import yaml
 
-from pffdst import sweeps
 from pffdst.loggers.csv import read_metrics
 from pffdst.metrics import names
 from pffdst.metrics.clients import CLIENTS_FILE
 from pffdst.metrics.names import Row
 from pffdst.report.folders import CONFIG, METRICS
+from pffdst.runs import jobs as sweeps
 
 __all__ = ["FINALS", "Run", "Scalar", "Status", "numbers", "read_run"]
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, final
 from urllib.parse import parse_qs, urlsplit
 
-from pffdst.errors import UserError
+from pffdst.core.errors import UserError
 from pffdst.report.html import page
 
 __all__ = ["Handler", "open_server"]

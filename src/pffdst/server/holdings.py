@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pffdst.checkpoint import from_sparse, to_sparse
+from pffdst.runs.checkpoint import from_sparse, to_sparse
 
 __all__ = ["Holdings", "Lacks"]
 

@@ -8,16 +8,17 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pffdst.freezing.base import StartFrom
-from pffdst.seeding import derive_seed, generator_for
-from pffdst.server.aggregate import Aggregation, RunningMean
-from pffdst.server.cohort import Participation
+from pffdst.core.masks import Move
+from pffdst.core.messages import ClientTask, RoundPlan, Update
+from pffdst.core.model import GlobalModel, Stage
+from pffdst.core.seeding import derive_seed, generator_for
+from pffdst.methods.aggregation import Aggregation, RunningMean
+from pffdst.methods.freeze.base import StartFrom
+from pffdst.methods.participation import Participation
+from pffdst.methods.readjust.base import ReadjustRule
 from pffdst.server.holdings import Holdings, Lacks
-from pffdst.sparsity.masks import Move
-from pffdst.sparsity.readjust.base import ReadjustRule
-from pffdst.state import ClientTask, GlobalModel, RoundPlan, Stage, Update
 from pffdst.wire.downlink import Broadcast
-from pffdst.wire.messages import Section, WireError, pack_section, unpack_section
+from pffdst.wire.frame import Section, WireError, pack_section, unpack_section
 from pffdst.wire.positions import encode_move, put_at_, values_at
 from pffdst.wire.uplink import Report, decode_uplink
 from pffdst.wire.values import ValueCodec

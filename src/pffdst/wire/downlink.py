@@ -20,8 +20,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pffdst.state import GlobalModel, Layout
-from pffdst.wire.messages import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.wire.frame import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
 from pffdst.wire.positions import (
     Known,
     decode_positions,

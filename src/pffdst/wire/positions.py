@@ -33,9 +33,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pffdst.sparsity.masks import Move
-from pffdst.state import Layout
-from pffdst.wire.messages import Section, WireError
+from pffdst.core.masks import Move
+from pffdst.core.model import Layout
+from pffdst.wire.frame import Section, WireError
 from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint, write_varint
 
 __all__ = [

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pffdst.wire.ans import Coder, default_coder, geometric
-from pffdst.wire.messages import WireError
+from pffdst.wire.frame import WireError
 
 __all__ = ["decode_set", "encode_set", "entropy_bytes", "read_varint", "write_varint"]
 

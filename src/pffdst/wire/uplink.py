@@ -10,8 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pffdst.state import GlobalModel, Layout, Residual
-from pffdst.wire.messages import Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
+from pffdst.core.messages import Residual
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.wire.frame import Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
 from pffdst.wire.positions import (
     Known,
     decode_positions,

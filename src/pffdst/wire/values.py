@@ -21,8 +21,8 @@ All numbers are little-endian. Lossy formats round at random, so that the error 
 
 from __future__ import annotations
 
-import functools
 import math
+import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar, final
 
@@ -32,7 +32,7 @@ import zstandard
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pffdst.wire.messages import Section, WireError
+from pffdst.wire.frame import Section, WireError
 
 __all__ = ["BFloat16", "Float16", "Float32", "Int4", "Int8", "ValueCodec"]
 
@@ -118,9 +118,15 @@ class ValueCodec(ABC):
         """The other way round; `codes` is flat and has its due length. ValueError if no codec can have written them."""
 
 
-@functools.cache
+_own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
+
+
 def _compressor(level: int) -> zstandard.ZstdCompressor:
-    return zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    """This thread's compressor of a level."""
+    made = _own.__dict__.setdefault("compressors", {})
+    if level not in made:
+        made[level] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    return made[level]  # type: ignore[no-any-return]
 
 
 def _decompress(body: bytes, most: int, name: str) -> bytes:

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pffdst.sparsity.masks import Move
-from pffdst.state import Entry, GlobalModel, Layout
+from pffdst.core.masks import Move
+from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, remember
-from pffdst.wire.messages import VERSION
+from pffdst.wire.frame import VERSION
 from pffdst.wire.positions import Coding, Known, encode_move, encode_positions, to_bitmap, values_at
 from pffdst.wire.uplink import Report, decode_uplink, encode_uplink
 from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8, ValueCodec

@@ -1,0 +1,209 @@
+"""From the command line to a run and back: what a failure prints, and the exit code it gives."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import final
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.syntax import Syntax
+
+from pffdst.config.check import check, tidy
+from pffdst.config.identity import fingerprint
+from pffdst.config.origin import Origin
+from pffdst.config.overrides import asks_for_search, composition_line, preflight
+from pffdst.config.schema import register
+from pffdst.config.session import VERSION_BASE
+from pffdst.core.errors import UserError
+from pffdst.engines.ranks import RankLostError, Ranks, current, join
+from pffdst.runs.jobs import has_checkpoint, mark_failed
+
+__all__ = ["Interrupted", "cli", "job"]
+
+_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"})
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Interrupted(KeyboardInterrupt):
+    """A run stopped by the user; `folder` is where it can be resumed from."""
+
+    def __init__(self, folder: Path, sweep: bool) -> None:
+        super().__init__(folder, sweep)
+        self.folder = folder
+        self.sweep = sweep
+
+
+def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
+    """Meets the other ranks if torchrun started this process; rank 0 and a process alone run, the others `follow`.
+
+    Gives the process's exit code, as `_run` says.
+    """
+    try:
+        ranks = join()
+    except UserError as error:
+        return _report(error)
+    if ranks is None:
+        return _run(task, config_dir)
+    if ranks.rank != 0:
+        follow(ranks)
+    try:
+        code = _run(task, config_dir)
+    except RankLostError as lost:  # while a message was printed
+        code = _report(lost)
+    ranks.close()
+    if ranks.broken:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that still wait for the lost one would keep the process
+    return code
+
+
+def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
+    """Looks at `sys.argv`, runs `task` under Hydra, once or for every job, and gives the process's exit code.
+
+    0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: an error of the user's making, in
+    one message. 130: stopped by Ctrl-C, with the line that resumes.
+    """
+    # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    register()
+    try:
+        _refuse_sweep(sys.argv[1:])
+        sys.argv[1:] = preflight(sys.argv[1:], config_dir)
+        if asks_for_search(sys.argv[1:]):
+            _refuse_ranks("A search", "the search")
+            from pffdst.search.loop import run_search  # Optuna is needed by searches alone
+
+            return run_search(sys.argv[1:], config_dir, task)
+        hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
+    except KeyboardInterrupt as stop:
+        print(_how_to_resume(stop), file=sys.stderr)
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and set(sys.argv) & _SHOWS:
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives until the process ends
+            return 0  # the reader has seen enough: train.py --help | head
+        return _report(error)
+    return 0
+
+
+def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
+    """One run, alone or as a sweep's job: tidies and checks its configuration, then launches it.
+
+    In a sweep a failure is written down in the job's folder and in the log, and gives NaN: the other jobs go on.
+    """
+    folder, sweep = _folder(), _in_sweep()
+    cfg = tidy(cfg, Origin.current())
+    try:
+        check(cfg)
+        if cfg.print_config:
+            Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
+        return launch(cfg)
+    except KeyboardInterrupt:
+        raise Interrupted(folder, sweep) from None
+    except RankLostError as lost:
+        print(f"{lost} {_how_to_go_on(folder)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if sweep:
+            _note_failure(folder, cfg, error)
+            return math.nan
+        if _user_error(error) is None:
+            raise
+        # Hydra would print a line of its own before an exception that leaves the job.
+        raise SystemExit(_report(error)) from None
+
+
+def _refuse_sweep(argv: Sequence[str]) -> None:
+    """UserError for a sweep under torchrun."""
+    if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(argv):
+        _refuse_ranks("-m", "the sweep")
+
+
+def _refuse_ranks(what: str, runs: str) -> None:
+    """UserError for several runs under torchrun."""
+    if current() is not None:
+        raise UserError(
+            f"{what} does not go with torchrun, whose ranks share one run: start a torchrun for each run, or {runs} "
+            "without torchrun, its jobs side by side (hydra/launcher=joblib)"
+        )
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if not has_checkpoint(folder):
+        return "There was no checkpoint yet: start again."
+    return (
+        "To go on from the last checkpoint, with any number of ranks: "
+        f"torchrun --nproc-per-node=N {sys.argv[0]} {shlex.quote(f'resume={folder}')}"
+    )
+
+
+def _note_failure(folder: Path, cfg: DictConfig, error: Exception) -> None:
+    user = _user_error(error)
+    if user is None:
+        _log.error("the job failed", exc_info=error)
+    else:
+        _log.error("the job failed: %s", user)
+    try:
+        identity = fingerprint(cfg)
+    except Exception:
+        identity = ""  # a configuration that cannot be resolved has none
+    mark_failed(folder, identity, str(user or error) or type(error).__name__)
+
+
+def _report(error: Exception) -> int:
+    user = _user_error(error)
+    if user is not None:
+        print(str(user), file=sys.stderr)
+        return 2
+    if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
+        print(f"The configuration cannot be composed: {composition_line(error)}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    return 1
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The user error in a chain of causes: Hydra wraps what a constructor raises."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def _how_to_resume(stop: KeyboardInterrupt) -> str:
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    if not isinstance(stop, Interrupted):
+        return "Stopped before a run began."
+    if stop.sweep:
+        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
+    if not has_checkpoint(stop.folder):
+        return f"Stopped before the first checkpoint. To start again: {command}"
+    again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={stop.folder}"])
+    return f"Stopped. To go on from the last checkpoint: {again}"
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path.cwd()
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -1,0 +1,124 @@
+"""Populations larger than the data: clients that draw their samples, each from a mix of classes of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pffdst.core.seeding import derive_seed
+from pffdst.data.clients.divided import Partitioner, PartitionError, Shares, checked_labels, follow
+
+__all__ = ["Drawn", "DrawnShares"]
+
+_ALPHA_MAX, _SPREAD_MAX = 1e9, 2.0
+
+
+@final
+@dataclass(frozen=True)
+class Drawn(Partitioner):
+    """Client k draws n_k labels from its own mix of classes, and an image for each of them, with replacement.
+
+    The mix is Dirichlet(`alpha` times the number of classes times the training set's frequencies), as of Hsu et al.,
+    2019; n_k is log-normal with mean `samples` and standard deviation `spread` of its logarithm, at least `min_size`.
+    Clients are named draws, made when they are asked for: 10^6 take no memory. The test set is divided among the first
+    `panel` clients, as good a sample as any.
+    """
+
+    alpha: float
+    samples: float
+    spread: float
+    min_size: int
+    panel: int
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "alpha": (0 < self.alpha <= _ALPHA_MAX, f"above 0 and at most {_ALPHA_MAX:g}"),
+            "samples": (self.samples >= 1, "1 or more"),
+            "spread": (0 <= self.spread <= _SPREAD_MAX, f"in [0, {_SPREAD_MAX:g}]"),
+            "min_size": (self.min_size >= 1, "1 or more"),
+            "panel": (self.panel >= 1, "1 or more"),
+        }
+        for key, (holds, expected) in allowed.items():
+            if not holds:
+                raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
+
+    def problems(self, samples: int, clients: int) -> list[str]:
+        """Fewer than 1 client or sample: any other numbers go together."""
+        return [
+            f"{name} must be 1 or more, got {n}" for name, n in (("clients", clients), ("samples", samples)) if n < 1
+        ]
+
+    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> DrawnShares:
+        """Names the clients' draws, and divides the test set among the panel."""
+        if problems := self.problems(len(train_labels), clients):
+            raise PartitionError("\n".join(problems))
+        train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
+        by_class = torch.from_numpy(np.argsort(train, kind="stable"))
+        counts = np.bincount(train, minlength=classes)
+        shares = DrawnShares(self, clients, seed, by_class, counts, torch.empty(0, dtype=torch.int64))
+        return replace(shares, panel_owner=_panel_owner(shares, train, test, classes))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DrawnShares(Shares):
+    """The clients of `way`. `by_class` int64 [N] are the training samples class by class, `counts` how many of each."""
+
+    way: Drawn
+    number: int
+    seed: int
+    by_class: Tensor
+    counts: NDArray[np.int64]
+    panel_owner: Tensor
+
+    @property
+    def clients(self) -> int:
+        """C."""
+        return self.number
+
+    @property
+    def tested(self) -> int:
+        """The panel."""
+        return min(self.number, self.way.panel)
+
+    def size(self, client: int) -> int:
+        """n_k."""
+        return self._size(self._generator(client))
+
+    def train(self, client: int) -> Tensor:
+        """Indices int64 [n_k], class by class; one may come twice."""
+        generator = self._generator(client)
+        size = self._size(generator)
+        present = self.counts > 0
+        weights = self.way.alpha * present.sum() * self.counts[present] / self.counts.sum()
+        drawn = np.zeros_like(self.counts)
+        drawn[present] = generator.multinomial(size, generator.dirichlet(weights))
+        firsts, counts = np.repeat(np.cumsum(self.counts) - self.counts, drawn), np.repeat(self.counts, drawn)
+        return self.by_class[torch.from_numpy(firsts + generator.integers(0, counts))]
+
+    def test_owner(self) -> Tensor:
+        """The client of the panel that each test sample belongs to."""
+        return self.panel_owner
+
+    def _generator(self, client: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.seed, "partition_client", client))
+
+    def _size(self, generator: np.random.Generator) -> int:
+        """The first number a client draws."""
+        way = self.way
+        factor = np.exp(way.spread * generator.standard_normal() - way.spread**2 / 2)
+        return max(way.min_size, round(way.samples * float(factor)))
+
+
+def _panel_owner(shares: DrawnShares, train: NDArray[np.int64], test: NDArray[np.int64], classes: int) -> Tensor:
+    """The test samples divided as a division's are: with the proportions of the panel's training samples."""
+    own = [shares.train(client).numpy() for client in range(shares.tested)]
+    owner = np.repeat(np.arange(shares.tested), [len(indices) for indices in own])
+    generator = np.random.default_rng(derive_seed(shares.seed, "partition_test"))
+    labels = train[np.concatenate(own)]
+    return torch.from_numpy(follow(test, labels, owner, shares.tested, classes, generator))

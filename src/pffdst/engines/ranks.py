@@ -1,0 +1,273 @@
+"""The processes that torchrun starts for one run: bytes between rank 0 and the others, and word of who is gone.
+
+Rank 0 has a link to every other rank. On a link travel int64 headers: the length of a message, which follows as uint8,
+or BEAT, sent so often that silence means that the other end hangs, or BYE. A thread per link reads it at all times, so
+that a rank whose process ends is known at once. Everything goes over gloo on the CPU, on machines with GPUs as well:
+what travels are bytes. The groups are made directly: with torch.distributed's default group, libraries that find it
+(metrics, for one) would take the ranks for replicas and wait for each other inside a client.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, final
+
+from pffdst.core.errors import UserError
+
+__all__ = ["RankLostError", "Ranks", "current", "join"]
+
+BEAT: Final = -1
+BYE: Final = -2
+TIMEOUT: Final = "PFFDST_RANK_TIMEOUT"
+_UNREAD: Final = 16  # messages of a rank that wait in memory here until they are asked for; it waits with the next
+_LONG = datetime.timedelta(days=7)
+_START = datetime.timedelta(minutes=5)
+
+
+class RankLostError(UserError):
+    """The run has to stop: another rank died or hangs, or this process was told to end."""
+
+
+@final
+class Link:
+    """The way to and from one other rank.
+
+    `ended` is called in the link's thread: with the reason where the other end is lost, None where it said BYE.
+    """
+
+    def __init__(self, peer: int, group: Any, silence: float, ended: Callable[[Link, str | None], None]) -> None:
+        self.peer = peer
+        self.name = f"rank {peer}"
+        self.inbox: queue.Queue[bytes] = queue.Queue(_UNREAD)
+        self._group, self._ended = group, ended
+        self._silence = silence
+        self._sending = threading.Lock()
+        self._reader = threading.Thread(target=self._read, name=f"rank {peer}", daemon=True)
+
+    def open(self) -> None:
+        """Begins to read."""
+        self._reader.start()
+
+    def send(self, message: bytes | memoryview) -> None:
+        """Hands a message over; returns when the other end has taken it. RuntimeError where there is none any more."""
+        import torch
+
+        body = _tensor(message) if len(message) else None
+        with self._sending:
+            self._put(torch.tensor([len(message)]))
+            if body is not None:
+                self._put(body)
+
+    def signal(self, header: int) -> None:
+        """Sends BEAT or BYE."""
+        import torch
+
+        with self._sending:
+            self._put(torch.tensor([header]))
+
+    def join(self, seconds: float) -> None:
+        """Waits for the other end to say BYE."""
+        self._reader.join(seconds)
+
+    def _put(self, tensor: Any) -> None:
+        self._group.send([tensor], int(self.peer != 0), 0).wait(_LONG)
+
+    def _take(self, tensor: Any) -> Any:
+        self._group.recv([tensor], int(self.peer != 0), 0).wait(datetime.timedelta(seconds=self._silence))
+        return tensor
+
+    def _read(self) -> None:
+        """The thread: until the other end says BYE or is gone."""
+        import torch
+
+        try:
+            while (header := int(self._take(torch.empty(1, dtype=torch.int64)))) != BYE:
+                if header >= 0:
+                    body = torch.empty(header, dtype=torch.uint8)
+                    self.inbox.put(self._take(body).numpy().tobytes() if header > 0 else b"")
+        except RuntimeError as error:
+            silent = "timed out" in str(error).lower()
+            self._ended(self, f"has not been heard of for {self._silence:g} s" if silent else "died")
+        else:
+            self._ended(self, None)
+
+
+@final
+class Ranks:
+    """This process among those of its run. `beside` of them are on this machine, this one included."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        from torch.distributed.rendezvous import rendezvous
+
+        self.rank, self.size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        self.beside = int(environment.get("LOCAL_WORLD_SIZE", 1))
+        self._silence = _silence(environment)
+        self._why: str | None = None
+        self._noticed, self._closing = threading.Event(), threading.Event()
+        store = next(rendezvous("env://", timeout=_START))[0]
+        self._all = _group(store, "all", self.rank, self.size)
+        # one group per link: in gloo a timeout breaks every connection of its group
+        peers = range(1, self.size) if self.rank == 0 else (0,)
+        groups = {peer: _group(store, f"link{self.rank + peer}", int(self.rank != 0), 2) for peer in peers}
+        self.links = {peer: Link(peer, group, self._silence, self._ended) for peer, group in groups.items()}
+
+    def open(self) -> None:
+        """Starts to listen, and on rank 0 to answer SIGTERM: torchrun sends it when any rank has failed."""
+        for link in self.links.values():
+            link.open()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        if self.rank != 0:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to handle
+            signal.signal(signal.SIGTERM, _end_in_a_moment)
+            self.links[0].send(f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})".encode())
+            return
+        signal.signal(signal.SIGTERM, self._told_to_end)
+        for peer, link in self.links.items():
+            link.name = self.receive(peer).decode()
+
+    @property
+    def broken(self) -> bool:
+        """Whether a rank was lost."""
+        return self._why is not None
+
+    def receive(self, peer: int) -> bytes:
+        """The next message of a rank, when it is there."""
+        return self.links[peer].inbox.get()
+
+    def waiting(self, peer: int) -> bool:
+        """Whether a message of a rank is there."""
+        return not self.links[peer].inbox.empty()
+
+    def send(self, peer: int, message: bytes | memoryview) -> None:
+        """Sends a message to one rank. Raises RankLostError where it is gone."""
+        try:
+            self.links[peer].send(message)
+        except RuntimeError as error:
+            raise self._lost() from error
+
+    def broadcast(self, message: bytes | memoryview | None, size: int) -> bytes:
+        """`size` bytes of rank 0, in all ranks: the others give None. Raises RankLostError where one is gone."""
+        import torch
+        from torch.distributed import BroadcastOptions
+
+        tensor = torch.empty(size, dtype=torch.uint8) if message is None else _tensor(message)
+        try:
+            options = BroadcastOptions()
+            options.rootRank, options.rootTensor, options.timeout = 0, 0, _LONG
+            work = self._all.broadcast([tensor], options)
+            while not work.is_completed():
+                time.sleep(0.0005)  # not in a call that SIGTERM would have to wait for
+            work.wait()
+        except RuntimeError as error:
+            raise self._lost() from error
+        return b"" if message is not None else tensor.numpy().tobytes()
+
+    def close(self) -> None:
+        """On rank 0: tells the others that it ends, which ends them."""
+        self._closing.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for link in self.links.values():
+            try:
+                link.signal(BYE)
+            except RuntimeError:
+                continue  # it is gone already
+        for link in self.links.values():
+            link.join(5.0)
+
+    # ---- who is gone ---------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        while not self._closing.wait(self._silence / 5):
+            for link in self.links.values():
+                try:
+                    link.signal(BEAT)
+                except RuntimeError:
+                    continue  # its reader says so too
+
+    def _ended(self, link: Link, why: str | None) -> None:
+        """A link broke (`why`), or the other end said BYE."""
+        if self.rank == 0:
+            if not self._closing.is_set() and self._why is None:
+                self._why = f"{link.name} {why or 'ended before the run'}"
+                self._noticed.set()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            return
+        # A follower holds nothing that must be put away: it ends here, in the middle of a step if need be.
+        if why is None:
+            link.signal(BYE)
+        elif self.rank == 1:
+            print(f"rank 0, which owns the run, {why}: all ranks stop. {HOW}", file=sys.stderr, flush=True)
+        os._exit(0 if why is None else 1)
+
+    def _told_to_end(self, number: int, frame: Any) -> None:
+        """SIGTERM, of torchrun or of our own link's thread. Once: what is being put away must not be interrupted."""
+        del number, frame
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise self._lost()
+
+    def _lost(self) -> RankLostError:
+        """Why the run stops; when torchrun knows it first, the link's thread will know in a moment."""
+        self._noticed.wait(2.0)
+        return RankLostError(f"{self._why or 'This process was told to end (SIGTERM)'}: all ranks stop.")
+
+
+HOW: Final = "resume=FOLDER with the run's folder goes on from its last checkpoint, with any number of ranks."
+
+_current: Ranks | None = None
+
+
+def join(environment: Mapping[str, str] = os.environ) -> Ranks | None:
+    """Meets the other ranks, if torchrun started this process as one of several; else None."""
+    global _current
+    if int(environment.get("WORLD_SIZE", 1)) > 1 and "RANK" in environment:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(environment.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        _current = Ranks(environment)
+        _current.open()
+    return _current
+
+
+def current() -> Ranks | None:
+    """This process's place among its ranks; None where it is the only one."""
+    return _current
+
+
+def _end_in_a_moment(number: int, frame: Any) -> None:
+    """SIGTERM in a follower: its link's thread ends it first, if rank 0 is why, and says so."""
+    del frame
+    time.sleep(1.0)
+    os._exit(128 + number)
+
+
+def _group(store: Any, name: str, rank: int, size: int) -> Any:
+    from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo
+
+    return ProcessGroupGloo(PrefixStore(f"pffdst/{name}", store), rank, size, _START)
+
+
+def _silence(environment: Mapping[str, str]) -> float:
+    given = environment.get(TIMEOUT, "60")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86400:
+        raise UserError(f"{TIMEOUT}={given}: expected seconds above 0; write e.g. {TIMEOUT}=60")
+    return seconds
+
+
+def _tensor(message: bytes | memoryview) -> Any:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.frombuffer(message, np.uint8).copy())

@@ -1,0 +1,114 @@
+"""How the alive weights are divided over the layers: one exact integer per layer, decided once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from pffdst.core.model import Entry, Layout
+
+__all__ = ["Allocation", "Dense", "Erk", "ErkFedDst", "Uniform", "integer_counts"]
+
+
+def integer_counts(densities: list[float], sizes: list[int], total: int) -> tuple[int, ...]:
+    """Rounds `densities` x `sizes` to integers that sum to `total` exactly, each at least 1 and at most its size.
+
+    Counts start from `round`; what is then missing or too much is spread over the layers whose rounding was furthest
+    off, one weight at a time.
+    """
+    wanted = [d * s for d, s in zip(densities, sizes, strict=True)]
+    counts = [min(s, max(1, round(w))) for w, s in zip(wanted, sizes, strict=True)]
+    while (missing := total - sum(counts)) != 0:
+        step = 1 if missing > 0 else -1
+        movable = [i for i, (c, s) in enumerate(zip(counts, sizes, strict=True)) if 1 <= c + step <= s]
+        if not movable:
+            break  # fewer weights asked for than there are layers: every layer keeps one
+        movable.sort(key=lambda i: (step * (counts[i] - wanted[i]), i))
+        for i in movable[: abs(missing)]:
+            counts[i] += step
+    return tuple(counts)
+
+
+class Allocation(ABC):
+    """A rule that divides a density over layers. Subclasses give each layer's density; counts are made here."""
+
+    @abstractmethod
+    def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
+        """The density of each layer, in (0, 1], for the density (1 - s) of the whole model."""
+
+    def counts(self, layout: Layout, density: float) -> tuple[int, ...]:
+        """k_l: alive weights per layer at the end of the run; their sum is round((1 - s) W)."""
+        sizes = [e.size for e in layout.layers]
+        return integer_counts(self.densities(layout.layers, density), sizes, round(density * sum(sizes)))
+
+
+@final
+class Uniform(Allocation):
+    """The same density in every layer."""
+
+    def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
+        """`density` for every layer."""
+        return [density] * len(layers)
+
+
+@final
+class Dense(Allocation):
+    """Every weight is alive, whatever the sparsity: the dense baselines."""
+
+    def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
+        """1 for every layer."""
+        del density
+        return [1.0] * len(layers)
+
+    def counts(self, layout: Layout, density: float) -> tuple[int, ...]:
+        """Every layer's size."""
+        del density
+        return tuple(e.size for e in layout.layers)
+
+
+def erk_raw(entry: Entry) -> float:
+    """r_l = (n_in + n_out + sum of kernel) / (n_in n_out product of kernel); Evci et al., 2020."""
+    return (entry.fan_in + entry.fan_out + sum(entry.kernel)) / entry.size
+
+
+@final
+class Erk(Allocation):
+    """Erdos-Renyi-Kernel: density_l = min(1, eps r_l), eps solved so that the whole has the density asked for."""
+
+    def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
+        """Layers that would exceed 1 are dense and eps is solved again over the rest until none exceeds 1."""
+        raw = [erk_raw(e) for e in layers]
+        budget = density * sum(e.size for e in layers)
+        dense: set[int] = set()
+        while len(dense) < len(layers):
+            rest = [i for i in range(len(layers)) if i not in dense]
+            left = budget - sum(layers[i].size for i in dense)
+            eps = left / sum(raw[i] * layers[i].size for i in rest)
+            over = {i for i in rest if eps * raw[i] > 1.0}
+            if not over:
+                return [1.0 if i in dense else eps * raw[i] for i in range(len(layers))]
+            dense |= over
+        return [1.0] * len(layers)
+
+
+@final
+class ErkFedDst(Allocation):
+    """sparsity_l = c (1 - r_l), as the released code of FedDST and PFFDST has it: almost uniform.
+
+    c is chosen so that the total is s. A layer with r_l >= 1 is dense; a layer whose sparsity would reach 1 is not
+    possible, since c (1 - r_l) < 1 is solved again as in ERK.
+    """
+
+    def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
+        """1 - c max(0, 1 - r_l) per layer."""
+        room = [max(0.0, 1.0 - erk_raw(e)) for e in layers]
+        dead = (1.0 - density) * sum(e.size for e in layers)
+        full: set[int] = set()
+        while True:
+            rest = [i for i in range(len(layers)) if i not in full]
+            weight = sum(room[i] * layers[i].size for i in rest)
+            c = (dead - sum(layers[i].size for i in full)) / weight if weight > 0 else 0.0
+            over = {i for i in rest if c * room[i] >= 1.0}
+            if not over:
+                return [0.0 if i in full else 1.0 - c * room[i] for i in range(len(layers))]
+            full |= over

@@ -1,0 +1,40 @@
+"""What a freeze schedule is: how a run is divided into stages, and from which model a later stage starts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+from pffdst.core.model import Stage
+
+__all__ = ["FreezeSchedule", "StartFrom"]
+
+StartFrom = Literal["last", "ema", "best_test"]
+
+
+class FreezeSchedule(ABC):
+    """Divides the rounds into stages. At the start of every stage but the first all alive weights freeze."""
+
+    start_from: StartFrom = "last"
+
+    @abstractmethod
+    def stage_lengths(self, rounds: int) -> list[int]:
+        """The stages' lengths in rounds; their sum is `rounds`."""
+
+    @abstractmethod
+    def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
+        """Trainable weights per layer of each stage; over the stages they sum to `counts` (k_l)."""
+
+    def stages(self, rounds: int, counts: Sequence[int]) -> tuple[Stage, ...]:
+        """The stages of a run of `rounds` rounds whose final model has `counts` alive weights per layer."""
+        stages, start = [], 0
+        for index, (length, k) in enumerate(zip(self.stage_lengths(rounds), self.stage_counts(counts), strict=True)):
+            stages.append(Stage(index, start, start + length, k))
+            start += length
+        return tuple(stages)
+
+    def problems(self, rounds: int) -> list[str]:
+        """What stands against a run of `rounds` rounds, one sentence each."""
+        del rounds
+        return []

@@ -1,0 +1,51 @@
+"""PF, parameter freezing in two stages (PFFDST, AAAI-25)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import final, get_args
+
+from pffdst.methods.freeze.base import FreezeSchedule, StartFrom
+
+__all__ = ["TwoStage"]
+
+
+@final
+@dataclass(frozen=True)
+class TwoStage(FreezeSchedule):
+    """Stages [0, F) and [F, R), each with half of the final alive weights: k_l // 2, then the rest.
+
+    F = floor(`at` R): stage 2 begins after a share `at` of the rounds; half of them in the paper. `start_from` says
+    which stage-1 model is frozen: the `last` one, the server average (`ema`), or `best_test`, the best evaluated round
+    after exploration ended, which chooses on test data as the paper does.
+    """
+
+    start_from: StartFrom = "last"
+    at: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.at < 1.0:
+            raise ValueError(f"Expected `freeze.at`, a share of rounds, strictly between 0 and 1, but got {self.at}")
+        if self.start_from not in get_args(StartFrom):
+            names = ", ".join(get_args(StartFrom))
+            raise ValueError(f"Expected `freeze.start_from` to be one of {names}, but got {self.start_from!r}")
+
+    def stage_lengths(self, rounds: int) -> list[int]:
+        """F and the rest."""
+        first = math.floor(Fraction(str(self.at)) * rounds)  # of the number as it is written: 0.35 of 700 is 245
+        return [first, rounds - first]
+
+    def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
+        """k_l // 2 and the rest."""
+        return [tuple(k // 2 for k in counts), tuple(k - k // 2 for k in counts)]
+
+    def problems(self, rounds: int) -> list[str]:
+        """Each stage takes a round."""
+        if rounds < 2:
+            return [f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"]
+        if self.stage_lengths(rounds)[0] == 0:
+            return [f"freeze.at={self.at} leaves stage 1 none of the {rounds} rounds: raise freeze.at or rounds"]
+        return []

@@ -1,0 +1,133 @@
+"""Checkpoints that are whole or absent: written aside, synced, renamed; checked before a byte of them is believed.
+
+    8 bytes   magic "PFFDSTC1"
+    8 bytes   length of the body, little-endian
+    32 bytes  sha256 of the body
+    ...       body: torch.save of tensors and plain values, read with weights_only
+
+`save` keeps the one before as well, so that the last good checkpoint survives whatever happens to the newest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pffdst.core.errors import UserError
+
+__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse", "write_atomically"]
+
+MAGIC = b"PFFDSTC1"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_HEAD = len(MAGIC) + 8 + 32
+
+
+class CheckpointError(UserError):
+    """A file that is not a whole checkpoint; the text says which and what to do."""
+
+
+def write_atomically(path: Path, *pieces: bytes | memoryview, keep: Path | None = None) -> None:
+    """The file holds all the pieces or what it held before, also after a power cut; that may be kept under `keep`."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+    if keep is not None and path.exists():
+        path.replace(keep)
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last. Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors and plain values) as the folder's last checkpoint; the former one becomes previous."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getbuffer()
+    folder.mkdir(parents=True, exist_ok=True)
+    head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
+    # a damaged last one must not take the place of the good one before it
+    keep = folder / PREVIOUS if _is_whole(folder / LAST) else None
+    write_atomically(folder / LAST, head, body, keep=keep)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether `path` is there and holds what its checksum says."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            return head.startswith(MAGIC) and head[16:] == hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return False
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint. Raises CheckpointError where it is missing, truncated, damaged or something else."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+    if not content.startswith(MAGIC):
+        raise CheckpointError(f"checkpoint {path}: not a checkpoint of this program, or its beginning is damaged")
+    length, body = int.from_bytes(content[8:16], "little"), memoryview(content)[_HEAD:]
+    if len(body) != length:
+        raise CheckpointError(
+            f"checkpoint {path}: truncated, {len(body)} of {length} bytes are there" + _sibling_hint(path)
+        )
+    if hashlib.sha256(body).digest() != content[16:_HEAD]:
+        raise CheckpointError(f"checkpoint {path}: damaged, its checksum does not fit" + _sibling_hint(path))
+    try:
+        return torch.load(io.BytesIO(body), weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever torch says of bytes that are whole and yet not tensors and plain values
+        raise CheckpointError(f"checkpoint {path}: it holds more than tensors and plain values") from error
+
+
+def to_sparse(values: Tensor) -> tuple[int, Tensor, Tensor]:
+    """A vector as its length, where it is not 0 and the values there: of very many clients most hold nothing."""
+    places = values.nonzero().flatten()
+    return len(values), places, values[places]
+
+
+def from_sparse(packed: tuple[int, Tensor, Tensor]) -> Tensor:
+    """The other way round."""
+    length, places, values = packed
+    return torch.zeros(length, dtype=values.dtype).index_copy_(0, places, values)
+
+
+def _sibling_hint(path: Path) -> str:
+    siblings = [n for n in (LAST, PREVIOUS) if n != path.name and (path.parent / n).exists()]
+    return "".join(f"; write resume={path.parent / name} to go on from the one beside it" for name in siblings)
+
+
+def latest(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest whole checkpoint of a folder, or None where there is no file at all.
+
+    A damaged newest one is passed over for the one before; where none is whole, CheckpointError.
+    """
+    paths = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    problem: CheckpointError | None = None
+    for path in paths:
+        try:
+            return load(path), path
+        except CheckpointError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return None

@@ -1,0 +1,297 @@
+"""What a sweep's job knows of earlier attempts, and what a sweep's table shows: plain files, read as they lie.
+
+A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed", "engine"}, at the end
+`summary.json`, in between `checkpoints/` and the lock `run.lock` of the process at work: a run that says it is running
+while nobody holds its lock was stopped. The folder of a job that was not run, since an earlier attempt was finished or
+taken up again, holds `skipped.json` {"folder"} instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+from pffdst.core.errors import UserError
+
+__all__ = [
+    "LOCK",
+    "RUN",
+    "SKIPPED",
+    "SUMMARY",
+    "Attempt",
+    "Job",
+    "State",
+    "Status",
+    "has_checkpoint",
+    "in_use",
+    "job_of",
+    "jobs_of",
+    "locked",
+    "mark",
+    "mark_failed",
+    "mark_skipped",
+    "previous_attempt",
+    "read_run",
+    "result_folder",
+    "table_of",
+]
+
+Status = Literal["running", "done", "failed"]
+State = Literal["done", "running", "failed", "stopped", "missing"]
+
+RUN, SUMMARY, SKIPPED, LOCK = "run.json", "summary.json", "skipped.json", "run.lock"
+_DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
+_CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+
+
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """An earlier run of the same configuration: `done`, or one to go on with from its last checkpoint."""
+
+    folder: Path
+    done: bool
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
+
+    `state` tells by the lock whether somebody works on it: a run that was killed is stopped. `accuracy`, a share in
+    [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when unknown. `folder` is where
+    the result lies.
+    """
+
+    number: str
+    overrides: tuple[str, ...]
+    done: bool
+    state: State
+    status: str
+    accuracy: float | None
+    bytes: float | None
+    folder: Path
+
+
+def previous_attempt(sweep_root: Path, fingerprint: str, own: Path, engine: str = "") -> Attempt | None:
+    """The attempt a job of this fingerprint need not repeat: a finished one, else one to go on with, else None.
+
+    One that ran on another `engine` is another job. (A run that does not say which engine it had may be any.)
+
+    Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
+    checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
+    """
+    same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
+    done = [folder for folder in same if read_run(folder).get("status") == "done"]
+    if done:
+        return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
+    free = [folder for folder in same if has_checkpoint(folder) and (folder == own.resolve() or _is_free(folder))]
+    return Attempt(max(free, key=_newest_checkpoint), done=False) if free else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's or a search's folder, which is made. UserError where one is at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to end
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another process is running in this folder; wait for it or choose another"
+        ) from error
+    with lock:
+        yield
+
+
+def result_folder(folder: Path) -> Path:
+    """Where a job's result lies: its own folder, or that of the earlier attempt it was skipped for."""
+    skipped = _read(folder / SKIPPED)
+    return Path(str(skipped["folder"])) if "folder" in skipped and not read_run(folder) else folder
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint to go on from; a kill while saving leaves the previous one alone."""
+    return _newest_checkpoint(folder) > 0
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in a run's folder: it holds the lock."""
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What run.json says of a run: `fingerprint`, `status`; empty where there is none that can be read."""
+    return _read(folder / RUN)
+
+
+def mark(folder: Path, fingerprint: str, status: Status, engine: str = "") -> None:
+    """Writes down how far the run in this folder is, and what engine it is on."""
+    _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine})
+
+
+def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
+    """Writes down why a job failed, unless its folder holds a finished run."""
+    known = read_run(folder)
+    if known.get("status") != "done":
+        engine = str(known.get("engine", ""))
+        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "engine": engine, "error": error})
+
+
+def mark_skipped(folder: Path, earlier: Path) -> None:
+    """Writes into a job's `folder` that its result lies, or will lie, in the folder of an `earlier` attempt."""
+    done = read_run(earlier).get("status") == "done"
+    _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": done})
+
+
+def job_of(folder: Path) -> Job | None:
+    """The run or job in a folder; None where there is none."""
+    return _job(folder) if _is_job(folder) else None
+
+
+def jobs_of(sweep: Path, grid: Sequence[tuple[str, ...]] = ()) -> list[Job]:
+    """The jobs of a sweep's folder, in order of their numbers; those of its `grid` that have no folder are missing."""
+    folders = [path for path in sweep.iterdir() if path.is_dir() and _is_job(path)] if sweep.is_dir() else []
+    jobs = [_job(folder) for folder in folders]
+    begun = {frozenset(job.overrides) for job in jobs}
+    never = [(i, lines) for i, lines in enumerate(grid) if frozenset(lines) not in begun]
+    jobs += [Job(str(i), lines, False, "missing", "missing", None, None, sweep / str(i)) for i, lines in never]
+    jobs.sort(key=_order)
+    shared = _shared([job.overrides for job in jobs])
+    return [_without(job, shared) for job in jobs]
+
+
+def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
+    """A sweep's jobs: number, the overrides in which they differ, status, accuracy, bytes, folder below its parent.
+
+    `what` stands in the title for a folder that holds something else. Long decimals are shortened.
+    """
+    table = Table(title=f"{what} {sweep}", title_justify="left")
+    table.add_column("job", justify="right")
+    for name in ("overrides", "status"):
+        table.add_column(name, overflow="fold")
+    table.add_column("last-5 accuracy", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("folder", overflow="fold")
+    for job in jobs:
+        accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
+        size = "-" if job.bytes is None else _size(job.bytes)
+        overrides = _DECIMAL.sub(lambda found: f"{float(found[0]):.4g}", " ".join(job.overrides))
+        table.add_row(job.number, overrides, job.status, accuracy, size, _below(job.folder, sweep.parent))
+    return table
+
+
+def _is_same(run: dict[str, Any], fingerprint: str, engine: str) -> bool:
+    return run.get("fingerprint") == fingerprint and (run.get("engine") or engine) == engine
+
+
+def _below(folder: Path, root: Path) -> str:
+    absolute, root = folder.resolve(), root.resolve()
+    return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
+
+
+def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
+    found = [*sweep_root.glob(f"*/*/{RUN}"), *own.parent.glob(f"*/{RUN}")]
+    return {path.parent.resolve() for path in found}
+
+
+def _newest_checkpoint(folder: Path) -> int:
+    """When the newest checkpoint was written, in nanoseconds; 0 without one."""
+    files = [folder / "checkpoints" / name for name in _CHECKPOINTS]
+    return max((path.stat().st_mtime_ns for path in files if path.is_file()), default=0)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process works in the folder."""
+    return not in_use(folder)
+
+
+def _is_job(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (RUN, SKIPPED, ".hydra"))
+
+
+def _order(job: Job) -> tuple[int, str]:
+    return (int(job.number) if job.number.isdecimal() else 2**31, job.number)
+
+
+def _job(folder: Path) -> Job:
+    skipped = _read(folder / SKIPPED)
+    elsewhere = bool(skipped) and not read_run(folder)
+    source = Path(str(skipped.get("folder"))) if elsewhere else folder
+    state = _state(source)
+    summary = _read(source / SUMMARY)
+    figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
+    words: str = state
+    if elsewhere:
+        words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt went on"
+    return Job(folder.name, _overrides(folder), state == "done", state, words, *figures, source)
+
+
+def _state(folder: Path) -> State:
+    """Done and failed as run.json says; what says it is running, or not yet anything, is what its lock tells."""
+    status = read_run(folder).get("status")
+    if status == "done" or (status == "failed" and _is_free(folder)):
+        return "done" if status == "done" else "failed"
+    return "stopped" if _is_free(folder) else "running"
+
+
+def _overrides(folder: Path) -> tuple[str, ...]:
+    """The job's command line, as Hydra saved it: a yaml list with one override a line."""
+    with suppress(OSError):
+        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
+        return tuple(line.removeprefix("- ").strip("'\"") for line in lines if line.startswith("- "))
+    return ()
+
+
+def _shared(overrides: Sequence[Sequence[str]]) -> set[str]:
+    return set.intersection(*(set(lines) for lines in overrides)) if len(overrides) > 1 else set()
+
+
+def _without(job: Job, shared: set[str]) -> Job:
+    return replace(job, overrides=tuple(line for line in job.overrides if line not in shared))
+
+
+def _figure(summary: dict[str, Any], *names: str) -> float | None:
+    """The sum of a summary's figures; None where one is missing or not finite."""
+    found = [summary.get(name) for name in names]
+    numbers = [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]
+    return sum(numbers) if len(numbers) == len(names) else None
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A json object; empty where there is none or it cannot be read (a file cut short by a kill)."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """A reader sees the old file or the new one, never a part."""
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

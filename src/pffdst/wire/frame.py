@@ -1,0 +1,167 @@
+"""The frame of every message: a versioned header, sections, one checksum.
+
+    offset  size  field
+    0       4     magic "PFFD"
+    4       1     format version
+    5       1     kind: 1 downlink, 2 uplink
+    6       2     number of sections
+    8       4     round t
+    12      4     client (uplink; 0xFFFFFFFF in a downlink, which may go to many)
+    16      4     model: crc32 of the layout both sides must share
+    20      4     crc32 of everything else in the message
+    24      8 each   section headers: tag u8, coding u8, two zero bytes, length u32
+    ...           section bodies in the same order, back to back
+
+All integers are little-endian. Nothing is executed or allocated on the word of a length that was not checked.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pffdst.core.model import Layout
+
+__all__ = [
+    "BROADCAST",
+    "Kind",
+    "Message",
+    "Section",
+    "Tag",
+    "WireError",
+    "layout_digest",
+    "pack",
+    "pack_section",
+    "unpack",
+    "unpack_section",
+]
+
+MAGIC = b"PFFD"
+VERSION = 2
+BROADCAST = 0xFFFFFFFF
+_HEADER = struct.Struct("<4sBBHIIII")
+_SECTION = struct.Struct("<BBHI")
+_CRC_AT = 20
+
+
+class WireError(Exception):
+    """A payload that is not a well-formed message of this run. The text names the field."""
+
+
+class Kind(IntEnum):
+    """Direction of a message."""
+
+    DOWNLINK = 1
+    UPLINK = 2
+
+
+class Tag(IntEnum):
+    """What a section holds."""
+
+    TRAINABLE_POSITIONS = 1
+    TRAINABLE_VALUES = 2
+    FROZEN_POSITIONS = 3
+    FROZEN_VALUES = 4
+    PARAMETERS = 5
+    STATISTICS = 6
+    HELD = 7
+    REPORT = 8
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """One part of a message: how its body is coded, and the body."""
+
+    coding: int
+    body: bytes
+
+
+def pack_section(section: Section | None) -> tuple[int, Tensor] | None:
+    """A section for a checkpoint: its body as a tensor, since a weights_only reader takes no empty bytes."""
+    return None if section is None else (section.coding, torch.from_numpy(np.frombuffer(section.body, np.uint8).copy()))
+
+
+def unpack_section(packed: tuple[int, Tensor] | None) -> Section | None:
+    """The other way round."""
+    return None if packed is None else Section(packed[0], packed[1].numpy().tobytes())
+
+
+@final
+@dataclass(frozen=True)
+class Message:
+    """A decoded frame: who sent it when, and its sections by tag."""
+
+    kind: Kind
+    t: int
+    client: int
+    model: int
+    sections: Mapping[Tag, Section] = field(default_factory=dict)
+
+    def section(self, tag: Tag) -> Section:
+        """The section `tag`; WireError where it is missing."""
+        if tag not in self.sections:
+            raise WireError(f"section {tag.name}: expected in a {self.kind.name} message, but it is missing")
+        return self.sections[tag]
+
+
+def layout_digest(layout: Layout) -> int:
+    """crc32 of the names, kinds and shapes of a model's tensors: both ends must mean the same model."""
+    text = ";".join(f"{e.name}:{e.kind}:{','.join(map(str, e.shape))}" for e in layout.entries)
+    return zlib.crc32(text.encode())
+
+
+def pack(message: Message) -> bytes:
+    """The bytes of a message."""
+    heads = b"".join(_SECTION.pack(tag, s.coding, 0, len(s.body)) for tag, s in message.sections.items())
+    bodies = [s.body for s in message.sections.values()]
+    fields = (MAGIC, VERSION, message.kind, len(bodies), message.t, message.client, message.model)
+    crc = zlib.crc32(heads, zlib.crc32(_HEADER.pack(*fields, 0)[:_CRC_AT]))
+    for body in bodies:
+        crc = zlib.crc32(body, crc)
+    return b"".join((_HEADER.pack(*fields, crc), heads, *bodies))
+
+
+def _header(payload: bytes) -> tuple[Kind, int, int, int, int]:
+    """Kind, number of sections, round, client and model of a payload whose frame and checksum are right."""
+    if len(payload) < _HEADER.size:
+        raise WireError(f"header: expected at least {_HEADER.size} bytes, but got {len(payload)}")
+    magic, version, kind, sections, t, client, model, crc = _HEADER.unpack_from(payload)
+    if magic != MAGIC:
+        raise WireError(f"magic: expected {MAGIC!r}, but got {magic!r}")
+    if version != VERSION:
+        raise WireError(f"version: expected {VERSION}, but got {version}")
+    rest = memoryview(payload)
+    if zlib.crc32(rest[_HEADER.size :], zlib.crc32(rest[:_CRC_AT])) != crc:
+        raise WireError("crc32: the payload does not have the checksum it names")
+    if kind not in tuple(Kind):
+        raise WireError(f"kind: expected 1 or 2, but got {kind}")
+    return Kind(kind), sections, t, client, model
+
+
+def unpack(payload: bytes) -> Message:
+    """Reads a frame. Raises WireError naming the field that is wrong."""
+    kind, count, t, client, model = _header(payload)
+    start = _HEADER.size + count * _SECTION.size
+    if start > len(payload):
+        raise WireError(f"sections: {count} section headers do not fit into {len(payload)} bytes")
+    sections: dict[Tag, Section] = {}
+    for i in range(count):
+        tag, coding, zero, length = _SECTION.unpack_from(payload, _HEADER.size + i * _SECTION.size)
+        if tag not in tuple(Tag) or zero != 0 or Tag(tag) in sections:
+            raise WireError(f"section {i}: tag {tag} is unknown, repeated or badly padded")
+        if start + length > len(payload):
+            raise WireError(f"section {Tag(tag).name}: length {length} runs past the end of the payload")
+        sections[Tag(tag)] = Section(coding, payload[start : start + length])
+        start += length
+    if start != len(payload):
+        raise WireError(f"length: {len(payload) - start} bytes follow the last section")
+    return Message(kind, t, client, model, sections)

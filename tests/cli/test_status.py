@@ -1,0 +1,87 @@
+"""What `python -m pffdst status` tells of folders as they lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from omegaconf import OmegaConf
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+from rich.console import Console
+
+from pffdst.cli.status import main
+from pffdst.runs.jobs import LOCK, RUN
+from pffdst.search.study import OBJECTIVES, Study
+
+
+def run(folder: Path, status: str, *overrides: str) -> Path:
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    (folder / RUN).write_text(json.dumps({"fingerprint": "f", "status": status}))
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweeps" / "x"
+    for number, status in enumerate(("done", "running", "running", "failed")):
+        run(folder / str(number), status, "rounds=4", f"seed={number}")
+    task = ["rounds=4", "seed=0,1,2,3,4"]
+    OmegaConf.save(OmegaConf.create({"hydra": {"sweeper": {}, "overrides": {"task": task}}}), folder / "multirun.yaml")
+    return folder
+
+
+def told(*folders: Path) -> tuple[int, str]:
+    console = Console(width=150)
+    with console.capture() as capture:
+        code = main([str(folder) for folder in folders], console)
+    return code, capture.get()
+
+
+def test_a_sweep_with_every_kind_of_job(sweep: Path) -> None:
+    with FileLock(sweep / "1" / LOCK):
+        code, text = told(sweep)
+        assert code == 0
+        assert "1 done, 1 running, 1 failed, 1 stopped, 1 missing" in text
+        assert "at work here" in text
+        assert "to go" not in text
+    code, text = told(sweep)
+    assert "1 done, 1 failed, 2 stopped, 1 missing" in text
+    assert f"train.py -m rounds=4 seed=0,1,2,3,4 hydra.sweep.dir={sweep}" in " ".join(text.split())
+
+
+def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
+    folder = run(tmp_path / "runs" / "day" / "time", "running", "seed=1")
+    with FileLock(folder / LOCK):
+        assert "running" in told(folder)[1]
+    code, text = told(folder)
+    assert (code, "running" in text, "stopped" in text) == (0, False, True)
+    assert f"resume={folder}" in text.replace("\n", "")
+
+
+def test_a_search(tmp_path: Path) -> None:
+    folder = tmp_path / "searches" / "x"
+    folder.mkdir(parents=True)
+    study = Study.open(folder, {OBJECTIVES: {"cost/bytes": "minimize"}}, ["search=x", "lr=0.1"], wanted=3)
+    proposal = study.propose({"momentum": FloatDistribution(0, 0.9)}, lambda number: RandomSampler(seed=number))
+    run(folder / "0", "done", f"momentum={proposal.values['momentum']}")
+    study.succeeded(0, {"cost/bytes": 2e6})
+    text = told(folder)[1]
+    for words in ("1 done; 2 to go", "2.00 MB", "train.py search=x lr=0.1", "Best trial"):
+        assert words in text, words
+
+
+def test_everything_in_a_folder_in_a_line_each(sweep: Path, tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "day" / "time", "done")
+    text = told(tmp_path)[1]
+    assert "sweeps/x" in text
+    assert "runs/day/time" in text
+    assert "sweeps/x/0" not in text, "a sweep's jobs are left to it"
+
+
+def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(tmp_path) == (2, "")
+    assert "no run, sweep or search" in capsys.readouterr().err

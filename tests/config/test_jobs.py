@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from pffdst.core.errors import UserError
+from pffdst.runs.jobs import (
+    LOCK,
+    Attempt,
+    job_of,
+    jobs_of,
+    locked,
+    mark,
+    mark_failed,
+    mark_skipped,
+    previous_attempt,
+    read_run,
+    result_folder,
+    table_of,
+)
+
+
+def job(
+    folder: Path,
+    fingerprint: str = "f",
+    status: str | None = "done",
+    checkpoint: str = "",
+    age: int = 0,
+    **summary: float,
+) -> Path:
+    folder.mkdir(parents=True)
+    (folder / ".hydra").mkdir()
+    if status is not None:
+        (folder / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "status": status}))
+    if summary:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if checkpoint:
+        (folder / "checkpoints").mkdir()
+        path = folder / "checkpoints" / checkpoint
+        path.touch()
+        os.utime(path, ns=(10**18 - age, 10**18 - age))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "sweeps"
+
+
+@pytest.fixture
+def own(root: Path) -> Path:
+    folder = root / "now" / "0"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_nothing_before(root: Path, own: Path) -> None:
+    assert previous_attempt(root, "f", own) is None
+
+
+def test_a_finished_attempt_is_found(root: Path, own: Path) -> None:
+    job(root / "a" / "0", "other")
+    job(root / "a" / "2", "f", "running", "last.ckpt")
+    done = job(root / "a" / "1")
+    assert previous_attempt(root, "f", own) == Attempt(done, True)
+
+
+def test_an_unfinished_attempt_needs_a_checkpoint(root: Path, own: Path) -> None:
+    job(root / "a" / "0", status="failed")
+    assert previous_attempt(root, "f", own) is None
+    begun = job(root / "a" / "1", status="running", checkpoint="last.ckpt", age=5)
+    assert previous_attempt(root, "f", own) == Attempt(begun, False)
+    newer = job(root / "b" / "0", status="failed", checkpoint="previous.ckpt", age=1)
+    assert previous_attempt(root, "f", own) == Attempt(newer, False)
+
+
+def test_an_attempt_at_work_is_left_alone(root: Path, own: Path) -> None:
+    begun = job(root / "a" / "1", status="running", checkpoint="last.ckpt")
+    with FileLock(begun / LOCK):
+        assert previous_attempt(root, "f", own) is None
+    assert previous_attempt(root, "f", own) == Attempt(begun, False)
+
+
+def test_another_engine_is_another_job(root: Path, own: Path) -> None:
+    mark(job(root / "a" / "0"), "f", "done", engine="fabric")
+    assert previous_attempt(root, "f", own, "trainer") is None
+    assert previous_attempt(root, "f", own, "fabric") == Attempt(root / "a" / "0", True)
+    mark(root / "a" / "0", "f", "running", engine="fabric")
+    mark_failed(root / "a" / "0", "f", "out of memory")
+    assert read_run(root / "a" / "0")["engine"] == "fabric"
+
+
+def test_whether_a_run_is_at_work_is_told_by_its_lock(root: Path) -> None:
+    folder = job(root / "a" / "0", status="running", checkpoint="last.ckpt")
+    states = []
+    with locked(folder):
+        states += [found.state for found in jobs_of(root / "a")]
+        with pytest.raises(UserError, match="another process"), locked(folder):
+            pass
+    states += [found.state for found in jobs_of(root / "a")]
+    assert states == ["running", "stopped"]
+    assert job_of(root) is None
+
+
+def test_a_failed_job_that_runs_again_is_running(root: Path) -> None:
+    folder = job(root / "a" / "0", status="failed")
+    with locked(folder):
+        assert [found.state for found in jobs_of(root / "a")] == ["running"]
+
+
+def test_jobs_of_the_grid_without_a_folder_are_missing(root: Path) -> None:
+    folder = job(root / "a" / "1")
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n- lr=0.1\n")
+    jobs = jobs_of(root / "a", [("lr=0.1", f"seed={seed}") for seed in range(3)])
+    assert [(found.number, found.state) for found in jobs] == [("0", "missing"), ("1", "done"), ("2", "missing")]
+    assert [found.overrides for found in jobs] == [("seed=0",), ("seed=1",), ("seed=2",)]
+
+
+def test_the_own_folder_and_its_sweep_count(tmp_path: Path, root: Path) -> None:
+    own = job(tmp_path / "elsewhere" / "0", status="running", checkpoint="last.ckpt")
+    with FileLock(own / LOCK):
+        assert previous_attempt(root, "f", own) == Attempt(own, False)
+    done = job(tmp_path / "elsewhere" / "1")
+    assert previous_attempt(root, "f", own) == Attempt(done, True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"fingerprint": "f"', "\0"])
+def test_a_file_cut_short_is_no_attempt(root: Path, own: Path, text: str) -> None:
+    broken = job(root / "a" / "0", status=None, checkpoint="last.ckpt")
+    (broken / "run.json").write_text(text)
+    assert previous_attempt(root, "f", own) is None
+
+
+def test_marks(root: Path, own: Path) -> None:
+    mark(own, "f", "running")
+    mark_failed(own, "f", "out of memory")
+    assert read_run(own) == {"fingerprint": "f", "status": "failed", "engine": "", "error": "out of memory"}
+    mark(own, "f", "done")
+    mark_failed(own, "f", "too late")
+    assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": ""}
+    assert [path.name for path in own.iterdir()] == ["run.json"]
+
+
+def test_the_table(root: Path) -> None:
+    sweep = root / "now"
+    earlier = job(root / "before" / "7", last5_acc_global=0.5, bytes_up=1e6, bytes_down=2.5e6)
+    open_ = job(root / "before" / "8", "g", "running", "last.ckpt")
+    job(sweep / "0", last5_acc_global=0.81234, bytes_up=500, bytes_down=499)
+    mark_skipped(job(sweep / "1", status=None), earlier)
+    job(sweep / "2", status="failed")
+    job(sweep / "10", status="running")
+    mark_skipped(job(sweep / "11", status=None), open_)
+    (sweep / "notes").mkdir()
+    for number, seed in ((0, 0), (1, 1), (2, 2), (10, 3), (11, 4)):
+        lines = f"- lr=0.1\n- seed={seed}\n- 'name=a b'\n"
+        (sweep / str(number) / ".hydra" / "overrides.yaml").write_text(lines)
+    jobs = jobs_of(sweep)
+    assert [found.number for found in jobs] == ["0", "1", "2", "10", "11"]
+    assert [found.done for found in jobs] == [True, True, False, False, False]
+    assert [found.overrides for found in jobs] == [(f"seed={seed}",) for seed in range(5)]
+    assert jobs[1].folder == result_folder(sweep / "1") == earlier
+    assert (jobs[1].accuracy, jobs[1].bytes) == (0.5, 3.5e6)
+    console = Console(width=160, file=io.StringIO())
+    console.print(table_of(jobs, sweep))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    words = (
+        "81.23 %",
+        "999 B",
+        "skipped: done before",
+        "before/7",
+        "50.00 %",
+        "3.50 MB",
+        "failed",
+        "stopped",
+        "now/10",
+    )
+    for word in words:
+        assert word in text, word
+
+
+def test_a_skipped_job_that_went_on_counts_when_it_is_done(root: Path) -> None:
+    earlier = job(root / "before" / "0", status="running", checkpoint="last.ckpt")
+    mark_skipped(job(root / "now" / "0", status=None), earlier)
+    assert not jobs_of(root / "now")[0].done
+    mark(earlier, "f", "done")
+    assert jobs_of(root / "now")[0].done
+
+
+def test_one_job_keeps_its_overrides(root: Path) -> None:
+    folder = job(root / "now" / "0")
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    assert jobs_of(root / "now")[0].overrides == ("seed=1",)
+    assert jobs_of(root / "nowhere") == []

@@ -1,0 +1,73 @@
+"""Named draws: each depends on its name alone."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
+
+names = st.tuples(
+    st.integers(0, 2**63 - 1), st.sampled_from(["grow", "cohort", "client"]), st.lists(st.integers(0, 10**6))
+)
+
+
+def draw(seed: int, stream: str, *ids: int) -> torch.Tensor:
+    return torch.rand(8, generator=generator_for(seed, stream, *ids))
+
+
+def test_a_draw_does_not_depend_on_the_draws_before_it() -> None:
+    alone = draw(1, "grow", 7)
+    for t in range(7):
+        draw(1, "grow", t)
+    assert torch.equal(draw(1, "grow", 7), alone)
+
+
+def test_a_draw_neither_reads_nor_moves_the_global_generator() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = draw(0, "client", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(draw(0, "client", 3), first)
+
+
+def test_seed_zero_is_a_seed_like_any_other() -> None:
+    assert torch.equal(draw(0, "grow", 0), draw(0, "grow", 0))
+    seeds = {derive_seed(0, "grow"), derive_seed(1, "grow"), derive_seed(0, "grow", 0), derive_seed(0, "cohort")}
+    assert len(seeds) == 4
+
+
+@given(names, names)
+def test_other_names_give_other_seeds(one: tuple[int, str, list[int]], two: tuple[int, str, list[int]]) -> None:
+    seeds = [derive_seed(seed, stream, *ids) for seed, stream, ids in (one, two)]
+    assert (seeds[0] == seeds[1]) == (one == two)
+
+
+@given(names)
+def test_a_seed_fits_into_63_bits(name: tuple[int, str, list[int]]) -> None:
+    seed, stream, ids = name
+    assert 0 <= derive_seed(seed, stream, *ids) < 2**63
+
+
+def test_the_identifiers_order_counts() -> None:
+    assert derive_seed(0, "client", 1, 23) != derive_seed(0, "client", 23, 1)
+    assert derive_seed(0, "client", 1, 23) != derive_seed(0, "client", 12, 3)
+
+
+def test_neighbouring_draws_are_not_alike() -> None:
+    draws = torch.stack([draw(0, "grow", t) for t in range(200)])
+    shared = (draws[1:] - draws[:-1]).abs().mean()
+    assert abs(float(shared) - 1 / 3) < 0.03  # the mean distance of independent uniform numbers
+
+
+def test_a_block_on_a_named_draw_puts_the_global_generator_back() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with seeded_global_state(0, "init"):
+        inside = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    with seeded_global_state(0, "init"):
+        assert torch.equal(torch.rand(4), inside)

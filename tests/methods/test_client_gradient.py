@@ -1,0 +1,190 @@
+"""FedDST: when clients move their masks, what they prune and grow, and how the server prunes the union back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pffdst.core.masks import random_positions
+from pffdst.core.model import Entry, GlobalModel, Layout, Stage
+from pffdst.core.seeding import derive_seed, generator_for
+from pffdst.methods.readjust.client_gradient import ClientGradient
+
+LAYOUT = Layout(
+    (Entry("a", (10, 6), 0, "maskable"), Entry("b", (4, 10), 60, "maskable"), Entry("c", (4,), 100, "parameter"))
+)
+W = 100
+STAGE = Stage(0, 0, 40, (30, 20))
+
+
+def model_of(counts: tuple[int, ...], seed: int = 0, frozen: float = 0.0) -> GlobalModel:
+    generator = generator_for(seed, "test")
+    z = torch.rand(W, generator=generator) < frozen
+    drawn = random_positions(LAYOUT, ~z, counts, derive_seed(seed, "draw"))
+    model = GlobalModel(LAYOUT, torch.randn(LAYOUT.total, generator=generator), z, z)
+    return model.with_masks(z | drawn)
+
+
+def gradient(seed: int = 0) -> Tensor:
+    return torch.randn(W, generator=generator_for(seed, "gradient"))
+
+
+# ---- when -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 100), st.integers(1, 20), st.integers(0, 50))
+def test_readjust_rounds_are_those_of_the_paper(length: int, interval: int, start: int) -> None:
+    rule, stage = ClientGradient(interval), Stage(0, start, start + length, (30, 20))
+    rounds = [t for t in range(length) if rule.wants_gradient(stage, start + t)]
+    assert rounds == [t for t in range(length) if (t - 1) % interval == 0 and t < length / 2]
+    assert all(start + t < rule.exploration_end(stage) for t in rounds)
+
+
+def test_readjust_rounds_of_the_papers_setting() -> None:
+    rule, stage = ClientGradient(interval=10), Stage(0, 0, 100, (30, 20))
+    assert [t for t in range(100) if rule.wants_gradient(stage, t)] == [1, 11, 21, 31, 41]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5])
+def test_the_share_that_moves_falls_as_half_a_cosine(alpha: float) -> None:
+    rule, rounds = ClientGradient(alpha=alpha), 200
+    stage = Stage(0, 0, rounds, (30, 20))
+    for t in (0, 1, 31, 50, 99):
+        assert rule.share(stage, t) == pytest.approx(alpha / 2 * (1 + math.cos(math.pi * t / (rounds / 2))))
+    assert rule.share(stage, 0) == alpha
+    assert rule.share(stage, 50) == pytest.approx(alpha / 2)
+
+
+# ---- a client's move --------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(0, 40), st.sampled_from([0.0, 0.01, 0.3, 0.5, 1.0]), st.integers(0, 19))
+def test_every_layer_keeps_its_count(a: int, b: int, alpha: float, t: int) -> None:
+    model = model_of((a, b), seed=t)
+    moved = ClientGradient(alpha=alpha).on_client(model, gradient(t), STAGE, t)
+    assert LAYOUT.per_layer(moved.alive) == [a, b]
+    assert bool((moved.weights[~moved.alive] == 0).all())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("frozen", [0.0, 0.3])
+@pytest.mark.parametrize("t", [1, 11])
+def test_the_smallest_go_and_the_largest_gradients_among_the_dead_come(seed: int, frozen: float, t: int) -> None:
+    rule, model, g = ClientGradient(alpha=0.5), model_of((25, 16), seed, frozen), gradient(seed)
+    moved = rule.on_client(model, g, STAGE, t)
+    for layer, k in zip(LAYOUT.layers, (25, 16), strict=True):
+        n = round(rule.share(STAGE, t) * k)
+        there = sorted(
+            (j for j in range(layer.span.start, layer.span.stop) if model.trainable[j]),
+            key=lambda j: abs(float(model.weights[j])),
+        )
+        pruned, kept = set(there[:n]), set(there[n:])
+        dead = [j for j in range(layer.span.start, layer.span.stop) if not model.alive[j] or j in pruned]
+        grown = set(sorted(dead, key=lambda j: -abs(float(g[j])))[:n])
+        here = {j for j in range(layer.span.start, layer.span.stop) if moved.trainable[j]}
+        assert n > 0
+        assert here == kept | grown
+        assert all(moved.weights[j] == model.weights[j] for j in kept)
+        assert all(moved.weights[j] == 0 for j in grown)
+
+
+def test_growth_never_takes_a_weight_that_is_alive_whatever_its_gradient() -> None:
+    model = model_of((30, 20))
+    g = torch.where(model.alive, 1e6, 1e-3) * torch.ones(W)
+    moved = ClientGradient(alpha=0.5).on_client(model, g, STAGE, 1)
+    survived = model.alive & moved.alive & (moved.weights != 0)
+    assert torch.equal(moved.weights[survived], model.weights[survived])
+    assert LAYOUT.per_layer(moved.alive) == [30, 20]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frozen_weights_neither_go_nor_come(seed: int) -> None:
+    model = model_of((20, 10), seed, frozen=0.3)
+    moved = ClientGradient(alpha=1.0).on_client(model, gradient(seed), STAGE, 1)
+    assert torch.equal(moved.frozen, model.frozen)
+    assert torch.equal(moved.weights[model.frozen], model.weights[model.frozen])
+    assert not bool((moved.trainable & model.frozen).any())
+    assert LAYOUT.per_layer(moved.trainable) == [20, 10]
+
+
+def test_alpha_zero_moves_nothing() -> None:
+    model = model_of((30, 20))
+    moved = ClientGradient(alpha=0.0).on_client(model, gradient(), STAGE, 1)
+    assert torch.equal(moved.alive, model.alive)
+    assert torch.equal(moved.values, model.values)
+
+
+def test_nothing_moves_in_a_dense_layer() -> None:
+    model = model_of((60, 20))
+    moved = ClientGradient(alpha=0.5).on_client(model, gradient(), STAGE, 1)
+    assert torch.equal(moved.weights[:60], model.weights[:60])
+    assert not torch.equal(moved.alive, model.alive)
+
+
+# ---- the server's prune -----------------------------------------------------------------------------------------
+
+
+def union(*models: GlobalModel) -> GlobalModel:
+    alive = torch.stack([m.alive for m in models]).any(dim=0)
+    return replace(models[0], alive=alive)
+
+
+@pytest.mark.parametrize("frozen", [0.0, 0.3])
+def test_the_union_is_pruned_back_by_magnitude(frozen: float) -> None:
+    model = model_of((30, 20), frozen=frozen)
+    rule, values = ClientGradient(alpha=0.5), torch.randn(LAYOUT.total, generator=generator_for(1, "values"))
+    held = union(model, *(rule.on_client(model, gradient(k), STAGE, 1) for k in range(3)))
+    held = held.with_values(values).with_masks(held.alive)
+    after = rule.after_aggregate(held, torch.ones(W), STAGE)
+    assert LAYOUT.per_layer(held.trainable) != [30, 20]
+    assert LAYOUT.per_layer(after.trainable) == [30, 20]
+    assert torch.equal(after.frozen, held.frozen)
+    assert torch.equal(after.weights[held.frozen], held.weights[held.frozen])
+    assert bool(after.alive[held.frozen].all())
+    for layer in LAYOUT.layers:
+        kept, cut = (m[layer.span] for m in (after.trainable, held.trainable & ~after.trainable))
+        magnitude = held.weights[layer.span].abs()
+        assert float(magnitude[kept].min()) >= float(magnitude[cut].max())
+
+
+def test_among_grown_zeros_more_samples_win_then_the_lower_index() -> None:
+    stage = Stage(0, 0, 40, (4, 20))
+    model = model_of((2, 20))
+    dead = (~model.alive[:60]).nonzero().flatten()[:4]
+    held = replace(model, alive=model.alive.clone())
+    held.alive[dead] = True
+    support = torch.zeros(W, dtype=torch.float64)
+    support[model.alive], support[dead] = 100, torch.tensor([30.0, 50.0, 50.0, 50.0], dtype=torch.float64)
+    after = ClientGradient().after_aggregate(held, support, stage)
+    assert (after.alive[:60] & ~model.alive[:60]).nonzero().flatten().tolist() == dead[[1, 2]].tolist()
+
+
+def test_support_does_not_outweigh_a_magnitude() -> None:
+    model = model_of((3, 20))
+    small, large = (int(j) for j in model.alive[:60].nonzero().flatten()[:2])
+    values = model.values.clone()
+    values[:60][model.alive[:60]] = 1.0
+    values[small], values[large] = 1e-7, 2e-7
+    support = torch.ones(W, dtype=torch.float64)
+    support[small] = 1e9
+    after = ClientGradient().after_aggregate(model.with_values(values), support, Stage(0, 0, 40, (2, 20)))
+    assert not bool(after.alive[small])
+    assert bool(after.alive[large])
+
+
+def test_masks_that_did_not_move_stay() -> None:
+    model = model_of((30, 20))
+    assert ClientGradient().after_aggregate(model, torch.ones(W), STAGE) is model
+
+
+@pytest.mark.parametrize(("key", "value"), [("interval", 0), ("alpha", -0.1), ("alpha", 1.5)])
+def test_numbers_out_of_range_are_named(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"readjust.{key}.*{value}"):
+        ClientGradient(**{key: value})

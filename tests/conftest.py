@@ -10,6 +10,7 @@ from typing import final
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pffdst.build import build
 from pffdst.client.turn import ClientSetup
@@ -22,6 +23,9 @@ from pffdst.experiment import Experiment
 from pffdst.observers import Observer
 from pffdst.run import play_round
 from pffdst.server.round import Round, RoundRecord
+
+settings.register_profile("pffdst", deadline=None)  # a busy machine is no fault of the program
+settings.load_profile("pffdst")
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

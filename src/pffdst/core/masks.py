@@ -72,8 +72,12 @@ def smallest(among: Positions, score: Tensor, counts: Sequence[int]) -> Position
 
 
 def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Tensor | None = None) -> Positions:
-    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index."""
-    return _select(among, -score.abs().numpy(), counts, None if support is None else support.numpy())
+    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index.
+
+    NaN is greater than any number.
+    """
+    key = np.nan_to_num(-score.abs().numpy(), copy=False, nan=-np.inf)
+    return _select(among, key, counts, None if support is None else support.numpy())
 
 
 def _select(among: Positions, key: Array, counts: Sequence[int], support: Array | None = None) -> Positions:

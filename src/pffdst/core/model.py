@@ -1,7 +1,8 @@
 """The sparse model, the layout of its tensors and the stages of a run.
 
 A model is one flat float32 vector of N values in the layout's order: the W maskable weights first (so masks are flat
-bool vectors of length W), then the other parameters, then the floating-point statistics of normalisation layers.
+bool vectors of length W), then the other parameters, then the floating-point statistics of normalisation layers, then
+the parameters that never train. Integer and boolean state lies beside the vector, as buffers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Entry", "GlobalModel", "Layout", "Stage"]
+__all__ = ["Buffer", "Entry", "GlobalModel", "Kind", "Layout", "Stage"]
 
-Kind = Literal["maskable", "parameter", "statistic"]
+Kind = Literal["maskable", "parameter", "statistic", "constant"]
+_KINDS: tuple[Kind, ...] = ("maskable", "parameter", "statistic", "constant")
 
 
 @final
@@ -25,9 +27,10 @@ Kind = Literal["maskable", "parameter", "statistic"]
 class Entry:
     """One tensor of the model: where it lies in the flat vector and what it is.
 
-    `maskable`: weight of a convolution or linear layer; `parameter`: bias or normalisation parameter; `statistic`:
-    running mean or variance. `fan_in`, `fan_out` and `kernel` describe a maskable weight (allocation needs them);
-    `normalisation` tells a normalisation layer's tensors from the biases of conv and linear layers.
+    `maskable`: weight of a product, of a convolution or linear layer say; `parameter`: any other parameter that trains
+    (bias, normalisation, embedding, position); `statistic`: running mean or variance; `constant`: a parameter that
+    never trains (requires_grad=False). `fan_in`, `fan_out` and `kernel` describe a maskable weight (allocation needs
+    them); `normalisation` tells a normalisation layer's tensors from the biases of conv and linear layers.
     """
 
     name: str
@@ -64,10 +67,24 @@ class Entry:
 
 @final
 @dataclass(frozen=True)
+class Buffer:
+    """State that is no real number: an integer, boolean or complex tensor of the model. `dtype` is torch's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@final
+@dataclass(frozen=True)
 class Layout:
-    """The order of a model's tensors in its flat vector: maskable weights, parameters, statistics."""
+    """The order of a model's tensors in its flat vector: maskable weights, parameters, statistics, constants.
+
+    `buffers` lie beside the vector: tensors that are not floating point and can change what the model does.
+    """
 
     entries: tuple[Entry, ...]
+    buffers: tuple[Buffer, ...] = ()
 
     @cached_property
     def layers(self) -> tuple[Entry, ...]:
@@ -81,13 +98,32 @@ class Layout:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of trainable values: maskable weights and dense parameters; statistics excluded."""
-        return sum(e.size for e in self.entries if e.kind != "statistic")
+        """Number of trainable values: maskable weights and dense parameters; statistics and constants excluded."""
+        return sum(e.size for e in self.entries if e.kind in ("maskable", "parameter"))
 
     @cached_property
     def total(self) -> int:
         """N, the length of the flat vector."""
         return sum(e.size for e in self.entries)
+
+    def span(self, kind: Kind) -> slice:
+        """Where the tensors of one kind lie in the flat vector, back to back; empty where there are none."""
+        before = sum(e.size for e in self.entries if _KINDS.index(e.kind) < _KINDS.index(kind))
+        return slice(before, before + sum(e.size for e in self.entries if e.kind == kind))
+
+    @property
+    def tensors(self) -> tuple[Entry | Buffer, ...]:
+        """All that the model holds: the flat vector's tensors, then the buffers."""
+        return (*self.entries, *self.buffers)
+
+    def differences(self, other: Layout) -> list[str]:
+        """What `other` has otherwise, a line for each tensor: `fc.weight: maskable [64, 16], now maskable [32, 16]`."""
+        here, there = ({t.name: _what(t) for t in one.tensors} for one in (self, other))
+        if here == there and list(here) != list(there):
+            return ["the same tensors in another order"]
+        names = [*here, *(name for name in there if name not in here)]
+        lines = {name: (here.get(name, "absent"), there.get(name, "absent")) for name in names}
+        return [f"{name}: {before}, now {now}" for name, (before, now) in lines.items() if before != now]
 
     def per_layer(self, mask: Tensor) -> list[int]:
         """Number of True positions of a flat [W] mask in each layer."""
@@ -99,6 +135,11 @@ class Layout:
         for entry in self.entries:
             if entry.offset + entry.size <= flat.numel():
                 yield entry, flat[entry.span].view(entry.shape)
+
+
+def _what(tensor: Entry | Buffer) -> str:
+    """A tensor's kind and shape in words."""
+    return f"{tensor.kind if isinstance(tensor, Entry) else tensor.dtype} {list(tensor.shape)}"
 
 
 @final

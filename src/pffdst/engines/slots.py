@@ -65,7 +65,7 @@ class Loaded:
     def __init__(self, flat: FlatModule) -> None:
         self._flat = flat
         self.tensors = [torch.empty_like(t) for t in flat.tensors]
-        self.parameters = [t for t, e in zip(self.tensors, flat.layout.entries, strict=True) if e.kind != "statistic"]
+        self.parameters = self.tensors[: len(flat.parameters)]
         self.masks = [torch.ones_like(w) for w in flat.weights]
         self.masked = False
         self._stay = self._weights = torch.empty(0)

@@ -6,6 +6,7 @@ Every class takes (channels, size, classes) and images [B, channels, size, size]
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -603,7 +604,85 @@ class LeftOut(Odd):
 
 
 class Scripted(Odd):
-    """A part compiled by TorchScript; a layer called `dense`, as many are."""
+    """A part compiled by TorchScript."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would have us export it
+            self.body = torch.jit.script(nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten()))
+        self.fc = nn.Linear(4 * (size - 2) ** 2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x))
+
+
+class Compiled(Odd):
+    """A part that is compiled when it first runs."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.body = torch.compile(nn.Sequential(nn.Linear(self.n, 16), nn.Tanh()), backend="eager")
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x.flatten(1)))
+
+
+class Autocast(Odd):
+    """Products in bfloat16, weights in float32."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.conv, self.fc = nn.Conv2d(channels, 4, 3), nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.fc(self.conv(x).relu().mean((2, 3))).float()
+
+
+class RandomFeatures(Odd):
+    """A matrix that is a buffer."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.register_buffer("project", torch.randn(self.n, 16) / 8)
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.cos(x.flatten(1) @ self.project))
+
+
+class OldWeightNorm(Reparametrised):
+    """The hook that torch had before parametrisations: it keeps a tensor that cannot be copied."""
+
+    @staticmethod
+    def wrap(module: nn.Module) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and still in use
+            return nn.utils.weight_norm(module)
+
+
+class Viewed(Odd):
+    """`view` where samples lie as channels_last does not allow."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.conv, self.fc = nn.Conv2d(channels, 4, 3), nn.Linear(4 * (size - 2) ** 2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x))
+        return self.fc(y.view(y.size(0), -1))
+
+
+class Quantised(Odd):
+    """Weights rounded to three values, trained straight through."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.first, self.fc = nn.Linear(self.n, 16, bias=False), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.first.weight
+        return self.fc(F.linear(x.flatten(1), w + (w.sign() * w.abs().mean() - w).detach()).relu())
+
+
+class NamedDense(Odd):
+    """A layer called `dense`, as many are, and one whose product torch does not count."""
 
     def make(self, channels: int, size: int, classes: int) -> None:
         self.dense = nn.Linear(self.n, 16)
@@ -620,11 +699,15 @@ class Animal:
     """A network and what is to be found in it.
 
     `maskable` by name, None for all parameters of two or more dimensions; `constants` never train; `mixed` parameters
-    enter products without their zeros. `chance`: what runs is drawn; `by_step`: some products are of no sample.
+    enter products without their zeros; of `blocked` ones the network multiplies so
+    many weights by 0 (at 3 x 8 x 8 pixels); `idle` ones get
+    no gradient. `chance`: what runs is drawn.
     """
 
     make: Callable[[int, int, int], nn.Module]
     maskable: tuple[str, ...] | None = None
+    blocked: tuple[tuple[str, int], ...] = ()
+    idle: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
     mixed: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
@@ -652,15 +735,15 @@ ZOO = [
     Animal(Attention),
     Animal(
         CrossAttention,
-        tuple(f"attention.{n}_weight" for n in ("q_proj", "k_proj", "v_proj")) + ("attention.out_proj.weight", "fc.weight"),
+        (*(f"attention.{n}_weight" for n in ("q_proj", "k_proj", "v_proj")), "attention.out_proj.weight", "fc.weight"),
     ),
     Animal(
         Transformer,
-        ("patch.weight", "fc.weight")
-        + tuple(
-            f"encoder.layers.{i}.{n}"
-            for i in range(2)
-            for n in ("self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight")
+        (
+            "patch.weight",
+            "fc.weight",
+            *(f"encoder.layers.{i}.self_attn.{n}" for i in range(2) for n in ("in_proj_weight", "out_proj.weight")),
+            *(f"encoder.layers.{i}.linear{k}.weight" for i in range(2) for k in (1, 2)),
         ),
     ),
     Animal(Window, ("qkv.weight", "out.weight"), buffers=("relative",)),
@@ -672,19 +755,19 @@ ZOO = [
     Animal(Signal),
     Animal(Volume),
     Animal(Branches),
-    Animal(Pruned),
+    Animal(Pruned, blocked=(("conv.weight_orig", 32),)),
     Animal(WeightNorm, ("conv.parametrizations.weight.original1", "fc.weight")),
     Animal(SpectralNorm),
     Animal(Orthogonal, ("fc.weight",), mixed=("conv.parametrizations.weight.original",)),
     Animal(OwnParametrisation),
     Animal(Standardised, ("fc.weight",), mixed=("conv.weight",)),
-    Animal(Masked),
+    Animal(Masked, blocked=(("first.weight", 16 * 192 - 136),)),
     Animal(Cosine),
     Animal(LowRank, ("b", "fc.weight"), constants=("base.weight",), mixed=("a", "b", "base.weight")),
     Animal(Hyper, ("maker.weight", "first.weight"), mixed=("code", "maker.weight", "maker.bias")),
     Animal(FixedFeatures, ("fc.weight",), constants=("features.weight", "features.bias")),
-    Animal(Detached, ("fc.weight",)),
-    Animal(Unused, ("fc.weight",)),
+    Animal(Detached, ("fc.weight",), idle=("features.weight", "features.bias")),
+    Animal(Unused, ("fc.weight",), idle=("old.weight", "old.bias")),
     Animal(Auxiliary),
     Animal(LayerDrop, chance=True),
     Animal(Experts, chance=True),
@@ -694,5 +777,12 @@ ZOO = [
     Animal(Lazy),
     Animal(Double),
     Animal(LeftOut, ("body.weight",)),
-    Animal(Scripted, ("dense.weight", "fc.weight")),
+    Animal(NamedDense, ("dense.weight", "fc.weight")),
+    Animal(Scripted),
+    Animal(Compiled),
+    Animal(Autocast),
+    Animal(RandomFeatures, ("fc.weight",), buffers=()),
+    Animal(OldWeightNorm, ("conv.weight_v", "fc.weight")),
+    Animal(Viewed),
+    Animal(Quantised, ("fc.weight",), mixed=("first.weight",)),
 ]

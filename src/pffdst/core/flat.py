@@ -215,7 +215,7 @@ class Coverage(NamedTuple):
 def coverage(layout: Layout) -> Coverage:
     """What a layout masks, and which parameters of two or more dimensions it leaves dense."""
     own = [e for e in layout.entries if e.kind != "statistic"]
-    dense = tuple(e for e in own if e.kind != "maskable" and len(e.shape) >= 2)
+    dense = tuple(e for e in own if e.kind != "maskable" and sum(n > 1 for n in e.shape) >= 2)
     return Coverage(layout.maskable, sum(e.size for e in own), dense)
 
 

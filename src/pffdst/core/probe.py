@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -42,7 +43,8 @@ def probe(
         return [f"model: a copy of it cannot be made, and clients are copies: {_words(error)}"]
     if channels_last:
         to_memory_format_(copied, torch.channels_last)
-    with seeded_global_state(0, "probe"):
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run will say it
         images = torch.randn(SAMPLES, *shape).to(_device(copied), _dtype(copied))
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -186,5 +188,6 @@ def _instead(output: Any) -> str:
 
 def _words(error: Exception) -> str:
     """An error's own words in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [""]
+    said = lines[-1] if "TorchScript" in lines[0] else lines[0]  # which begins with where, and ends with what
+    return f"{type(error).__name__}: {said.strip()}".removesuffix(": ")

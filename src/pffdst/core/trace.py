@@ -21,9 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
+from pffdst.core.model import Layout
 from pffdst.core.seeding import seeded_global_state
 
-__all__ = ["PARTS", "SAMPLES", "Part", "Trace", "copy_of", "logits_in", "trace"]
+__all__ = ["PARTS", "SAMPLES", "Part", "Trace", "copy_of", "logits_in", "remarks", "trace"]
 
 Part = Literal["forward", "input_gradient", "weight_gradient"]
 PARTS: tuple[Part, ...] = ("forward", "input_gradient", "weight_gradient")  # of a step, in this order
@@ -48,7 +49,8 @@ class Trace:
     `flops`: of all `samples` together, by the parameter whose zeros spare them (None: nothing does) and the part of
     the step. `operands`: parameters that entered a product with their zeros; `mixed`: those that entered one through
     something that keeps no zeros (W + A B, say), whose products are counted dense; `reached`: those with a gradient;
-    `idle`: those that are to train and got none.
+    `idle`: those that are to train and got none; `blocked`: how many weights of an operand the network itself
+    multiplies by 0, so that they never train.
     """
 
     samples: int
@@ -57,6 +59,7 @@ class Trace:
     mixed: frozenset[str]
     reached: frozenset[str]
     idle: frozenset[str]
+    blocked: Mapping[str, int]
 
 
 @final
@@ -86,6 +89,8 @@ class _Tally:
     flops: Counter[tuple[str | None, Part]] = field(default_factory=Counter)
     operands: set[str] = field(default_factory=set)
     mixed: set[str] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
+    opened: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, origin: _Origin | None, part: Part, flops: int) -> None:
         """A product is counted for the parameters of an operand, by their sizes, or for nobody."""
@@ -112,9 +117,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._origins: dict[int, _Origin] = {}
         self._data: set[int] = set()
         self._made: dict[int, _Record] = {}
+        self.derived: list[Tensor] = []  # weights of products that the network makes of its parameters
         for name, parameter in network.named_parameters():
             self._know(parameter, _Origin({name: parameter.numel()}, parameter.numel()))
         self._parameters = frozenset(self._origins)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Says no, since otherwise torch loads its compiler, which takes seconds."""
+        return False
 
     def feed(self, data: Tensor) -> None:
         """What is made of `data` is data."""
@@ -149,6 +160,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight = self._weight(operands)
             self._made[torch._C._autograd._get_sequence_nr() - 1] = _Record(weight, origins)
             self._tally.note(weight)
+            if weight is not None and weight.keeps_zeros:
+                self.derived += [t for t in operands if t.requires_grad and self._is_derived(t, weight)]
             self._tally.add(weight, "forward", flops)
         else:
             self._gradient(operands, flops, self._made.get(node._sequence_nr()))
@@ -187,6 +200,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The operand of a product that is its weight; of two the one not repeated, or the second, as in x W."""
         found = [(t.numel() <= o.size, i, o) for i, t in enumerate(operands) if (o := self._origin_of(t)) is not None]
         return max(found, key=lambda f: f[:2])[2] if found else None
+
+    def _is_derived(self, tensor: Tensor, weight: _Origin) -> bool:
+        """Whether a tensor is made of a weight's parameters, and is not a view of one."""
+        memory = _memory(tensor)
+        return memory is not None and memory not in self._parameters and self._origins.get(memory) is weight
 
     def _know(self, tensor: Tensor, origin: _Origin | None) -> None:
         """Notes what lies in a tensor's memory from now on: `origin`, or data."""
@@ -260,14 +278,19 @@ def _memory(tensor: Any) -> int | None:
 def copy_of(network: nn.Module) -> nn.Module:
     """A copy with buffers and plain attributes; what hooks make of parameters (weight_norm, prune) is made anew.
 
-    Raises what copy.deepcopy raises where an attribute cannot be copied.
+    copy.deepcopy alone refuses such networks, and spoils those of TorchScript. Raises what it
+    raises where an attribute cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in network.modules():
         for value in (*vars(module).values(), *module._buffers.values()):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(network, memo)
+    copied = copy.deepcopy(network, memo)
+    for parameter in copied.parameters():
+        if not parameter.is_leaf:  # TorchScript copies a parameter into the result of an operation
+            parameter.detach_().requires_grad_()
+    return copied
 
 
 def logits_in(output: Any) -> Tensor:
@@ -291,25 +314,64 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Trace:
     by chance. FLOPs are those of all steps. Raises what the network raises.
     """
     watched = copy_of(network).cpu().train()
-    tally, reached, samples = _Tally(), set[str](), 0
-    trainable = {name for name, p in watched.named_parameters() if p.requires_grad}
-    dtype = next(p.dtype for p in watched.parameters() if p.is_floating_point())
+    tally, samples = _Tally(), 0
+    parameters = {name: p for name, p in watched.named_parameters() if p.requires_grad}
     for draw in range(_DRAWS):
         with seeded_global_state(0, "trace", draw), _decomposed():
-            images = torch.randn(SAMPLES, *shape, dtype=dtype)
-            recorder = _Recorder(watched, tally)
-            recorder.feed(images)
-            with recorder:
-                logits_in(watched(images)).float().sum().backward()  # type: ignore[no-untyped-call]
+            _step(watched, shape, parameters, tally)
         samples += SAMPLES
-        reached |= {name for name, p in watched.named_parameters() if p.grad is not None}
-        if reached >= trainable:
+        if tally.reached >= parameters.keys() and all(bool(seen.all()) for seen in tally.opened.values()):
             break
+    blocked = {name: int((~seen).sum()) for name, seen in tally.opened.items()}
     return Trace(
         samples,
         dict(tally.flops),
         frozenset(tally.operands),
         frozenset(tally.mixed),
-        frozenset(reached),
-        frozenset(trainable - reached),
+        frozenset(tally.reached),
+        frozenset(parameters.keys() - tally.reached),
+        {name: count for name, count in blocked.items() if count > 0},
     )
+
+
+def _step(network: nn.Module, shape: Sequence[int], parameters: Mapping[str, Tensor], tally: _Tally) -> None:
+    """One training step, forward and backward."""
+    images = torch.randn(SAMPLES, *shape, dtype=next(p.dtype for p in network.parameters() if p.is_floating_point()))
+    recorder = _Recorder(network, tally)
+    recorder.feed(images)
+    with recorder:
+        loss = logits_in(network(images)).float().sum()
+    _open(recorder.derived, parameters, tally)
+    with recorder:
+        loss.backward()  # type: ignore[no-untyped-call]
+    tally.reached.update(name for name, p in parameters.items() if p.grad is not None)
+
+
+def _open(derived: Sequence[Tensor], parameters: Mapping[str, Tensor], tally: _Tally) -> None:
+    """Notes through which values of a parameter the weights that are made of it can change."""
+    names = [name for name in parameters if name in tally.operands]
+    for weight in derived:
+        given = torch.autograd.grad(
+            weight, [parameters[n] for n in names], torch.rand_like(weight), retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(names, given, strict=True):
+            if gradient is not None and gradient.numel() == weight.numel():
+                before = tally.opened.get(name, torch.tensor(False))
+                tally.opened[name] = (gradient != 0) | before
+
+
+def remarks(seen: Trace, layout: Layout) -> list[str]:
+    """What of a network is otherwise than one would think, a line each, for the start of a run."""
+    masked = [e.name for e in layout.layers]
+    lines = []
+    mixed = [name for name in masked if name in seen.mixed]
+    if mixed:
+        lines.append(f"counted dense, since they enter a product without their zeros: {', '.join(mixed)}")
+    if seen.idle:
+        lines.append(f"no training step gave them a gradient, they stay dense: {', '.join(sorted(seen.idle))}")
+    return lines + [
+        f"{e.name}: the model itself multiplies {seen.blocked[e.name]:,} of its {e.size:,} weights by 0, and alive "
+        "they never train (after torch's pruning write prune.remove(layer, 'weight'))"
+        for e in layout.layers
+        if e.name in seen.blocked
+    ]

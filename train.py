@@ -24,7 +24,7 @@ def follow(ranks: "Ranks") -> None:
 
 def run(cfg: "DictConfig") -> float:
     """One run of a composed configuration; gives its final accuracy."""
-    from pffdst.build import launch
+    from pffdst.launch import launch
     from pffdst.cli.train import job
 
     return job(cfg, launch)

@@ -25,7 +25,13 @@ GROUPS = (
     "allocation",
     "readjust",
     "freeze",
+    "updates",
     "aggregation",
+    "server_optimizer",
+    "objective",
+    "optimizer",
+    "lr_schedule",
+    "augmentation",
     "codec",
     "engine",
     "participation",
@@ -33,7 +39,7 @@ GROUPS = (
 """The groups whose node is one `_target_` with its keys."""
 
 # A model costs time to make and a logger opens files: only their keys are looked at.
-_MADE = ("dataset", "partition", "allocation", "readjust", "freeze", "aggregation", "codec", "engine", "participation")
+_MADE = tuple(group for group in GROUPS if group != "model")
 
 
 @final
@@ -136,7 +142,7 @@ def _targets(cfg: DictConfig) -> tuple[dict[str, Callable[..., Any]], list[str]]
     """The located classes whose keys are in order, by path, and the problem lines of all others."""
     found: dict[str, Callable[..., Any]] = {}
     lines: list[str] = []
-    for group in (*GROUPS, "logger"):
+    for group in (*GROUPS, "logger", "callbacks", "observers"):
         node = None if OmegaConf.is_missing(cfg, group) else cfg.get(group)
         if group in GROUPS and node is not None and not list(targets_in(group, node)):
             lines.append(f"{group}: expected a mapping with a _target_, got {node}; choose an option of {group}")

@@ -49,6 +49,7 @@ _RULES = (
     _below_one("momentum", "0.9"),
     _at_least("weight_decay", 0, "0.001"),
     _at_least("prox_mu", 0, "0.0"),
+    _at_least("clip_norm", 0, "0.0"),
     _below_one("server_ema", "0.9"),
     _below_one("validation_share", "0.2"),
     _at_least("eval_every", 1, "2"),

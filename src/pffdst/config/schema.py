@@ -34,8 +34,11 @@ class RootConfig:
     momentum: float = MISSING
     weight_decay: float = MISSING
     prox_mu: float = MISSING
+    clip_norm: float = MISSING
     sparse_init: bool = MISSING
     server_ema: float = MISSING
+    server_ema_warm_up: bool = MISSING
+    clients_keep: bool = MISSING
     validation_share: float = MISSING
     eval_every: int = MISSING
     eval_every_bytes: int = MISSING
@@ -50,10 +53,18 @@ class RootConfig:
     allocation: Any = MISSING
     readjust: Any = MISSING
     freeze: Any = MISSING
+    updates: Any = MISSING
     aggregation: Any = MISSING
+    server_optimizer: Any = MISSING
+    objective: Any = MISSING
+    optimizer: Any = MISSING
+    lr_schedule: Any = MISSING
+    augmentation: Any = MISSING
     codec: Any = MISSING
     engine: Any = MISSING
     participation: Any = MISSING
+    callbacks: Any = field(default_factory=dict)
+    observers: Any = field(default_factory=dict)
     logger: Any = MISSING
     paths: Any = MISSING
     search: Any = None

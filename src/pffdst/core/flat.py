@@ -241,6 +241,7 @@ class FlatModule:
         self.weights = self.tensors[: len(self.layout.layers)]
         trained = [e for e in self.layout.entries if e.kind in ("maskable", "parameter")]
         self.parameters = self.tensors[: len(trained)]
+        self.statistics = [t for t, e in zip(self.tensors, self.layout.entries, strict=True) if e.kind == "statistic"]
 
     @torch.no_grad()
     def write_(self, values: Tensor) -> None:
@@ -267,14 +268,14 @@ class FlatModule:
         return [b.detach().to("cpu", copy=True) for b in self.buffers]
 
     @torch.no_grad()
-    def gradient(self, out: Tensor | None = None) -> Tensor:
-        """The gradient of the maskable weights, flat [W], on the CPU or in `out`; a weight without one counts as 0."""
-        flat = torch.empty(self.layout.maskable, dtype=self.weights[0].dtype) if out is None else out
-        flat.zero_()
-        for entry, weight in zip(self.layout.layers, self.weights, strict=True):
-            if weight.grad is not None:
-                flat[entry.span].view(entry.shape).copy_(weight.grad)
-        return flat
+    def maskable(self) -> Tensor:
+        """The maskable weights, flat [W], on the module's own device."""
+        return torch.cat([weight.detach().reshape(-1) for weight in self.weights])
+
+    @torch.no_grad()
+    def gradient(self) -> Tensor:
+        """The gradient of the maskable weights, flat [W], on the module's own device; one that has none counts as 0."""
+        return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).reshape(-1) for w in self.weights])
 
     @torch.no_grad()
     def masks_like(self, mask: Tensor) -> list[Tensor]:

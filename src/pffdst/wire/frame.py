@@ -5,7 +5,7 @@
     4       1     format version
     5       1     kind: 1 downlink, 2 uplink
     6       2     number of sections
-    8       4     round t
+    8       4     round t, signed: rounds before the first have negative numbers
     12      4     client (uplink; 0xFFFFFFFF in a downlink, which may go to many)
     16      4     model: crc32 of the layout both sides must share
     20      4     crc32 of everything else in the message
@@ -32,6 +32,7 @@ from pffdst.core.model import Layout
 
 __all__ = [
     "BROADCAST",
+    "FIRST_SIGNAL",
     "Kind",
     "Message",
     "Section",
@@ -45,11 +46,12 @@ __all__ = [
 ]
 
 MAGIC = b"PFFD"
-VERSION = 2
+VERSION = 3
 BROADCAST = 0xFFFFFFFF
-_HEADER = struct.Struct("<4sBBHIIII")
+_HEADER = struct.Struct("<4sBBHiIII")
 _SECTION = struct.Struct("<BBHI")
 _CRC_AT = 20
+FIRST_SIGNAL, MOST_SIGNALS = 64, 64  # sections of what a rule sends (signals.py)
 
 
 class WireError(Exception):
@@ -74,6 +76,15 @@ class Tag(IntEnum):
     STATISTICS = 6
     HELD = 7
     REPORT = 8
+
+
+def name_of(tag: int) -> str:
+    """What a section is called in messages."""
+    return Tag(tag).name if tag in tuple(Tag) else f"SIGNAL {tag - FIRST_SIGNAL}"
+
+
+def _is_tag(tag: int) -> bool:
+    return tag in tuple(Tag) or FIRST_SIGNAL <= tag < FIRST_SIGNAL + MOST_SIGNALS
 
 
 @final
@@ -104,12 +115,12 @@ class Message:
     t: int
     client: int
     model: int
-    sections: Mapping[Tag, Section] = field(default_factory=dict)
+    sections: Mapping[int, Section] = field(default_factory=dict)
 
-    def section(self, tag: Tag) -> Section:
+    def section(self, tag: int) -> Section:
         """The section `tag`; WireError where it is missing."""
         if tag not in self.sections:
-            raise WireError(f"section {tag.name}: expected in a {self.kind.name} message, but it is missing")
+            raise WireError(f"section {name_of(tag)}: expected in a {self.kind.name} message, but it is missing")
         return self.sections[tag]
 
 
@@ -153,14 +164,14 @@ def unpack(payload: bytes) -> Message:
     start = _HEADER.size + count * _SECTION.size
     if start > len(payload):
         raise WireError(f"sections: {count} section headers do not fit into {len(payload)} bytes")
-    sections: dict[Tag, Section] = {}
+    sections: dict[int, Section] = {}
     for i in range(count):
         tag, coding, zero, length = _SECTION.unpack_from(payload, _HEADER.size + i * _SECTION.size)
-        if tag not in tuple(Tag) or zero != 0 or Tag(tag) in sections:
+        if not _is_tag(tag) or zero != 0 or tag in sections:
             raise WireError(f"section {i}: tag {tag} is unknown, repeated or badly padded")
         if start + length > len(payload):
-            raise WireError(f"section {Tag(tag).name}: length {length} runs past the end of the payload")
-        sections[Tag(tag)] = Section(coding, payload[start : start + length])
+            raise WireError(f"section {name_of(tag)}: length {length} runs past the end of the payload")
+        sections[tag] = Section(coding, payload[start : start + length])
         start += length
     if start != len(payload):
         raise WireError(f"length: {len(payload) - start} bytes follow the last section")

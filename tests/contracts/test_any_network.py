@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_backward_flop
 
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
-from pffdst.core.masks import random_positions
-from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.masks import draw
+from pffdst.core.model import Layout
+from pffdst.core.positions import Positions
 from pffdst.core.probe import probe
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import PARTS, Trace, copy_of, remarks, trace
@@ -144,13 +145,6 @@ def test_dead_weights_cost_nothing_and_the_rest_costs_its_share(of: Callable[[],
 # ---- masks ------------------------------------------------------------------------------------------------------
 
 
-def masked(s: Seen, sparsity: float) -> GlobalModel:
-    """A sparse model of the network's own values."""
-    layout, every = s.layout, torch.ones(s.layout.maskable, dtype=torch.bool)
-    alive = random_positions(layout, every, Erk().counts(layout, 1 - sparsity), seed=1)
-    return GlobalModel(layout, FlatModule(copy_of(s.network), layout).read(), every, ~every).with_masks(alive)
-
-
 def train(flat: FlatModule, shape: tuple[int, ...], masks: list[Tensor], steps: int = 2) -> set[str]:
     """Steps of masked SGD; the names of the weights that had a gradient."""
     optimizer, had = torch.optim.SGD(flat.parameters, lr=0.1, momentum=0.9), set()
@@ -170,15 +164,17 @@ def train(flat: FlatModule, shape: tuple[int, ...], masks: list[Tensor], steps: 
 @pytest.mark.parametrize("of", ANIMALS)
 def test_alive_counts_are_exact_and_stay_so(of: Callable[[], Seen]) -> None:
     s = of()
-    model = masked(s, 0.8)
-    counts = list(Erk().counts(s.layout, 1 - 0.8))
-    assert s.layout.per_layer(model.alive) == counts
+    counts = Erk().counts(s.layout, 1 - 0.8)
     assert sum(counts) == round(0.2 * s.layout.maskable)
+    alive = draw(Positions.none(s.layout), counts, seed=1)
+    assert alive.counts == counts
     flat = FlatModule(copy_of(s.network).train(), s.layout)
-    flat.write_(model.values)
-    train(flat, s.shape, flat.masks_like(model.alive))
+    values = flat.read()
+    values[: s.layout.maskable] *= alive.bits
+    flat.write_(values)
+    train(flat, s.shape, flat.masks_like(alive.bits))
     weights = flat.read()[: s.layout.maskable]
-    assert bool((weights[~model.alive] == 0).all())
+    assert bool((weights[~alive.bits] == 0).all())
     assert bool(weights.isfinite().all())
 
 

@@ -7,7 +7,7 @@ the parameters that never train. Integer and boolean state lies beside the vecto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, final
@@ -118,14 +118,18 @@ class Layout:
         """All that the model holds: the flat vector's tensors, then the buffers."""
         return (*self.entries, *self.buffers)
 
-    def differences(self, other: Layout) -> list[str]:
-        """What `other` has otherwise, a line for each tensor: `fc.weight: maskable [64, 16], now maskable [32, 16]`."""
-        here, there = ({t.name: _what(t) for t in one.tensors} for one in (self, other))
-        if here == there and list(here) != list(there):
+    @property
+    def described(self) -> dict[str, str]:
+        """Every tensor's kind (a buffer's dtype) and shape in words, in order: `{"fc.weight": "maskable [10, 64]"}`."""
+        return {t.name: f"{t.kind if isinstance(t, Entry) else t.dtype} {list(t.shape)}" for t in self.tensors}
+
+    def differences(self, before: Mapping[str, str]) -> list[str]:
+        """What is otherwise than it was `described` before, a line for each tensor; empty where nothing is."""
+        now = self.described
+        if now == before and list(now) != list(before):
             return ["the same tensors in another order"]
-        names = [*here, *(name for name in there if name not in here)]
-        lines = {name: (here.get(name, "absent"), there.get(name, "absent")) for name in names}
-        return [f"{name}: {before}, now {now}" for name, (before, now) in lines.items() if before != now]
+        lines = {name: (before.get(name, "absent"), now.get(name, "absent")) for name in {**before, **now}}
+        return [f"{name}: was {old}, now {new}" for name, (old, new) in lines.items() if old != new]
 
     def per_layer(self, mask: Tensor) -> list[int]:
         """Number of True positions of a flat [W] mask in each layer."""
@@ -137,11 +141,6 @@ class Layout:
         for entry in self.entries:
             if entry.offset + entry.size <= flat.numel():
                 yield entry, flat[entry.span].view(entry.shape)
-
-
-def _what(tensor: Entry | Buffer) -> str:
-    """A tensor's kind and shape in words."""
-    return f"{tensor.kind if isinstance(tensor, Entry) else tensor.dtype} {list(tensor.shape)}"
 
 
 @final

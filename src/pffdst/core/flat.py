@@ -116,7 +116,7 @@ def _maskable(module: nn.Module, trace: Trace | None, dense: Sequence[str]) -> s
         if parameter.requires_grad and parameter.dim() >= 2 and not never.intersection(names[name])
         if (name in trace.operands & trace.reached if trace is not None else own.intersection(names[name]))
     }
-    return found - _left_out({name: names[name] for name in found}, _patterns(module, dense))
+    return found - _left_out({name: names[name] for name in names if name in found}, _patterns(module, dense))
 
 
 def _patterns(module: nn.Module, dense: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pffdst.wire.values import Float32
 from torch import Tensor
 
 from pffdst.core.messages import RoundPlan, Update
@@ -20,6 +19,7 @@ from pffdst.methods.participation import Uniform
 from pffdst.methods.readjust.static import Static
 from pffdst.server.server import Server, ServerRules
 from pffdst.wire.uplink import Report, encode_uplink
+from pffdst.wire.values import Float32
 
 COUNTS = (8, 6)
 

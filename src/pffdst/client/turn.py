@@ -127,7 +127,7 @@ class Turn:
         self.start, self.received, self.memory = received.model, received.signals, memory
         self.scratch: dict[str, Any] = {}
         self._setup, self._batch = setup, batch
-        self._epochs = setup.training.epochs
+        self.epochs = setup.training.epochs
         self._module: ClientModule | None = None
         rules = tuple(setup.method)
         self._before = [rule for rule in rules if _has(rule, "before_step")]
@@ -156,7 +156,7 @@ class Turn:
     def epoch_end(self) -> None:
         """An epoch is over."""
         self.epoch += 1
-        if self.epoch < self._epochs:
+        if self.epoch < self.epochs:
             for rule in self._after_epoch:
                 rule.epoch_end(self, self.epoch - 1)
 

@@ -72,8 +72,12 @@ def smallest(among: Positions, score: Tensor, counts: Sequence[int]) -> Position
 
 
 def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Tensor | None = None) -> Positions:
-    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index."""
-    return _select(among, -score.abs().numpy(), counts, None if support is None else support.numpy())
+    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index.
+
+    NaN is greater than any number.
+    """
+    key = np.nan_to_num(-score.abs().numpy(), copy=False, nan=-np.inf)
+    return _select(among, key, counts, None if support is None else support.numpy())
 
 
 def _select(among: Positions, key: Array, counts: Sequence[int], support: Array | None = None) -> Positions:
@@ -104,8 +108,10 @@ def _largest_outside(gradient: Tensor, own: Tensor, count: int) -> Tensor:
     """The `count` places of greatest magnitude of one layer's gradient that are not among its `own`, increasing."""
     magnitude = gradient.abs()
     if magnitude.device.type == "cpu":
-        key = np.nan_to_num(magnitude.numpy(), copy=False, nan=np.inf)
+        key = magnitude.numpy()
         key[own.numpy()] = -1.0
+        if np.isnan(key.max()):
+            key = np.nan_to_num(key, nan=np.inf)
         return torch.from_numpy(_greatest_of_many(key, count))
     magnitude = magnitude.nan_to_num_(nan=torch.inf).index_fill_(0, own.to(magnitude.device), -1.0)
     order = magnitude.sort(descending=True, stable=True).indices  # a top-k on a device breaks ties as it likes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
-from pffdst.core.flat import FlatModule, initialise
+from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
+from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
@@ -55,13 +56,14 @@ _METHOD_GROUPS = ("allocation", "readjust", "freeze", "updates", "aggregation", 
 class Parts:
     """What a configuration makes in every process of a run: all that clients need, and the initial model.
 
-    `network` is the run's one construction; whoever trains or evaluates has a copy. `freeze` is the schedule of the
-    stages in `setup`.
+    `network` is the run's one construction; whoever trains or evaluates has a copy. `seen` is what it did in a training
+    step. `freeze` is the schedule of the stages in `setup`.
     """
 
     dataset: Dataset
     shares: Shares
     network: nn.Module
+    seen: Trace
     model: GlobalModel
     freeze: FreezeSchedule
     setup: ClientSetup
@@ -79,17 +81,14 @@ def parts(cfg: DictConfig) -> Parts:
         dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
     _check_fit(cfg, dataset)
     shares = _shares(cfg, dataset)
-    network = initialise(
-        lambda: instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes), cfg.seed
-    )
-    flat = FlatModule(network)
-    layout, method = flat.layout, Method(instantiate(cfg.readjust), instantiate(cfg.updates))
+    network, seen, layout = _network(cfg, dataset)
+    flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
     stages = freeze.stages(cfg.rounds, instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity))
     model = _initial(cfg, flat, method, stages)
     codec = instantiate(cfg.codec)
     setup = ClientSetup(
-        network=copy.deepcopy(network),
+        network=copy_of(network),
         layout=layout,
         training=_training(cfg),
         method=method,
@@ -102,8 +101,39 @@ def parts(cfg: DictConfig) -> Parts:
         images=dataset.train,
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
+        channels_last=takes_channels_last(network, (dataset.channels, dataset.size, dataset.size), dataset.classes),
     )
-    return Parts(dataset, shares, network, model, freeze, setup)
+    return Parts(dataset, shares, network, seen, model, freeze, setup)
+
+
+def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:
+    """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
+    shape = (dataset.channels, dataset.size, dataset.size)
+    dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
+    node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
+    network = initialise(
+        lambda: instantiate(node, channels=dataset.channels, size=dataset.size, classes=dataset.classes),
+        cfg.seed,
+        shape,
+    )
+    problems = probe(network, shape, dataset.classes)
+    if problems:
+        raise ConfigError(problems)
+    seen = trace(network, shape)
+    try:
+        return network, seen, layout_of(network, seen, dense)
+    except ValueError as error:
+        raise ConfigError([f"model: {error}"]) from error
+
+
+def _tell(made: Parts, channels_last: bool) -> None:
+    """What of the network is otherwise than one would think."""
+    masked = coverage(made.setup.layout)
+    _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
+    for line in remarks(made.seen, made.setup.layout):
+        _log.warning("model: %s", line)
+    if channels_last and not made.setup.channels_last:
+        _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
 
 
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
@@ -145,7 +175,8 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     for rule in setup.method:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
-    network = FlatModule(copy.deepcopy(made.network).to(engine.device))
+    _tell(made, engine.channels_last)
+    network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
         folder=folder,
         config=_plain(cfg),
@@ -159,7 +190,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         setup=setup,
         server=_server(cfg, made),
         engine=engine,
-        ledger=Ledger(FlopCounter.of(network.module, setup.layout, made.shape), cfg.local_epochs, cfg.batch_size),
+        ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.local_epochs, cfg.batch_size),
         evaluator=_evaluator(made, engine),
         network=network,
         clients=ClientRecord.of(
@@ -179,7 +210,7 @@ def _evaluator(made: Parts, engine: Engine) -> Evaluator:
         shares.tested,
         dataset.mean,
         dataset.std,
-        channels_last=engine.channels_last,
+        channels_last=engine.channels_last and made.setup.channels_last,
     )
 
 
@@ -213,7 +244,7 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
     samples = dataset.train.labels.numel()
     problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
-    needed = getattr(get_class(cfg.model._target_), "min_size", 1)
+    needed = getattr(get_object(cfg.model._target_), "min_size", 1)
     if dataset.size < needed:
         problems.append(
             f"the model needs images of at least {needed}x{needed}, but {dataset.name} has "
@@ -250,7 +281,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         ema_warm_up=cfg.server_ema_warm_up,
         keep=cfg.clients_keep,
         density=1.0 - cfg.sparsity,
-        network=lambda: copy.deepcopy(made.network),
+        network=lambda: copy_of(made.network),
         shape=made.shape,
     )
     return Server(made.model, rules)

@@ -36,7 +36,7 @@ from pffdst.server.server import Server
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 
 
 @final

@@ -111,7 +111,7 @@ def test_a_model_takes_images_from_its_least_size_on_and_gives_logits(node: Dict
     layout = layout_of(network)
     assert layout.maskable > 0.9 * layout.parameters
     flops = FlopCounter.of(network, layout, (channels, size, size))
-    assert all(uses > 0 for uses in flops.uses)
+    assert all(cost.forward > 0 for cost in flops.costs)
 
 
 @pytest.mark.parametrize("node", options("model"))

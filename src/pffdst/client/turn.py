@@ -38,7 +38,7 @@ class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
     `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
-    weights are overwritten by what arrives.
+    weights are overwritten by what arrives. `channels_last`: whether it takes images that lie so.
     """
 
     network: nn.Module
@@ -54,6 +54,7 @@ class ClientSetup:
     images: SharedImages | ImageSet
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
+    channels_last: bool = True
 
     @property
     def clients(self) -> int:
@@ -287,7 +288,13 @@ class ClientWork:
         images = setup.images
         self.data = images.open() if isinstance(images, SharedImages) else images
         self.module = ClientModule(
-            setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last, device=device
+            setup.network,
+            setup.training,
+            setup.mean,
+            setup.std,
+            channels_last=channels_last and setup.channels_last,
+            device=device,
+            layout=setup.layout,
         )
         self._loaded = Loaded(self.module.flat)
         self._inbox = Inbox(setup)

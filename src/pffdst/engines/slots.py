@@ -8,7 +8,6 @@ engines, so nothing has to be masked for a short last batch and normalisation se
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -23,6 +22,7 @@ from pffdst.client.step import Hooks, local_step
 from pffdst.client.turn import ClientSetup, Turn
 from pffdst.core.flat import FlatModule
 from pffdst.core.positions import Positions
+from pffdst.core.trace import copy_of
 from pffdst.data.dataset import ImageSet
 
 __all__ = ["Figures", "Slot", "SlotSettings"]
@@ -66,13 +66,14 @@ class Slot:
         device = settings.device
         self._setup, self._data, self._settings = setup, data, settings
         self._module = ClientModule(
-            copy.deepcopy(setup.network),
+            copy_of(setup.network),
             setup.training,
             setup.mean,
             setup.std,
-            channels_last=settings.channels_last,
+            channels_last=settings.channels_last and setup.channels_last,
             device=str(device),
             in_place=settings.record,
+            layout=setup.layout,
         )
         self.flat = self._module.flat
         self._hooks = Hooks([*setup.callbacks, MaskCallback(), FreezeCallback()])

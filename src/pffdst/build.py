@@ -25,6 +25,7 @@ from pffdst.core.model import GlobalModel, Layout
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
+from pffdst.data.clients.given import write_clients
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
@@ -156,12 +157,12 @@ def note_provenance(folder: Path, t: int) -> None:
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
-    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
-    if cfg.validation_share > 0:
-        dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
+    dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
     engine = _engine(cfg)
     shares = _shares(cfg, dataset)
+    if cfg.partition.get("save") is not None:
+        write_clients(shares, Path(cfg.partition.save).expanduser().absolute())
     shape = (dataset.channels, dataset.size, dataset.size)
 
     def network() -> Any:
@@ -223,7 +224,7 @@ def follow(ranks: Ranks) -> None:
     def make(text: str) -> tuple[Engine, ClientSetup]:
         cfg = OmegaConf.create(text)
         assert isinstance(cfg, DictConfig)
-        dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+        dataset = _dataset(cfg)
         network = instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
         server = _server(cfg, FlatModule(network))
         return instantiate(cfg.engine), _setup(cfg, dataset, _shares(cfg, dataset), server, network)
@@ -238,10 +239,15 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _dataset(cfg: DictConfig) -> Dataset:
+    """The data, with a share of the training set in the test set's place where the configuration says so."""
+    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    return dataset.with_validation(cfg.validation_share, cfg.seed)
+
+
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    samples = dataset.train.labels.numel()
-    problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
+    problems = list(instantiate(cfg.partition).problems(dataset.train, cfg.clients))
     needed = getattr(get_class(cfg.model._target_), "min_size", 1)
     if dataset.size < needed:
         problems.append(
@@ -254,7 +260,7 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
     shares: Shares = instantiate(cfg.partition).split(
-        dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
+        dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
     )
     if isinstance(shares, Partition) and shares.moved > 0:
         _log.info("partition: %d training samples moved to clients that had too few", shares.moved)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.errors import UserError
-from pffdst.data.dataset import DataError, Dataset, Declared, ImageSet, channel_statistics
+from pffdst.data.dataset import DataError, Dataset, channel_statistics
+from pffdst.data.samples import ImageSet
 
 
 def image_set(count=6, channels=1, height=4, width=4, labels=None):
@@ -17,7 +18,7 @@ def image_set(count=6, channels=1, height=4, width=4, labels=None):
 
 def dataset(train=None, test=None, classes=3, mean=(0.5,), std=(0.25,)):
     train = image_set() if train is None else train
-    return Dataset("toy", train, image_set() if test is None else test, classes, mean, std)
+    return Dataset("toy", train, image_set() if test is None else test, tuple("abcdefgh"[:classes]), mean, std)
 
 
 def test_describe_and_properties():
@@ -46,7 +47,7 @@ def test_image_set_refuses_other_tensors(images, labels):
     [
         ({"train": image_set(height=5), "test": image_set(height=5)}, "training set: images must be square, got 1x5x4"),
         ({"test": image_set(height=5, width=5)}, "test set: its images are 1x5x5, the training images 1x4x4"),
-        ({"test": image_set(count=0)}, "test set: it holds no images"),
+        ({"train": image_set(count=0)}, "training set: it holds no images"),
         ({"classes": 2}, "labels must be 0..1, got 2 in row 2; write dataset.classes=3"),
         ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; number the classes from 0"),
         ({"mean": (0.1, 0.2)}, "dataset.mean needs one number per channel (1), got [0.1, 0.2]"),
@@ -56,28 +57,6 @@ def test_image_set_refuses_other_tensors(images, labels):
 def test_dataset_refuses_parts_that_do_not_fit(change, message):
     with pytest.raises(UserError, match=re.escape(message)):
         dataset(**change)
-
-
-def test_declared_reads_off_what_is_none():
-    train, test = image_set(), image_set(labels=[0, 1, 2, 3, 4, 4])
-    found = Declared(None, None, None, None, None).dataset("toy", train, test)
-    assert (found.channels, found.size, found.classes) == (1, 4, 5)
-    assert (found.mean, found.std) == channel_statistics(train.images)
-    half = Declared(1, 4, 7, [0.1], None).dataset("toy", train, test)
-    assert (half.classes, half.mean, half.std) == (7, (0.1,), found.std)
-
-
-@pytest.mark.parametrize(("key", "value"), [("channels", 3), ("size", 5)])
-def test_declared_refuses_other_images(key, value):
-    keys = dict.fromkeys(("channels", "size", "classes", "mean", "std")) | {key: value}
-    with pytest.raises(DataError, match=f"dataset.{key}={value}, but the images' shape is 1x4x4; write dataset.{key}="):
-        Declared(**keys).dataset("toy", image_set(), image_set())
-
-
-def test_declared_names_impossible_values():
-    problems = Declared(2, 0, 1, None, None).problems()
-    assert [p.split(" must")[0] for p in problems] == ["dataset.channels", "dataset.size", "dataset.classes"]
-    assert Declared(None, None, None, None, None).problems() == Declared(1, 8, 10, [0.1], [0.2]).problems() == []
 
 
 @settings(deadline=None)

@@ -15,9 +15,9 @@ from pffdst.client.step import LocalTraining
 from pffdst.core.messages import ClientTask, Residual, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.seeding import derive_seed, generator_for
-from pffdst.data.batches import ClientBatches, SharedImages
+from pffdst.data.batches import ClientBatches
 from pffdst.data.clients.divided import Shares
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import Handle
 from pffdst.methods.readjust.base import ReadjustRule
 from pffdst.wire.downlink import Memory, decode_downlink
 from pffdst.wire.frame import WireError
@@ -48,7 +48,7 @@ class ClientSetup:
     seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    images: SharedImages | ImageSet
+    images: Handle
     shares: Shares
 
     @property
@@ -147,8 +147,7 @@ class ClientWork:
 
     def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
-        images = setup.images
-        self.data = images.open() if isinstance(images, SharedImages) else images
+        self.data = setup.images.open()
         self.module = ClientModule(
             setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last, device=device
         )
@@ -174,7 +173,7 @@ class ClientWork:
         """The client's own samples in the round's order."""
         setup = self.setup
         indices, generator = setup.indices(task.client), setup.shuffling(task, stream)
-        batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+        batches = ClientBatches(self.data, indices, setup.training.batch_size, generator)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
         return batches
 

@@ -25,8 +25,7 @@ from pffdst.client.callbacks import BrokenMaskError
 from pffdst.client.turn import ClientSetup, Inbox, Trained, answer, unreadable
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
-from pffdst.data.batches import SharedImages, batch_indices, steps
-from pffdst.data.dataset import ImageSet
+from pffdst.data.batches import batch_indices, steps
 from pffdst.engines.base import Engine, Job, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
 from pffdst.engines.slots import Figures, Loaded, Slot, SlotSettings
@@ -108,9 +107,9 @@ class BatchedEngine(Engine):
             return
         self._setup, self._inbox = setup, Inbox(setup)
         self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
-        images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
+        images = setup.images.open()
         if self.device == "cuda":
-            images = ImageSet(images.images.to(self.device), images.labels.to(self.device))
+            images = images.to(self.device)
             self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
         self._slots = [Slot(setup, images, self._settings) for _ in range(self._streams)]
         self._loaded = Loaded(self._slots[0].flat)

@@ -21,7 +21,7 @@ from pffdst.client.step import add_regularisers_, cross_entropy, mask_gradients_
 from pffdst.client.turn import ClientSetup
 from pffdst.core.flat import FlatModule
 from pffdst.core.model import GlobalModel
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import Samples
 
 __all__ = ["Figures", "Loaded", "Slot", "SlotSettings"]
 
@@ -103,7 +103,7 @@ class Loaded:
 class Slot:
     """A network, its optimizer and the buffers of its steps. On CUDA everything happens on a stream of its own."""
 
-    def __init__(self, setup: ClientSetup, data: ImageSet, settings: SlotSettings) -> None:
+    def __init__(self, setup: ClientSetup, data: Samples, settings: SlotSettings) -> None:
         device = settings.device
         self._setup, self._data, self._settings = setup, data, settings
         self._module = ClientModule(
@@ -190,10 +190,10 @@ class Slot:
 
     def _backward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of a batch, its mean loss and number of correct answers."""
-        labels = self._data.labels.index_select(0, samples)
+        inputs, labels = self._data.batch(samples)
         self._module.zero_grad(set_to_none=True)
         with self._autocast():
-            logits = self._module(self._data.images.index_select(0, samples))
+            logits = self._module(inputs)
             loss = cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()

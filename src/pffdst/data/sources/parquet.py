@@ -109,16 +109,20 @@ class _Table:
     def checked(self, column: str) -> Iterator[tuple[int, pa.Array]]:
         """The pieces of a column with the number of their first row; DataError at a null."""
         first = 0
-        for values in self.batches(column):
-            if pa.types.is_struct(values.type):
-                values = pc.struct_field(values, "bytes")
+        for cells in self.batches(column):
+            values = pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
             if values.null_count:
-                row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-                raise DataError(
-                    f"{self.path}, row {row}: the cell of column {column!r} is null; fill it or drop the row"
-                )
+                index = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+                raise DataError(f"{self.path}, row {first + index}: {_null(column, cells[index].as_py())}")
             yield first, values
             first += len(values)
+
+
+def _null(column: str, cell: Any) -> str:
+    named = cell.get("path") if isinstance(cell, dict) else None
+    if named is not None:
+        return f"column {column!r} names the file {named} and holds no bytes; write the file's bytes into the column"
+    return f"the cell of column {column!r} is null; fill it or drop the row"
 
 
 @contextlib.contextmanager

@@ -162,7 +162,9 @@ def _check_labels(where: str, labels: Tensor, classes: int) -> None:
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         value = int(labels[row])
-        advice = "number the classes from 0" if value < 0 else f"write dataset.classes={int(labels.max()) + 1} or more"
+        advice = f"write dataset.classes={int(labels.max()) + 1} or more"
+        if value < 0:
+            advice = "-1 stands for a hidden label: leave those rows, or the split, out; else number the classes from 0"
         raise DataError(f"{where}: labels must be 0..{classes - 1}, got {value} in row {row}; {advice}")
 
 

@@ -38,6 +38,8 @@ __all__ = ["ByColumn", "FromFile", "write_clients"]
 
 _Ints = NDArray[np.int64]
 _SPLITS = ("train", "test")
+# Files that are no table make the readers raise almost anything.
+_UNREADABLE = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @final
@@ -162,7 +164,7 @@ class _Lists:
         try:
             columns = _from_npz(path) if path.suffix.lower() == ".npz" else _from_csv(path)
             split, index, client = columns["split"], columns["index"].astype(np.int64), columns["client"]
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise PartitionError(
                 f"partition.path: {path} cannot be read ({error}); it needs the columns index and client, and split "
                 "(train or test) where it lists test samples"
@@ -247,7 +249,7 @@ def _from_csv(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _from_npz(path: Path) -> dict[str, NDArray[np.generic]]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return _with_split({name: file[name] for name in file.files})
 
 

@@ -166,7 +166,8 @@ def _chosen(table: _Table, key: str, given: str | None, candidates: Callable[[_T
         return str(found[0])
     columns = ", ".join(table.schema.names)
     what = f"there is no column {given!r}" if given is not None else f"which column is the {key} cannot be told"
-    raise DataError(f"{table.path}: {what}; its columns are {columns}: write dataset.parquet.{key}=COLUMN")
+    setting = "partition.column" if key == "owner" else f"dataset.parquet.{key}"
+    raise DataError(f"{table.path}: {what}; its columns are {columns}: write {setting}=COLUMN")
 
 
 def _image_columns(table: _Table) -> list[str]:

@@ -73,3 +73,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, images, monkeypatch):
     with pytest.warns(RuntimeWarning, match="No space left on device"):
         assert cache.store("k", images, {"names": ["a", "é"]}) is images
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("old", "new"), [('"dog"', '"dot"'), ('"digest": "', '"digest": "0')])
+def test_a_record_that_says_something_else_is_damaged(tmp_path, images, old, new):
+    cache = ImageCache(tmp_path)
+    cache.store("k", images, {"names": ["cat", "dog"]})
+    record = tmp_path / "k.json"
+    text = record.read_text(encoding="utf-8")
+    assert old in text
+    record.write_text(text.replace(old, new), encoding="utf-8")
+    assert cache.load("k") is None

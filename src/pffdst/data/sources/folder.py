@@ -114,10 +114,9 @@ def _folder_problems(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Image files at any depth; links are followed."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(names) if _is_image(name))
+    """Image files at any depth, in no order; links are followed."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names if _is_image(name))
 
 
 def _is_image(name: str) -> bool:

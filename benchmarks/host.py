@@ -2,10 +2,10 @@
 
     python benchmarks/host.py [--rounds N] [--sparsity S]
 
-FedDST on ResNet-18, sparsity 0.98, 20 of 200 clients, on one thread. Seconds of an ordinary round and of a gradient round
-by part: planning and masks (plan), messages down (encode), decoding at the clients (client_decode), choosing what moves
-(client_move), updates (client_encode), decoding and summing (absorb), the mean and the server average (conclude), a row's
-mask figures (row), and the checkpoint: its seconds and its bytes. What a client trains is made up.
+FedDST on ResNet-18, sparsity 0.98, 20 of 200 clients, on one thread. Seconds of an ordinary round and of a gradient
+round by part: planning and masks (plan), messages down (encode), decoding at the clients (client_decode), choosing what
+moves (client_move), updates (client_encode), decoding and summing (absorb), the mean and the server average (conclude),
+a row's mask figures (row), and the checkpoint: its seconds and its bytes. What a client trains is made up.
 """
 
 from __future__ import annotations

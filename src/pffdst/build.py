@@ -23,6 +23,7 @@ from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
+from pffdst.data.clients.given import write_clients
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
@@ -76,9 +77,7 @@ class Parts:
 
 def parts(cfg: DictConfig) -> Parts:
     """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
-    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
-    if cfg.validation_share > 0:
-        dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
+    dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
     shares = _shares(cfg, dataset)
     network, seen, layout = _network(cfg, dataset)
@@ -172,6 +171,8 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     made, engine = parts(cfg), _engine(cfg)
     dataset, setup = made.dataset, made.setup
+    if cfg.partition.get("save") is not None:
+        write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
@@ -240,10 +241,15 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _dataset(cfg: DictConfig) -> Dataset:
+    """The data, with a share of the training set in the test set's place where the configuration says so."""
+    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    return dataset.with_validation(cfg.validation_share, cfg.seed)
+
+
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    samples = dataset.train.labels.numel()
-    problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
+    problems = list(instantiate(cfg.partition).problems(dataset.train, cfg.clients))
     needed = getattr(get_object(cfg.model._target_), "min_size", 1)
     if dataset.size < needed:
         problems.append(
@@ -256,7 +262,7 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
     shares: Shares = instantiate(cfg.partition).split(
-        dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
+        dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
     )
     if isinstance(shares, Partition) and shares.moved > 0:
         _log.info("partition: %d training samples moved to clients that had too few", shares.moved)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet
 from pffdst.metrics.evaluate import Evaluator
 
 MEAN, STD, CLIENTS = (0.3053,), (0.3764,), 40

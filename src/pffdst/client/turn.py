@@ -16,9 +16,9 @@ from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
-from pffdst.data.batches import ClientBatches, SharedImages, steps
+from pffdst.data.batches import ClientBatches, steps
 from pffdst.data.clients.divided import Shares
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import Handle
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method, stage_of
 from pffdst.methods.rule import Answer, Rule
@@ -51,7 +51,7 @@ class ClientSetup:
     seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    images: SharedImages | ImageSet
+    images: Handle
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
     channels_last: bool = True
@@ -285,8 +285,7 @@ class ClientWork:
 
     def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
-        images = setup.images
-        self.data = images.open() if isinstance(images, SharedImages) else images
+        self.data = setup.images.open()
         self.module = ClientModule(
             setup.network,
             setup.training,
@@ -337,6 +336,6 @@ class ClientWork:
         """The client's own samples in the order of a named draw."""
         setup = self.setup
         indices, generator = setup.indices(task.client), generator_for(setup.seed, stream, task.t, task.client)
-        batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+        batches = ClientBatches(self.data, indices, setup.training.batch_size, generator)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
         return batches

@@ -165,7 +165,8 @@ def _target(path: str, node: DictConfig) -> tuple[Callable[..., Any] | None, lis
 def _fit(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Origin) -> list[str]:
     """Whether the images are large enough for the model."""
     needed = getattr(targets.get("model"), "min_size", None)
-    size = _known(cfg.get("dataset"), "size") if "dataset" in targets else None
+    dataset_node = cfg.get("dataset") if "dataset" in targets else None
+    size = None if dataset_node is None else _known(dataset_node, "resize") or _known(dataset_node, "size")
     if not isinstance(needed, int) or not isinstance(size, int) or size >= needed:
         return []
     model, dataset = origin.label("model", cfg.model), origin.label("dataset", cfg.dataset)
@@ -199,6 +200,8 @@ def _hooks(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Orig
         lines += _schedule_problems(made, rounds)
     for group in ("dataset", "engine"):
         lines += _ask(made.get(group))
+    if _known(cfg, "validation_share") == 0:
+        lines += _ask(made.get("dataset"), method="test_problems")
     return lines
 
 
@@ -211,10 +214,10 @@ def _schedule_problems(made: dict[str, Any], rounds: int) -> list[str]:
     return _ask(made.get("readjust"), list(stages(rounds)) if callable(stages) else [rounds])
 
 
-def _ask(thing: Any, *facts: Any) -> list[str]:
-    """The object's own `problems(*facts)`, where it has such a method."""
-    method = getattr(thing, "problems", None)
-    return [str(line) for line in method(*facts)] if callable(method) else []
+def _ask(thing: Any, *facts: Any, method: str = "problems") -> list[str]:
+    """What the object's own `problems(*facts)` says, where it has such a method."""
+    asked = getattr(thing, method, None)
+    return [str(line) for line in asked(*facts)] if callable(asked) else []
 
 
 def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:

@@ -32,7 +32,8 @@ _NEUTRAL_DATASET = frozenset({"cache", "download"})
 def fingerprint(cfg: DictConfig) -> str:
     """16 hexadecimal digits that two configurations share when they must give the same result.
 
-    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, profile, checkpoint_every)
+    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, profile, checkpoint_every,
+    partition.save)
     and where the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its
     path, one that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
     """
@@ -78,6 +79,9 @@ def _essence(plain: Any) -> dict[str, Any]:
         # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.
         neutral = _NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
+    partition = kept.get("partition")
+    if isinstance(partition, Mapping):
+        kept["partition"] = {key: value for key, value in partition.items() if key != "save"}
     return kept
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_stat_scores
 
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet
 
 __all__ = ["Evaluation", "Evaluator"]
 

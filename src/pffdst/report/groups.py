@@ -29,7 +29,7 @@ NEUTRAL = frozenset(
         "seed",
     }
 )
-_NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path"})
+_NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path", "partition.save"})
 # A method is named first, then by what makes it an ablation, then by its setting.
 _FIRST = (
     "method_name",

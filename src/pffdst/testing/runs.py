@@ -18,7 +18,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import generator_for
 from pffdst.data.clients.divided import Iid
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet
 from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.memories import ClientMemories
 from pffdst.methods.aggregation import Aggregation, MaskedMean
@@ -87,7 +87,7 @@ class SmallRun:
             mean=(0.5,),
             std=(0.3,),
             images=_images(seed),
-            shares=Iid().split(_images(seed).labels, _images(seed).labels, CLIENTS, CLASSES, seed),
+            shares=Iid().split(_images(seed), _images(seed), CLIENTS, CLASSES, seed),
         )
         self.server = self._server(GlobalModel(layout, values, *_all(layout)), schedule, made, rounds)
         self.server.rules = replace(

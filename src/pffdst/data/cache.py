@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import final
 
 from pffdst.data.dataset import ImageSet
-from pffdst.data.npy import write_tensor, write_whole
+from pffdst.data.npy import write_tensor
+from pffdst.runs.files import write_whole
 
 __all__ = ["ImageCache"]
 
@@ -58,7 +59,7 @@ class ImageCache:
         images, labels, sums = self._files(key)
         write_tensor(images, fresh.images)
         write_tensor(labels, fresh.labels)
-        write_whole(sums, lambda file: file.write(json.dumps(_checksums(images, labels)).encode()))
+        write_whole(sums, json.dumps(_checksums(images, labels)).encode())
 
     def _files(self, key: str) -> tuple[Path, Path, Path]:
         return self._folder / f"{key}.images.npy", self._folder / f"{key}.labels.npy", self._folder / f"{key}.json"

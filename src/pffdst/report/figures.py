@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -21,6 +21,7 @@ __all__ = [
     "Spread",
     "accuracy_at",
     "bytes_to_reach",
+    "chance_of",
     "curve",
     "drawn_runs",
     "first_at",
@@ -38,6 +39,12 @@ ACCURACIES = {
     "acc_global": (names.ACC_GLOBAL, "last round, pooled test set"),
     "acc_client_mean": (names.ACC_CLIENT_MEAN, "last round, mean over clients"),
 }
+
+
+def chance_of(runs: Iterable[Run]) -> float:
+    """The accuracy of guessing, 1 / classes, as far as the runs tell their classes; of several the highest."""
+    told = [run.clients.get("classes") or run.config.get("dataset.classes") for run in runs]
+    return max((1 / count for count in told if isinstance(count, int | float) and count >= 2), default=0.0)
 
 
 @final

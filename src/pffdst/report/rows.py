@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, SupportsIndex, final, overload
 
 from pffdst.metrics import names
 from pffdst.metrics.clients import evenly_spaced
 from pffdst.metrics.names import Row
-from pffdst.runs.files import line_count, read_rows
+from pffdst.runs.files import read_rows
 
 __all__ = ["DENSITY", "SHOWN_ROUNDS", "Rows", "plausible", "read_columns"]
 
 DENSITY = names.density_of("")
 # Rounds of the pictures of the model: more than these are not told apart on a screen.
 SHOWN_ROUNDS = 240
-_LAYERS = 1000
+_LAYERS, _NAME = 1000, 300
+_MOST = 1e30
 _LEFT = ("round/", "time/", "cost/up/", "cost/down/")  # what no figure of the report is made of
 _ABSENT = math.nan
 
@@ -31,31 +33,33 @@ class Rows(Sequence[Row]):
         self.columns: dict[str, array[float]] = {names.ROUND: array("d")}
         self.densities: dict[int, dict[str, float]] = {}
         self._broken: set[str] = set()  # columns with a value that is no whole number
-        self._spaced: list[int] = []
+        self._columns: dict[str, tuple[array[float], float, float]] = {}  # by heading, with what its figures can be
 
-    def add(self, row: dict[str, str], place: int, spaced: set[int]) -> bool:
-        """Takes in a row, the `place`-th of its file; False for one whose round is not after the last one's."""
+    def add(self, row: dict[str, str]) -> bool:
+        """Takes in a row; False for one whose round is not after the last one's."""
         t = number_of(names.ROUND, row.get(names.ROUND, ""))
         known = self.columns[names.ROUND]
         if t is None or (known and t <= known[-1]):
             return False
+        before = len(known)
         for name, text in row.items():
-            if not name.startswith(DENSITY):
-                self._put(name.replace("val/", "test/", 1) if name.startswith("val/") else name, text)
-        if place in spaced:
-            dense = {n: v for n, text in row.items() if n.startswith(DENSITY) and (v := number_of(n, text)) is not None}
-            self.densities[len(known) - 1] = dense
+            self._put(name, text, before)
         return True
 
-    def _put(self, name: str, text: str) -> None:
-        value = number_of(name, text)
-        if value is None:
+    def _put(self, name: str, text: str, before: int) -> None:
+        if name not in self._columns:
+            self._columns[name] = (self.columns.setdefault(_plain(name), array("d")), *limits_of(name))
+        column, low, high = self._columns[name]
+        try:
+            value = float(text)
+        except ValueError:
             return
-        column = self.columns.setdefault(name, array("d"))
-        column.extend(_ABSENT for _ in range(len(self) - len(column) - (name != names.ROUND)))
-        column.append(value)
-        if not text.isdecimal():
-            self._broken.add(name)
+        if low <= value <= high:  # never true of NaN
+            if len(column) < before:
+                column.extend([_ABSENT] * (before - len(column)))
+            column.append(value)
+            if name not in self._broken and not text.isdecimal():
+                self._broken.add(_plain(name))
 
     def __len__(self) -> int:
         return len(self.columns[names.ROUND])
@@ -93,22 +97,35 @@ class Rows(Sequence[Row]):
 
 def read_columns(path: Path) -> tuple[Rows, int]:
     """The rows that are whole, and how many lines are not. FileProblem."""
-    lines = max(line_count(path) - 1, 1)
-    spaced, found, lost = set(evenly_spaced(lines, SHOWN_ROUNDS)), Rows(), 0
-    for place, row in enumerate(read_rows(path, _wanted())):
-        lost += not found.add(row, place, spaced)
-    return found, lost
+    found = Rows()
+    kept = bytearray(map(found.add, read_rows(path, _is_figure)))
+    spaced, rows = set(evenly_spaced(len(found), SHOWN_ROUNDS)), count()
+    numbered = ((place, next(rows)) for place, whole in enumerate(kept) if whole)
+    _read_densities(path, found, {place: i for place, i in numbered if i in spaced})
+    return found, len(kept) - len(found)
 
 
-def _wanted() -> Any:
+def _read_densities(path: Path, found: Rows, places: Mapping[int, int]) -> None:
+    """Of the lines at `places`, by their row's number."""
     layers: list[str] = []
 
     def wanted(name: str) -> bool:
-        if name.startswith(DENSITY):
-            layers.append(name)
-        return not name.startswith(_LEFT) and len(name) < 300 and len(layers) <= _LAYERS
+        layers.extend([name] if name.startswith(DENSITY) else [])
+        return name.startswith(DENSITY) and len(name) < _NAME and len(layers) <= _LAYERS
 
-    return wanted
+    for place, row in enumerate(read_rows(path, wanted, places)):
+        if place in places:
+            known = {name: number_of(name, text) for name, text in row.items()}
+            found.densities[places[place]] = {name: value for name, value in known.items() if value is not None}
+
+
+def _is_figure(name: str) -> bool:
+    return not name.startswith((DENSITY, *_LEFT)) and len(name) < _NAME
+
+
+def _plain(name: str) -> str:
+    """Accuracies have one name here, whichever samples they are of; the run says which."""
+    return f"test/{name[4:]}" if name.startswith("val/") else name
 
 
 def number_of(name: str, text: str) -> float | None:
@@ -120,13 +137,18 @@ def number_of(name: str, text: str) -> float | None:
 
 
 def plausible(name: str, value: Any) -> float | None:
-    """The value, if it is a finite number that such a figure can have: a share in [0, 1], a cost of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+    """The value, if it is a finite number that such a figure can have; see `limits_of`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if ("acc" in name and not 0 <= value <= 1) or (_is_cost(name) and value < 0):
-        return None
-    return None if name in (names.ROUND, "rounds") and not 0 <= value < 1e9 else value
+    low, high = limits_of(name)
+    return value if low <= value <= high else None
 
 
-def _is_cost(name: str) -> bool:
-    return any(word in name for word in ("bytes", "flops", "alive", "frozen", "wall_s"))
+def limits_of(name: str) -> tuple[float, float]:
+    """What a figure of this name can be: a share in [0, 1], a cost of at least 0, a round below a thousand million."""
+    if "acc" in name:
+        return 0.0, 1.0
+    if name in (names.ROUND, "rounds"):
+        return 0.0, 1e9
+    is_cost = any(word in name for word in ("bytes", "flops", "alive", "frozen", "wall_s"))
+    return 0.0 if is_cost else -_MOST, _MOST

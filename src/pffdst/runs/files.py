@@ -13,7 +13,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, final
 
@@ -41,7 +41,6 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "FileProblem",
-    "line_count",
     "read_json",
     "read_rows",
     "read_yaml",
@@ -158,29 +157,29 @@ def read_yaml(path: Path) -> Any:
         raise _unreadable(path, _reason(error)) from error
 
 
-def read_rows(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[dict[str, str]]:
+def read_rows(
+    path: Path, wanted: Callable[[str], bool] = lambda _: True, places: Container[int] | None = None
+) -> Iterator[dict[str, str]]:
     """The rows of a csv file with a heading, one at a time: the `wanted` columns' fields that are not empty.
 
     A row that is not whole (too few fields, too long) is given as an empty one, a last line without its end not at all.
-    Commas or, as some spreadsheets write, semicolons. FileProblem for the file as a whole.
+    Of `places`, where given, alone; other rows are empty. Commas or, as some spreadsheets write, semicolons.
+    FileProblem for the file as a whole.
     """
     with _opened(path, MOST_ROWS) as file:
         first = file.readline(MOST_LINE).decode("utf-8-sig", errors="replace")
         mark = ";" if ";" in first and "," not in first else ","
         heading = _fields(first.rstrip("\r\n"), mark)
         picked = [(i, name) for i, name in enumerate(heading) if wanted(name)]
-        for line in iter(lambda: file.readline(MOST_LINE), b""):
+        for place, line in enumerate(iter(lambda: file.readline(MOST_LINE), b"")):
             if not line.endswith(b"\n") and len(line) < MOST_LINE:
                 return  # being written, or cut short by a kill
+            if places is not None and place not in places:
+                yield {}
+                continue
             fields = _fields(line.decode(errors="replace").rstrip("\r\n"), mark)
             whole = len(fields) == len(heading)
             yield {name: fields[i] for i, name in picked if fields[i] != ""} if whole else {}
-
-
-def line_count(path: Path) -> int:
-    """How many lines a file has that are whole. FileProblem."""
-    with _opened(path, MOST_ROWS) as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
 
 
 def _fields(line: str, mark: str) -> list[str]:

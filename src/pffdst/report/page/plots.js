@@ -46,8 +46,11 @@ function layoutOf(more = {}) {
   };
 }
 
-const bytesAxis = { tickformat: "~s", ticksuffix: "B", exponentformat: "SI" };
-const flopsAxis = { tickformat: "~s", ticksuffix: "FLOP", exponentformat: "SI" };
+// A linear axis counts in one unit, which its title names: the ticks are plain numbers at every zoom.
+const unitOf = (values, units) => {
+  const power = powerOf(Math.max(...values, 1), units);
+  return { scale: 1000 ** power, unit: units[power] };
+};
 // 1, 2 and 5 of each decade, fewer where there are many; `text` writes a value with its unit.
 function logAxis(values, text) {
   const known = values.filter((value) => value > 0);
@@ -108,6 +111,28 @@ function watchPlots() {
     { rootMargin: "300px" },
   );
   document.querySelectorAll(".plot").forEach((node) => watcher.observe(node));
+}
+
+// On paper everything is drawn, in light colours and at the paper's width, whatever was on the screen.
+function forPaper() {
+  loadPlotly();
+  document.documentElement.classList.add("paper");
+  document.documentElement.dataset.theme = "light";
+  render();
+  [...waiting.keys()].forEach(drawNow);
+  document.querySelectorAll(".plot .main-svg").forEach((svg) => Plotly.Plots.resize(svg.closest(".plot")));
+}
+
+function forScreen() {
+  document.documentElement.classList.remove("paper");
+  applyTheme();
+  render();
+  document.querySelectorAll(".plot .main-svg").forEach((svg) => Plotly.Plots.resize(svg.closest(".plot")));
+}
+
+function watchPrinting() {
+  window.addEventListener("beforeprint", forPaper);
+  window.addEventListener("afterprint", forScreen);
 }
 
 // Left and right go from point to point of the lines, and the values are said.

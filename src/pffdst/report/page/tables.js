@@ -5,11 +5,22 @@ function groupFigures(group) {
   return {
     accuracy: over(state.accuracy),
     flops: over("flops"),
+    wire: spreadOf(group.runs.map(wireOf).map((value) => (Number.isFinite(value) ? value : null))),
+    formula: spreadOf(group.runs.map(formulaBytes)),
+    tenth: spreadOf(group.runs.map(worstTenth)),
     up: over("bytes_up"),
     down: over("bytes_down"),
     bytes: spreadOf(group.runs.map(totalBytes).map((value) => (Number.isFinite(value) ? value : null))),
   };
 }
+
+// The papers' formula: 4 bytes a value and a bit a position, and the first downloads of frozen weights.
+const formulaBytes = (run) =>
+  run.final.paper_bytes === undefined ? null : run.final.paper_bytes + (run.final.frozen_bytes ?? 0);
+const worstTenth = (run) => {
+  const sorted = run.clients.accuracy?.[modelOfAccuracy()]?.sorted ?? [];
+  return sorted.length > 0 ? quantile(sorted, 0.1) : null;
+};
 
 const reach = (level) => (run) => bytesToReach(run, state.accuracy, level);
 const at = (budget) => (run) => accuracyAt(run, state.accuracy, budget);
@@ -146,11 +157,40 @@ function groupColumns(figures, level) {
       cell: (each) => reachCell(each.reached, toLevel),
     },
     {
+      key: "wire",
+      name: "On the wire",
+      unit: "h:m:s",
+      hint: wireWords(),
+      of: (each) => each.wire.mean,
+      cell: (each) => durationText(each.wire.mean),
+    },
+    {
+      key: "formula",
+      name: "By formula",
+      unit: sizes.unit,
+      hint: "The papers' formula: 32 bits a value, a bit a position; measured bytes are what was sent",
+      of: (each) => each.formula.mean,
+      cell: (each) => el("span", { class: "quiet" }, sizes.text(each.formula.mean)),
+    },
+    {
+      key: "tenth",
+      name: "Worst tenth",
+      unit: "%",
+      hint: "The accuracy that a tenth of the clients do not exceed",
+      of: (each) => each.tenth.mean,
+      cell: (each) => fixed(100 * each.tenth.mean, 1),
+    },
+    {
       key: "flops",
       name: "Training",
       unit: flops.unit,
       of: (each) => each.flops.mean,
       cell: (each) => flops.text(each.flops.mean),
+    },
+    {
+      name: "Front",
+      hint: "No other group is more accurate for fewer bytes",
+      cell: (each) => (each.onFront ? el("span", {}, "●", el("span", { class: "unseen" }, "on the front")) : ""),
     },
     { name: "n", cell: (each) => String(each.group.runs.length) },
   ];
@@ -164,12 +204,20 @@ function groupTable(seen) {
     ...groupFigures(group),
     reached: level === undefined ? spreadOf([]) : reachOf(group, level),
   }));
+  const front = paretoFront(figures.map((each) => ({ x: each.bytes.mean, y: each.accuracy.mean, each })));
+  for (const each of figures) each.onFront = front.some((point) => point.each === each);
   const columns = groupColumns(figures, level);
   const [by, down] = state.groupSort;
-  const best = Math.max(...figures.map((each) => (each.accuracy.n > 0 ? each.accuracy.mean : -1)));
+  const best = Object.fromEntries(
+    columns.filter((column) => column.key in BETTER).map((column) => [column.key, bestOf(figures, column)]),
+  );
   const rows = sortedBy(figures, columns.find((column) => column.key === by) ?? columns[1], down).map((each) => ({
-    class: [each.accuracy.mean === best ? "best" : "", state.hidden.includes(each.group.label) ? "off" : ""].join(" "),
-    cells: columns.map((column) => column.cell(each)),
+    class: state.hidden.includes(each.group.label) ? "off" : "",
+    cells: columns.map((column) =>
+      column.key in best && column.of(each) === best[column.key]
+        ? el("span", { class: "best" }, column.cell(each))
+        : column.cell(each),
+    ),
   }));
   return table({
     caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`,
@@ -179,11 +227,23 @@ function groupTable(seen) {
   });
 }
 
+// The best figure of each column, where there is something to be best among; bytes to a level count whole groups alone.
+const BETTER = { accuracy: 1, bytes: -1, reached: -1, wire: -1, flops: -1, tenth: 1 };
+function bestOf(figures, column) {
+  const whole = figures.filter((each) => column.key !== "reached" || each.reached.n === each.reached.of);
+  const values = whole.map(column.of).filter(Number.isFinite);
+  if (values.length < 2) return NaN;
+  return BETTER[column.key] > 0 ? Math.max(...values) : Math.min(...values);
+}
+
+const wireWords = () =>
+  `The bytes' time on the wire: a round's clients at once, each at ${state.uplink} Mbit/s up and ${state.downlink} down`;
+
 // A second click on a heading turns the order round; figures begin with the largest where that is the best.
 function sorting(place) {
   const [by, down] = state[place];
   const set = (key) => {
-    state[place] = [key, by === key ? !down : key === "accuracy"];
+    state[place] = [key, by === key ? !down : BETTER[key] > 0];
     render();
   };
   return { by, down, set, place };

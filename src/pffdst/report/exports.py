@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pffdst.metrics.units import format_bytes, format_flops
-from pffdst.report.figures import ACCURACIES, Spread, bytes_to_reach, chance_of, curve, drawn_runs, spread_of
+from pffdst.report.figures import Spread, accuracy_words, bytes_to_reach, chance_of, curve, drawn_runs, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import FINALS, Run
 
@@ -79,7 +79,7 @@ def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> s
     """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs the package booktabs."""
     reached = "bytes" if level is None else f"to {100 * level:g}\\,\\%"
     lines = [
-        f"% accuracy: {ACCURACIES[accuracy][1]}; mean and sd over n seeds; bytes measured, both directions",
+        f"% accuracy: {accuracy_words(groups, accuracy)}; mean and sd over n seeds; bytes measured, both directions",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
         f"method & accuracy (\\%) & bytes & {reached} & training & $n$ \\\\",

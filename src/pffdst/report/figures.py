@@ -13,13 +13,14 @@ from typing import NamedTuple, final
 
 from pffdst.metrics import names
 from pffdst.report.groups import Group
-from pffdst.report.reading import Run, numbers
+from pffdst.report.reading import EVALUATED_ON, Run, numbers
 
 __all__ = [
     "ACCURACIES",
     "Point",
     "Spread",
     "accuracy_at",
+    "accuracy_words",
     "bytes_to_reach",
     "chance_of",
     "curve",
@@ -27,6 +28,7 @@ __all__ = [
     "first_at",
     "mean_curve",
     "paired_ratio",
+    "sample_words",
     "spread_of",
 ]
 
@@ -39,6 +41,17 @@ ACCURACIES = {
     "acc_global": (names.ACC_GLOBAL, "last round, pooled test set"),
     "acc_client_mean": (names.ACC_CLIENT_MEAN, "last round, mean over clients"),
 }
+
+
+def sample_words(runs: Iterable[Run]) -> str:
+    """The samples that the runs' accuracies are of: `test set`, `validation set`, or both."""
+    found = {str(run.config.get(EVALUATED_ON, "test")) for run in runs}
+    return f"{' or '.join(sorted(found)) or 'test'} set"
+
+
+def accuracy_words(groups: Sequence[Group], accuracy: str) -> str:
+    """What an accuracy is, with the samples it is of."""
+    return ACCURACIES[accuracy][1].replace("test set", sample_words(run for group in groups for run in group.runs))
 
 
 def chance_of(runs: Iterable[Run]) -> float:

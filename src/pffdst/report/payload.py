@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pffdst.metrics import names
 from pffdst.metrics.clients import evenly_spaced
-from pffdst.report.figures import ACCURACIES, chance_of
+from pffdst.report.figures import ACCURACIES, chance_of, sample_words
 from pffdst.report.groups import is_counted, keys_of
 from pffdst.report.library import Shelf
 from pffdst.report.looks import hues_of
-from pffdst.report.reading import EVALUATED_ON, Run, encodable, numbers
+from pffdst.report.reading import Run, encodable, numbers
 from pffdst.report.rows import DENSITY, SHOWN_ROUNDS, Rows
 
 __all__ = ["payload"]
@@ -22,7 +22,7 @@ def payload(shelf: Shelf, since: int = 0, wanted: Sequence[str] | None = None) -
     """The runs that changed after version `since`, the names of all, and what holds for all of them together."""
     usable = [run for run in shelf.runs if run.has_figures and not run.twin]
     keys = keys_of(usable, wanted)
-    samples = sample_words({str(run.config[EVALUATED_ON]) for run in usable})
+    samples = sample_words(usable)
     return {
         "version": shelf.version,
         "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -34,11 +34,6 @@ def payload(shelf: Shelf, since: int = 0, wanted: Sequence[str] | None = None) -
         "chance": chance_of(usable),
         "runs": [_run(run) for run in shelf.runs if shelf.changed[run.id] > since],
     }
-
-
-def sample_words(found: Collection[str]) -> str:
-    """The samples that accuracies are of; where runs differ in that, their groups are told apart by it."""
-    return f"{' or '.join(sorted(found)) or 'test'} set"
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -25,14 +25,10 @@ function render() {
   fill("table-curves", seen.shown.length > 0 ? curvesTable(seen) : null);
   fill("reach", seen.groups.length > 0 ? reachTable(seen) : null);
   fill("at", seen.groups.length > 0 ? atTable(seen) : null);
-  for (const [id, column] of [
-    ["keys-changed", "changed"],
-    ["keys-frozen", "frozen"],
-  ])
-    fill(
-      id,
-      groupsOver(seen, column).map((group) => el("li", { class: "named" }, swatch(group.look), group.label)),
-    );
+  fill(
+    "keys-frozen",
+    groupsOver(seen, "frozen").map((group) => el("li", { class: "named" }, swatch(group.look), group.label)),
+  );
   fill("pair", pairTable(seen));
   fill("runs", runTable(seen));
   byId("runs-count").textContent = `${seen.matching.length} of ${data.runs.length} runs`;
@@ -60,6 +56,7 @@ function plots(seen) {
     partition: partitionMap,
   };
   // Their heights are known beforehand: nothing moves under the reader's pointer when they are drawn.
+  byId("plot-changed").style.height = `${lanesHeight(seen)}px`;
   byId("plot-parts").style.height = `${partsHeight(seen)}px`;
   for (const [name, figure] of Object.entries(figures)) plot(`plot-${name}`, () => figure(seen));
 }
@@ -106,7 +103,7 @@ function controls(seen) {
     ...settings(seen),
   ].join(" · ");
   byId("made").textContent =
-    `Written ${data.made.slice(0, 16).replace("T", " ")}. Bytes are measured lengths of messages, decimal units; accuracies are shares of the test samples.`;
+    `Written ${data.made.slice(0, 16).replace("T", " ")}. Bytes are measured lengths of messages, in decimal units.`;
   options("accuracy", Object.entries(data.accuracies), state.accuracy);
   segments(
     "x",
@@ -252,7 +249,8 @@ function listen() {
   byId("unfinished").addEventListener("change", (event) => set("unfinished")(event.target.checked));
   byId("log").addEventListener("change", (event) => set("log")(event.target.checked));
   byId("reference").addEventListener("change", (event) => set("reference")(event.target.value));
-  for (const side of ["left", "right"]) byId(side).addEventListener("change", (event) => set(side)(event.target.value));
+  for (const side of ["left", "right"])
+    byId(`pair-${side}`).addEventListener("change", (event) => set(side)(event.target.value));
   for (const id of ["uplink", "downlink"])
     byId(id).addEventListener("input", (event) => {
       const speed = Number(event.target.value);

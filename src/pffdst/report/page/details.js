@@ -53,7 +53,8 @@ function partTrace(rows, way, part, i, scale) {
 }
 
 const partsHeight = (seen) =>
-  110 + seen.shown.reduce((sum, group) => sum + 12 + 14 * Math.max(rowLines(group).length, isNarrow() ? 2 : 1.3), 0);
+  110 + seen.shown.reduce((sum, group) => sum + rowHeight(rowLines(group).length), 0);
+const rowHeight = (lines) => (isPaper() ? 7 + 13 * lines : 12 + 14 * Math.max(lines, isNarrow() ? 2 : 1.3));
 
 // A name in lines of so many letters, broken between its parts.
 function rowLines(group) {
@@ -133,32 +134,43 @@ function meanOverRounds(group, column) {
 const groupsOver = (seen, column) =>
   seen.shown.filter((group) => group.runs.some((run) => (run.model[column] ?? []).some((value) => value > 0)));
 
-// Moves are events: a stem at each round with one, groups side by side within their round.
+// Moves are events: a lane for each group, in it a stem at each round with a move, as high as the largest is a lane.
 function stems(found) {
-  const rounds = found.flatMap(({ points }) => points.map((p) => p.round));
-  const step = (Math.max(...rounds) - Math.min(...rounds)) / 220;
+  const most = Math.max(...found.flatMap(({ points }) => points.map((p) => p.y.mean)));
   return found.map(({ group, points }, nth) => {
     const moved = points.filter((p) => p.y.mean > 0);
-    const shift = (nth - (found.length - 1) / 2) * Math.min(step, (8 * step) / found.length);
+    const floor = found.length - 1 - nth;
     return {
       type: "scatter",
       mode: "lines+markers",
       name: plain(group.label),
-      x: moved.flatMap((p) => [p.round + shift, p.round + shift, null]),
-      y: moved.flatMap((p) => [0, 100 * p.y.mean, null]),
+      x: moved.flatMap((p) => [p.round, p.round, null]),
+      y: moved.flatMap((p) => [floor, floor + (0.78 * p.y.mean) / most, null]),
       line: { color: group.look.color, width: 1.4 },
-      marker: { color: group.look.color, symbol: group.look.symbol, size: moved.flatMap(() => [0, 6, 0]) },
-      text: moved.flatMap((p) => ["", `round ${p.round}`, ""]),
+      marker: { color: group.look.color, symbol: group.look.symbol, size: moved.flatMap(() => [0, 4, 0]) },
+      text: moved.flatMap((p) => ["", `round ${p.round}: <b>${percentText(p.y.mean)}</b>`, ""]),
       meta: {
         said: (i) => {
           const p = moved[Math.floor(i / 3)];
           return `${group.label}, round ${p.round}: ${percentText(p.y.mean)}`;
         },
       },
-      hovertemplate: `${plain(group.label)}, %{text}: <b>%{y:.1f} %</b><extra></extra>`,
+      hovertemplate: `${plain(group.label)}, %{text}<extra></extra>`,
     };
   });
 }
+
+const lanesHeight = (seen) => Math.max(170, 66 + (isPaper() ? 20 : isNarrow() ? 30 : 26) * groupsOver(seen, "changed").length);
+
+// The lanes' names stand where an axis has its numbers.
+const lanes = (found) =>
+  axis("", {
+    tickvals: found.map((_, nth) => found.length - 1 - nth + 0.3),
+    ticktext: found.map(({ group }) => brief(group.label, isNarrow() ? 16 : 26)),
+    tickfont: { size: 11.5, color: css("--ink") },
+    showgrid: false,
+    range: [-0.15, found.length],
+  });
 
 const steps = (found) =>
   found.map(({ group, points }) =>
@@ -180,8 +192,8 @@ function overRounds(seen, column, draw, words, empty) {
     layout: layoutOf({
       hovermode: column === "frozen" ? "x unified" : "closest",
       xaxis: axis("round", { tickformat: "d", rangemode: "tozero" }),
-      yaxis: axis(`% of the alive weights`, { rangemode: "tozero" }),
-      margin: { l: 50, r: 12, t: 8, b: 44 },
+      yaxis: draw === stems ? lanes(some) : axis(`% of the alive weights`, { rangemode: "tozero" }),
+      margin: { l: draw === stems ? 20 : 50, r: 12, t: 8, b: 44 },
     }),
     label: `${words} At the end: ${some.map(({ group, points }) => `${group.label} ${last(points)}`).join("; ")}.`,
     caption: words,
@@ -193,7 +205,7 @@ const changed = (seen) =>
     seen,
     "changed",
     stems,
-    "Positions of the mask that changed, as a share of the alive weights, mean over seeds: a stem for each move.",
+    "Positions of the mask that changed, as a share of the alive weights, mean over seeds: a stem for each move, all on one scale.",
     "No mask moved.",
   );
 const frozenShare = (seen) =>

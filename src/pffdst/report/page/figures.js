@@ -139,6 +139,33 @@ function curveLayout(drawnGroups, axisOf, words) {
   });
 }
 
+function curvesTable(seen) {
+  const curves = seen.shown
+    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
+    .filter((each) => each.points.length > 0);
+  const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
+  const picked = longest
+    .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
+    .map((p) => p.round);
+  const columns = [{ name: "Round" }, ...curves.map(({ group }) => ({ name: group.label, unit: "%, sent" }))];
+  const rows = picked.map((t) => ({
+    cells: [
+      String(t),
+      ...curves.map(({ points }) => {
+        const point = points.find((each) => each.round === t);
+        return point === undefined
+          ? ABSENT
+          : [plusMinus(100 * point.y.mean, 100 * point.y.sd, 1), el("span", { class: "sub" }, bytesText(point.bytes))];
+      }),
+    ],
+  }));
+  return table({
+    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
+    columns,
+    rows,
+  });
+}
+
 // ---- accuracy for bytes
 
 function pareto(seen) {
@@ -191,12 +218,15 @@ function pareto(seen) {
     });
   }
   const xs = points.map((each) => each.bytes.mean);
+  const reached = points.flatMap(({ accuracy: { mean: middle, sd } }) =>
+    [middle, middle - (sd || 0), middle + (sd || 0)].map((share) => 100 * share),
+  );
   return {
     traces: points.length > 0 ? traces : [],
     layout: layoutOf({
       xaxis: axis("bytes sent, both directions", { ...logAxis(xs, bytesText), range: paddedLog(xs) }),
-      yaxis: axis("accuracy, %", { range: paddedShare(points.map((each) => 100 * each.accuracy.mean)) }),
-      annotations: isNarrow() || points.length === 0 ? [] : pointLabels(points, front, plotSize("plot-pareto")),
+      yaxis: axis("accuracy, %", { range: paddedShare(reached) }),
+      annotations: isNarrow() || points.length === 0 ? [] : pointLabels(points, front, plotSize("plot-pareto"), paddedShare(reached)),
       uirevision: state.accuracy,
     }),
     label: `Accuracy against bytes sent. ${points.map((each) => `${each.group.label}: ${percentText(each.accuracy.mean)} for ${bytesText(each.bytes.mean)}`).join("; ")}.`,
@@ -225,15 +255,13 @@ function paddedLog(values) {
 
 // Beside their points, those of the front first: each takes the first place that covers no label, point or front;
 // where there is none, the name stays with the legend and the pointer.
-function pointLabels(points, front, size) {
+function pointLabels(points, front, size, [bottom, top]) {
   const logs = points.map((each) => Math.log10(each.bytes.mean));
   const ys = points.map((each) => 100 * each.accuracy.mean);
   const range = paddedLog(points.map((each) => each.bytes.mean));
-  const [bottom, top] = [Math.min(...ys), Math.max(...ys)];
-  const room = 0.08 * (top - bottom || 1);
   const at = (x, y) => [
     (size.width * (x - range[0])) / (range[1] - range[0]),
-    (size.height * (top + room - y)) / (top - bottom + 2 * room || 1),
+    (size.height * (top - y)) / (top - bottom),
   ];
   const places = points.map((_, i) => at(logs[i], ys[i]));
   const taken = places.map(([x, y]) => [x - 7, x + 7, y - 7, y + 7]);

@@ -27,7 +27,7 @@ function pairChoices(seen) {
     ["right", right],
   ]) {
     const now = known.find(([, each]) => each.label === side?.label)?.[0] ?? "";
-    options(id, known.map(words), known.some(([key]) => key === state[id]) ? state[id] : now);
+    options(`pair-${id}`, known.map(words), known.some(([key]) => key === state[id]) ? state[id] : now);
   }
 }
 

@@ -4,7 +4,8 @@ const waiting = new Map(); // plots that are not on the screen yet: how to draw 
 const drawn = new Set();
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const isNarrow = () => window.matchMedia("(max-width: 700px)").matches;
+const isPaper = () => document.documentElement.classList.contains("paper");
+const isNarrow = () => !isPaper() && window.matchMedia("(max-width: 700px)").matches;
 
 function faded(color, opacity) {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
@@ -56,7 +57,8 @@ function logAxis(values, text) {
   const known = values.filter((value) => value > 0);
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const decades = Math.log10(high / low);
-  const digits = decades < (isNarrow() ? 1 : 2.2) ? [1, 2, 5] : [1];
+  const fine = decades < 0.6 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : [1, 2, 5];
+  const digits = decades < (isNarrow() ? 1 : 2.2) ? fine : [1];
   const powers = Array.from({ length: 20 }, (_, power) => power);
   const ticks = powers
     .flatMap((power) => digits.map((digit) => digit * 10 ** power))

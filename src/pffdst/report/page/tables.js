@@ -232,7 +232,7 @@ const BETTER = { accuracy: 1, bytes: -1, reached: -1, wire: -1, flops: -1, tenth
 function bestOf(figures, column) {
   const whole = figures.filter((each) => column.key !== "reached" || each.reached.n === each.reached.of);
   const values = whole.map(column.of).filter(Number.isFinite);
-  if (values.length < 2) return NaN;
+  if (values.length < 2 || new Set(values).size === 1) return NaN;
   return BETTER[column.key] > 0 ? Math.max(...values) : Math.min(...values);
 }
 
@@ -294,7 +294,7 @@ function accuracyRange(figures) {
 
 // One dot per seed, a line over mean ± sd.
 function dots({ group, accuracy }, [low, high]) {
-  const width = 170;
+  const width = 120;
   const place = (value) => 4 + ((width - 8) * (value - low)) / (high - low);
   const values = group.runs.map((run) => run.final[state.accuracy]).filter(Number.isFinite);
   const sd = Number.isFinite(accuracy.sd) ? accuracy.sd : 0;
@@ -385,32 +385,5 @@ function atTable(seen) {
       own
         ? "reference"
         : `${points.mean > 0 ? "+" : ""}${fixed(100 * points.mean, 1)}${Number.isFinite(points.sd) ? ` ± ${fixed(100 * points.sd, 1)}` : ""} points`,
-  });
-}
-
-function curvesTable(seen) {
-  const curves = seen.shown
-    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
-    .filter((each) => each.points.length > 0);
-  const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
-  const picked = longest
-    .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
-    .map((p) => p.round);
-  const columns = [{ name: "Round" }, ...curves.map(({ group }) => ({ name: group.label, unit: "%, sent" }))];
-  const rows = picked.map((t) => ({
-    cells: [
-      String(t),
-      ...curves.map(({ points }) => {
-        const point = points.find((each) => each.round === t);
-        return point === undefined
-          ? ABSENT
-          : [plusMinus(100 * point.y.mean, 100 * point.y.sd, 1), el("span", { class: "sub" }, bytesText(point.bytes))];
-      }),
-    ],
-  }));
-  return table({
-    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
-    columns,
-    rows,
   });
 }

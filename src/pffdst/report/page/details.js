@@ -3,8 +3,11 @@
 // ---- bytes by part
 
 const PARTS_OF = Object.keys(PART_WORDS);
-const partOf = (group, way, part) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? 0)).mean;
-const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? 0)).mean;
+// Means over the runs that tell the figure: one without a summary knows its bytes, not their parts.
+const partOf = (group, way, part) =>
+  spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? null)).mean || 0;
+const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? null)).mean || 0;
+const partsSum = (group, way) => PARTS_OF.reduce((sum, part) => sum + partOf(group, way, part), 0);
 
 // Rows have numbers for places: two long names that are cut short alike stay two rows.
 function parts(seen) {
@@ -33,7 +36,7 @@ function partTrace(rows, way, part, i, scale) {
   const color = PART_HUES[dark() ? "dark" : "light"][part];
   const value = {
     bytes: (group) => partOf(group, way, part) / scale,
-    share: (group) => (100 * partOf(group, way, part)) / Math.max(wayOf(group, way), 1),
+    share: (group) => (100 * partOf(group, way, part)) / Math.max(partsSum(group, way), 1),
     log: (group) => partOf(group, way, part) || null,
   }[state.partsAs];
   const shape =

@@ -5,8 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 
-from pffdst.report.reading import Run
-
 __all__ = ["HUES", "hues_of"]
 
 # Told apart by the colour-blind as far as twelve can be; page/state.js has their like for a dark page.
@@ -28,15 +26,14 @@ _KNOWN = ("pffdst", "feddst", "fedavg", "random_mask", "fedprox", "static")
 _RELATIVES = {"pffdst_lean": 11, "pffdst_paper": 7, "feddst_prox": 8, "fedavgm": 9}
 
 
-def hues_of(runs: Iterable[Run]) -> dict[str, int]:
+def hues_of(methods: Iterable[str]) -> dict[str, int]:
     """A place in HUES by method name.
 
     The package's methods have places of their own. Any other goes by its name, to the next free place where that one
     is taken; beyond twelve methods places are shared.
     """
     found = {name: i for i, name in enumerate(_KNOWN)} | _RELATIVES
-    taken: set[int] = set()
-    present = sorted({str(run.config.get("method_name", "")) for run in runs})
+    present = sorted(set(methods))
     taken = {found[name] for name in present if name in found}
     for name in present:
         if name not in found:

@@ -28,7 +28,7 @@ def payload(shelf: Shelf, since: int = 0, wanted: Sequence[str] | None = None) -
         "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "base": encodable(shelf.base.name or shelf.base),
         "accuracies": {key: words.replace("test set", samples) for key, (_, words) in ACCURACIES.items()},
-        "hues": hues_of(usable),
+        "hues": hues_of(str(run.config.get("method_name", "")) for run in usable),
         "keys": {"differing": keys.differing, "chosen": keys.chosen, "words": keys.words},
         "all": [run.id for run in shelf.runs],
         "chance": chance_of(usable),

@@ -81,7 +81,7 @@ def _written(path: Path, draw: Callable[[Axes], None]) -> Path:
 
 def _looks(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One hue for a method, as on the page; its variants differ in dash and marker."""
-    hues = hues_of(run for group in groups for run in group.runs)
+    hues = hues_of(str(run.config.get("method_name", "")) for group in groups for run in group.runs)
     seen: Counter[str] = Counter()
     looks = []
     for place, group in enumerate(groups):

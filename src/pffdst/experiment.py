@@ -25,12 +25,12 @@ from pffdst.loggers.base import Loggers
 from pffdst.measure.memory import PeakMemory
 from pffdst.measure.stopwatch import Stopwatch
 from pffdst.metrics import names
-from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
+from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
 from pffdst.observers import Observer
-from pffdst.runs import checkpoint
+from pffdst.runs import checkpoint, files
 from pffdst.server.round import RoundRecord
 from pffdst.server.server import Server
 
@@ -175,7 +175,7 @@ class Experiment:
     @property
     def checkpoints(self) -> Path:
         """The folder of last.ckpt and previous.ckpt."""
-        return self.folder / "checkpoints"
+        return self.folder / files.CHECKPOINTS
 
     def save_if_due(self) -> None:
         """A checkpoint every `checkpoint_every` rounds and at the end."""
@@ -224,19 +224,17 @@ class Experiment:
     def describe_clients(self, scores: Mapping[str, Evaluation] | None = None) -> None:
         """Writes clients.json: what the clients hold and, once the run is over, how the models do on each."""
         accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
-        checkpoint.write_atomically(self.folder / CLIENTS_FILE, self.clients.text(accuracies).encode())
+        files.write_whole(self.folder / files.CLIENTS, self.clients.text(accuracies).encode())
 
     def finish(self) -> dict[str, Any]:
         """Writes the models, clients.json and summary.json; gives the summary."""
         # Stopped after its last checkpoint, a run has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
         content = self._safetensors(self.server.model)
-        checkpoint.write_atomically(self.folder / "model.safetensors", content)
-        checkpoint.write_atomically(
-            self.folder / "model_ema.safetensors", self._safetensors(self.server.averaged_model)
-        )
+        files.write_whole(self.folder / files.MODEL, content)
+        files.write_whole(self.folder / files.MODEL_AVERAGE, self._safetensors(self.server.averaged_model))
         summary = self._summary(hashlib.sha256(content).hexdigest())
-        checkpoint.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        files.write_whole(self.folder / files.SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
         return summary
 
     def _safetensors(self, model: GlobalModel) -> bytes:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
-from pffdst.data.npy import write_tensor, write_whole
+from pffdst.data.npy import write_tensor
 from pffdst.data.samples import ImageSet, digest_of
+from pffdst.runs.files import write_whole
 
 __all__ = ["ImageCache"]
 
@@ -72,7 +73,7 @@ class ImageCache:
         crc32 = {name: _crc32(self._file(key, name)) for name in tensors}
         record = {"crc32": crc32, "digest": fresh.image_digest, "notes": dict(notes)}
         text = json.dumps({"crc32": _text_crc32(record), "record": record})
-        write_whole(self._record(key), lambda file: file.write(text.encode("utf-8")))
+        write_whole(self._record(key), text.encode("utf-8"))
 
     def _file(self, key: str, name: str) -> Path:
         return self._folder / f"{key}.{name}.npy"

@@ -14,9 +14,8 @@ from typing import Any
 
 import psutil
 
-__all__ = ["PROVENANCE", "commit", "machine", "provenance", "versions"]
+__all__ = ["commit", "machine", "provenance", "versions"]
 
-PROVENANCE = "provenance.json"
 COMMIT = "PFFDST_COMMIT"
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 

@@ -32,7 +32,7 @@ from pffdst.data.clients.divided import (
     grouped,
 )
 from pffdst.data.columns import ranked
-from pffdst.data.npy import write_whole
+from pffdst.runs.files import write_whole
 
 __all__ = ["ByColumn", "FromFile", "write_clients"]
 
@@ -142,7 +142,7 @@ def write_clients(shares: Shares, path: Path) -> None:
                 return
             raise PartitionError(f"partition.save: {path} holds something else; take it away, or name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: file.write(content))
+        write_whole(path, content)
     except OSError as error:
         raise PartitionError(f"partition.save: {path} cannot be written ({error.strerror or error})") from error
 

@@ -81,7 +81,7 @@ def play() -> Callable[[Experiment], list[Round]]:
 
     def played(experiment: Experiment) -> list[Round]:
         with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-            loggers.open(experiment.config, experiment.folder, None)
+            loggers.open(experiment.info, None)
             return [_watched(experiment, t) for t in range(experiment.rounds)]
 
     return played

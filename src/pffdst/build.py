@@ -14,11 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from pffdst.client.step import LocalTraining
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.config.identity import differences, engine_identity, fingerprint
+from pffdst.config.targets import accepted_keys, locate
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, initialise
 from pffdst.core.model import GlobalModel, Layout
@@ -31,14 +33,15 @@ from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
 from pffdst.experiment import STATE_FORMAT, Experiment
-from pffdst.loggers.base import Loggers, RunLogger
+from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.loggers.tables import print_summary
 from pffdst.methods.initial import scaled_to_density
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
-from pffdst.metrics.names import columns
+from pffdst.metrics.names import columns, evaluated_on
+from pffdst.models.saved import ModelCard
 from pffdst.run import run
 from pffdst.runs import checkpoint
 from pffdst.runs import jobs as sweeps
@@ -172,8 +175,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     server = _server(cfg, initial)
     setup = _setup(cfg, dataset, shares, server, network())
     return Experiment(
-        folder=folder,
-        config=_plain(cfg),
+        info=_run_info(cfg, folder),
         fingerprint=identity,
         labels=_labels(cfg, dataset, initial),
         rounds=cfg.rounds,
@@ -192,12 +194,15 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
             dataset.mean,
             dataset.std,
             channels_last=engine.channels_last,
+            metrics=_metrics(cfg, dataset.classes),
         ),
         network=initial,
         clients=ClientRecord.of(
             cfg.clients, dataset.classes, lambda client: dataset.train.labels[shares.train(client)].numpy()
         ),
+        card=_card(cfg, dataset, identity),
         loggers=_loggers(cfg, layout),
+        evaluated_on=evaluated_on(cfg.validation_share),
         profile=cfg.profile,
     )
 
@@ -307,19 +312,51 @@ def _setup(cfg: DictConfig, dataset: Dataset, shares: Shares, server: Server, ne
     )
 
 
-def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
-    """CSV and console always; others as the group `logger` says, with what the run is called."""
-    chosen: list[RunLogger] = [
-        CsvLogger([*dict.fromkeys((*columns([e.name for e in layout.layers]), *Ledger.COLUMNS))]),
-        ConsoleLogger(cfg.rounds, cfg.eval_every),
-    ]
+def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
+    """What the run is called, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    for node in cfg.logger.values():
+    name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
+
+
+def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
+    """CSV and console always; others as the group `logger` says."""
+    names = columns([e.name for e in layout.layers], evaluated_on(cfg.validation_share))
+    always: dict[str, RunLogger] = {
+        "csv": CsvLogger([*dict.fromkeys((*names, *Ledger.COLUMNS))]),
+        "console": ConsoleLogger(cfg.rounds, cfg.eval_every),
+    }
+    chosen = {f"logger.{key}": instantiate(node) for key, node in cfg.logger.items() if node is not None}
+    return Loggers(always | chosen)
+
+
+def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
+    """The metrics of the group `metrics` by name; those that take the number of classes are told it."""
+    made = {}
+    for name, node in cfg.metrics.items():
         if node is not None:
-            name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
-            chosen.append(instantiate(node, group=sweep, tags=[*cfg.tags, cfg.method_name, cfg.name], name=name))
-    return Loggers(chosen)
+            accepted = accepted_keys(locate(str(node["_target_"])))
+            asks = accepted is None or "num_classes" in accepted
+            made[str(name)] = instantiate(node, **({"num_classes": classes} if asks else {}))
+    return made
+
+
+def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
+    """What the saved model tells of itself."""
+    arguments = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(arguments, dict)
+    known = {"channels": dataset.channels, "size": dataset.size, "classes": dataset.classes}
+    return ModelCard(
+        target=str(arguments.pop("_target_")),
+        arguments={str(key): value for key, value in arguments.items()} | known,
+        classes=dataset.classes,
+        shape=(dataset.channels, dataset.size, dataset.size),
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        fingerprint=identity,
+    )
 
 
 def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
@@ -329,7 +366,6 @@ def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
-        "evaluated_on": "validation" if cfg.validation_share > 0 else "test",
     }
 
 

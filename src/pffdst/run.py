@@ -24,7 +24,7 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers, tracing(folder) as traced:
         if state is not None:
             experiment.restore(state)
-        loggers.open(experiment.config, experiment.folder, None if state is None else state["loggers"])
+        loggers.open(experiment.info, None if state is None else state["loggers"])
         for t in range(experiment.progress.t, experiment.rounds):
             play_round(experiment, t)
             traced()

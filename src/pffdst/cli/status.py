@@ -12,19 +12,24 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from pffdst.config.grid import grid_of
+from pffdst.core.errors import UserError, needs
 from pffdst.runs.jobs import Job, State, job_of, jobs_of, table_of
-from pffdst.search.study import DATABASE, Study, front_table
+
+if TYPE_CHECKING:
+    from pffdst.search.study import Study
 
 __all__ = ["main"]
 
 _STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "missing")
 _SWEEP = "multirun.yaml"
+_SEARCH = "search.db"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -33,7 +38,11 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     parser.add_argument("folder", nargs="*", type=Path, help="of a run, a sweep or a search, or one that holds several")
     folders = parser.parse_args(argv).folder or [Path("logs")]
     console = Console(soft_wrap=not sys.stdout.isatty()) if console is None else console
-    unknown = [folder for folder in folders if not _show(folder, console)]
+    try:
+        unknown = [folder for folder in folders if not _show(folder, console)]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     for folder in unknown:
         print(f"{folder}: no run, sweep or search is in this folder; name one, e.g. logs/sweeps/DATE", file=sys.stderr)
     return 2 if unknown else 0
@@ -52,20 +61,33 @@ def _show(folder: Path, console: Console) -> bool:
 
 
 def _is_several(folder: Path) -> bool:
-    return (folder / _SWEEP).is_file() or (folder / DATABASE).is_file()
+    return (folder / _SWEEP).is_file() or (folder / _SEARCH).is_file()
 
 
 def _show_jobs(folder: Path, console: Console) -> None:
     jobs, study = _jobs(folder)
     console.print(table_of(jobs, folder, "Sweep" if study is None else "Search"))
     if study is not None and any(job.done for job in jobs):
+        from pffdst.search.study import front_table
+
         console.print(front_table(study))
     console.print(_counts(jobs) + (f"; {study.left} to go" if study is not None else ""), highlight=False)
     console.print(_how_on(folder, jobs, study), highlight=False, markup=False)
 
 
 def _jobs(folder: Path) -> tuple[list[Job], Study | None]:
-    return jobs_of(folder, grid_of(folder)), Study.load(folder)
+    return jobs_of(folder, grid_of(folder)), _study(folder)
+
+
+def _study(folder: Path) -> Study | None:
+    """The search in a folder, if there is one; Optuna, which reads it, is imported for that alone."""
+    if not (folder / _SEARCH).is_file():
+        return None
+    try:
+        from pffdst.search.study import Study
+    except ModuleNotFoundError as error:
+        raise needs(f"{folder} holds a search, which", error) from error
+    return Study.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -78,7 +100,7 @@ def _show_below(root: Path, console: Console) -> bool:
         table.add_column(name, overflow="fold")
     for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         job = None if _is_several(folder) else job_of(folder)
-        kind = "run" if job is not None else "search" if (folder / DATABASE).is_file() else "sweep"
+        kind = "run" if job is not None else "search" if (folder / _SEARCH).is_file() else "sweep"
         state = job.status if job is not None else _counts(_jobs(folder)[0])
         table.add_row(kind, str(folder.relative_to(root)), state)
     console.print(table)

@@ -54,6 +54,7 @@ class RootConfig:
     codec: Any = MISSING
     engine: Any = MISSING
     participation: Any = MISSING
+    metrics: Any = MISSING
     logger: Any = MISSING
     paths: Any = MISSING
     search: Any = None

@@ -1,7 +1,13 @@
 """The one family of errors that are answered with a message instead of a traceback."""
 
-__all__ = ["UserError"]
+__all__ = ["UserError", "needs"]
 
 
 class UserError(Exception):
     """An error of the user's making: printed without a traceback, exit code 2."""
+
+
+def needs(what: str, error: ImportError) -> UserError:
+    """The error for a part of the program whose package is not installed: what it is, and what to write."""
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    return UserError(f"{what} needs {package}, which is not installed: pip install {package}")

@@ -183,7 +183,7 @@ def _rows(path: Path) -> tuple[list[Row], tuple[str, ...]]:
         return [], (_absent(path),)
     except (OSError, ValueError) as error:
         return [], (f"{path.name} cannot be read: {_line(str(error))}",)
-    rows = _ascending([row for row in found if isinstance(row.get(names.ROUND), int)])
+    rows = _ascending([names.as_test(row) for row in found if isinstance(row.get(names.ROUND), int)])
     if not rows:
         return [], (f"{path.name} has no row",)
     lost = lines - len(rows)

@@ -54,7 +54,7 @@ class RootConfig:
     codec: Any = MISSING
     engine: Any = MISSING
     participation: Any = MISSING
-    metrics: Any = MISSING
+    metrics: Any = field(default_factory=dict)
     logger: Any = MISSING
     paths: Any = MISSING
     search: Any = None

@@ -152,7 +152,7 @@ def _other(figure: str, known: Sequence[str], split: EvaluatedOn) -> str:
     """What to write in its place."""
     named = on(split, *as_test({figure: 0}))
     if named in known:
-        scored = "validation_share is set" if split == "validation" else "validation_share=0"
+        scored = "validation_share above 0" if split == "validation" else "validation_share=0"
         return f"with {scored} it is {named}"
     return did_you_mean(figure, known) or "metrics.csv of any run shows them"
 

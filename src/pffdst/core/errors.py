@@ -7,7 +7,11 @@ class UserError(Exception):
     """An error of the user's making: printed without a traceback, exit code 2."""
 
 
-def needs(what: str, error: ImportError) -> UserError:
-    """The error for a part of the program whose package is not installed: what it is, and what to write."""
+def needs(what: str, error: ImportError, extra: str = "") -> UserError:
+    """The error for a part of the program whose package is not installed: what it is, and what to write.
+
+    `extra` is this package's own extra that has it.
+    """
     package = (error.name or "").partition(".")[0].replace("_", "-")
-    return UserError(f"{what} needs {package}, which is not installed: pip install {package}")
+    install = f"'pffdst[{extra}]'" if extra else package
+    return UserError(f"{what} needs {package}, which is not installed: pip install {install}")

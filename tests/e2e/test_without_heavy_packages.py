@@ -24,12 +24,17 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 STUDY = """
-name: tiny
-title: Tiny
-common: [rounds=4, readjust.interval=1, eval_every=4, logger=csv]
+title: A mask on digits
+about: A tiny study.
+setting: [experiment=debug, rounds=4, logger=csv]
+rehearsal: [rounds=4]
+data: []
 rows:
-  moving: []
+  moving: {label: PFFDST, overrides: [method=pffdst]}
+sections:
+  - {title: One, about: Alone., reference: moving, rows: [moving], seeds: [0]}
 """
+SMALL = ["rounds=4", "readjust.interval=1", "clients=5", "cohort=3"]
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ def test_a_run_its_status_its_figures_and_its_model(run, tmp_path: Path) -> None
     done = run(str(ROOT / "train.py"), "logger=csv", "experiment=debug", "rounds=4", f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
     assert run("-m", "pffdst", "status", str(folder)).returncode == 0
-    assert "99" not in run("-m", "pffdst", "evaluate", str(folder)).stderr
+    assert "on the test set of digits" in run("-m", "pffdst", "evaluate", str(folder)).stdout
     assert run("-m", "pffdst", "export", str(folder), "--to", "plain").returncode == 0
 
 
@@ -71,15 +76,14 @@ def test_a_sweep_and_its_status(run, tmp_path: Path) -> None:
 
 def test_a_study(run, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(STUDY)
-    done = run(
-        "-m", "reproduce", str(tmp_path / "tiny.yaml"), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)
-    )
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    done = run("-m", "reproduce", str(tmp_path / "tiny.yaml"), *places)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done after" in done.stdout
 
 
 def test_the_default_logger_is_passed_over_with_one_warning(run, tmp_path: Path) -> None:
-    done = run(str(ROOT / "train.py"), "experiment=debug", "rounds=4", f"hydra.run.dir={tmp_path / 'run'}")
+    done = run(str(ROOT / "train.py"), *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("the run goes on without it") == 1
 

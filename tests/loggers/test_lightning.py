@@ -97,8 +97,8 @@ def test_lightnings_own_csv(tmp_path: Path) -> None:
     make = functools.partial(CSVLogger, name=None, version="lightning")
     logged(LightningLogger(make), tmp_path, range(1, 5))
     with (tmp_path / "lightning" / "metrics.csv").open(newline="") as file:
-        rows = {int(row["step"]): row for row in csv.DictReader(file)}
-    assert [float(rows[t][names.COST_BYTES]) for t in (1, 2, 3, 4)] == [10.0, 20.0, 30.0, 40.0]
+        costs = {int(row["step"]): row[names.COST_BYTES] for row in csv.DictReader(file) if row[names.COST_BYTES]}
+    assert costs == {1: "10", 2: "20", 3: "30", 4: "40"}
 
 
 class Spy(DummyLogger):
@@ -153,7 +153,7 @@ def test_a_missing_package_is_one_message(tmp_path: Path) -> None:
     def make(**given: object) -> DummyLogger:
         raise ModuleNotFoundError("Requirement 'comet-ml' not met")
 
-    with pytest.raises(UserError, match="make needs a package: .*comet-ml.*; or leave it out"):
+    with pytest.raises(UserError, match=r"make needs a package: .*comet-ml.*; or leave it out"):
         LightningLogger(make).open(info(tmp_path), None)
 
 

@@ -78,10 +78,8 @@ def test_logits_that_look_like_probabilities_are_logits() -> None:
 
 def test_a_collection_has_a_figure_for_each_of_its_members() -> None:
     both = MetricCollection([MulticlassF1Score(10), MulticlassAccuracy(10)])
-    assert evaluator(mine=both).evaluate(network(0)).metrics.keys() == {
-        "mine/MulticlassF1Score",
-        "mine/MulticlassAccuracy",
-    }
+    found = evaluator(mine=both).evaluate(network(0)).metrics
+    assert found.keys() == {"mine/MulticlassF1Score", "mine/MulticlassAccuracy"}
 
 
 def test_a_diverged_model_is_scored_not_refused() -> None:
@@ -95,7 +93,7 @@ def test_a_diverged_model_is_scored_not_refused() -> None:
 def test_each_option_is_logged_for_the_last_model_and_the_average(
     option: str, make_experiment: Callable[..., Experiment], play: Callable[[Experiment], Any]
 ) -> None:
-    experiment = make_experiment(f"metrics={option}", "rounds=2", "eval_every=1")
+    experiment = make_experiment(f"metrics={option}", "method=fedavg", "rounds=2", "eval_every=1")
     play(experiment)
     rows = read_metrics(experiment.folder / "metrics.csv")
     names = {n.removeprefix("test/").partition("/")[0] for n in rows[-1] if n.startswith("test/")}
@@ -110,9 +108,8 @@ def test_each_option_is_logged_for_the_last_model_and_the_average(
 def test_with_a_validation_share_they_are_val(
     make_experiment: Callable[..., Experiment], play: Callable[[Experiment], Any]
 ) -> None:
-    experiment = make_experiment(
-        "metrics=f1", "rounds=1", "eval_every=1", "validation_share=0.2", "dataset.test_share=0.2"
-    )
+    settings = ["method=fedavg", "rounds=1", "eval_every=1", "validation_share=0.2", "dataset.test_share=0.2"]
+    experiment = make_experiment("metrics=f1", *settings)
     play(experiment)
     [row] = read_metrics(experiment.folder / "metrics.csv")
     assert {"val/f1", "val/ema_f1", "val/acc_global"} <= row.keys()

@@ -256,3 +256,24 @@ def _until_closed(controller, seconds=30.0):
         shown += part
     os.close(controller)
     return shown.decode()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_models_are_an_artifact_if_asked_for(tmp_path, offline_run, wanted):
+    for name in ("model.safetensors", "model_ema.safetensors", "config.yaml"):
+        (tmp_path / name).write_bytes(b"content")
+    with Loggers({"wandb": WandbLogger("pffdst", mode="offline", log_model=wanted)}) as loggers:
+        loggers.open(RunInfo(CONFIG, tmp_path), None)
+        loggers.log(row_of(1))
+        loggers.summary(SUMMARY)
+    asked = [
+        r.request.log_artifact.artifact
+        for r in offline_run.read_records(tmp_path)
+        if r.request.HasField("log_artifact")
+    ]
+    found = [
+        *asked,
+        *(r.artifact for r in offline_run.read_records(tmp_path) if r.WhichOneof("record_type") == "artifact"),
+    ]
+    files = {entry.path for artifact in found for entry in artifact.manifest.contents}
+    assert files == ({"model.safetensors", "model_ema.safetensors", "config.yaml"} if wanted else set())

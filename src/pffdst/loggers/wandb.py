@@ -40,16 +40,17 @@ class WandbLogger(RunLogger):
     """One W&B run, kept in the run's folder.
 
     `mode` is auto (online where a login exists, else offline), online, offline or disabled; the environment's
-    WANDB_MODE wins over it. UserError for an unknown mode. W&B's configuration is the run's, with the `commit` and the
+    WANDB_MODE wins over it. `log_model` sends the finished models as an artifact. UserError for an unknown mode. W&B's configuration is the run's, with the `commit` and the
     `command` it was started with.
 
     There is never a prompt, and no trouble with W&B stops a run: it is told once in the log, then the run goes on
     offline, or without W&B.
     """
 
-    def __init__(self, project: str, entity: str | None = None, mode: str = "auto") -> None:
+    def __init__(self, project: str, entity: str | None = None, mode: str = "auto", *, log_model: bool = False) -> None:
         self._mode = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
-        self._project, self._entity = project, entity
+        self._project, self._entity, self._log_model = project, entity, log_model
+        self._folder = Path()
         self._run: wandb.Run | None = None
         self._id: str | None = None
         self._row: Row = {}
@@ -58,7 +59,7 @@ class WandbLogger(RunLogger):
     def open(self, run: RunInfo, state: State | None) -> None:
         """Starts the run, or goes on with the run of `state` after its rows."""
         state = state or {}
-        self._id, self._round = state.get(_RUN), int(state.get(_ROUND, 0))
+        self._id, self._round, self._folder = state.get(_RUN), int(state.get(_ROUND, 0)), run.folder
         mode = _environment_mode() or self._mode
         if mode == "disabled":
             return
@@ -86,6 +87,8 @@ class WandbLogger(RunLogger):
             return
         try:
             self._run.summary.update(_told_once(values, self._row))
+            if self._log_model:
+                _send_model(self._run, self._folder)
         except Exception as error:
             self._give_up("did not take the summary", error)
 
@@ -205,6 +208,17 @@ def _settings(mode: str | None) -> wandb.Settings:
 
 def _send(run: wandb.Run, row: Row) -> None:
     run.log({**row, **_accuracies_by_bytes(row)}, step=int(row[ROUND]))
+
+
+def _send_model(run: wandb.Run, folder: Path) -> None:
+    """Both models and the configuration they were trained with, as one artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{run.id}", type="model")
+    for path in (*sorted(folder.glob("*.safetensors")), folder / "config.yaml"):
+        if path.is_file():
+            artifact.add_file(str(path))
+    run.log_artifact(artifact)
 
 
 def _define_axes(run: wandb.Run) -> None:

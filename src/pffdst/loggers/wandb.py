@@ -40,8 +40,8 @@ class WandbLogger(RunLogger):
     """One W&B run, kept in the run's folder.
 
     `mode` is auto (online where a login exists, else offline), online, offline or disabled; the environment's
-    WANDB_MODE wins over it. `log_model` sends the finished models as an artifact. UserError for an unknown mode. W&B's configuration is the run's, with the `commit` and the
-    `command` it was started with.
+    WANDB_MODE wins over it. `log_model` sends the finished models as an artifact. W&B's configuration is the run's,
+    with the `commit` and the `command` it was started with. UserError for an unknown mode.
 
     There is never a prompt, and no trouble with W&B stops a run: it is told once in the log, then the run goes on
     offline, or without W&B.

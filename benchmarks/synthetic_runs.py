@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pffdst.loggers.base import RunInfo
 from pffdst.loggers.csv import CsvLogger
 from pffdst.metrics import names
 from pffdst.metrics.clients import ClientRecord
@@ -79,7 +80,7 @@ def _rows(folder: Path, config: dict[str, Any], played: int, every: int, layers:
     by_part = [f"{kind}/{way}/{part}" for kind, way, part in product(("cost", "round"), ("up", "down"), _PARTS)]
     logger, history, last, total = CsvLogger([*names.columns(shown), *by_part]), History(), {}, dict.fromkeys(_PARTS, 0)
     dice = random.Random(f"{config['method_name']} {config['sparsity']} {config['seed']}")
-    logger.open(config, folder, None)
+    logger.open(RunInfo(config, folder), None)
     for t in range(1, played + 1):
         row: names.Row = {names.ROUND: t, names.STAGE: 1 + (2 * t > config["rounds"])}
         if t % every == 0 or t == config["rounds"]:

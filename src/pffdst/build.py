@@ -12,9 +12,11 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torchmetrics import Metric
 
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
+from pffdst.config.targets import accepted_keys, locate
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
@@ -30,7 +32,7 @@ from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
 from pffdst.experiment import Experiment
-from pffdst.loggers.base import Loggers, RunLogger
+from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.methods.freeze.base import FreezeSchedule
@@ -40,7 +42,8 @@ from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
-from pffdst.metrics.names import columns
+from pffdst.metrics.names import columns, evaluated_on
+from pffdst.models.saved import ModelCard
 from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
@@ -179,8 +182,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     _tell(made, engine.channels_last)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
-        folder=folder,
-        config=_plain(cfg),
+        info=_run_info(cfg, folder),
         fingerprint=identity,
         labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
@@ -192,18 +194,20 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         server=_server(cfg, made),
         engine=engine,
         ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.local_epochs, cfg.batch_size),
-        evaluator=_evaluator(made, engine),
+        evaluator=_evaluator(cfg, made, engine),
         network=network,
         clients=ClientRecord.of(
             cfg.clients, dataset.classes, lambda client: dataset.train.labels[made.shares.train(client)].numpy()
         ),
         loggers=_loggers(cfg, setup.layout),
         observers=tuple(_named(cfg.observers)),
+        card=_card(cfg, dataset, identity),
+        evaluated_on=evaluated_on(cfg.validation_share),
         profile=cfg.profile,
     )
 
 
-def _evaluator(made: Parts, engine: Engine) -> Evaluator:
+def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
     dataset, shares = made.dataset, made.shares
     return Evaluator(
         dataset.test,
@@ -212,6 +216,7 @@ def _evaluator(made: Parts, engine: Engine) -> Evaluator:
         dataset.mean,
         dataset.std,
         channels_last=engine.channels_last and made.setup.channels_last,
+        metrics=_metrics(cfg, dataset.classes),
     )
 
 
@@ -293,19 +298,51 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
     return Server(made.model, rules)
 
 
-def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
-    """CSV and console always; others as the group `logger` says, with what the run is called."""
-    chosen: list[RunLogger] = [
-        CsvLogger([*dict.fromkeys((*columns([e.name for e in layout.layers]), *Ledger.COLUMNS))]),
-        ConsoleLogger(cfg.rounds, cfg.eval_every),
-    ]
+def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
+    """What the run is called, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    for node in cfg.logger.values():
+    name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
+
+
+def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
+    """CSV and console always; others as the group `logger` says."""
+    names = columns([e.name for e in layout.layers], evaluated_on(cfg.validation_share))
+    always: dict[str, RunLogger] = {
+        "csv": CsvLogger([*dict.fromkeys((*names, *Ledger.COLUMNS))]),
+        "console": ConsoleLogger(cfg.rounds, cfg.eval_every),
+    }
+    chosen = {f"logger.{key}": instantiate(node) for key, node in cfg.logger.items() if node is not None}
+    return Loggers(always | chosen)
+
+
+def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
+    """The metrics of the group `metrics` by name; those that take the number of classes are told it."""
+    made = {}
+    for name, node in cfg.metrics.items():
         if node is not None:
-            name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
-            chosen.append(instantiate(node, group=sweep, tags=[*cfg.tags, cfg.method_name, cfg.name], name=name))
-    return Loggers(chosen)
+            accepted = accepted_keys(locate(str(node["_target_"])))
+            asks = accepted is None or "num_classes" in accepted
+            made[str(name)] = instantiate(node, **({"num_classes": classes} if asks else {}))
+    return made
+
+
+def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
+    """What the saved model tells of itself."""
+    arguments = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(arguments, dict)
+    known = {"channels": dataset.channels, "size": dataset.size, "classes": dataset.classes}
+    return ModelCard(
+        target=str(arguments.pop("_target_")),
+        arguments={str(key): value for key, value in arguments.items()} | known,
+        classes=dataset.classes,
+        shape=(dataset.channels, dataset.size, dataset.size),
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        fingerprint=identity,
+    )
 
 
 def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
@@ -315,7 +352,6 @@ def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
-        "evaluated_on": "validation" if cfg.validation_share > 0 else "test",
     }
 
 

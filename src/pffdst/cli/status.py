@@ -12,15 +12,19 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from pffdst.config.grid import grid_of, saved_overrides
+from pffdst.core.errors import UserError, needs
 from pffdst.runs.files import SEARCH, SWEEP
 from pffdst.runs.foreign import foreign
 from pffdst.runs.jobs import Job, State, job_of, jobs_of, table_of
-from pffdst.search.study import Study, front_table
+
+if TYPE_CHECKING:
+    from pffdst.search.study import Study
 
 __all__ = ["main"]
 
@@ -33,7 +37,11 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     parser.add_argument("folder", nargs="*", type=Path, help="of a run, a sweep or a search, or one that holds several")
     folders = parser.parse_args(argv).folder or [Path("logs")]
     console = Console(soft_wrap=not sys.stdout.isatty()) if console is None else console
-    unknown = [folder for folder in folders if not _show(folder, console)]
+    try:
+        unknown = [folder for folder in folders if not _show(folder, console)]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     for folder in unknown:
         print(
             foreign(f"{folder}: no run, sweep or search is in this folder; name one, e.g. logs/sweeps/DATE").plain,
@@ -62,13 +70,26 @@ def _show_jobs(folder: Path, console: Console) -> None:
     jobs, study = _jobs(folder)
     console.print(table_of(jobs, folder, "Sweep" if study is None else "Search"))
     if study is not None and any(job.done for job in jobs):
+        from pffdst.search.study import front_table
+
         console.print(front_table(study))
     console.print(_counts(jobs) + (f"; {study.left} to go" if study is not None else ""), highlight=False)
     console.print(foreign(_how_on(folder, jobs, study)), highlight=False)
 
 
 def _jobs(folder: Path) -> tuple[list[Job], Study | None]:
-    return jobs_of(folder, grid_of(folder)), Study.load(folder)
+    return jobs_of(folder, grid_of(folder)), _study(folder)
+
+
+def _study(folder: Path) -> Study | None:
+    """The search in a folder, if there is one; Optuna, which reads it, is imported for that alone."""
+    if not (folder / SEARCH).is_file():
+        return None
+    try:
+        from pffdst.search.study import Study
+    except ModuleNotFoundError as error:
+        raise needs(f"{folder} holds a search, which", error) from error
+    return Study.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:

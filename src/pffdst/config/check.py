@@ -16,7 +16,7 @@ from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
 from pffdst.core.errors import UserError
 
-__all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]
+__all__ = ["GROUPS", "KEYED", "ConfigError", "check", "problems_of", "tidy"]
 
 GROUPS = (
     "dataset",
@@ -37,6 +37,9 @@ GROUPS = (
     "participation",
 )
 """The groups whose node is one `_target_` with its keys."""
+
+KEYED = ("metrics", "logger", "callbacks", "observers")
+"""The groups whose node has a `_target_` with its keys under each of its own keys, any number of them."""
 
 # A model costs time to make and a logger opens files: only their keys are looked at.
 _MADE = tuple(group for group in GROUPS if group != "model")
@@ -142,7 +145,7 @@ def _targets(cfg: DictConfig) -> tuple[dict[str, Callable[..., Any]], list[str]]
     """The located classes whose keys are in order, by path, and the problem lines of all others."""
     found: dict[str, Callable[..., Any]] = {}
     lines: list[str] = []
-    for group in (*GROUPS, "logger", "callbacks", "observers"):
+    for group in (*GROUPS, *KEYED):
         node = None if OmegaConf.is_missing(cfg, group) else cfg.get(group)
         if group in GROUPS and node is not None and not list(targets_in(group, node)):
             lines.append(f"{group}: expected a mapping with a _target_, got {node}; choose an option of {group}")

@@ -6,15 +6,15 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, final
+from typing import TextIO, final
 
-from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.metrics.names import ROUND, Row
 from pffdst.runs.files import METRICS, read_rows, write_whole
 
 __all__ = ["CsvLogger", "read_metrics"]
 
-_STATE = "csv_round"
+_STATE = "round"
 
 
 @final
@@ -33,15 +33,10 @@ class CsvLogger(RunLogger):
         self._stream: TextIO | None = None
         self._round = 0
 
-    def open(
-        self,
-        config: Mapping[str, Any],
-        folder: Path,
-        resume_state: Mapping[str, str] | None,
-    ) -> None:
-        """Starts the file anew, or goes on after the rows of `resume_state`."""
-        path = folder / self.FILE
-        self._round = 0 if resume_state is None else int(resume_state.get(_STATE, 0))
+    def open(self, run: RunInfo, state: State | None) -> None:
+        """Starts the file anew, or goes on after the rows of `state`."""
+        path = run.folder / self.FILE
+        self._round = int((state or {}).get(_STATE, 0))
         kept = [row for row in _read(path) if int(row[ROUND]) <= self._round] if self._round > 0 else []
         self._restart(path, kept)
 
@@ -49,7 +44,7 @@ class CsvLogger(RunLogger):
         """Appends the row. ValueError before `open`, or for a row whose round is not after the last one's."""
         stream = self._stream
         if stream is None:
-            raise ValueError("Expected CsvLogger to be open before a row is logged: call open(config, folder, None)")
+            raise ValueError("Expected CsvLogger to be open before a row is logged: call open(run, None)")
         if int(row[ROUND]) <= self._round:
             raise ValueError(f"Expected a row of a round after {self._round}, but got round {row[ROUND]}")
         text = {name: _text(value) for name, value in row.items()}

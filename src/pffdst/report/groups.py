@@ -17,6 +17,7 @@ NEUTRAL = frozenset(
     {
         "engine",
         "logger",
+        "metrics",
         "paths",
         "resume",
         "profile",

@@ -115,7 +115,7 @@ class Experiment:
         row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
         if self.due(plan.t):
             row |= self._accuracies(plan)
-        row |= self._costs() | self._mask(plan, record)
+        row |= self._costs(plan.t) | self._mask(plan, record)
         row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
         samples = sum(r.samples for r in record.reports)
         if samples > 0:
@@ -143,8 +143,10 @@ class Experiment:
             names.EMA_ACC_CLIENT_MEAN: average.acc_client_mean,
         }
 
-    def _costs(self) -> Row:
-        total, this = self.ledger.total, self.ledger.round
+    def _costs(self, t: int) -> Row:
+        """The bill; that of rounds before round 0, which have no rows, stands in round 0's."""
+        total = self.ledger.total
+        this = self.ledger.round if t > 0 else total
         row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
         for name in (*Ledger.NAMES, *Ledger.BY_PART):
             row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}

@@ -11,6 +11,7 @@ from pffdst.cost.ledger import unpacked
 from pffdst.experiment import Experiment
 from pffdst.measure.memory import release_free_memory
 from pffdst.measure.stopwatch import tracing
+from pffdst.metrics.units import format_bytes
 from pffdst.server.round import Round
 
 __all__ = ["play_round", "run"]
@@ -51,7 +52,10 @@ def play_round(experiment: Experiment, t: int) -> Round:
     progress.t = t + 1
     progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
     with watch.part("log"):
-        experiment.loggers.log(progress.row)
+        if t < 0:
+            report_warm_up(experiment, done)
+        else:
+            experiment.loggers.log(progress.row)
     for observer in experiment.observers:
         progress.stop = observer.on_round(experiment, done) or progress.stop
     experiment.lap(began)
@@ -65,7 +69,8 @@ def exchange(experiment: Experiment, now: Round) -> None:
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
     method = setup.method
     probes, trains = method.probes(plan.stage, plan.t), method.trains(plan.t)
-    ledger.begin(now.planned, probes=probes, trains=trains, news=now.news)
+    dense = method.dense_steps(plan.stage, plan.t)
+    ledger.begin(now.planned, probes=probes, trains=trains, dense=dense, news=now.news)
     with watch.part("encode"):
         tasks = now.tasks()
     for task in tasks:
@@ -78,6 +83,17 @@ def exchange(experiment: Experiment, now: Round) -> None:
             ledger.up(update, message, setup.samples(update.client))
             now.absorb(update, message)
     ledger.end()
+
+
+def report_warm_up(experiment: Experiment, done: Round) -> None:
+    """Says what a round before round 0 was."""
+    bill = experiment.ledger.round
+    _log.info(
+        "before the first round: %d clients, %s up, %s down",
+        len(done.plan.cohort),
+        format_bytes(bill["bytes_up"]),
+        format_bytes(bill["bytes_down"]),
+    )
 
 
 def report_rejected(done: Round) -> None:

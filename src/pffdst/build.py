@@ -17,8 +17,9 @@ from torch import nn
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.core.flat import FlatModule, initialise
-from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
+from pffdst.core.seeding import derive_seed
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
@@ -36,6 +37,7 @@ from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
+from pffdst.methods.rule import Start
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
@@ -102,8 +104,23 @@ def parts(cfg: DictConfig) -> Parts:
         images=dataset.train,
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
+        known=_known(cfg, dataset, network, model, method, stages),
     )
     return Parts(dataset, shares, network, model, freeze, setup)
+
+
+def _known(
+    cfg: DictConfig, dataset: Dataset, network: nn.Module, model: GlobalModel, method: Method, stages: tuple[Stage, ...]
+) -> Positions | None:
+    """The first stage's positions, where the rule makes them from what every process has."""
+    if not method.readjust.derives_start:
+        return None
+    seed, shape = derive_seed(cfg.seed, "grow", 0), (dataset.channels, dataset.size, dataset.size)
+    start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy.deepcopy(network), shape)
+    chosen = method.readjust.start(start)
+    if not isinstance(chosen, Positions):
+        raise TypeError(f"Expected a rule with derives_start to choose positions, but got {type(chosen).__name__}")
+    return chosen
 
 
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
@@ -252,6 +269,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         density=1.0 - cfg.sparsity,
         network=lambda: copy.deepcopy(made.network),
         shape=made.shape,
+        known=setup.known,
     )
     return Server(made.model, rules)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
 from pffdst.methods.readjust.synflow import SynFlow
 from pffdst.methods.rule import Start
+from pffdst.run import play_round
 
 
 class Chain(nn.Module):
@@ -39,7 +41,7 @@ def start_of(network: nn.Module, counts: tuple[int, ...], shape: tuple[int, ...]
 
 
 def test_by_hand_in_one_cut() -> None:
-    """R = sum |B| |A| 1. Scores: of A_ij |A_ij| times the sum of column i of |B|, of B_ij |B_ij| times that of row j of |A|.
+    """R = sum |B| |A| 1. Scores: A_ij times the sum of column i of |B|; B_ij times the sum of row j of |A|.
 
     |A| = 1 2 / 3 4, row sums 3 and 7; |B| = 1 5 / 2 .5, column sums 3 and 5.5.
     Scores: A 3, 6, 16.5, 22; B 3, 35, 6, 3.5.
@@ -118,6 +120,30 @@ def test_a_run_trains_the_signed_initial_weights_and_no_score_travels(make_exper
     assert len(first.planned.alive_at) == round(0.1 * W)
     assert torch.equal(first.planned.held, initial.alive_at.carry(initial.held, first.planned.alive_at))
     assert bool((first.planned.held < 0).any())
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_mask_is_not_sent_to_those_who_can_make_it(make_experiment: Callable[..., Any], keep: bool) -> None:
+    """A client that keeps nothing is sent it all the same; both sides then agree on what it is."""
+    experiment = make_experiment("method=synflow", "rounds=2", "local_epochs=1", f"clients_keep={str(keep).lower()}")
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        loggers.open(experiment.config, experiment.folder, None)
+        done = [play_round(experiment, t) for t in range(2)]
+    assert [len(d.record.reports) for d in done] == [3, 3]
+    sent = experiment.ledger.total["down/mask"] + experiment.ledger.total["down/catch_up"]
+    assert sent == 0 if keep else sent > 0
+
+
+def test_a_client_that_made_another_mask_says_so_and_is_sent_the_servers(make_experiment: Callable[..., Any]) -> None:
+    """As on a machine whose sums come out differently: the checksum of what it holds does not fit."""
+    experiment = make_experiment("method=synflow", "rounds=3", "local_epochs=1", "cohort=5")
+    other = Positions(experiment.setup.layout, index=experiment.setup.known.index[1:])
+    with experiment.engine.open(replace(experiment.setup, known=other)), experiment.loggers as loggers:
+        loggers.open(experiment.config, experiment.folder, None)
+        first, second = play_round(experiment, 0), play_round(experiment, 1)
+    assert len(first.record.rejected) == 5
+    assert "does not hold the trainable positions" in first.record.rejected[0]
+    assert len(second.record.reports) == 5
 
 
 def test_no_iteration_is_refused() -> None:

@@ -39,7 +39,7 @@ class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
     `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
-    weights are overwritten by what arrives.
+    weights are overwritten by what arrives. `known` are the first stage's positions where clients make them themselves.
     """
 
     network: nn.Module
@@ -55,6 +55,7 @@ class ClientSetup:
     images: SharedImages | ImageSet
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
+    known: Positions | None = None
 
     @property
     def clients(self) -> int:

@@ -227,10 +227,12 @@ class Rule(ABC):
 
     Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
     client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
-    or as `unchanged`, the value that was sent.
+    or as `unchanged`, the value that was sent. `derives_start`: `start` needs nothing but the configuration and the
+    initial model for the first stage, so that clients make its positions themselves and they are not sent.
     """
 
     absent: ClassVar[Absent] = "left_out"
+    derives_start: ClassVar[bool] = False
     warm_up: int = 0
     trains_in_warm_up: ClassVar[bool] = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class SynFlow(Rule):
     initial weights are scored, with their signs they are trained. A later stage's positions are chosen likewise among
     what is not frozen, with the frozen ones always in place.
     """
+
+    derives_start: ClassVar[bool] = True
 
     iterations: int = 100
 

@@ -18,9 +18,10 @@ from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.config.targets import accepted_keys, locate
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
-from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
@@ -40,6 +41,7 @@ from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
+from pffdst.methods.rule import Start
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
@@ -104,6 +106,7 @@ def parts(cfg: DictConfig) -> Parts:
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
         channels_last=takes_channels_last(network, (dataset.channels, dataset.size, dataset.size), dataset.classes),
+        known=_known(cfg, dataset, network, model, method, stages),
     )
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
@@ -136,6 +139,20 @@ def _tell(made: Parts, channels_last: bool) -> None:
         _log.warning("model: %s", line)
     if channels_last and not made.setup.channels_last:
         _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
+
+
+def _known(
+    cfg: DictConfig, dataset: Dataset, network: nn.Module, model: GlobalModel, method: Method, stages: tuple[Stage, ...]
+) -> Positions | None:
+    """The first stage's positions, where the rule makes them from what every process has."""
+    if not method.readjust.derives_start:
+        return None
+    seed, shape = derive_seed(cfg.seed, "grow", 0), (dataset.channels, dataset.size, dataset.size)
+    start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy_of(network), shape)
+    chosen = method.readjust.start(start)
+    if not isinstance(chosen, Positions):
+        raise TypeError(f"Expected a rule with derives_start to choose positions, but got {type(chosen).__name__}")
+    return chosen
 
 
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
@@ -294,6 +311,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         density=1.0 - cfg.sparsity,
         network=lambda: copy_of(made.network),
         shape=made.shape,
+        known=setup.known,
     )
     return Server(made.model, rules)
 

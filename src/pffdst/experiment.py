@@ -122,7 +122,7 @@ class Experiment:
         row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
         if self.due(plan.t):
             row |= self._scored(plan)
-        row |= records.cost_row(self.ledger) | records.mask_row(self.server.model, plan, record)
+        row |= records.cost_row(self.ledger, plan.t) | records.mask_row(self.server.model, plan, record)
         row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
         row |= records.training_row(record.reports)
         seconds_of = self.progress.watch.lap()

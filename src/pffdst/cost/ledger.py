@@ -70,16 +70,24 @@ class Ledger:
         self.round: Counter[str] = Counter()
 
     def begin(
-        self, model: GlobalModel, *, probes: int, trains: bool = True, news: tuple[bool, bool] = (True, True)
+        self,
+        model: GlobalModel,
+        *,
+        probes: int,
+        trains: bool = True,
+        dense: bool = False,
+        news: tuple[bool, bool] = (True, True),
     ) -> None:
         """A round starts with `model`; each client adds so many dense batches, its `probes`, to what it trains.
 
+        `dense`: what it trains takes the gradients of all weights.
         `news`: whether nobody was sent this mask before, and whether nobody was sent these frozen weights.
         """
         self.round = Counter()
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
-        self._per_sample = self._flops.parts(alive, trainable) if trains else {}
-        self._per_probe = self._flops.dense_gradient(alive) if probes else {}
+        every = self._flops.dense_gradient(alive) if probes or dense else {}
+        self._per_sample = {} if not trains else every if dense else self._flops.parts(alive, trainable)
+        self._per_probe = every if probes else {}
         self._probes = probes
         self._paper = 4 * (sum(trainable) + self._leftovers)
         self._paper_frozen = 4 * (sum(alive) - sum(trainable))

@@ -21,14 +21,15 @@ __all__ = ["ClientMemories"]
 class ClientMemories:
     """One index per client into a table of distinct memories: flat in the number of clients.
 
-    What a client keeps besides is its own; there is none of it unless the codec or a rule asks for it.
+    At first they hold the positions that are `known` beforehand, if any. What a client keeps besides is its own; there
+    is none of it unless the codec or a rule asks for it.
     """
 
-    def __init__(self, clients: int, layout: Layout) -> None:
+    def __init__(self, clients: int, layout: Layout, known: Positions | None = None) -> None:
         self._layout = layout
         self._index = torch.zeros(clients, dtype=torch.int32)
         self._keepers = Counter({0: clients})  # clients by index
-        self._table: dict[int, Memory] = {0: Memory()}
+        self._table: dict[int, Memory] = {0: Memory(known)}
         self._kept: dict[int, Kept] = {}
         self._next = 1
         self._last: dict[tuple[int, int], int] = {}

@@ -61,6 +61,10 @@ class Method:
         """Dense gradient batches a client computes beside its steps."""
         return sum(rule.probes(stage, t) for rule in self)
 
+    def dense_steps(self, stage: Stage, t: int) -> bool:
+        """Whether local steps compute the gradients of dead weights too."""
+        return any(rule.dense_steps(stage, t) for rule in self)
+
     def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
         """What the updates of round t hold."""
         return UplinkForm(

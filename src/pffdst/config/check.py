@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pffdst.config.origin import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
+from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 
 __all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]
@@ -40,6 +41,7 @@ GROUPS = (
 
 # A model costs time to make and a logger opens files: only their keys are looked at.
 _MADE = tuple(group for group in GROUPS if group != "model")
+_RULES = ("readjust", "updates")
 
 
 @final
@@ -197,6 +199,7 @@ def _hooks(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Orig
             lines += refusal
     if isinstance(rounds, int) and rounds >= 1:
         lines += _schedule_problems(made, rounds)
+    lines += _problems_beside(cfg, made)
     for group in ("dataset", "engine"):
         lines += _ask(made.get(group))
     return lines
@@ -208,12 +211,25 @@ def _schedule_problems(made: dict[str, Any], rounds: int) -> list[str]:
     if refused:
         return refused
     stages = getattr(freeze, "stage_lengths", None)
-    return _ask(made.get("readjust"), list(stages(rounds)) if callable(stages) else [rounds])
+    lengths = list(stages(rounds)) if callable(stages) else [rounds]
+    return [line for group in _RULES for line in _ask(made.get(group), lengths)]
 
 
-def _ask(thing: Any, *facts: Any) -> list[str]:
-    """The object's own `problems(*facts)`, where it has such a method."""
-    method = getattr(thing, "problems", None)
+def _problems_beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
+    """What the rules say of the clients' training and of each other, where all of them are in order."""
+    if any(made.get(group) is None for group in (*_RULES, "objective", "optimizer", "lr_schedule", "augmentation")):
+        return []
+    try:
+        training = local_training(cfg)
+    except OmegaConfBaseException:  # a number is missing, which is said elsewhere
+        return []
+    pairs = (_RULES, reversed(_RULES))
+    return [line for one, other in pairs for line in _ask(made[one], training, made[other], hook="problems_beside")]
+
+
+def _ask(thing: Any, *facts: Any, hook: str = "problems") -> list[str]:
+    """The object's own `problems(*facts)`, or another `hook`, where it has such a method."""
+    method = getattr(thing, hook, None)
     return [str(line) for line in method(*facts)] if callable(method) else []
 
 

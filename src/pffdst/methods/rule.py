@@ -37,6 +37,8 @@ from pffdst.core.signals import Chosen, Signal, Signals
 if TYPE_CHECKING:
     from torch import nn
 
+    from pffdst.methods.local import LocalTraining
+
 __all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start"]
 
 Absent = Literal["left_out", "zero", "unchanged"]
@@ -170,8 +172,8 @@ class Cohort:
     """What `after_round` is told of a round's accepted updates.
 
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
-    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number. `before` is
-    the model that was sent.
+    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number and
+    `population` that of all clients (C). `before` is the model that was sent.
     """
 
     mean: GlobalModel
@@ -179,6 +181,7 @@ class Cohort:
     samples: int
     clients: int
     before: GlobalModel
+    population: int = 0
 
 
 class Rule(ABC):
@@ -290,6 +293,10 @@ class Rule(ABC):
 
     def problems(self, stage_lengths: list[int]) -> list[str]:
         """What stands against stages of these lengths (rounds), one sentence each."""
+        return []
+
+    def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
+        """What stands against the clients' local training or the run's `other` rule, one sentence each."""
         return []
 
 

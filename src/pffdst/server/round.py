@@ -128,7 +128,7 @@ class Round:
     def _next(self, cohort: Cohort) -> None:
         """The server's step on the mean, then the rules'."""
         server, plan, rules = self.server, self.plan, self.server.rules
-        cohort = replace(cohort, before=self.planned)
+        cohort = replace(cohort, before=self.planned, population=rules.population.clients)
         if plan.t >= 0:
             cohort = replace(cohort, mean=rules.optimizer.step(self.planned, self._whole(cohort)))
         for rule in rules.method:

@@ -107,7 +107,7 @@ class Experiment:
 
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
-        self.network.write_(model.values)
+        self.network.write_(self.setup.method.effective(model).values)
         return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
@@ -241,6 +241,7 @@ class Experiment:
 
     def _safetensors(self, model: GlobalModel) -> bytes:
         """The model under its tensors' own names; `mask/NAME` and `frozen/NAME` (uint8) beside each weight."""
+        model = self.setup.method.effective(model)
         tensors: dict[str, Tensor] = {e.name: v.clone() for e, v in model.layout.split(model.values)}
         for prefix, mask in (("mask", model.alive), ("frozen", model.frozen)):
             tensors |= {f"{prefix}/{e.name}": v.to(torch.uint8) for e, v in model.layout.split(mask)}

@@ -156,6 +156,8 @@ class ClientModule(LightningModule):
         """Clipping, decay, proximal term and the objective's and rules' own terms; masks come after all of them."""
         numbers, parameters = self.training_numbers, self.flat.parameters
         anchors = self.loaded.parameters if numbers.anchored else []
+        if self.turn is not None:
+            self.turn.after_backward()
         if numbers.clip_norm > 0.0:
             clip_(parameters, self.masks.both, numbers.clip_norm)
         decoupled = numbers.optimizer.decoupled

@@ -130,6 +130,7 @@ class Turn:
         self._module: ClientModule | None = None
         rules = tuple(setup.method)
         self._before = [rule for rule in rules if _has(rule, "before_step")]
+        self._backward = [rule for rule in rules if _has(rule, "after_backward")]
         self._shape = [rule for rule in rules if _has(rule, "shape_gradient_")]
         self._after_epoch = [rule for rule in rules if _has(rule, "epoch_end")]
 
@@ -146,8 +147,13 @@ class Turn:
         for rule in self._before:
             rule.before_step(self)
 
+    def after_backward(self) -> None:
+        """The loss's gradient is there."""
+        for rule in self._backward:
+            rule.after_backward(self)
+
     def shape_gradient_(self) -> None:
-        """The gradient is there."""
+        """The gradient holds all but the rules' own terms."""
         for rule in self._shape:
             rule.shape_gradient_(self)
         self.step += 1

@@ -9,7 +9,7 @@ A round t, in the order of the calls (server and client are joined by bytes alon
     server   start (at a stage's start), else before_round   -> the mask of the round
              broadcast                                       -> what travels down beside the model
     client   begin                                           after the model is loaded
-             before_step, shape_gradient_                     in every local step
+             before_step, after_backward, shape_gradient_     in every local step
              epoch_end                                       after every epoch
              measure                                         after the last, on the device where the gradient lies
              answer                                          on the host: the model, the signals and what it keeps
@@ -252,6 +252,10 @@ class Rule(ABC):
         """The next model, from the mean of the round's updates."""
         return cohort.mean
 
+    def effective(self, model: GlobalModel) -> GlobalModel:
+        """The model as it is used, where what trains and travels is something else that makes it."""
+        return model
+
     def state_dict(self) -> dict[str, Any]:
         """What the server's rule keeps between rounds: tensors and plain values, for the checkpoint."""
         return {}
@@ -266,6 +270,9 @@ class Rule(ABC):
 
     def before_step(self, turn: ClientTurn) -> None:
         """A step is about to begin."""
+
+    def after_backward(self, turn: ClientTurn) -> None:
+        """The gradients are the loss's alone, those of dead weights too: clipping, decay and all else come next."""
 
     def shape_gradient_(self, turn: ClientTurn) -> None:
         """The gradients hold loss, decay and proximal term; masks come next."""
@@ -300,6 +307,12 @@ class Rule(ABC):
         return []
 
 
+_IN_STEPS = ("begin", "before_step", "after_backward", "shape_gradient_", "epoch_end")
+
+
 def touches_steps(rule: Rule) -> bool:
-    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded."""
-    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in ("before_step", "shape_gradient_"))
+    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded.
+
+    So has one that moves masks or changes the network before steps or between them: a recording has those it began with.
+    """
+    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in _IN_STEPS)

@@ -16,6 +16,7 @@ from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
+from pffdst.methods.allocation import Dense
 
 __all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]
 
@@ -223,6 +224,9 @@ def _problems_beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
         training = local_training(cfg)
     except OmegaConfBaseException:  # a number is missing, which is said elsewhere
         return []
+    sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
+    if sends and not isinstance(made.get("allocation"), Dense):
+        return [f"{sends[0]} sends the changes of a dense model: write allocation=dense"]
     pairs = (_RULES, reversed(_RULES))
     return [line for one, other in pairs for line in _ask(made[one], training, made[other], hook="problems_beside")]
 

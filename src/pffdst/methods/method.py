@@ -37,6 +37,11 @@ class Method:
         return next((rule.absent for rule in self if rule.absent != "left_out"), "left_out")
 
     @property
+    def sends_changes(self) -> bool:
+        """Whether clients keep the weights and are sent what changed."""
+        return any(rule.sends_changes for rule in self)
+
+    @property
     def touches_steps(self) -> bool:
         """Whether a rule has a hand in single steps."""
         return any(map(touches_steps, self))

@@ -189,10 +189,12 @@ class Rule(ABC):
 
     Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
     client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
-    or as `unchanged`, the value that was sent.
+    or as `unchanged`, the value that was sent. With `sends_changes` clients keep the weights that they were sent, and
+    are sent those that changed since their last download; the model is dense, what is not trained is frozen for now.
     """
 
     absent: ClassVar[Absent] = "left_out"
+    sends_changes: bool = False
     warm_up: int = 0
     trains_in_warm_up: ClassVar[bool] = False
 
@@ -313,6 +315,6 @@ _IN_STEPS = ("begin", "before_step", "after_backward", "shape_gradient_", "epoch
 def touches_steps(rule: Rule) -> bool:
     """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded.
 
-    So has one that moves masks or changes the network before steps or between them: a recording has those it began with.
+    So has one that moves masks or changes the network before or between steps: a recording has those it began with.
     """
     return any(getattr(type(rule), name) is not getattr(Rule, name) for name in _IN_STEPS)

@@ -21,13 +21,13 @@ __all__ = ["SparsyFed"]
 @final
 @dataclass(frozen=True)
 class SparsyFed(Rule):
-    """The network's weights are w = sign(theta) |theta|^beta (beta: `power`); theta is trained, decayed, sent, averaged.
+    """The network's weights are w = sign(theta) |theta|^beta (beta: `power`); theta trains and travels.
 
     It begins as sign(u) |u|^(1 / beta) of the initial weights u, dense. After training a client keeps the largest
     |theta| of all layers together, as many as the stage has trainable weights, and sends their places. The mean is over
     all clients, 0 where a client has none; the next round has the union. A theta of 0 has no gradient, so what is dead
     comes back by the union alone. With `activations` the gradient of a layer's weights is taken with the largest
-    1 - s_l of its input, of the whole batch, s_l being the layer's sparsity; outputs and the inputs' gradients are exact.
+    1 - s_l of its input, of the whole batch, s_l being the layer's sparsity; all else is exact.
     """
 
     absent: ClassVar[Absent] = "zero"
@@ -139,11 +139,8 @@ def _prune_inputs(layer: nn.Module, share: float) -> list[Any]:
         x = inputs[0]
 
         def pack(saved: Tensor) -> Tensor:
-            return (
-                largest_share(saved, share)
-                if saved.data_ptr() == x.data_ptr() and saved.numel() == x.numel()
-                else saved
-            )
+            own = saved.data_ptr() == x.data_ptr() and saved.numel() == x.numel()
+            return largest_share(saved, share) if own else saved
 
         saving.append(torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved))
         saving[-1].__enter__()

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.config.targets import accepted_keys, locate
+from pffdst.config.training import local_training
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -38,7 +39,6 @@ from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
-from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.methods.rule import Start
@@ -94,7 +94,7 @@ def parts(cfg: DictConfig) -> Parts:
     setup = ClientSetup(
         network=copy_of(network),
         layout=layout,
-        training=_training(cfg),
+        training=local_training(cfg),
         method=method,
         stages=stages,
         codecs=Codecs(codec, Float32(codec.level, codec.difference)),
@@ -163,23 +163,6 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     if not cfg.sparse_init:
         return model
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
-
-
-def _training(cfg: DictConfig) -> LocalTraining:
-    return LocalTraining(
-        epochs=cfg.local_epochs,
-        batch_size=cfg.batch_size,
-        lr=cfg.lr,
-        momentum=cfg.momentum,
-        weight_decay=cfg.weight_decay,
-        prox_mu=cfg.prox_mu,
-        clip_norm=cfg.clip_norm,
-        rounds=cfg.rounds,
-        objective=instantiate(cfg.objective),
-        optimizer=instantiate(cfg.optimizer),
-        lr_schedule=instantiate(cfg.lr_schedule),
-        augmentation=instantiate(cfg.augmentation),
-    )
 
 
 def _named(node: Any) -> list[Any]:

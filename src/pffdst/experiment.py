@@ -114,7 +114,7 @@ class Experiment:
 
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
-        self.network.write_(model.values)
+        self.network.write_(self.setup.method.effective(model).values)
         return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
@@ -204,7 +204,8 @@ class Experiment:
         """Writes the models, clients.json and summary.json; gives the summary."""
         # Stopped after its last checkpoint, a run has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
-        digest = records.write_models(self.folder, self.card, self.server.model, self.server.averaged_model)
+        used = self.setup.method.effective
+        digest = records.write_models(self.folder, self.card, used(self.server.model), used(self.server.averaged_model))
         progress = self.progress
         times = None if self.profile is False else progress.watch.total
         summary = {

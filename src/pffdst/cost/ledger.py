@@ -22,6 +22,9 @@ _PARTS: dict[int, str] = {
     Tag.FROZEN_VALUES: "frozen",
     Tag.PARAMETERS: "dense",
     Tag.STATISTICS: "dense",
+    Tag.CHANGED_POSITIONS: "values",
+    Tag.MISSED_POSITIONS: "catch_up",
+    Tag.MISSED_VALUES: "catch_up",
 }
 
 
@@ -50,8 +53,9 @@ class Ledger:
     """Counts a round as its messages pass and keeps totals over the run.
 
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
-    that were away. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the first
-    download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over `epochs` (E) of their own
+    that were away, and of methods that send changes alone the values that those missed. paper_bytes = 4 (trainable +
+    biases of conv and linear layers) per client and direction, the first download of frozen weights apart as
+    frozen_bytes. FLOPs are the clients' training, over `epochs` (E) of their own
     samples: the forward pass, the gradient of the inputs and that of the weights, and their sum.
     """
 

@@ -38,6 +38,8 @@ from pffdst.core.signals import Chosen, Signal, Signals
 if TYPE_CHECKING:
     from torch import nn
 
+    from pffdst.methods.local import LocalTraining
+
 __all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start"]
 
 Absent = Literal["left_out", "zero", "unchanged"]
@@ -206,8 +208,9 @@ class Cohort:
     """What `after_round` is told of a round's accepted updates.
 
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
-    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number. `before` is
-    the model that was sent; `sent` is what clients decoded of it, where a lossy codec makes that another.
+    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number and
+    `population` that of all clients (C). `before` is the model that was sent; `sent` is what clients decoded of it,
+    where a lossy codec makes that another.
     """
 
     mean: GlobalModel
@@ -216,6 +219,7 @@ class Cohort:
     clients: int
     before: GlobalModel
     sent: GlobalModel | None = None
+    population: int = 0
 
     @property
     def received(self) -> GlobalModel:
@@ -229,11 +233,14 @@ class Rule(ABC):
     Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
     client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
     or as `unchanged`, the value that was sent. `derives_start`: `start` needs nothing but the configuration and the
-    initial model for the first stage, so that clients make its positions themselves and they are not sent.
+    initial model for the first stage, so that clients make its positions themselves and they are not sent. With
+    `sends_changes` clients keep the weights that they were sent, and are sent those that changed since their last
+    download; the model is dense, what is not trained is frozen for now.
     """
 
     absent: ClassVar[Absent] = "left_out"
     derives_start: ClassVar[bool] = False
+    sends_changes: bool = False
     warm_up: int = 0
     trains_in_warm_up: ClassVar[bool] = False
 
@@ -293,6 +300,10 @@ class Rule(ABC):
         """The next model, from the mean of the round's updates."""
         return cohort.mean
 
+    def effective(self, model: GlobalModel) -> GlobalModel:
+        """The model as it is used, where what trains and travels is something else that makes it."""
+        return model
+
     def state_dict(self) -> dict[str, Any]:
         """What the server's rule keeps between rounds: tensors and plain values, for the checkpoint."""
         return {}
@@ -343,10 +354,17 @@ class Rule(ABC):
         """What stands against stages of these lengths (rounds), one sentence each."""
         return []
 
+    def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
+        """What stands against the clients' local training or the run's `other` rule, one sentence each."""
+        return []
 
-_IN_STEPS = ("before_step", "after_backward", "shape_gradient_")
+
+_IN_STEPS = ("begin", "before_step", "after_backward", "shape_gradient_", "epoch_end")
 
 
 def touches_steps(rule: Rule) -> bool:
-    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded."""
+    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded.
+
+    So has one that moves masks or changes the network before or between steps: a recording has those it began with.
+    """
     return any(getattr(type(rule), name) is not getattr(Rule, name) for name in _IN_STEPS)

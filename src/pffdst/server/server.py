@@ -21,6 +21,7 @@ from pffdst.methods.participation import Participation, Population
 from pffdst.methods.rule import Start
 from pffdst.methods.server_optimizer import ServerOptimizer
 from pffdst.server.average import ServerAverage
+from pffdst.server.downloads import Downloads
 from pffdst.server.holdings import Holdings
 from pffdst.server.round import Round
 from pffdst.wire.codecs import Codecs
@@ -76,6 +77,7 @@ class Server:
         self.model, self.rules = model, rules
         self.average = ServerAverage(rules.ema, warm_up=rules.ema_warm_up)
         self.holdings = Holdings(rules.population.clients, rules.known)
+        self.downloads = Downloads(rules.population.clients)
         self.frozen_values: Section | None = None
         self._start_model = rules.freeze.start_model()
 
@@ -193,6 +195,7 @@ class Server:
             "start_model": self._start_model.state_dict(),
             "frozen_values": pack_section(self.frozen_values),
             "holdings": self.holdings.state_dict(),
+            "downloads": self.downloads.state_dict(),
             "rules": [rule.state_dict() for rule in self.rules.method],
             "optimizer": self.rules.optimizer.state_dict(),
         }
@@ -210,6 +213,7 @@ class Server:
         self._start_model.load_state_dict(state["start_model"], layout)
         self.frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
+        self.downloads.load_state_dict(state["downloads"])
         for rule, own in zip(self.rules.method, state["rules"], strict=True):
             rule.load_state_dict(own, layout)
         self.rules.optimizer.load_state_dict(state["optimizer"], layout)

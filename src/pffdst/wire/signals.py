@@ -26,6 +26,7 @@ from pffdst.wire.sets import decode_set, encode_set
 __all__ = ["SignalCoder"]
 
 _LENGTH = struct.Struct("<IB")
+_VALUES = ("values", "dense", "parameters")
 
 
 @final
@@ -53,7 +54,7 @@ class SignalCoder:
         return {s.name: self._decode(s, message.section(FIRST_SIGNAL + i)) for i, s in enumerate(self.declared)}
 
     def _encode(self, signal: Signal, what: Tensor | Positions | Chosen, seed: int) -> Section:
-        if signal.form in ("values", "dense") and isinstance(what, Tensor) and what.numel() == self._length(signal):
+        if signal.form in _VALUES and isinstance(what, Tensor) and what.numel() == self._length(signal):
             return self._values(signal, what, seed)
         if signal.form == "positions" and isinstance(what, Positions):
             return Section(0, self._positions(signal, what))
@@ -64,9 +65,12 @@ class SignalCoder:
 
     def _length(self, signal: Signal) -> int:
         """How many values a signal of nothing but values has."""
+        layout = self.sent.layout
         if signal.form == "values":
             return signal.length
-        return self.sent.layout.maskable - len(signal.barred(self.sent))
+        if signal.form == "parameters":
+            return layout.parameters - layout.maskable
+        return layout.maskable - len(signal.barred(self.sent))
 
     def _values(self, signal: Signal, values: Tensor, seed: int) -> Section:
         codec = self.codecs.values if signal.lossy else self.codecs.exact
@@ -77,7 +81,7 @@ class SignalCoder:
         return encode_set(places_outside(at, barred), Known(barred).free)
 
     def _decode(self, signal: Signal, section: Section) -> Tensor | Positions | Chosen:
-        if signal.form in ("values", "dense"):
+        if signal.form in _VALUES:
             return self._read_values(signal, section, self._length(signal))
         if section.coding != 0:
             raise WireError(f"{signal.name}: coding {section.coding} is unknown")

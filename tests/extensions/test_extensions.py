@@ -106,7 +106,9 @@ def test_the_laws_of_its_group_can_be_imported_and_hold(extension: str) -> None:
         LAWS[group](instantiate(node))
 
 
-@pytest.mark.parametrize("extension", [e for e in EXTENSIONS if not e.startswith(("model=", "callbacks=", "dataset=", "logger=", "obs"))])
+@pytest.mark.parametrize(
+    "extension", [e for e in EXTENSIONS if not e.startswith(("model=", "callbacks=", "dataset=", "logger=", "obs"))]
+)
 def test_it_makes_a_difference(extension: str, tmp_path: Path) -> None:
     """An option that an engine ignores would give the model of the default."""
     folders = [tmp_path / name for name in ("with", "without")]

@@ -190,7 +190,9 @@ def test_frozen_weights_are_sent_once_to_each_client(make_server: MakeServer, an
     assert len(have) == 6
 
 
-def test_clients_that_keep_nothing_are_sent_everything_every_time(make_server: MakeServer, play_rounds: PlayRounds) -> None:
+def test_clients_that_keep_nothing_are_sent_everything_every_time(
+    make_server: MakeServer, play_rounds: PlayRounds
+) -> None:
     server = make_server(keep=False)
     play_rounds(server, range(6))
     for task in server.begin(6).tasks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.codecs.floats import Float32
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, digest, remember
 from pffdst.wire.frame import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
-from pffdst.wire.positions import to_bitmap, values_at
-from pffdst.wire.values import Float32
 
 MakeModel = Callable[..., GlobalModel]
 CODEC = Float32(level=0)
+CODECS = Codecs(CODEC, CODEC)
+rounds = st.integers(-(2**31), 2**31 - 1)
 shares = st.sampled_from([0.0, 0.05, 0.5, 1.0])
 
 
@@ -34,11 +37,11 @@ def sent(model: GlobalModel, t: int = 0, mask: bool = True, frozen: bool = True)
 
 def broadcast(model: GlobalModel, t: int = 0) -> Broadcast:
     """The frozen values coded as the server does: when there are any."""
-    frozen = CODEC.encode(values_at(model.weights, model.frozen)) if bool(model.frozen.any()) else None
-    return Broadcast(model, t, CODEC, frozen_values=frozen)
+    frozen = CODEC.encode(model.frozen_at.gather(model.weights)) if len(model.frozen_at) else None
+    return Broadcast(model, t, CODECS, frozen_values=frozen)
 
 
-def altered(payload: bytes, changes: dict[Tag, Section | None]) -> bytes:
+def altered(payload: bytes, changes: dict[int, Section | None]) -> bytes:
     """The message with sections replaced, added or (None) left out, its checksum made anew."""
     message = unpack(payload)
     sections = {tag: s for tag, s in (dict(message.sections) | changes).items() if s is not None}
@@ -46,17 +49,17 @@ def altered(payload: bytes, changes: dict[Tag, Section | None]) -> bytes:
 
 
 def read(payload: bytes, layout: Layout, memory: Memory | None = None) -> GlobalModel:
-    return decode_downlink(payload, memory or Memory(), layout, CODEC)[0]
+    return decode_downlink(payload, memory or Memory(), layout, CODECS).model
 
 
-@given(seed=st.integers(0, 10**6), alive=shares, frozen=shares, t=st.integers(0, 2**32 - 1), double=st.booleans())
+@given(seed=st.integers(0, 10**6), alive=shares, frozen=shares, t=rounds, double=st.booleans())
 def test_the_model_comes_back_as_it_was(
     layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float, t: int, double: bool
 ) -> None:
     model = make_model(layout, seed, alive, frozen, torch.float64 if double else torch.float32)
-    back, round_ = decode_downlink(sent(model, t), Memory(), layout, CODEC)
-    assert round_ == t
-    assert same(back, model)
+    back = decode_downlink(sent(model, t), Memory(), layout, CODECS)
+    assert (back.t, back.signals) == (t, {})
+    assert same(back.model, model)
 
 
 @given(seed=st.integers(0, 10**6), alive=shares, frozen=shares)
@@ -125,7 +128,7 @@ def test_a_client_that_holds_half_of_the_frozen_weights_says_so(layout: Layout, 
     payload = sent(model)
     own = unpack(payload).sections
     for left_out in (Tag.FROZEN_VALUES, Tag.FROZEN_POSITIONS):
-        half = digest(to_bitmap(model.frozen), None if left_out is Tag.FROZEN_VALUES else own[Tag.FROZEN_VALUES])
+        half = digest(model.frozen_at, None if left_out is Tag.FROZEN_VALUES else own[Tag.FROZEN_VALUES])
         held = Section(0, own[Tag.HELD].body[:4] + struct.pack("<I", half))
         with pytest.raises(WireError, match="frozen weights"):
             read(altered(payload, {left_out: None, Tag.HELD: held}), layout)
@@ -173,13 +176,24 @@ def test_a_message_of_two_precisions_is_refused(layout: Layout, make_model: Make
 
 def test_a_position_cannot_be_trainable_and_frozen(layout: Layout, make_model: MakeModel) -> None:
     model = make_model(layout)
-    overlapping = replace(model, frozen=model.alive)
+    overlapping = model.freezing(model.alive_at)
     both = unpack(sent(overlapping)).sections
     own = unpack(sent(model)).sections
     held = Section(0, own[Tag.HELD].body[:4] + both[Tag.HELD].body[4:])
     changes = {tag: both[tag] for tag in (Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)} | {Tag.HELD: held}
     with pytest.raises(WireError, match="both trainable and frozen"):
         read(altered(sent(model), changes), layout)  # type: ignore[arg-type]
+
+
+def test_checksums_are_over_positions_as_words(layout: Layout, make_model: MakeModel) -> None:
+    """As documented: increasing u32, little-endian; for frozen weights the coding and the body of their values next."""
+    model = make_model(layout, frozen=0.5)
+    own = unpack(sent(model)).sections
+    held, values = own[Tag.HELD].body, own[Tag.FROZEN_VALUES]
+    words = [b"".join(struct.pack("<I", j) for j in at.index.tolist()) for at in (model.trainable_at, model.frozen_at)]
+    frozen = zlib.crc32(values.body, zlib.crc32(bytes((values.coding,)), zlib.crc32(words[1])))
+    assert held == struct.pack("<II", zlib.crc32(words[0]), frozen)
+    assert unpack(sent(make_model(layout))).section(Tag.HELD).body[4:] == bytes(4)
 
 
 def test_no_damage_to_a_real_payload_goes_unseen(real_round: Any, damages: Callable[[bytes], Iterator[bytes]]) -> None:

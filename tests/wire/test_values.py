@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from pffdst.wire.codecs.base import COMPRESSED, DIFFERENCE, ValueCodec
+from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
+from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.frame import Section, WireError
-from pffdst.wire.values import COMPRESSED, DIFFERENCE, BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "codec"
 CODECS = [pytest.param(instantiate(OmegaConf.load(path)), id=path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]

@@ -17,7 +17,7 @@ from pffdst.core.model import GlobalModel, Layout
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, digest, remember
-from pffdst.wire.frame import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
+from pffdst.wire.frame import BROADCAST, Kind, Section, Tag, WireError, name_of, pack, unpack
 
 MakeModel = Callable[..., GlobalModel]
 CODEC = Float32(level=0)
@@ -156,6 +156,12 @@ def test_another_model_or_direction_is_refused(layout: Layout, make_model: MakeM
 def test_a_missing_section_is_named(layout: Layout, make_model: MakeModel, tag: Tag) -> None:
     with pytest.raises(WireError, match=tag.name):
         read(altered(sent(make_model(layout)), {tag: None}), layout)
+
+
+@pytest.mark.parametrize("tag", [Tag.REPORT, 64, 70])
+def test_a_section_too_many_is_refused(layout: Layout, make_model: MakeModel, tag: int) -> None:
+    with pytest.raises(WireError, match=f"sections: {name_of(tag)} is not due"):
+        read(altered(sent(make_model(layout)), {tag: Section(0, b"")}), layout)
 
 
 @pytest.mark.parametrize("tag", [Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS])

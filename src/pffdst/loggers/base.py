@@ -22,9 +22,7 @@ _log = logging.getLogger(__name__)
 class RunLogger(ABC):
     """Writes down one run: opened once, a row per round, a summary at the end, closed whatever happened."""
 
-    def open(
-        self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None
-    ) -> None:
+    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
         """Before the first round. `config` is the resolved configuration, `folder` the run's own folder (it exists).
 
         `resume_state` is the `state_dict` of the checkpoint the run goes on from, None for a run that starts at 0.

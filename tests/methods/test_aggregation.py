@@ -27,7 +27,10 @@ def upload_of(model: GlobalModel, client: int, samples: int, statistics: bool = 
 
 
 def mean_of(
-    server: GlobalModel, *uploads: Upload, absent: Absent = "left_out", rule: MaskedMean = MaskedMean()  # noqa: B008
+    server: GlobalModel,
+    *uploads: Upload,
+    absent: Absent = "left_out",
+    rule: MaskedMean = MaskedMean(),  # noqa: B008
 ) -> Cohort:
     running = rule.begin(server, absent)
     for upload in uploads:
@@ -153,9 +156,7 @@ def test_the_mean_has_the_models_precision(layout: Layout, make_model: MakeModel
     assert torch.allclose(mean, server.values, rtol=1e-15 if dtype == torch.float64 else 0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("key", "known"), [("statistics", "average, keep_server"), ("weights", "samples, clients")]
-)
+@pytest.mark.parametrize(("key", "known"), [("statistics", "average, keep_server"), ("weights", "samples, clients")])
 def test_a_choice_has_its_names(key: str, known: str) -> None:
     choice: dict[str, Any] = {key: "median"}
     with pytest.raises(ValueError, match=f"aggregation.{key}.*{known}, but got 'median'"):

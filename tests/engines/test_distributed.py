@@ -105,7 +105,6 @@ def distributed(folder: Path, overrides: list[str], size: int, spoil: Callable[[
     for rank in range(1, size):
         other = make()
         setup = other.setup if spoil is None else spoil(other.setup)
-        ranks.send(rank, b"")
         given: Any = ranks.follower(rank), lambda text, made=(other.engine, setup): made
         threading.Thread(target=in_turn, args=(ranks.turn, follow, *given), daemon=True).start()
     return replace(experiment, engine=Distributed(experiment.engine, ranks))  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ def follow(ranks: "Ranks") -> None:
 
 def run(cfg: "DictConfig") -> float:
     """One run of a composed configuration; gives its final accuracy."""
-    from pffdst.launch import launch
     from pffdst.cli.train import job
+    from pffdst.launch import launch
 
     return job(cfg, launch)
 

@@ -22,6 +22,7 @@ from typing import Any
 from rich.table import Table
 
 from common import ROOT, cifar10_folder, console, describe, write_result
+from pffdst.runs.files import CHECKPOINTS, LAST, SUMMARY
 
 SEEDS = {"fp32": (0, 1, 2), "int8": (0, 1, 2), "bf16": (0,), "int4": (0,)}
 ACCURACIES = {"last_5": "last5_acc_global", "average": "ema_acc_global", "last": "acc_global"}
@@ -30,10 +31,10 @@ ACCURACIES = {"last_5": "last5_acc_global", "average": "ema_acc_global", "last":
 def played(codec: str, seed: int, settings: list[str], runs: Path) -> dict[str, Any]:
     """The summary of a run, which is played unless it is there."""
     folder = runs / f"{codec}_{seed}"
-    if not (folder / "summary.json").exists():
+    if not (folder / SUMMARY).exists():
         print(f"playing {codec}, seed {seed}, in {folder}", flush=True)
         own = [f"codec={codec}", f"seed={seed}", f"hydra.run.dir={folder}", "logger=csv"]
-        if (folder / "checkpoints" / "last.ckpt").exists():
+        if (folder / CHECKPOINTS / LAST).exists():
             own.append("resume=true")
         elif folder.exists():
             shutil.rmtree(folder)  # stopped before its first checkpoint
@@ -42,7 +43,7 @@ def played(codec: str, seed: int, settings: list[str], runs: Path) -> dict[str, 
         )
         if run.returncode != 0:
             sys.exit(f"the run in {folder} failed with exit code {run.returncode}")
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
     return summary
 
 

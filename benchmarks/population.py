@@ -24,6 +24,7 @@ from rich.table import Table
 
 from common import ROOT, cifar10_folder, describe, load, write_result
 from memory import watch
+from pffdst.runs.files import CHECKPOINTS, LAST, METRICS
 
 TARGET = 1.5
 ROWS = ((10**2, 20, 8), (10**4, 20, 8), (10**6, 20, 8), (10**6, 1000, 4))
@@ -37,7 +38,7 @@ def play(clients: int, cohort: int, rounds: int, where: list[str], folder: Path)
     settings = ["experiment=lenet_cifar10", "partition=drawn", "logger=csv", "checkpoint_every=2", *own]
     command = [sys.executable, str(ROOT / "train.py"), *settings, *where, f"hydra.run.dir={folder}"]
     top, _, seconds = watch(command, dict(os.environ))
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / METRICS).open(newline="") as file:
         times = [float(row["round/seconds"]) for row in csv.DictReader(file)]
     return {
         "clients": clients,
@@ -47,7 +48,7 @@ def play(clients: int, cohort: int, rounds: int, where: list[str], folder: Path)
         "round_s_all": [round(t, 3) for t in times],
         "outside_rounds_s": round(seconds - sum(times), 1),
         "peak_mb": round(top.mb, 1),
-        "checkpoint_mb": round((folder / "checkpoints" / "last.ckpt").stat().st_size / 1e6, 2),
+        "checkpoint_mb": round((folder / CHECKPOINTS / LAST).stat().st_size / 1e6, 2),
         "run": " ".join(["python train.py", *settings]),
     }
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pffdst.loggers.base import RunInfo
 from pffdst.loggers.csv import CsvLogger
 from pffdst.metrics import names
-from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
+from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.history import History
+from pffdst.runs import files
 from pffdst.runs import jobs as sweeps
 
 __all__ = ["DAMAGES", "write_run"]
@@ -41,16 +43,16 @@ def write_run(
     """A run's folder; stopped on the way where fewer than all rounds are `done`. `settings` join config.yaml."""
     folder.mkdir(parents=True)
     config = _config(method, sparsity, seed, rounds, settings)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / files.CONFIG).write_text(yaml.safe_dump(config))
     played = rounds if done is None else done
     row = _rows(folder, config, played, every, layers)
     identity = f"{zlib.crc32(repr((method, sparsity, seed, rounds, settings)).encode()):016x}"
     accuracies = np.sort(np.random.default_rng(seed).beta(6, 3, _CLIENTS))
     record = _clients(seed)
     finished = {"last": accuracies, "average": accuracies**0.9}
-    (folder / CLIENTS_FILE).write_text(record.text(finished if played == rounds else None))
+    (folder / files.CLIENTS).write_text(record.text(finished if played == rounds else None))
     if played == rounds:
-        (folder / sweeps.SUMMARY).write_text(json.dumps(_summary(config, row, identity)))
+        (folder / files.SUMMARY).write_text(json.dumps(_summary(config, row, identity)))
     sweeps.mark(folder, identity, "done" if played == rounds else "running")
     return folder
 
@@ -78,7 +80,7 @@ def _rows(folder: Path, config: dict[str, Any], played: int, every: int, layers:
     by_part = [f"{kind}/{way}/{part}" for kind, way, part in product(("cost", "round"), ("up", "down"), _PARTS)]
     logger, history, last, total = CsvLogger([*names.columns(shown), *by_part]), History(), {}, dict.fromkeys(_PARTS, 0)
     dice = random.Random(f"{config['method_name']} {config['sparsity']} {config['seed']}")
-    logger.open(config, folder, None)
+    logger.open(RunInfo(config, folder), None)
     for t in range(1, played + 1):
         row: names.Row = {names.ROUND: t, names.STAGE: 1 + (2 * t > config["rounds"])}
         if t % every == 0 or t == config["rounds"]:
@@ -150,36 +152,36 @@ def _summary(config: dict[str, Any], row: names.Row, identity: str) -> dict[str,
 
 
 def _truncated_row(folder: Path) -> None:
-    path = folder / "metrics.csv"
+    path = folder / files.METRICS
     lines = path.read_text().splitlines(keepends=True)
     lines[len(lines) // 2] = lines[len(lines) // 2][:40] + "\n"
     path.write_text("".join(lines) + "351,2,0.")
 
 
 def _bad_json(folder: Path) -> None:
-    path = folder / sweeps.SUMMARY
+    path = folder / files.SUMMARY
     path.write_text(path.read_text()[:100])
 
 
 def _no_summary(folder: Path) -> None:
-    (folder / sweeps.SUMMARY).unlink()
+    (folder / files.SUMMARY).unlink()
 
 
 def _no_metrics(folder: Path) -> None:
-    (folder / "metrics.csv").unlink()
+    (folder / files.METRICS).unlink()
 
 
 def _bad_config(folder: Path) -> None:
-    (folder / "config.yaml").write_text("a: [1, 2\nb: }")
+    (folder / files.CONFIG).write_text("a: [1, 2\nb: }")
 
 
 def _binary(folder: Path) -> None:
-    (folder / "metrics.csv").write_bytes(bytes(range(256)) * 20)
+    (folder / files.METRICS).write_bytes(bytes(range(256)) * 20)
 
 
 def _failed(folder: Path) -> None:
-    (folder / sweeps.SUMMARY).unlink()
-    (folder / sweeps.RUN).unlink()
+    (folder / files.SUMMARY).unlink()
+    (folder / files.RUN).unlink()
     sweeps.mark_failed(folder, "", "dataset.path=/nowhere holds no cifar10_train*.parquet")
 
 

@@ -201,7 +201,7 @@ def experiment_of(settings: list[str]) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as folder:
         experiment = build(compose([*settings, "logger=csv"], ROOT / "configs"), Path(folder), "benchmark")
         with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-            loggers.open(experiment.config, experiment.folder, None)
+            loggers.open(experiment.info, None)
             yield experiment
 
 

@@ -12,7 +12,7 @@ from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_bytes, format_seconds
 from pffdst.report.groups import Group
 from pffdst.report.pictures import write_curves
-from pffdst.runs.checkpoint import write_atomically
+from pffdst.runs.files import write_whole
 from reproduce.figures import (
     JUDGED,
     LAST_5,
@@ -53,7 +53,7 @@ def write(study: Study, name: str, record: Record, path: Path) -> None:
     for number, table in enumerate(_filled(study, record)):
         write_curves(list(table.groups.values()), JUDGED, _files(record.folder, number), dpi=130)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text(study, name, record).encode())
+    write_whole(path, text(study, name, record).encode())
 
 
 def text(study: Study, name: str, record: Record) -> str:

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
-import yaml
-
 from pffdst.core.errors import UserError
 from pffdst.report.groups import is_neutral
 from pffdst.report.reading import read_run
+from pffdst.runs.files import OVERRIDES, read_yaml
 from pffdst.runs.jobs import has_checkpoint, in_use
 from reproduce.study import Job
 
@@ -52,9 +51,9 @@ class Player:
     def is_done(self, job: Job) -> bool:
         """Whether its run is finished. UserError where its folder holds a run of other overrides."""
         folder = self.folder(job)
-        recorded = folder / ".hydra" / "overrides.yaml"
+        recorded = folder / OVERRIDES
         if recorded.exists():
-            found, wanted = set(yaml.safe_load(recorded.read_text()) or ()), {*job.overrides, *self.extra}
+            found, wanted = set(read_yaml(recorded) or ()), {*job.overrides, *self.extra}
             other = sorted(word for word in found ^ wanted if _matters(word))
             if other:
                 raise UserError(

@@ -14,8 +14,7 @@ from pffdst.core.errors import UserError
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
 from pffdst.report.reading import Run, read_run
-from pffdst.runs.checkpoint import write_atomically
-from pffdst.runs.provenance import PROVENANCE
+from pffdst.runs.files import PROVENANCE, read_json, write_whole
 from reproduce.study import Job
 
 __all__ = ["COLUMNS", "Entry", "Record"]
@@ -94,7 +93,7 @@ class Record:
         run = read_run(folder, job.name)
         summary = {key: value for key, value in run.summary.items() if key not in _PLACES}
         rows = tuple({c: row[c] for c in COLUMNS if c in row} for row in run.rows if names.ACC_GLOBAL in row)
-        sittings = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        sittings = read_json(folder / PROVENANCE)
         made = [{k: v for k, v in one.items() if k not in _PLACES} | {"data": dict(data)} for one in sittings]
         config = {key: v for key, v in run.config.items() if not {key, key.split(".")[0]} & _PLACES}
         self.entries[job.row, job.seed] = Entry(job.row, job.seed, job.overrides, config, summary, made, rows)
@@ -112,7 +111,7 @@ class Record:
         """Writes both files, runs in order of row and seed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = [self.entries[key] for key in sorted(self.entries)]
-        write_atomically(self.folder / _EVALUATIONS, _table(entries).encode())
+        write_whole(self.folder / _EVALUATIONS, _table(entries).encode())
         told = [
             {
                 "row": e.row,
@@ -124,7 +123,7 @@ class Record:
             }
             for e in entries
         ]
-        write_atomically(self.folder / _RUNS, (json.dumps(told, indent=1) + "\n").encode())
+        write_whole(self.folder / _RUNS, (json.dumps(told, indent=1) + "\n").encode())
 
 
 def _entry(told: Mapping[str, Any], rows: Mapping[tuple[str, int], list[Metrics]]) -> Entry:

@@ -92,7 +92,7 @@ def play() -> Callable[[Experiment], list[Seen]]:
         watcher = Watcher(network)
         watched = replace(experiment, engine=network, observers=(*experiment.observers, watcher))
         with network.open(watched.setup), watched.loggers as loggers:
-            loggers.open(watched.config, watched.folder, None)
+            loggers.open(watched.info, None)
             for t in range(watched.first, watched.rounds):
                 play_round(watched, t)
         return watcher.seen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,11 +75,23 @@ def test_the_dashboard_starts(command: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert dashboard.main(shlex.split(command)[3:]) == 0
 
 
-def test_offline_runs_lie_where_the_sync_command_looks() -> None:
-    [command] = [line for line in LINES if line.startswith("wandb sync")]
-    written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml"))["hydra"]["run"]["dir"]
-    runs = re.sub(r"\$\{now:.*?\}(_\$\{name\})?", "*", written).replace("${paths.logs}", "logs")
-    assert shlex.split(command)[2] == f"{runs}/wandb/offline-run-*"
+def test_the_sync_command_finds_runs_sweeps_and_searches(tmp_path: Path) -> None:
+    """Run as it stands, with a `wandb` that writes down what it was given."""
+    [command] = [line for line in LINES if "wandb sync" in line]
+    written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml"))["hydra"]
+    run, sweep = (written[kind]["dir"].replace("${paths.logs}", "logs") for kind in ("run", "sweep"))
+    folders = [re.sub(r"\$\{.*?\}", "a b", run), re.sub(r"\$\{.*?\}", "now", sweep) + "/0", "logs/searches/digits_lr/3"]
+    offline = [tmp_path / folder / "wandb" / "offline-run-20260101_000000-x" for folder in folders]
+    for path in offline:
+        path.mkdir(parents=True)
+    program = tmp_path / "bin" / "wandb"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nshift\nfor each; do echo "$each" >> "$TOLD"; done\n')
+    program.chmod(0o755)
+    told = tmp_path / "told"
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "TOLD": str(told)}
+    subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
+    assert sorted(tmp_path / line for line in told.read_text().splitlines()) == sorted(offline)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(BLOCKS), flags=re.MULTILINE))
@@ -91,6 +105,6 @@ def test_the_link_leads_somewhere(link: str) -> None:
 
 
 def test_the_summary_keys_of_the_readme_are_written() -> None:
-    source = (ROOT / "src/pffdst/experiment.py").read_text() + (ROOT / "src/pffdst/build.py").read_text()
+    source = "".join((ROOT / "src/pffdst" / name).read_text() for name in ("experiment.py", "records.py", "build.py"))
     for key in ("model_sha256", "wall_s", "peak_rss_mb", "rejected", "alive", "frozen", "method", "seed"):
         assert f'"{key}"' in source

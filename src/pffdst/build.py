@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +9,30 @@ from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torchmetrics import Metric
 
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
-from pffdst.core.flat import FlatModule, initialise
+from pffdst.config.targets import accepted_keys, locate
+from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
+from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
+from pffdst.data.clients.given import write_clients
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
 from pffdst.experiment import Experiment
-from pffdst.loggers.base import Loggers, RunLogger
+from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.methods.freeze.base import FreezeSchedule
@@ -38,7 +42,8 @@ from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
-from pffdst.metrics.names import columns
+from pffdst.metrics.names import columns, evaluated_on
+from pffdst.models.saved import ModelCard
 from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
@@ -55,13 +60,14 @@ _METHOD_GROUPS = ("allocation", "readjust", "freeze", "updates", "aggregation", 
 class Parts:
     """What a configuration makes in every process of a run: all that clients need, and the initial model.
 
-    `network` is the run's one construction; whoever trains or evaluates has a copy. `freeze` is the schedule of the
-    stages in `setup`.
+    `network` is the run's one construction; whoever trains or evaluates has a copy. `seen` is what it did in a training
+    step. `freeze` is the schedule of the stages in `setup`.
     """
 
     dataset: Dataset
     shares: Shares
     network: nn.Module
+    seen: Trace
     model: GlobalModel
     freeze: FreezeSchedule
     setup: ClientSetup
@@ -74,22 +80,17 @@ class Parts:
 
 def parts(cfg: DictConfig) -> Parts:
     """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
-    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
-    if cfg.validation_share > 0:
-        dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
+    dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
     shares = _shares(cfg, dataset)
-    network = initialise(
-        lambda: instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes), cfg.seed
-    )
-    flat = FlatModule(network)
-    layout, method = flat.layout, Method(instantiate(cfg.readjust), instantiate(cfg.updates))
+    network, seen, layout = _network(cfg, dataset)
+    flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
     stages = freeze.stages(cfg.rounds, instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity))
     model = _initial(cfg, flat, method, stages)
     codec = instantiate(cfg.codec)
     setup = ClientSetup(
-        network=copy.deepcopy(network),
+        network=copy_of(network),
         layout=layout,
         training=_training(cfg),
         method=method,
@@ -102,8 +103,39 @@ def parts(cfg: DictConfig) -> Parts:
         images=dataset.train,
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
+        channels_last=takes_channels_last(network, (dataset.channels, dataset.size, dataset.size), dataset.classes),
     )
-    return Parts(dataset, shares, network, model, freeze, setup)
+    return Parts(dataset, shares, network, seen, model, freeze, setup)
+
+
+def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:
+    """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
+    shape = (dataset.channels, dataset.size, dataset.size)
+    dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
+    node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
+    network = initialise(
+        lambda: instantiate(node, channels=dataset.channels, size=dataset.size, classes=dataset.classes),
+        cfg.seed,
+        shape,
+    )
+    problems = probe(network, shape, dataset.classes)
+    if problems:
+        raise ConfigError(problems)
+    seen = trace(network, shape)
+    try:
+        return network, seen, layout_of(network, seen, dense)
+    except ValueError as error:
+        raise ConfigError([f"model: {error}"]) from error
+
+
+def _tell(made: Parts, channels_last: bool) -> None:
+    """What of the network is otherwise than one would think."""
+    masked = coverage(made.setup.layout)
+    _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
+    for line in remarks(made.seen, made.setup.layout):
+        _log.warning("model: %s", line)
+    if channels_last and not made.setup.channels_last:
+        _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
 
 
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
@@ -142,13 +174,15 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     made, engine = parts(cfg), _engine(cfg)
     dataset, setup = made.dataset, made.setup
+    if cfg.partition.get("save") is not None:
+        write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
-    network = FlatModule(copy.deepcopy(made.network).to(engine.device))
+    _tell(made, engine.channels_last)
+    network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
-        folder=folder,
-        config=_plain(cfg),
+        info=_run_info(cfg, folder),
         fingerprint=identity,
         labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
@@ -159,19 +193,21 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         setup=setup,
         server=_server(cfg, made),
         engine=engine,
-        ledger=Ledger(FlopCounter.of(network.module, setup.layout, made.shape), cfg.local_epochs, cfg.batch_size),
-        evaluator=_evaluator(made, engine),
+        ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.local_epochs, cfg.batch_size),
+        evaluator=_evaluator(cfg, made, engine),
         network=network,
         clients=ClientRecord.of(
             cfg.clients, dataset.classes, lambda client: dataset.train.labels[made.shares.train(client)].numpy()
         ),
         loggers=_loggers(cfg, setup.layout),
         observers=tuple(_named(cfg.observers)),
+        card=_card(cfg, dataset, identity),
+        evaluated_on=evaluated_on(cfg.validation_share),
         profile=cfg.profile,
     )
 
 
-def _evaluator(made: Parts, engine: Engine) -> Evaluator:
+def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
     dataset, shares = made.dataset, made.shares
     return Evaluator(
         dataset.test,
@@ -179,7 +215,8 @@ def _evaluator(made: Parts, engine: Engine) -> Evaluator:
         shares.tested,
         dataset.mean,
         dataset.std,
-        channels_last=engine.channels_last,
+        channels_last=engine.channels_last and made.setup.channels_last,
+        metrics=_metrics(cfg, dataset.classes),
     )
 
 
@@ -209,11 +246,16 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _dataset(cfg: DictConfig) -> Dataset:
+    """The data, with a share of the training set in the test set's place where the configuration says so."""
+    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    return dataset.with_validation(cfg.validation_share, cfg.seed)
+
+
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    samples = dataset.train.labels.numel()
-    problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
-    needed = getattr(get_class(cfg.model._target_), "min_size", 1)
+    problems = list(instantiate(cfg.partition).problems(dataset.train, cfg.clients))
+    needed = getattr(get_object(cfg.model._target_), "min_size", 1)
     if dataset.size < needed:
         problems.append(
             f"the model needs images of at least {needed}x{needed}, but {dataset.name} has "
@@ -225,7 +267,7 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
     shares: Shares = instantiate(cfg.partition).split(
-        dataset.train.labels, dataset.test.labels, cfg.clients, dataset.classes, cfg.seed
+        dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
     )
     if isinstance(shares, Partition) and shares.moved > 0:
         _log.info("partition: %d training samples moved to clients that had too few", shares.moved)
@@ -250,25 +292,57 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         ema_warm_up=cfg.server_ema_warm_up,
         keep=cfg.clients_keep,
         density=1.0 - cfg.sparsity,
-        network=lambda: copy.deepcopy(made.network),
+        network=lambda: copy_of(made.network),
         shape=made.shape,
     )
     return Server(made.model, rules)
 
 
-def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
-    """CSV and console always; others as the group `logger` says, with what the run is called."""
-    chosen: list[RunLogger] = [
-        CsvLogger([*dict.fromkeys((*columns([e.name for e in layout.layers]), *Ledger.COLUMNS))]),
-        ConsoleLogger(cfg.rounds, cfg.eval_every),
-    ]
+def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
+    """What the run is called, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    for node in cfg.logger.values():
+    name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
+
+
+def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
+    """CSV and console always; others as the group `logger` says."""
+    names = columns([e.name for e in layout.layers], evaluated_on(cfg.validation_share))
+    always: dict[str, RunLogger] = {
+        "csv": CsvLogger([*dict.fromkeys((*names, *Ledger.COLUMNS))]),
+        "console": ConsoleLogger(cfg.rounds, cfg.eval_every),
+    }
+    chosen = {f"logger.{key}": instantiate(node) for key, node in cfg.logger.items() if node is not None}
+    return Loggers(always | chosen)
+
+
+def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
+    """The metrics of the group `metrics` by name; those that take the number of classes are told it."""
+    made = {}
+    for name, node in cfg.metrics.items():
         if node is not None:
-            name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
-            chosen.append(instantiate(node, group=sweep, tags=[*cfg.tags, cfg.method_name, cfg.name], name=name))
-    return Loggers(chosen)
+            accepted = accepted_keys(locate(str(node["_target_"])))
+            asks = accepted is None or "num_classes" in accepted
+            made[str(name)] = instantiate(node, **({"num_classes": classes} if asks else {}))
+    return made
+
+
+def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
+    """What the saved model tells of itself."""
+    arguments = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(arguments, dict)
+    known = {"channels": dataset.channels, "size": dataset.size, "classes": dataset.classes}
+    return ModelCard(
+        target=str(arguments.pop("_target_")),
+        arguments={str(key): value for key, value in arguments.items()} | known,
+        classes=dataset.classes,
+        shape=(dataset.channels, dataset.size, dataset.size),
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        fingerprint=identity,
+    )
 
 
 def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
@@ -278,7 +352,6 @@ def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
-        "evaluated_on": "validation" if cfg.validation_share > 0 else "test",
     }
 
 

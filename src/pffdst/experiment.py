@@ -1,9 +1,7 @@
-"""A run's parts put together, and what is written down of them: a row per round, the checkpoint, the results."""
+"""A run's parts put together: when it is evaluated, its checkpoint, its results. records.py says what is written."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,32 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
-import torch
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
-
+from pffdst import records
 from pffdst.client.turn import ClientSetup
 from pffdst.core.flat import FlatModule
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
 from pffdst.engines.base import Engine
-from pffdst.loggers.base import Loggers
+from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.measure.memory import PeakMemory
 from pffdst.measure.stopwatch import Stopwatch
 from pffdst.metrics import names
-from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
+from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
+from pffdst.models.saved import ModelCard
 from pffdst.observers import Observer
-from pffdst.runs import checkpoint
+from pffdst.runs import checkpoint, files
 from pffdst.server.round import RoundRecord
 from pffdst.server.server import Server
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 
 
 @final
@@ -66,8 +62,7 @@ class Experiment:
     `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
     """
 
-    folder: Path
-    config: Mapping[str, Any]
+    info: RunInfo
     fingerprint: str
     labels: Mapping[str, Any]
     rounds: int
@@ -82,10 +77,22 @@ class Experiment:
     evaluator: Evaluator
     network: FlatModule
     clients: ClientRecord
+    card: ModelCard
     loggers: Loggers
     observers: tuple[Observer, ...] = ()
+    evaluated_on: names.EvaluatedOn = "test"
     profile: bool | Literal["trace"] = False
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own."""
+        return self.info.folder
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration."""
+        return self.info.config
 
     # ---- one round's row -----------------------------------------------------------------------------------------
 
@@ -111,59 +118,27 @@ class Experiment:
         return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
-        """Everything round t is described by, for every logger alike."""
+        """Everything round t is described by, for every logger alike, under the names of what was scored."""
         row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
         if self.due(plan.t):
-            row |= self._accuracies(plan)
-        row |= self._costs() | self._mask(plan, record)
+            row |= self._scored(plan)
+        row |= records.cost_row(self.ledger) | records.mask_row(self.server.model, plan, record)
         row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
-        samples = sum(r.samples for r in record.reports)
-        if samples > 0:
-            row[names.TRAIN_LOSS] = sum(r.samples * r.loss for r in record.reports) / samples
-            row[names.TRAIN_ACC] = sum(r.samples * r.accuracy for r in record.reports) / samples
+        row |= records.training_row(record.reports)
         seconds_of = self.progress.watch.lap()
         if self.profile is not False:
             row |= {names.time_of(part): s for part, s in seconds_of.items()}
-        return self.progress.history.extend(row)
+        return names.as_evaluated(self.progress.history.extend(row), self.evaluated_on)
 
     def _scores(self) -> dict[str, Evaluation]:
         return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model)}
 
-    def _accuracies(self, plan: RoundPlan) -> Row:
+    def _scored(self, plan: RoundPlan) -> Row:
         with self.progress.watch.part("evaluate"):
             self.progress.scores = self._scores()
-        last, average = self.progress.scores["last"], self.progress.scores["average"]
-        self.server.note_accuracy(plan, last.acc_global)
+        self.server.note_accuracy(plan, self.progress.scores["last"].acc_global)
         self.progress.memory.sample()
-        return {
-            names.ACC_GLOBAL: last.acc_global,
-            names.ACC_CLIENT_MEAN: last.acc_client_mean,
-            names.LOSS_GLOBAL: last.loss_global,
-            names.EMA_ACC_GLOBAL: average.acc_global,
-            names.EMA_ACC_CLIENT_MEAN: average.acc_client_mean,
-        }
-
-    def _costs(self) -> Row:
-        total, this = self.ledger.total, self.ledger.round
-        row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
-        for name in (*Ledger.NAMES, *Ledger.BY_PART):
-            row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}
-        return row
-
-    def _mask(self, plan: RoundPlan, record: RoundRecord) -> Row:
-        model = self.server.model
-        layers, alive = model.layout.layers, model.alive_at.counts
-        frozen, total = len(model.frozen_at), sum(alive)
-        row: Row = {
-            names.SPARSITY: model.sparsity,
-            names.ALIVE: total,
-            names.FROZEN: frozen,
-            names.TRAINABLE: total - frozen,
-            names.PRUNED: plan.pruned,
-            names.GROWN: plan.grown,
-            names.CHANGED: record.mask_changed / total,
-        }
-        return row | {names.density_of(e.name): n / e.size for e, n in zip(layers, alive, strict=True)}
+        return records.score_row(self.progress.scores)
 
     # ---- checkpoint ------------------------------------------------------------------------------------------------
 
@@ -175,7 +150,7 @@ class Experiment:
     @property
     def checkpoints(self) -> Path:
         """The folder of last.ckpt and previous.ckpt."""
-        return self.folder / "checkpoints"
+        return self.folder / files.CHECKPOINTS
 
     def save_if_due(self) -> None:
         """A checkpoint every `checkpoint_every` rounds and at the end."""
@@ -221,53 +196,32 @@ class Experiment:
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
-    def describe_clients(self, scores: Mapping[str, Evaluation] | None = None) -> None:
+    def describe_clients(self, scores: records.Scores | None = None) -> None:
         """Writes clients.json: what the clients hold and, once the run is over, how the models do on each."""
-        accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
-        checkpoint.write_atomically(self.folder / CLIENTS_FILE, self.clients.text(accuracies).encode())
+        records.write_clients(self.folder, self.clients, scores)
 
     def finish(self) -> dict[str, Any]:
         """Writes the models, clients.json and summary.json; gives the summary."""
         # Stopped after its last checkpoint, a run has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
-        content = self._safetensors(self.server.model)
-        checkpoint.write_atomically(self.folder / "model.safetensors", content)
-        checkpoint.write_atomically(
-            self.folder / "model_ema.safetensors", self._safetensors(self.server.averaged_model)
-        )
-        summary = self._summary(hashlib.sha256(content).hexdigest())
-        checkpoint.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-        return summary
-
-    def _safetensors(self, model: GlobalModel) -> bytes:
-        """The model under its tensors' own names; `mask/NAME` and `frozen/NAME` (uint8) beside each weight."""
-        tensors: dict[str, Tensor] = {e.name: v.clone() for e, v in model.layout.split(model.values)}
-        for prefix, mask in (("mask", model.alive), ("frozen", model.frozen)):
-            tensors |= {f"{prefix}/{e.name}": v.to(torch.uint8) for e, v in model.layout.split(mask)}
-        return save_safetensors(tensors)
-
-    def _summary(self, sha256: str) -> dict[str, Any]:
-        progress, total, row = self.progress, self.ledger.total, self.progress.row
-        figures: dict[str, Any] = dict(self.labels) | {"rounds": progress.t, "sparsity": self.server.model.sparsity}
-        for name in names.ACCURACIES:
-            key = name.removeprefix("test/")
-            figures |= {key: row.get(name), f"last5_{key}": row.get(names.last5_of(name))}
-            figures[f"best_{key}"] = row.get(names.best_of(name))
-        figures |= {name: total[name] for name in Ledger.NAMES}
-        figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
-        if self.profile is not False:
-            times = progress.watch.total
-            figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}
-        return figures | {
-            "alive": row.get(names.ALIVE),
-            "frozen": row.get(names.FROZEN),
+        digest = records.write_models(self.folder, self.card, self.server.model, self.server.averaged_model)
+        progress = self.progress
+        times = None if self.profile is False else progress.watch.total
+        summary = {
+            **self.labels,
+            "evaluated_on": self.evaluated_on,
+            "rounds": progress.t,
+            "sparsity": self.server.model.sparsity,
+            **records.finals(progress.row, self.ledger.total, times),
             "rejected": progress.rejected,
-            "model_sha256": sha256,
+            "model_sha256": digest,
             "wall_s": round(progress.seconds, 3),
             "peak_rss_mb": round(progress.memory.mb, 1),
             "fingerprint": self.fingerprint,
             "folder": str(self.folder),
         }
+        records.write_summary(self.folder, summary)
+        return summary
 
     def lap(self, since: float) -> float:
         """Adds the seconds since `since` (of `time.monotonic`) to the run's time; gives them."""

@@ -19,8 +19,8 @@ from pffdst.core.errors import UserError
 from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.tables import print_summary
 from pffdst.run import run
-from pffdst.runs import checkpoint, jobs
-from pffdst.runs.provenance import PROVENANCE, provenance
+from pffdst.runs import checkpoint, files, jobs
+from pffdst.runs.provenance import provenance
 
 __all__ = ["launch", "recorded_run"]
 
@@ -58,15 +58,15 @@ def finished(folder: Path, identity: str) -> dict[str, Any] | None:
     known = jobs.read_run(folder)
     if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
         return None
-    summary: dict[str, Any] = json.loads((folder / jobs.SUMMARY).read_text())
+    summary: dict[str, Any] = files.read_json(folder / files.SUMMARY)
     return summary
 
 
 def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> Mapping[str, Any] | None:
     """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / files.CHECKPOINTS
     if resume is False:
-        if checkpoints.exists() or (folder / jobs.SUMMARY).exists():
+        if checkpoints.exists() or (folder / files.SUMMARY).exists():
             raise UserError(
                 f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
             )
@@ -74,7 +74,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     if resume is True:
         found = checkpoint.latest(checkpoints)
         if found is None:
-            if not (folder / jobs.RUN).exists():
+            if not (folder / files.RUN).exists():
                 raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
             _log.warning("%s has no checkpoint yet: the run starts from round 1", folder)
             return None
@@ -92,8 +92,8 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
 
 def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
     lines = []
-    if (folder / "config.yaml").exists():
-        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    if (folder / files.CONFIG).exists():
+        saved = OmegaConf.to_container(OmegaConf.load(folder / files.CONFIG))
         now = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(saved, dict)
         assert isinstance(now, dict)
@@ -106,7 +106,7 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
     """Runs, with the status in run.json and the resolved configuration in config.yaml."""
     folder, identity = experiment.folder, experiment.fingerprint
     text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
-    checkpoint.write_atomically(folder / "config.yaml", text.encode())
+    files.write_whole(folder / files.CONFIG, text.encode())
     note_provenance(folder, 0 if state is None else int(state["t"]))
     experiment.describe_clients()
     jobs.mark(folder, identity, "running", engine)
@@ -120,10 +120,10 @@ def note_provenance(folder: Path, t: int) -> None:
 
     A run from the start (t = 0) begins it anew; a resumed one has an entry for each time it was taken up.
     """
-    path = folder / PROVENANCE
-    before = []
+    path = folder / files.PROVENANCE
+    before: Any = []
     if t > 0 and path.exists():
-        with suppress(ValueError):
-            before = json.loads(path.read_text())
-    text = json.dumps([*before, {"from_round": t + 1, **provenance()}], indent=2)
-    checkpoint.write_atomically(path, text.encode() + b"\n")
+        with suppress(files.FileProblem):
+            before = files.read_json(path)
+    text = json.dumps([*(before if isinstance(before, list) else ()), {"from_round": t + 1, **provenance()}], indent=2)
+    files.write_whole(path, text.encode() + b"\n")

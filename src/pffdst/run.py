@@ -25,7 +25,7 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
         progress.t = experiment.first
         if state is not None:
             experiment.restore(state)
-        loggers.open(experiment.config, experiment.folder, None if state is None else state["loggers"])
+        loggers.open(experiment.info, None if state is None else state["loggers"])
         for t in range(progress.t, experiment.rounds):
             play_round(experiment, t)
             traced()

@@ -105,3 +105,11 @@ def test_the_committed_figures_are_those_of_the_readme() -> None:
     for row in population["rows"]:
         figures = f"{row['round_s']:.2f} | {row['peak_mb']:,.0f} MB | {row['checkpoint_mb']:.1f} MB"
         assert f"| {row['clients']:,} | {row['cohort']:,} | {figures} |" in text
+
+
+def test_the_sizes_of_saved_models_are_told() -> None:
+    command = [sys.executable, "benchmarks/model_sizes.py", "--network", "cnn"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| cnn |") == 4
+    assert "| cnn | 0.8 | 2,685 | 83.0 kB | 13.9 kB | 55.8 kB |" in done.stdout

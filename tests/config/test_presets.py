@@ -35,7 +35,13 @@ def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Pat
     run = composed(f"{group}={option}")
     found = problems_of(run.cfg, run.origin)
     # An option may need a value, or another option beside it; nothing else is wrong with any.
-    needs = {"parquet": "dataset.path is missing", "lenet": "model=lenet needs images of at least 13x13"}
+    needs = {
+        "parquet": "dataset.path is missing",
+        "folder": "dataset.path is missing",
+        "column": "partition.column is missing",
+        "file": "partition.path is missing",
+        "lenet": "model=lenet needs images of at least 13x13",
+    }
     assert len(found) == (option in needs)
     assert all(line.startswith(needs[option]) for line in found)
 

@@ -23,11 +23,14 @@ GOOD = """
     trials: 4
     folder: ${paths.logs}/searches/own
     sampler: {_target_: optuna.samplers.RandomSampler}
-    objectives: {test/acc_global: maximize}
+    objectives: {val/acc_global: maximize}
     fixed: {validation_share: 0.2, rounds: 40}
     space:
       lr: {low: 0.01, high: 1, log: true}
 """
+
+
+ON_TEST = "test/acc_global: maximize}\n    fixed: {"
 
 
 def read(folder: Path, text: str, *overrides: str, name: str = "own") -> Search:
@@ -98,14 +101,17 @@ def test_more_trials_and_another_sampler_are_the_same_search(tmp_path: Path) -> 
         ("{low: 0.01, high: 1, log: true}", "[0.1, fast]", "lr=fast: expected a number"),
         ("lr:", "learning_rate:", "there is no such key"),
         ("lr: {low: 0.01, high: 1, log: true}", "codec: [fp32, fp64]", "options: codec=bf16"),
-        ("test/acc_global", "test/accuracy", "did you mean test/acc_global"),
+        ("val/acc_global", "val/accuracy", "did you mean val/acc_global"),
+        ("val/acc_global", "test/acc_global", "with validation_share above 0 it is val/acc_global"),
+        ("val/acc_global", "val/f1", "no run has the figure val/f1"),
         ("maximize", "max", "expected maximize or minimize"),
         ("RandomSampler", "RandomSample", "write e.g. _target_: optuna.samplers.TPESampler"),
         ("optuna.samplers.RandomSampler", "pathlib.Path", "is no sampler"),
         ("RandomSampler}", "RandomSampler, sed: 1}", "did you mean seed?"),
         ("RandomSampler}", "RandomSampler, seed: 1}", "leave it out: the run's seed"),
         ("rounds: 40", "lr: 0.1", "leave it out of fixed or of space"),
-        ("validation_share: 0.2, ", "", "search=own_on_test"),
+        ("validation_share: 0.2, ", "", "with validation_share=0 it is test/acc_global"),
+        ("val/acc_global: maximize}\n    fixed: {validation_share: 0.2, ", ON_TEST, "search=own_on_test"),
     ],
 )
 def test_a_problem_says_what_to_write(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -115,10 +121,15 @@ def test_a_problem_says_what_to_write(tmp_path: Path, old: str, new: str, words:
 
 
 def test_a_search_on_the_test_set_says_so_in_its_name(tmp_path: Path) -> None:
-    text = GOOD.replace("validation_share: 0.2, ", "")
+    text = GOOD.replace("validation_share: 0.2, ", "").replace("val/acc_global", "test/acc_global")
     assert read(tmp_path, text, name="own_on_test").spec["validation_share"] == 0
     costs = text.replace("test/acc_global: maximize", "cost/bytes: minimize")
     assert read(tmp_path, costs).objectives == {"cost/bytes": "minimize"}
+
+
+def test_a_further_metric_can_be_searched_by_where_it_is_evaluated(tmp_path: Path) -> None:
+    text = GOOD.replace("val/acc_global", "val/ema_f1")
+    assert read(tmp_path, text, "metrics=f1").objectives == {"val/ema_f1": "maximize"}
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pffdst.core.model import GlobalModel
+from pffdst.models.saved import SavedModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import Tag, unpack
 
@@ -145,10 +145,11 @@ def test_the_saved_models_are_those_of_the_last_round(run: Any) -> None:
     experiment, rounds, summary = run
     last, folder = rounds[-1].concluded, experiment.folder
     for name, values in (("model", last.values), ("model_ema", experiment.server.averaged_model.values)):
-        saved = load_file(folder / f"{name}.safetensors")
+        saved = SavedModel.read(folder / f"{name}.safetensors")
         for entry, part in last.layout.split(values):
-            assert torch.equal(saved[entry.name], part)
-        for prefix, mask in (("mask", last.alive), ("frozen", last.frozen)):
+            assert torch.equal(saved.tensors[entry.name], part)
+        for found, mask in ((saved.alive, last.alive), (saved.frozen, last.frozen)):
             for entry, part in last.layout.split(mask):
-                assert torch.equal(saved[f"{prefix}/{entry.name}"].bool(), part)
+                assert torch.equal(found[entry.name], part)
+    assert SavedModel.read(folder / "model.safetensors").digest() == summary["model_sha256"]
     assert json.loads((folder / "summary.json").read_text()) == summary

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +76,32 @@ def test_a_block_on_a_named_draw_puts_the_global_generator_back() -> None:
     torch.manual_seed(6)
     with seeded_global_state(0, "init"):
         assert torch.equal(torch.rand(4), inside)
+
+
+DRAWS: dict[str, Any] = {
+    "torch": lambda: torch.rand(()).item(),
+    "numpy": lambda: float(np.random.random()),  # noqa: NPY002
+    "random": random.random,
+}
+
+
+@pytest.mark.parametrize("source", DRAWS)
+def test_every_global_generator_is_on_the_named_draw_and_put_back(source: str) -> None:
+    draw = DRAWS[source]
+
+    def inside(*name: Any) -> float:
+        with seeded_global_state(*name):
+            return float(draw())
+
+    first = inside(0, "init")
+    before = [draw() for _ in range(3)]
+    assert inside(0, "init") == first
+    assert len({first, inside(1, "init"), inside(0, "client"), inside(0, "init", 1)}) == 4
+    with seeded_global_state(5, "outer"):
+        expected = [draw(), draw()]
+    with seeded_global_state(5, "outer"):
+        assert draw() == expected[0]
+        with pytest.raises(ZeroDivisionError), seeded_global_state(6, "inner"):
+            draw() / 0
+        assert draw() == expected[1]
+    assert draw() not in before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
-from pffdst.cost.flops import FlopCounter
+from pffdst.cost.flops import Cost, FlopCounter
 from pffdst.cost.ledger import Ledger, parts_of, unpacked
 from pffdst.methods.allocation import Erk
 from pffdst.models.resnet import ResNet18
@@ -132,6 +132,12 @@ def resnet() -> GlobalModel:
     return GlobalModel(layout, torch.zeros(layout.total), alive.bits, nothing.bits)
 
 
+def counter(layout: Layout, uses: Sequence[int]) -> FlopCounter:
+    """Layers whose weights are used so often; the first sees the samples, so it has no input gradient."""
+    dense = [2 * e.size * n for e, n in zip(layout.layers, uses, strict=True)]
+    return FlopCounter(layout, tuple(Cost(f, f * (i > 0), f) for i, f in enumerate(dense)))
+
+
 def billed(ledger: Ledger, clients: int, samples: int = 1) -> Counter[str]:
     for client in range(clients):
         ledger.down(ClientTask(client, 0, b"down"))
@@ -141,8 +147,7 @@ def billed(ledger: Ledger, clients: int, samples: int = 1) -> Counter[str]:
 
 
 def test_the_papers_formula_gives_the_published_figure(resnet: GlobalModel) -> None:
-    uses = (1,) * len(resnet.layout.layers)
-    ledger = Ledger(FlopCounter(resnet.layout, uses, 0), epochs=1, batch_size=32)
+    ledger = Ledger(counter(resnet.layout, (1,) * len(resnet.layout.layers)), epochs=1, batch_size=32)
     ledger.begin(resnet, probes=0)
     a_round = billed(ledger, clients=20)["paper_bytes"]
     assert round(200 * a_round / 1e9, 2) == 35.73
@@ -169,7 +174,7 @@ def test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches(run: 
 
 @pytest.mark.parametrize(("samples", "in_the_batch"), [(5, 5), (32, 32), (33, 33), (34, 32), (65, 32)])
 def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, samples: int, in_the_batch: int) -> None:
-    flops = FlopCounter(layout, (3, 1), 0)
+    flops = counter(layout, (3, 1))
     model = make_model(layout)
     plain, dense = (Ledger(flops, epochs=2, batch_size=32) for _ in range(2))
     plain.begin(model, probes=0)
@@ -179,10 +184,10 @@ def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, s
 
 
 def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(FlopCounter(layout, (3, 1), 0), epochs=2, batch_size=32)
+    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
     ledger.begin(make_model(layout), probes=0, trains=False)
     assert billed(ledger, 2)["flops"] == 0
-    flops = FlopCounter(layout, (3, 1), 0)
+    flops = counter(layout, (3, 1))
     model = make_model(layout)
     ledger.begin(model, probes=3, trains=False)
     dense = sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
@@ -193,7 +198,7 @@ def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_mode
 
 
 def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(FlopCounter(layout, (3, 1), 0), epochs=2, batch_size=32)
+    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
     model = make_model(layout)
     ledger.begin(model, probes=0)
     ledger.down(ClientTask(0, 0, b"down"))
@@ -205,7 +210,7 @@ def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, m
 
 
 def test_a_round_joins_the_totals_once(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(FlopCounter(layout, (3, 1), 0), epochs=2, batch_size=32)
+    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
     for rounds in (1, 2, 3):
         ledger.begin(make_model(layout), probes=0)
         assert billed(ledger, 2)["bytes_up"] == rounds * 2 * len(b"up")
@@ -213,7 +218,7 @@ def test_a_round_joins_the_totals_once(layout: Layout, make_model: Any) -> None:
 
 
 def test_the_totals_go_through_a_checkpoint(layout: Layout, make_model: Any) -> None:
-    ledger, again = (Ledger(FlopCounter(layout, (3, 1), 0), epochs=2, batch_size=32) for _ in range(2))
+    ledger, again = (Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32) for _ in range(2))
     ledger.begin(make_model(layout), probes=0)
     billed(ledger, 2)
     state = ledger.state_dict()

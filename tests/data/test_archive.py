@@ -60,7 +60,8 @@ def mnist(tmp_path, monkeypatch):
 
 
 def _check_cifar(loaded, folder):
-    train, test = loaded
+    train, test, names = loaded
+    assert names == tuple(str(i) for i in range(10))
     entries = [pickle.loads((folder / f"data_batch_{i}").read_bytes()) for i in range(1, 6)]
     assert np.array_equal(train.images.numpy(), np.concatenate([e["data"] for e in entries]).reshape(-1, 3, 32, 32))
     assert train.labels.tolist() == [label for e in entries for label in e["labels"]]
@@ -122,11 +123,12 @@ def test_a_file_that_is_whole_but_senseless(tmp_path, cifar, monkeypatch):
 @pytest.mark.parametrize("times", [1, 2])
 def test_packed_mnist_is_unpacked_once(tmp_path, mnist, times):
     for _ in range(times):
-        train, test = Archive("MNIST", tmp_path / "data").load()
+        train, test, names = Archive("MNIST", tmp_path / "data").load()
     pixels = np.frombuffer(gzip.decompress((mnist / "train-images-idx3-ubyte.gz").read_bytes())[16:], dtype=np.uint8)
     assert np.array_equal(train.images.numpy().ravel(), pixels)
     assert train.images.shape == (6, 1, 28, 28)
     assert (train.labels.tolist(), test.labels.tolist()) == ([*range(6)], [*range(3)])
+    assert names[7] == "7 - seven"
     assert len(list(mnist.iterdir())) == 8
 
 

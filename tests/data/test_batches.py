@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.seeding import generator_for
-from pffdst.data.batches import ClientBatches, SharedImages, batch_indices, steps
+from pffdst.data.batches import ClientBatches, batch_indices, steps
 from pffdst.data.cache import ImageCache
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet, SharedImages
 from pffdst.data.sources.digits import DigitsSource
 
 
@@ -19,7 +19,7 @@ def digits():
 
 def batches_of(digits, count, batch_size, seed=0):
     indices = torch.arange(0, 3 * count, 3)
-    return ClientBatches(digits.train.images, digits.train.labels, indices, batch_size, generator_for(seed, "client"))
+    return ClientBatches(digits.train, indices, batch_size, generator_for(seed, "client"))
 
 
 @settings(deadline=None)
@@ -97,7 +97,7 @@ def test_a_client_without_samples_has_no_batches(digits):
 
 
 def test_shared_images_open_to_the_same_and_pickle_small(tmp_path, digits):
-    shared = [SharedImages.share(s, tmp_path / "deep" / "folder") for s in (digits.train, digits.test)]
+    shared = [s.share(tmp_path / "deep" / "folder") for s in (digits.train, digits.test)]
     for handle, original in zip(shared, (digits.train, digits.test), strict=True):
         sent = pickle.dumps(handle)
         found = pickle.loads(sent).open()
@@ -107,24 +107,24 @@ def test_shared_images_open_to_the_same_and_pickle_small(tmp_path, digits):
 
 
 def test_writing_into_opened_images_reaches_nobody(tmp_path, digits):
-    shared = SharedImages.share(digits.test, tmp_path)
+    shared = digits.test.share(tmp_path)
     shared.open().images.zero_()
     assert torch.equal(shared.open().images, digits.test.images)
 
 
 def test_images_that_are_mapped_already_are_not_copied(tmp_path, digits):
-    kept = ImageCache(tmp_path / "cache").store("k", digits.test)
-    shared = SharedImages.share(kept, tmp_path / "never")
-    assert (shared.images, shared.labels) == kept.files
+    kept = ImageCache(tmp_path / "cache").store("k", digits.test, {})
+    shared = kept.share(tmp_path / "never")
+    assert shared.files == kept.files
     assert not (tmp_path / "never").exists()
-    assert SharedImages.share(shared.open(), tmp_path / "never") == shared
+    assert shared.open().share(tmp_path / "never") == shared.share(tmp_path / "never") == shared
 
 
 def test_shared_files_that_changed_or_went_are_refused(tmp_path, digits):
-    shared = SharedImages.share(digits.test, tmp_path)
-    other = SharedImages.share(ImageSet(digits.test.images[:5], digits.test.labels[:5]), tmp_path)
+    shared = digits.test.share(tmp_path)
+    other = ImageSet(digits.test.images[:5], digits.test.labels[:5]).share(tmp_path)
     with pytest.raises(ValueError, match=r"Expected .* to hold"):
-        SharedImages(other.images, other.labels, shared.shape).open()
-    shared.images.unlink()
+        SharedImages(other.files, shared.shape).open()
+    shared.files[0].unlink()
     with pytest.raises(OSError, match="No such file"):
         shared.open()

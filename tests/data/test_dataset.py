@@ -6,7 +6,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.errors import UserError
-from pffdst.data.dataset import DataError, Dataset, Declared, ImageSet, channel_statistics
+from pffdst.data.cache import ImageCache
+from pffdst.data.dataset import DataError, Dataset, channel_statistics
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.base import ImageSource, _numbered
+
+
+class Toy(ImageSource):
+    """A source of whatever it is given."""
+
+    numbered = staticmethod(lambda samples, labels: _numbered(samples, labels, None))
+
+    def load(self, seed):
+        raise NotImplementedError
+
+    def problems(self):
+        return self.shape_problems()
 
 
 def image_set(count=6, channels=1, height=4, width=4, labels=None):
@@ -17,7 +32,7 @@ def image_set(count=6, channels=1, height=4, width=4, labels=None):
 
 def dataset(train=None, test=None, classes=3, mean=(0.5,), std=(0.25,)):
     train = image_set() if train is None else train
-    return Dataset("toy", train, image_set() if test is None else test, classes, mean, std)
+    return Dataset("toy", train, image_set() if test is None else test, tuple("abcdefgh"[:classes]), mean, std)
 
 
 def test_describe_and_properties():
@@ -46,9 +61,9 @@ def test_image_set_refuses_other_tensors(images, labels):
     [
         ({"train": image_set(height=5), "test": image_set(height=5)}, "training set: images must be square, got 1x5x4"),
         ({"test": image_set(height=5, width=5)}, "test set: its images are 1x5x5, the training images 1x4x4"),
-        ({"test": image_set(count=0)}, "test set: it holds no images"),
+        ({"train": image_set(count=0)}, "training set: it holds no images"),
         ({"classes": 2}, "labels must be 0..1, got 2 in row 2; write dataset.classes=3"),
-        ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; number the classes from 0"),
+        ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; -1 stands for a hidden label"),
         ({"mean": (0.1, 0.2)}, "dataset.mean needs one number per channel (1), got [0.1, 0.2]"),
         ({"std": (0.0,)}, "dataset.std needs numbers above 0, got [0.0]"),
     ],
@@ -58,26 +73,83 @@ def test_dataset_refuses_parts_that_do_not_fit(change, message):
         dataset(**change)
 
 
-def test_declared_reads_off_what_is_none():
+def source(**declared):
+    keys = dict.fromkeys(("channels", "size", "classes", "mean", "std")) | declared
+    return Toy("toy", **keys)
+
+
+def test_a_source_reads_off_what_is_none():
     train, test = image_set(), image_set(labels=[0, 1, 2, 3, 4, 4])
-    found = Declared(None, None, None, None, None).dataset("toy", train, test)
-    assert (found.channels, found.size, found.classes) == (1, 4, 5)
+    found = source().dataset(train, test)
+    assert (found.channels, found.size, found.class_names) == (1, 4, ("0", "1", "2", "3", "4"))
     assert (found.mean, found.std) == channel_statistics(train.images)
-    half = Declared(1, 4, 7, [0.1], None).dataset("toy", train, test)
+    half = source(channels=1, size=4, classes=7, mean=[0.1]).dataset(train, test)
     assert (half.classes, half.mean, half.std) == (7, (0.1,), found.std)
 
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 3), ("size", 5)])
-def test_declared_refuses_other_images(key, value):
-    keys = dict.fromkeys(("channels", "size", "classes", "mean", "std")) | {key: value}
+def test_a_source_refuses_other_images_than_declared(key, value):
     with pytest.raises(DataError, match=f"dataset.{key}={value}, but the images' shape is 1x4x4; write dataset.{key}="):
-        Declared(**keys).dataset("toy", image_set(), image_set())
+        source(**{key: value}).dataset(image_set(), image_set())
 
 
-def test_declared_names_impossible_values():
-    problems = Declared(2, 0, 1, None, None).problems()
-    assert [p.split(" must")[0] for p in problems] == ["dataset.channels", "dataset.size", "dataset.classes"]
-    assert Declared(None, None, None, None, None).problems() == Declared(1, 8, 10, [0.1], [0.2]).problems() == []
+def test_resized_images_need_not_have_the_declared_size():
+    found = source(size=28, resize=6).dataset(image_set(), image_set())
+    assert (found.size, found.test.images.shape[2:]) == (6, (6, 6))
+
+
+def test_a_source_names_impossible_values():
+    problems = source(channels=2, size=0, resize=0, classes=1).problems()
+    keys = ["dataset.channels", "dataset.size", "dataset.resize", "dataset.classes"]
+    assert [p.split(" must")[0] for p in problems] == keys
+    assert source().problems() == source(channels=1, size=8, classes=10, mean=[0.1], std=[0.2]).problems() == []
+
+
+def test_content_is_another_number_for_other_data():
+    one = image_set()
+    flipped = ImageSet(one.images.flip(0), one.labels)
+    relabelled = ImageSet(one.images, one.labels.flip(0))
+    owned = ImageSet(one.images, one.labels, one.labels)
+    found = [dataset(train=part).content for part in (one, flipped, relabelled, owned)]
+    found += [dataset(test=flipped).content, dataset(classes=4).content]
+    assert len(set(found)) == 6
+    assert dataset().content == dataset(mean=(0.1,)).content == found[0]
+    assert re.fullmatch("[0-9a-f]{32}", found[0])
+
+
+def test_mapped_images_have_the_digest_of_those_in_memory(tmp_path):
+    fresh = image_set()
+    kept = ImageCache(tmp_path).store("k", fresh, {})
+    assert kept.image_digest is not None
+    assert kept.digest == ImageCache(tmp_path).load("k")[0].digest == fresh.digest
+
+
+def test_other_labels_than_those_of_the_file_are_shared_beside_the_mapped_images(tmp_path):
+    kept = ImageCache(tmp_path / "cache").store("k", image_set(labels=[5, 9, 5, 9, 5, 9]), {})
+    found = Toy.numbered(kept, torch.tensor([0, 1, 0, 1, 0, 1]))
+    shared = found.share(tmp_path / "shared")
+    assert shared.files[0] == kept.files[0]
+    assert shared.open().labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert len(list((tmp_path / "shared").rglob("*.npy"))) == 1
+
+
+def test_an_empty_test_set_is_called_empty_unless_a_share_stands_in():
+    empty = dataset(test=image_set(count=0), train=image_set(30))
+    with pytest.raises(DataError, match=r"dataset toy: the test split is empty; .* write validation_share=0\.2"):
+        empty.with_validation(0, 0)
+    assert len(empty.with_validation(0.2, 0).test) == 6
+    whole = dataset()
+    assert whole.with_validation(0, 0) is whole
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0.05, 0.95), seed=st.integers(0, 3))
+def test_validation_leaves_every_natural_client_a_sample(share, seed):
+    images = image_set(61)
+    owners = torch.tensor([0] + [1 + i % 4 for i in range(60)])
+    found = dataset(train=ImageSet(images.images, images.labels, owners)).with_validation(share, seed)
+    assert torch.bincount(found.train.owners, minlength=5).tolist() == [1] + [15 - min(round(share * 15), 14)] * 4
+    assert len(found.train) + len(found.test) == 61
 
 
 @settings(deadline=None)

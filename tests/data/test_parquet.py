@@ -12,16 +12,18 @@ from PIL import Image
 
 from pffdst.data.cache import ImageCache
 from pffdst.data.dataset import DataError
-from pffdst.data.sources import parquet
-from pffdst.data.sources.parquet import ParquetFiles, read_shards
+from pffdst.data.sources import decode, parquet
+from pffdst.data.sources.decode import Form
+from pffdst.data.sources.parquet import read_shards
+from pffdst.data.sources.shards import TableFiles, digests_of
 
-FILES = ParquetFiles("train*.parquet", "test*.parquet", "img", "label")
+FILES = TableFiles("train*.parquet", "test*.parquet", "img", "label", None)
 
 
 @pytest.fixture
 def read(tmp_path):
     def call(*shards, channels=None, files=FILES):
-        return read_shards(shards, files, channels, ImageCache(tmp_path / "cache"), "toy")
+        return read_shards(digests_of(shards), files, Form(channels), ImageCache(tmp_path / "cache"), "toy").samples
 
     return call
 
@@ -50,9 +52,11 @@ def test_rows_keep_their_order_over_shards_batches_and_tasks(tmp_path_factory, e
         pq.write_table(table, folder / f"train-{index}.parquet", row_group_size=7)
         number += count
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "_ROWS", rows)
-        patch.setattr(parquet, "_TASK", task)
-        found = read_shards(FILES.shards(folder)[0], FILES, None, ImageCache(folder / "cache"), "toy")
+        patch.setattr(parquet, "CHUNK", rows)
+        patch.setattr(decode, "_TASK", task)
+        found = read_shards(
+            digests_of(FILES.find(folder).train), FILES, Form(), ImageCache(folder / "cache"), "toy"
+        ).samples
     assert found.labels.tolist() == list(range(number))
     assert found.images[:, 0, 0, 0].tolist() == list(range(number))
 
@@ -78,7 +82,7 @@ def test_a_palette_with_transparency_is_no_warning(tmp_path, read, encode, write
 def test_the_second_reading_is_mapped_and_decodes_nothing(tmp_path, read, encode, write_shard, pictures, monkeypatch):
     shard = write_shard(tmp_path / "train.parquet", [encode(p) for p in pictures(4)], range(4))
     first = read(shard)
-    monkeypatch.setattr(parquet, "_decode_shards", None)
+    monkeypatch.setattr(parquet, "decode_all", None)
     second = read(shard)
     assert second.files is not None
     assert torch.equal(first.images, second.images)
@@ -108,7 +112,7 @@ def test_damaged_image_names_file_and_row(tmp_path, read, encode, write_shard, p
 
 
 def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pictures, monkeypatch):
-    monkeypatch.setattr(parquet, "_ROWS", 2)
+    monkeypatch.setattr(parquet, "CHUNK", 2)
     cells = [encode(p) for p in pictures(7)]
     cells[5] = b"x"
     shard = write_shard(tmp_path / "train.parquet", cells, range(7))
@@ -123,7 +127,8 @@ def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pic
     ("labels", "message"),
     [
         (pa.array([0, None, 2], pa.int64()), "train.parquet, row 1: the cell of column 'label' is null"),
-        (pa.array(["a", "b", "c"]), "labels must be integers, column 'label' holds string"),
+        (pa.array([0.0, 1.0, 2.0]), "labels must be integers or words, column 'label' holds double"),
+        (pa.array(["a", "", "c"]), "train.parquet, row 1: the cell of column 'label' is empty"),
         (pa.array([0, 1, 2**64 - 1], pa.uint64()), "cannot be read"),
     ],
 )
@@ -158,7 +163,7 @@ def test_a_text_column_is_no_image(tmp_path, read, encode, write_shard, pictures
 def test_differing_sizes(tmp_path, read, encode, write_shard, pictures):
     cells = [encode(pictures(1)[0]), encode(pictures(1, side=8)[0])]
     shard = _shard_with(write_shard, encode, pictures, tmp_path, cells)
-    with pytest.raises(DataError, match="row 1: the image is 8x8 pixels, the first one 6x6"):
+    with pytest.raises(DataError, match="row 1: the image is 8x8 pixels, which does not make it 6x6 as the first one"):
         read(shard)
 
 
@@ -185,11 +190,11 @@ def test_files_that_are_no_parquet_or_are_cut(tmp_path, read, encode, write_shar
             read(shard)
 
 
-def test_no_rows(tmp_path, read, encode, write_shard, pictures):
+def test_no_rows_are_no_split(tmp_path):
     shard = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"img": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}), shard)
-    with pytest.raises(DataError, match="it holds no rows"):
-        read(shard)
+    for empty in (pa.array([], pa.binary()), pa.array([], pa.null())):  # a table of no rows knows no types
+        pq.write_table(pa.table({"img": empty, "label": pa.array([], pa.null())}), shard)
+        assert read_shards(digests_of([shard]), FILES, Form(), ImageCache(tmp_path / "cache"), "toy") is None
 
 
 def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shard, pictures):
@@ -197,11 +202,11 @@ def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shar
     (tmp_path / "file").write_text("")
     cache = ImageCache(tmp_path / "file" / "cache")
     with pytest.warns(RuntimeWarning, match="decoded images are not kept: cannot write to") as caught:
-        first = read_shards([shard], FILES, None, cache, "toy")
+        first = read_shards(digests_of([shard]), FILES, Form(), cache, "toy").samples
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second = read_shards([shard], FILES, None, cache, "toy")
+        second = read_shards(digests_of([shard]), FILES, Form(), cache, "toy").samples
     assert first.files is None
     assert torch.equal(first.images, second.images)
 
@@ -209,20 +214,22 @@ def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shar
 def test_patterns_find_shards_in_order_of_name(tmp_path):
     for name in ("train-2.parquet", "train-10.parquet", "test.parquet", "train-1.parquet", "train.csv"):
         (tmp_path / name).touch()
-    train, test = FILES.shards(tmp_path)
-    assert [p.name for p in train] == ["train-1.parquet", "train-10.parquet", "train-2.parquet"]
-    assert [p.name for p in test] == ["test.parquet"]
+    found = FILES.find(tmp_path)
+    assert [p.name for p in found.train] == ["train-1.parquet", "train-10.parquet", "train-2.parquet"]
+    assert [p.name for p in found.test] == ["test.parquet"]
     assert FILES.problems(tmp_path) == []
 
 
 def test_patterns_that_miss_or_overlap_are_problems(tmp_path):
-    assert [re.search(r"parquet\.(\w+)=", p).group(1) for p in FILES.problems(tmp_path)] == ["train", "test"]
+    (train,), (test,) = FILES.problems(tmp_path), FILES.test_problems(tmp_path)
+    assert [re.search(r"parquet\.(\w+)=", p).group(1) for p in (train, test)] == ["train", "test"]
+    assert "validation_share=0.2" in test
     (tmp_path / "a.parquet").touch()
-    (problem,) = ParquetFiles("*.parquet", "a*.parquet", "img", "label").problems(tmp_path)
+    (problem,) = TableFiles("*.parquet", "a*.parquet", "img", "label", None).problems(tmp_path)
     assert "a.parquet in" in problem
     assert "narrower" in problem
 
 
 def test_wrong_keys_are_named():
     with pytest.raises(DataError, match=r"needs the keys .* got \['train'\]"):
-        ParquetFiles.from_mapping({"train": "x"})
+        TableFiles.from_mapping({"train": "x"})

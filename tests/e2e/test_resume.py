@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file
+
+from pffdst.models.saved import SavedModel
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -117,12 +118,12 @@ def test_a_truncated_checkpoint_is_one_clear_message(uninterrupted: Path, tmp_pa
     assert (folder / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
 
 
-def test_the_final_model_is_a_plain_safetensors_file_with_its_masks(uninterrupted: Path) -> None:
-    tensors = load_file(uninterrupted / "model.safetensors")
+def test_the_final_model_has_its_masks_and_the_digest_of_the_summary(uninterrupted: Path) -> None:
+    saved = SavedModel.read(uninterrupted / "model.safetensors")
     alive = 0
-    for name in [n.removeprefix("mask/") for n in tensors if n.startswith("mask/")]:
-        mask, frozen = tensors[f"mask/{name}"].bool(), tensors[f"frozen/{name}"].bool()
-        assert (tensors[name][~mask] == 0).all()
-        assert not (frozen & ~mask).any()
+    for name, mask in saved.alive.items():
+        assert (saved.tensors[name][~mask] == 0).all()
+        assert not (saved.frozen[name] & ~mask).any()
         alive += int(mask.sum())
+    assert saved.digest() == json.loads((uninterrupted / "summary.json").read_text())["model_sha256"]
     assert alive == json.loads((uninterrupted / "summary.json").read_text())["alive"]

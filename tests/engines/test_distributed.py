@@ -14,8 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from pffdst.build import build
+from pffdst.build import follow as follow_in_build
 from pffdst.config.session import compose
 from pffdst.core.errors import UserError
 from pffdst.core.messages import Kept, Residual, Update
@@ -208,3 +210,15 @@ def test_updates_and_what_clients_keep_travel_as_plain_values(update: Update) ->
 @pytest.mark.parametrize("memory", [Memory(), Memory(NONE), Memory(FOUR, NONE, Section(3, b"")), Memory(FOUR)], ids=str)
 def test_memories_travel_as_plain_values(memory: Memory) -> None:
     assert unpack_memory(loads(dumps(pack_memory(memory))), LAYOUT) == memory
+
+
+def test_every_rank_holds_out_the_same_validation_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held, whole = (compose([*SMALL, f"validation_share={share}"], CONFIGS) for share in (0.2, 0))
+    made: list[Any] = []
+    text = OmegaConf.to_yaml(held, resolve=True)
+    monkeypatch.setattr("pffdst.build.logging.disable", lambda: None)
+    monkeypatch.setattr("pffdst.build.follow_with", lambda _ranks, make: made.append(make(text)))
+    follow_in_build(SimpleNamespace())  # type: ignore[arg-type]
+    [(_, setup)] = made
+    mine, all_of_it = (build(cfg, tmp_path, "test").setup.images for cfg in (held, whole))
+    assert setup.images.digest == mine.open().digest != all_of_it.open().digest

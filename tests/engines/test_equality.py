@@ -170,7 +170,7 @@ def play_round_like(experiment: Experiment, t: int) -> None:
 def test_play_round_is_what_run_plays(tmp_path: Path) -> None:
     experiment = build(compose([*SMALL, "engine.workers=0", "rounds=4"], CONFIGS), tmp_path, "identity")
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, tmp_path, None)
+        loggers.open(experiment.info, None)
         for t in range(4):
             play_round(experiment, t)
     other = played(tmp_path, ["engine.workers=0", "rounds=4"])

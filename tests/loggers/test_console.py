@@ -4,11 +4,12 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pffdst.loggers.base import Loggers
+from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.loggers.console import ConsoleLogger, header
 from pffdst.metrics import names
 
@@ -23,11 +24,13 @@ CONFIG = {
     "cohort": 10,
     "seed": 0,
 }
+RUN = RunInfo(CONFIG, Path("logs/run"))
 RUN_IN_TERMINAL = """
 from pathlib import Path
+from pffdst.loggers.base import RunInfo
 from pffdst.loggers.console import ConsoleLogger
 logger = ConsoleLogger(4, 2)
-logger.open({}, Path("run"), None)
+logger.open(RunInfo({}, Path("run")), None)
 for t in (1, 2, 3, 4):
     logger.log({"round": t, "stage": 1, "test/acc_global": 0.5, "cost/bytes_up": 1000 * t, "cost/bytes_down": 5})
 logger.close("finished")
@@ -47,8 +50,8 @@ def row_of(t, every):
 def piped(rounds, every, start=1, stop=None, summary=None):
     stream = io.StringIO()
     logger = ConsoleLogger(rounds, every, Console(file=stream))
-    with Loggers([logger]) as loggers:
-        loggers.open(CONFIG, "logs/run", None)
+    with Loggers({"console": logger}) as loggers:
+        loggers.open(RUN, None)
         for t in range(start, (stop or rounds) + 1):
             loggers.log(row_of(t, every))
         if summary is not None:
@@ -72,6 +75,13 @@ def test_a_line_says_round_stage_accuracy_traffic_and_time_left():
     assert re.fullmatch(
         r"round   2/100  stage 1  acc 50\.00 % \(clients 40\.00 %\)  up 2\.00 kB, down 4\.00 MB  ETA \S+( s)?", line
     )
+
+
+def test_an_accuracy_on_a_validation_set_is_called_one():
+    stream = io.StringIO()
+    logger = ConsoleLogger(2, 2, Console(file=stream))
+    logger.log(names.as_evaluated(row_of(2, 2), "validation"))
+    assert "val acc 50.00 % (clients 40.00 %)" in stream.getvalue()
 
 
 def test_a_pipe_gets_no_control_codes():
@@ -104,7 +114,7 @@ def test_a_run_that_broke_off_says_after_which_round(error, status):
     stream = io.StringIO()
     logger = ConsoleLogger(9, 1, Console(file=stream))
     logger.log(row_of(4, 1))
-    with pytest.raises(error), Loggers([logger]):
+    with pytest.raises(error), Loggers({"console": logger}):
         raise error
     assert stream.getvalue().splitlines()[-1] == f"Run {status} after round 4/9."
 
@@ -113,8 +123,8 @@ def test_a_run_that_broke_off_says_after_which_round(error, status):
 def test_a_terminal_gets_a_bar_that_fits_and_is_given_back(width):
     stream = FakeTerminal()
     console = Console(file=stream, force_terminal=True, width=width, _environ={"TERM": "xterm"})
-    with Loggers([ConsoleLogger(1000, 1, console)]) as loggers:
-        loggers.open(CONFIG, "logs/run", None)
+    with Loggers({"console": ConsoleLogger(1000, 1, console)}) as loggers:
+        loggers.open(RUN, None)
         for t in (1, 999, 1000):
             loggers.log(row_of(t, 1))
     shown = stream.getvalue()
@@ -127,7 +137,7 @@ def test_a_terminal_gets_a_bar_that_fits_and_is_given_back(width):
 def test_forced_colours_do_not_make_a_pipe_a_terminal():
     stream = io.StringIO()
     logger = ConsoleLogger(3, 1, Console(file=stream, force_terminal=True))
-    logger.open(CONFIG, "logs/run", None)
+    logger.open(RUN, None)
     logger.log(row_of(3, 1))
     assert "\x1b[?25l" not in stream.getvalue()
 
@@ -156,7 +166,7 @@ def test_within_a_round_the_bar_moves_and_says_what_is_done(monkeypatch: pytest.
     monkeypatch.setattr("pffdst.loggers.console.time.monotonic", lambda: float(next(clock)))
     stream = FakeTerminal()
     logger = ConsoleLogger(10, 1, Console(file=stream, force_terminal=True, width=150, _environ={"TERM": "xterm"}))
-    logger.open(CONFIG, "logs/run", None)
+    logger.open(RUN, None)
     logger.step("clients", 5, 10)
     logger.log(row_of(1, 1))
     logger.step("evaluating", 300, 360)
@@ -178,7 +188,7 @@ def test_a_resumed_run_reckons_with_its_own_rounds_alone(monkeypatch: pytest.Mon
     clock = iter([0.0, 0.0, 10.0])
     stream = io.StringIO()
     logger = ConsoleLogger(100, 1, Console(file=stream))
-    logger.open(CONFIG, "logs/run", {"console_round": "50"})
+    logger.open(RUN, {"round": "50"})
     logger.log(row_of(51, 1))
     assert "ETA 8:10" in stream.getvalue(), "49 rounds of 10 s"
-    assert logger.state_dict() == {"console_round": "51"}
+    assert logger.state_dict() == {"round": "51"}

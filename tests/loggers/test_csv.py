@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pffdst.loggers.base import RunInfo
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics import names
 
@@ -22,7 +23,7 @@ def numbered(bodies):
 
 def write(folder, rows, columns=(), resume=None):
     logger = CsvLogger(columns)
-    logger.open({}, folder, resume)
+    logger.open(RunInfo({}, folder), resume)
     for row in rows:
         logger.log(row)
     logger.close("finished")
@@ -63,7 +64,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path, cut):
     whole = path.read_bytes()
     path.write_bytes(whole + b"3,0.0625,more\n"[:cut])
     assert read_metrics(path) == logged
-    write(tmp_path, [{"round": 3, "train/loss": 0.5}], resume={"csv_round": "2"})
+    write(tmp_path, [{"round": 3, "train/loss": 0.5}], resume={"round": "2"})
     assert path.read_bytes() == whole + b"3,0.5\n"
 
 
@@ -75,8 +76,9 @@ def test_a_run_that_starts_at_0_starts_the_file_anew(tmp_path):
 
 def test_the_file_is_whole_after_kill_9(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from pffdst.loggers.csv import CsvLogger\n"
-        "logger = CsvLogger(); logger.open({}, Path(sys.argv[1]), None)\n"
+        "import os, signal, sys; from pathlib import Path; from pffdst.loggers.base import RunInfo\n"
+        "from pffdst.loggers.csv import CsvLogger\n"
+        "logger = CsvLogger(); logger.open(RunInfo({}, Path(sys.argv[1])), None)\n"
         "[logger.log({'round': t, 'train/loss': 1 / t}) for t in (1, 2, 3)]\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -87,7 +89,7 @@ def test_the_file_is_whole_after_kill_9(tmp_path):
 
 def test_a_plain_reader_reads_it_between_two_rows(tmp_path):
     logger = CsvLogger(("train/loss", "test/acc_global"))
-    logger.open({}, tmp_path, None)
+    logger.open(RunInfo({}, tmp_path), None)
     logger.log({"round": 1, "train/loss": 0.1})
     with (tmp_path / "metrics.csv").open(newline="") as stream:
         assert list(plain_csv.DictReader(stream)) == [{"round": "1", "train/loss": "0.1", "test/acc_global": ""}]
@@ -123,7 +125,7 @@ def test_the_file_is_replaced_in_one_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        CsvLogger().open({}, tmp_path, {"csv_round": "1"})
+        CsvLogger().open(RunInfo({}, tmp_path), {"round": "1"})
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
@@ -131,7 +133,7 @@ def test_mistakes_are_named(tmp_path):
     logger = CsvLogger()
     with pytest.raises(ValueError, match="to be open before a row is logged"):
         logger.log({"round": 1})
-    logger.open({}, tmp_path, None)
+    logger.open(RunInfo({}, tmp_path), None)
     logger.log({"round": 2})
     with pytest.raises(ValueError, match="a round after 2, but got round 2"):
         logger.log({"round": 2})

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pffdst.loggers.tables import print_comparison, print_summary
+from pffdst.loggers.tables import print_summary
 
 SUMMARY = {
     "method": "pffdst",
@@ -63,23 +63,8 @@ def test_a_figure_that_is_absent_or_none_is_a_dash_and_zero_is_zero():
     assert lines["last round"] == ["0.00", "%", "-"]
 
 
-@pytest.mark.parametrize("width", [40, 200])
-def test_runs_stand_side_by_side_with_what_they_share_in_the_title(width):
-    runs = [
-        SUMMARY | {"method": method, "seed": seed, "folder": f"logs/sweeps/a/{i}"}
-        for i, (method, seed) in enumerate([("pffdst", 0), ("feddst", 0), ("fedavg", 1)])
-    ]
-    title, *rest = shown(print_comparison, runs, width).strip().splitlines()
-    assert title.rstrip() == "3 runs, dataset digits, model SmallCNN, sparsity 0.8, rounds 100"
-    assert [line.split()[:3] for line in rest[-3:]] == [
-        ["0", "pffdst", "0"],
-        ["1", "feddst", "0"],
-        ["2", "fedavg", "1"],
-    ]
-    assert all("93.33" in line and "2.22 MB" in line and "5.55 TFLOP" in line for line in rest[-3:])
-
-
-def test_one_run_alone_and_none():
-    assert "1 runs, method pffdst" in shown(print_comparison, [SUMMARY], 200)
-    with pytest.raises(ValueError, match="at least one finished run"):
-        print_comparison([])
+def test_further_metrics_have_a_line_each_unless_there_is_one_per_class():
+    text = shown(print_summary, SUMMARY | {"metrics": {"f1": 0.87654, "ema_f1": 0.5, "class_acc/0": 0.25}}, 100)
+    lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
+    assert (lines["f1"], lines["ema_f1"]) == (["0.8765"], ["0.5000"])
+    assert "class_acc" not in text

@@ -12,23 +12,26 @@ from types import SimpleNamespace
 import pytest
 
 from pffdst.core.errors import UserError
-from pffdst.loggers.base import Loggers
+from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.loggers.wandb import WandbLogger
 from pffdst.metrics import names
 
 CONFIG = {"method_name": "pffdst", "sparsity": 0.8, "model": {"_target_": "SmallCNN"}}
+OF_THE_START = {"resume": True, "paths": {"logs": "logs"}, "print_config": False, "search": None}
+SUMMARY = {"acc_global": 0.75, "last5_acc_global": 0.5, "bytes_up": 5, "rounds": 100, "method": "pffdst", "wall_s": 7.5}
 KEY = "a" * 40
 # A process in which starting a run only says in which mode it would be.
 MODE_OF = """
 import sys, wandb
 from pathlib import Path
+from pffdst.loggers.base import RunInfo
 from pffdst.loggers.wandb import WandbLogger
 def init(**options):
     print("mode", options["settings"].mode, flush=True)
     raise SystemExit
 wandb.init = init
-WandbLogger("pffdst", mode=sys.argv[1]).open({}, Path("."), None)
+WandbLogger("pffdst", mode=sys.argv[1]).open(RunInfo({}, Path(".")), None)
 """
 
 
@@ -42,11 +45,11 @@ def row_of(t):
 
 def log(folder, rounds, resume=None, status="finished"):
     """Logs rounds into W&B and the CSV as a run does; gives the state a checkpoint would hold after the last."""
-    loggers = Loggers([CsvLogger(names.columns(["fc.weight"])), WandbLogger("pffdst", mode="offline", group="g")])
-    loggers.open(CONFIG, folder, resume)
+    loggers = Loggers({"csv": CsvLogger(names.columns(["fc.weight"])), "wandb": WandbLogger("pffdst", mode="offline")})
+    loggers.open(RunInfo(CONFIG | OF_THE_START, folder, "pffdst s=0.8", "g", ("tag",)), resume)
     for t in rounds:
         loggers.log(row_of(t))
-    loggers.summary({"acc_global": 0.75, "method": "pffdst"})
+    loggers.summary(SUMMARY)
     loggers.close(status)
     return loggers.state_dict()
 
@@ -77,19 +80,61 @@ def test_accuracies_have_the_cumulative_bytes_as_second_axis(tmp_path, offline_r
         }
 
 
-def test_config_summary_and_labels_are_kept(tmp_path, offline_run):
-    log(tmp_path, range(1, 3))
-    records = offline_run.read_records(tmp_path)
-    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert {key: config[key] for key in CONFIG} == CONFIG
-    assert (run.project, run.run_group) == ("pffdst", "g")
-    summary = {}
+def run_of(records):
+    return next(record.run for record in records if record.WhichOneof("record_type") == "run")
+
+
+def config_of(records):
+    return {item.key: json.loads(item.value_json) for item in run_of(records).config.update}
+
+
+def told_in_summary(records):
+    """What the program itself put into the summary; W&B adds the last value of every row's key."""
+    found = {}
     for record in records:
         if record.WhichOneof("record_type") == "summary":
             items = record.summary.update
-            summary |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-    assert summary["acc_global"] == 0.75
+            found |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    return found
+
+
+def test_config_and_labels_are_kept(tmp_path, offline_run):
+    log(tmp_path, range(1, 3))
+    records = offline_run.read_records(tmp_path)
+    run, config = run_of(records), config_of(records)
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert not OF_THE_START.keys() & config.keys()
+    assert (run.project, run.run_group, run.display_name, list(run.tags)) == ("pffdst", "g", "pffdst s=0.8", ["tag"])
+
+
+def test_commit_and_command_are_in_the_configuration(tmp_path, offline_run):
+    sittings = [{"git": "0" * 40, "command": "python old.py"}, {"git": "a" * 40, "command": "python train.py seed=1"}]
+    (tmp_path / "provenance.json").write_text(json.dumps(sittings))
+    log(tmp_path, range(1, 3))
+    config = config_of(offline_run.read_records(tmp_path))
+    assert (config["commit"], config["command"]) == ("a" * 40, "python train.py seed=1")
+
+
+def test_the_summary_has_each_figure_once(tmp_path, offline_run):
+    log(tmp_path, range(1, 3))
+    records = offline_run.read_records(tmp_path)
+    told = told_in_summary(records)
+    assert (told["method"], told["wall_s"]) == ("pffdst", 7.5)
+    assert not {"acc_global", "bytes_up", "rounds"} & told.keys(), "the last row has them"
+    metrics = [record.metric for record in records if record.WhichOneof("record_type") == "metric"]
+    silent = {metric.name for metric in metrics if metric.summary.none}
+    assert silent == {names.by_bytes(name) for name in names.ACCURACIES}, "a second curve is no second figure"
+
+
+def test_on_a_validation_set_the_keys_say_so(tmp_path, offline_run):
+    with Loggers({"wandb": WandbLogger("pffdst", mode="offline")}) as loggers:
+        loggers.open(RunInfo(CONFIG, tmp_path), None)
+        loggers.log(names.as_evaluated(row_of(2), "validation"))
+    [row] = offline_run.read_offline_history(tmp_path)
+    assert {name for name in row if name.startswith(("test/", "val/"))} == {
+        names.on("validation", name) for name in names.ACCURACIES
+    }
+    assert row[names.by_bytes(names.ACC_GLOBAL)] == row["val/acc_global"]
 
 
 @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("interrupted", 1)])
@@ -106,7 +151,7 @@ def test_a_resumed_run_has_the_same_id_and_every_round_once(tmp_path, offline_ru
     offline_run.read_records(tmp_path)  # waits for their end, then they are lost
     shutil.rmtree(tmp_path / "wandb")
     after = log(tmp_path, range(5, 9), resume=state)
-    assert after["wandb_run_id"] == state["wandb_run_id"]
+    assert after["wandb"]["run_id"] == state["wandb"]["run_id"]
     assert without_extra_axes(offline_run.read_offline_history(tmp_path)) == [row_of(t) for t in range(1, 9)]
 
 
@@ -124,7 +169,7 @@ def test_an_unknown_mode_is_refused(tmp_path, monkeypatch, where):
     else:
         monkeypatch.setenv("WANDB_MODE", "on")
         with pytest.raises(UserError, match=r"WANDB_MODE to be online, offline or disabled.*'on'"):
-            WandbLogger("pffdst").open({}, tmp_path, None)
+            WandbLogger("pffdst").open(RunInfo({}, tmp_path), None)
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "summary"])
@@ -160,7 +205,7 @@ def test_the_run_id_outlives_a_resume_in_which_wandb_did_not_start(tmp_path, mon
         raise OSError("no service")
 
     monkeypatch.setattr(wandb, "init", fail)
-    assert log(tmp_path, range(1, 3), resume={"wandb_run_id": "abc"})["wandb_run_id"] == "abc"
+    assert log(tmp_path, range(1, 3), resume={"wandb": {"run_id": "abc"}})["wandb"]["run_id"] == "abc"
 
 
 def test_wandb_is_not_imported_before_it_is_needed():
@@ -211,3 +256,24 @@ def _until_closed(controller, seconds=30.0):
         shown += part
     os.close(controller)
     return shown.decode()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_models_are_an_artifact_if_asked_for(tmp_path, offline_run, wanted):
+    for name in ("model.safetensors", "model_ema.safetensors", "config.yaml"):
+        (tmp_path / name).write_bytes(b"content")
+    with Loggers({"wandb": WandbLogger("pffdst", mode="offline", log_model=wanted)}) as loggers:
+        loggers.open(RunInfo(CONFIG, tmp_path), None)
+        loggers.log(row_of(1))
+        loggers.summary(SUMMARY)
+    asked = [
+        r.request.log_artifact.artifact
+        for r in offline_run.read_records(tmp_path)
+        if r.request.HasField("log_artifact")
+    ]
+    found = [
+        *asked,
+        *(r.artifact for r in offline_run.read_records(tmp_path) if r.WhichOneof("record_type") == "artifact"),
+    ]
+    files = {entry.path for artifact in found for entry in artifact.manifest.contents}
+    assert files == ({"model.safetensors", "model_ema.safetensors", "config.yaml"} if wanted else set())

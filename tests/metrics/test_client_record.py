@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.metrics.clients import CLIENTS_FILE, SHOWN, SORTED, ClientRecord, distribution, evenly_spaced
+from pffdst.metrics.clients import SHOWN, SORTED, ClientRecord, distribution, evenly_spaced
 from pffdst.run import run
+from pffdst.runs.files import CLIENTS
 
 
 @given(st.integers(1, 10**7), st.integers(1, 500))
@@ -49,7 +50,7 @@ def test_few_accuracies_are_kept_each(values):
 def finished(make_experiment):
     experiment = make_experiment("method=random_mask", "rounds=2", "eval_every=1")
     experiment.describe_clients()
-    before = json.loads((experiment.folder / CLIENTS_FILE).read_text())
+    before = json.loads((experiment.folder / CLIENTS).read_text())
     summary = run(experiment)
     return experiment, before, summary
 
@@ -67,7 +68,7 @@ def test_a_run_tells_what_its_clients_hold_from_the_start(finished):
 
 def test_at_the_end_the_mean_over_clients_is_that_of_the_summary(finished):
     experiment, before, summary = finished
-    after = json.loads((experiment.folder / CLIENTS_FILE).read_text())
+    after = json.loads((experiment.folder / CLIENTS).read_text())
     assert before.items() <= after.items()
     for name, key in (("last", "acc_client_mean"), ("average", "ema_acc_client_mean")):
         assert np.mean(after["accuracy"][name]["sorted"]) == pytest.approx(summary[key], abs=1e-4)
@@ -75,7 +76,7 @@ def test_at_the_end_the_mean_over_clients_is_that_of_the_summary(finished):
 
 def test_a_run_stopped_after_its_last_checkpoint_tells_the_same(finished):
     experiment, _, _ = finished
-    text = (experiment.folder / CLIENTS_FILE).read_text()
+    text = (experiment.folder / CLIENTS).read_text()
     experiment.progress.scores = {}
     experiment.finish()
-    assert (experiment.folder / CLIENTS_FILE).read_text() == text
+    assert (experiment.folder / CLIENTS).read_text() == text

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet
 from pffdst.metrics.evaluate import Evaluator
 
 MEAN, STD, CLIENTS = (0.3053,), (0.3764,), 40
@@ -88,6 +88,16 @@ def test_agrees_with_torchmetrics(model, digits):
     metric = MulticlassAccuracy(num_classes=10, average="micro")
     logits = model.eval()((images.float() / 255 - MEAN[0]) / STD[0])
     assert got.acc_global == pytest.approx(metric(logits, labels).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_images_are_given_in_the_model_s_own_dtype(model, digits, dtype):
+    seen = []
+    model.to(dtype)
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    got = evaluator(digits).evaluate(model)
+    assert set(seen) == {dtype}
+    assert got.acc_global == slow(model.float(), digits)[1]
 
 
 def test_leaves_the_model_and_the_test_set_as_they_were(model, digits):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pffdst.report.figures import accuracy_at, bytes_to_reach, drawn_runs, spread_of
+from pffdst.report.figures import accuracy_at, bytes_to_reach, drawn_runs, paired_ratio, spread_of
 from pffdst.report.html import page
 from pffdst.report.library import Library
 from pffdst.report.payload import payload
@@ -271,3 +271,112 @@ def axe(tmp_path_factory):
     if subprocess.run(fetch, capture_output=True, check=False, timeout=120).returncode != 0:
         pytest.skip("npm could not fetch axe-core; name its axe.min.js in PFFDST_TEST_AXE")
     return (folder / "node_modules/axe-core/axe.min.js").read_text()
+
+
+def colour_of(tab, label):
+    return tab.page.evaluate(
+        "(label) => document.getElementById('plot-curves').data"
+        ".find((t) => t.name === label && t.meta.said).line.color",
+        label,
+    )
+
+
+def test_paper_gets_every_figure_and_whole_tables(browser, address):
+    tab = Tab(browser, address, color_scheme="dark")
+    tab.page.wait_for_function("typeof Plotly !== 'undefined'")
+    tab.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    for plot in tab.page.locator(".plot").all():
+        assert plot.locator(".main-svg").count() > 0
+    cut = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+    assert tab.page.evaluate(cut) == 0
+    assert tab.page.get_attribute("html", "data-theme") == "light"
+    tab.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.page.get_attribute("html", "data-theme") == "dark"
+    assert tab.said == []
+    tab.context.close()
+
+
+def test_a_method_keeps_its_colour_whatever_the_filter(tab):
+    tab.look_at("plot-curves")
+    before = colour_of(tab, "feddst · sparsity 0.95")
+    tab.page.fill("#filter", "feddst sparsity=0.95")
+    assert colour_of(tab, "feddst") == before
+    hue = "getComputedStyle(document.querySelector('#groups .swatch line')).stroke"
+    assert tab.page.evaluate(hue) is not None
+
+
+def test_no_label_of_a_point_covers_another(tab):
+    tab.look_at("plot-pareto")
+    boxes = [label.bounding_box() for label in tab.page.locator("#plot-pareto .annotation").all()]
+    assert len(boxes) >= 2
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            apart = (
+                a["x"] + a["width"] <= b["x"] + 1
+                or b["x"] + b["width"] <= a["x"] + 1
+                or a["y"] + a["height"] <= b["y"] + 1
+                or b["y"] + b["height"] <= a["y"] + 1
+            )
+            assert apart, (a, b)
+
+
+def test_the_usual_levels_are_above_chance_and_reached_by_half(tab, groups):
+    levels = [int(word) for word in tab.page.get_attribute("#targets", "placeholder").split(",")]
+    for number, level in enumerate(levels, start=2):
+        assert level > 10
+        cells = tab.column("reach", number)
+        assert 2 * sum(cell != "not reached" for cell in cells) >= len(groups)
+    spent = tab.column("at", 3)
+    assert 2 * sum(cell != "none yet" for cell in spent) >= len(groups)
+
+
+def test_parts_as_shares_fill_their_row(tab):
+    tab.look_at("plot-parts")
+    tab.page.check("#parts-as-share", force=True)
+    sums = tab.page.evaluate(
+        "(() => { const d = document.getElementById('plot-parts').data.filter((t) => t.xaxis === 'x');"
+        "return d[0].x.map((_, row) => d.reduce((sum, t) => sum + t.x[row], 0)); })()"
+    )
+    assert sums == pytest.approx([100] * len(sums), abs=1e-6)
+    tab.page.check("#parts-as-log", force=True)
+    assert tab.page.evaluate("document.getElementById('plot-parts').layout.xaxis.type") == "log"
+
+
+def test_two_groups_side_by_side_are_compared_seed_by_seed(tab, groups):
+    first, second = (next(g for g in groups if g.label == f"{name} · sparsity 0.95") for name in ("feddst", "pffdst"))
+    tab.page.select_option("#pair-left", f"group:{first.label}")
+    tab.page.select_option("#pair-right", f"group:{second.label}")
+    row = tab.page.locator("#pair tbody tr", has_text="Bytes, both directions").inner_text()
+    found = paired_ratio(second, first, lambda run: run.final["bytes_up"] + run.final["bytes_down"])
+    assert found.n == 2
+    assert f"{found.mean:.2f} ± {found.sd:.2f} ×" in row
+    assert "left=group" in tab.page.url
+
+
+def test_the_time_on_the_wire_follows_from_the_bytes_and_the_link(tab, groups):
+    tab.page.fill("#uplink", "1")
+    tab.page.fill("#downlink", "2")
+    heads = [text.strip() for text in tab.page.locator("#groups thead th").all_inner_texts()]
+    number = next(i for i, text in enumerate(heads, start=1) if text.startswith("On the wire"))
+    for label, cell in zip(tab.column("groups", 1), tab.column("groups", number), strict=True):
+        group = next(g for g in groups if g.label == label)
+        runs = [(run.final["bytes_up"], run.final["bytes_down"]) for run in group.runs]
+        seconds = round(sum(8 * up / 20e6 + 8 * down / 40e6 for up, down in runs) / len(runs))
+        hours, rest = divmod(seconds, 3600)
+        assert cell == (f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}")
+
+
+def test_a_filter_counts_what_it_leaves_and_can_be_read_in_the_address(tab):
+    tab.page.fill("#filter", "feddst")
+    assert "4 finished runs in 2 groups, filtered" in tab.page.locator("#subtitle").inner_text()
+    assert tab.page.url.endswith("#filter=feddst")
+    tab.page.fill("#filter", "nothing like it")
+    tab.look_at_everything()
+    assert "0 finished runs in 0 groups" in tab.page.locator("#subtitle").inner_text()
+    assert tab.page.locator("#caption-pareto").inner_text() == ""
+
+
+def test_the_densities_open_on_the_most_accurate_sparse_run(tab, shelf):
+    sparse = [run for run in shelf.runs if run.has_figures and not run.twin and run.config["sparsity"] > 0]
+    best = max(sparse, key=lambda run: run.final["ema_acc_global"])
+    assert tab.page.input_value("#density-run") == best.id

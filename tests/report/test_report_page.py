@@ -110,3 +110,41 @@ def test_latex_s_own_letters_are_escaped(tmp_path, write, groups):
 
 def test_pictures_of_nothing_are_pictures(tmp_path):
     assert len(write_pictures([], "acc_global", tmp_path)) == 6
+
+
+def test_accuracies_on_validation_samples_are_called_so(tmp_path, write):
+    write(tmp_path / "logs/a", validation_share=0.2)
+    shelf = Library([tmp_path / "logs"]).look()
+    assert payload(shelf)["accuracies"]["ema_acc_global"] == "server average, pooled validation set"
+    assert "pooled validation set" in latex_text(grouped(shelf), "ema_acc_global", None)
+
+
+def test_test_and_validation_share_no_group_whatever_is_asked(tmp_path, write):
+    write(tmp_path / "logs/a", validation_share=0.2)
+    write(tmp_path / "logs/b", validation_share=0, seed=1)
+    shelf = Library([tmp_path / "logs"]).look()
+    for wanted in (None, ["method_name"], []):
+        assert [len(group.runs) for group in grouped(shelf, wanted)] == [1, 1]
+    assert any("evaluated on validation" in group.label for group in grouped(shelf))
+
+
+def grouped(shelf, wanted=None):
+    from pffdst.report.groups import group_runs, keys_of
+
+    return group_runs(shelf.runs, keys_of(shelf.runs, wanted))
+
+
+def test_columns_named_after_validation_are_read(tmp_path, write):
+    folder = write(tmp_path / "logs/a")
+    before = Library([tmp_path / "logs"]).look().runs[0]
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().replace("test/", "val/"))
+    after = Library([tmp_path / "logs"]).look().runs[0]
+    assert list(after.rows) == list(before.rows)
+
+
+def test_rows_are_thinned_for_pictures_and_never_for_figures(tmp_path, write):
+    write(tmp_path / "logs/a", rounds=3000, every=1, layers=2)
+    (run,) = payload(Library([tmp_path / "logs"]).look())["runs"]
+    assert len(run["curves"]["round"]) == 3000
+    assert len(run["model"]["round"]) == len(run["model"]["density"]["round"]) == 240

@@ -11,6 +11,7 @@ from pffdst.metrics import names
 from pffdst.report.groups import is_counted
 from pffdst.report.library import Library
 from pffdst.report.reading import FINALS
+from pffdst.runs import files
 from pffdst.runs import jobs as sweeps
 
 EXPECTED = {
@@ -55,7 +56,7 @@ def test_every_damage_there_is_has_an_expectation(synthetic):
 def test_a_run_without_summary_has_the_figures_of_its_last_rows(tmp_path, write):
     folder = write(tmp_path / "logs/a")
     whole = alone(tmp_path / "logs").final
-    (folder / sweeps.SUMMARY).unlink()
+    (folder / files.SUMMARY).unlink()
     assert {key: alone(tmp_path / "logs").final[key] for key in FINALS if key in whole} == pytest.approx(
         {key: whole[key] for key in FINALS if key in whole}
     )
@@ -64,7 +65,7 @@ def test_a_run_without_summary_has_the_figures_of_its_last_rows(tmp_path, write)
 def test_a_run_is_running_while_its_lock_is_held_and_stopped_afterwards(tmp_path, write):
     folder = write(tmp_path / "logs/a", done=10)
     library = Library([tmp_path / "logs"])
-    with FileLock(folder / sweeps.LOCK):
+    with FileLock(folder / files.LOCK):
         assert [run.status for run in library.look().runs] == ["running"]
     assert [run.status for run in library.look().runs] == ["stopped"]
     assert not is_counted(library.look().runs[0])
@@ -83,7 +84,7 @@ def test_a_run_stopped_after_its_last_round_yields_to_the_finished_one(tmp_path,
     late = write(tmp_path / "logs/z")
     write(tmp_path / "logs/a")
     sweeps.mark(late, sweeps.read_run(late)["fingerprint"], "running")
-    (late / sweeps.SUMMARY).unlink()
+    (late / files.SUMMARY).unlink()
     runs = Library([tmp_path / "logs"]).look().runs
     assert {run.id: (run.status, run.twin) for run in runs} == {"a": ("done", ""), "z": ("stopped", "a")}
 

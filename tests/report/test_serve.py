@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from pffdst.core.errors import UserError
 from pffdst.report.library import Library
 from pffdst.report.payload import payload
-from pffdst.report.serve import HOST, open_server
+from pffdst.report.serve import HOST, Answers, open_server
 
 
 @contextmanager
@@ -79,3 +82,64 @@ def test_a_port_that_is_taken_is_one_clear_error(tmp_path, write):
 def test_it_listens_on_the_loopback_interface_alone():
     with open_server(lambda since: {}, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
+
+
+def raw(url, text, seconds=20):
+    with socket.create_connection((HOST, int(url.rpartition(":")[2])), timeout=seconds) as line:
+        line.sendall(text.encode())
+        return line.recv(200).decode()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "127.0.0.1:443"])
+def test_a_host_without_its_port_is_this_machine_too(tmp_path, write, host):
+    write(tmp_path / "logs/a")
+    with served(tmp_path / "logs") as url:
+        assert "200" in raw(url, f"GET /data.json HTTP/1.1\r\nHost: {host}\r\n\r\n").splitlines()[0]
+
+
+def test_what_is_no_address_is_refused_in_words(tmp_path, write, capfd):
+    write(tmp_path / "logs/a")
+    with served(tmp_path / "logs") as url:
+        assert "400" in raw(url, "GET http://[evil/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").splitlines()[0]
+        assert "200" in raw(url, f"GET /data.json?since={'9' * 5000} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_hundred_readers_at_once_are_all_answered(tmp_path, write):
+    write(tmp_path / "logs/a")
+    with served(tmp_path / "logs") as url, ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda _: asked(url, **{"Accept-Encoding": "gzip"}), range(100)))
+        assert len({len(each) for each in answers}) == 1
+        assert b'data-mode="live"' in answers[0]
+
+
+def test_readers_that_say_or_read_nothing_stand_in_nobody_s_way(tmp_path, write):
+    write(tmp_path / "logs/a")
+    with served(tmp_path / "logs") as url:
+        port = int(url.rpartition(":")[2])
+        silent = [socket.create_connection((HOST, port)) for _ in range(100)]
+        deaf = [socket.create_connection((HOST, port)) for _ in range(20)]
+        for line in deaf:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert json.loads(asked(f"{url}/data.json"))["all"] == ["a"]
+        assert threading.active_count() < 50
+        for line in [*silent, *deaf]:
+            line.close()
+
+
+def test_the_answers_of_those_who_ask_at_once_are_made_once():
+    made, begun = [], threading.Event()
+
+    def slow(since):
+        made.append(since)
+        begun.set()
+        time.sleep(0.3)
+        return {"version": 7}
+
+    answers = Answers(slow)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(answers.data, 0)
+        begun.wait(5)
+        rest = [pool.submit(answers.data, 0) for _ in range(19)]
+        assert len({each.result() for each in [first, *rest]}) == 1
+    assert len(made) == 3  # two looks, of which the second served nineteen, and one answer

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pffdst.core.errors import UserError
-from pffdst.runs.checkpoint import CheckpointError, latest, load, save, write_atomically
+from pffdst.runs.checkpoint import CheckpointError, latest, load, save
+from pffdst.runs.files import write_whole
 
 HEAD = 48
 
@@ -211,7 +212,7 @@ def test_a_file_holds_all_or_what_it_held_before(tmp_path: Path, step: int) -> N
     with pytest.MonkeyPatch.context() as patch:
         crash_at(patch, step)
         with pytest.raises(Crash):
-            write_atomically(path, b"new")
+            write_whole(path, b"new")
     assert path.read_bytes() == (b"new" if step == 2 else b"old")
 
 
@@ -220,7 +221,7 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypat
     sync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), sync(handle))[1])
     monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("rename"), rename(a, b))[1])
-    write_atomically(tmp_path / "x", b"content")
+    write_whole(tmp_path / "x", b"content")
     assert calls == ["sync", "rename", "sync"]
 
 

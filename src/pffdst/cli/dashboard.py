@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from pffdst.core.errors import UserError
+from pffdst.core.errors import UserError, needs
 from pffdst.cost.ledger import Ledger
 from pffdst.loggers.wandb import LOGIN_HINT, login_exists
 from pffdst.metrics import names
@@ -92,7 +92,10 @@ def spec() -> dict[str, object]:
 
 def workspace(entity: str, project: str, name: str) -> ws.Workspace:
     """The workspace as W&B's own objects; nothing is sent."""
-    import wandb_workspaces.workspaces as ws
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ModuleNotFoundError as error:
+        raise needs("a workspace", error) from error
 
     sections = [
         ws.Section(name=title, panels=[_panel(panel) for panel in panels], is_open=True)
@@ -145,13 +148,22 @@ def _made(project: str | None, name: str) -> str:
             f"Expected ENTITY/PROJECT, as in the address of your W&B project, but got {project or 'nothing'}; "
             "write e.g. python -m pffdst dashboard my-team/pffdst"
         )
-    if not login_exists("online"):
+    if not _has_login():
         raise UserError(
             f"No login of W&B was found: {LOGIN_HINT}, send runs that were kept offline with "
-            "`wandb sync RUN/wandb/offline-run-*`, then start this again; "
+            "`find logs -type d -name 'offline-run-*' -exec wandb sync {} +`, then start this again; "
             "--dry-run shows the panels without a login"
         )
     try:
         return str(workspace(entity, bare, name).save().url)
+    except UserError:
+        raise
     except Exception as error:  # whatever W&B's client raises for a project it does not know or may not write
         raise UserError(f"W&B did not take the workspace for {project}: {' '.join(str(error).split())}") from error
+
+
+def _has_login() -> bool:
+    try:
+        return login_exists("online")
+    except ModuleNotFoundError as error:
+        raise needs("a workspace", error) from error

@@ -10,6 +10,8 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "report": ("pffdst.report.__main__", "compare runs on one page"),
+    "evaluate": ("pffdst.cli.evaluate", "accuracy of a run's model, per class, on its own or on other data"),
+    "export": ("pffdst.cli.export", "a run's model as plain or sparse weights, as pt2 or ONNX"),
     "status": ("pffdst.cli.status", "what is done, running, failed, stopped or missing"),
     "dashboard": ("pffdst.cli.dashboard", "make a workspace in Weights & Biases"),
 }

@@ -12,19 +12,23 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from pffdst.config.grid import grid_of
+from pffdst.config.grid import grid_of, saved_overrides
+from pffdst.core.errors import UserError, needs
+from pffdst.runs.files import SEARCH, SWEEP
+from pffdst.runs.foreign import foreign
 from pffdst.runs.jobs import Job, State, job_of, jobs_of, table_of
-from pffdst.search.study import DATABASE, Study, front_table
+
+if TYPE_CHECKING:
+    from pffdst.search.study import Study
 
 __all__ = ["main"]
 
 _STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "missing")
-_SWEEP = "multirun.yaml"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -33,9 +37,16 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     parser.add_argument("folder", nargs="*", type=Path, help="of a run, a sweep or a search, or one that holds several")
     folders = parser.parse_args(argv).folder or [Path("logs")]
     console = Console(soft_wrap=not sys.stdout.isatty()) if console is None else console
-    unknown = [folder for folder in folders if not _show(folder, console)]
+    try:
+        unknown = [folder for folder in folders if not _show(folder, console)]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     for folder in unknown:
-        print(f"{folder}: no run, sweep or search is in this folder; name one, e.g. logs/sweeps/DATE", file=sys.stderr)
+        print(
+            foreign(f"{folder}: no run, sweep or search is in this folder; name one, e.g. logs/sweeps/DATE").plain,
+            file=sys.stderr,
+        )
     return 2 if unknown else 0
 
 
@@ -46,26 +57,39 @@ def _show(folder: Path, console: Console) -> bool:
         return True
     job = job_of(folder)
     if job is not None:
-        console.print(table_of([job], folder, "Run"), _how_on(folder, [job]), sep="\n", highlight=False)
+        console.print(table_of([job], folder, "Run"), foreign(_how_on(folder, [job])), sep="\n", highlight=False)
         return True
     return _show_below(folder, console)
 
 
 def _is_several(folder: Path) -> bool:
-    return (folder / _SWEEP).is_file() or (folder / DATABASE).is_file()
+    return (folder / SWEEP).is_file() or (folder / SEARCH).is_file()
 
 
 def _show_jobs(folder: Path, console: Console) -> None:
     jobs, study = _jobs(folder)
     console.print(table_of(jobs, folder, "Sweep" if study is None else "Search"))
     if study is not None and any(job.done for job in jobs):
+        from pffdst.search.study import front_table
+
         console.print(front_table(study))
     console.print(_counts(jobs) + (f"; {study.left} to go" if study is not None else ""), highlight=False)
-    console.print(_how_on(folder, jobs, study), highlight=False, markup=False)
+    console.print(foreign(_how_on(folder, jobs, study)), highlight=False)
 
 
 def _jobs(folder: Path) -> tuple[list[Job], Study | None]:
-    return jobs_of(folder, grid_of(folder)), Study.load(folder)
+    return jobs_of(folder, grid_of(folder)), _study(folder)
+
+
+def _study(folder: Path) -> Study | None:
+    """The search in a folder, if there is one; Optuna, which reads it, is imported for that alone."""
+    if not (folder / SEARCH).is_file():
+        return None
+    try:
+        from pffdst.search.study import Study
+    except ModuleNotFoundError as error:
+        raise needs(f"{folder} holds a search, which", error) from error
+    return Study.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -73,14 +97,14 @@ def _show_below(root: Path, console: Console) -> bool:
     found = _found(root)
     if not found:
         return False
-    table = Table(title=f"In {root}", title_justify="left")
+    table = Table(title=foreign(f"In {root}"), title_justify="left")
     for name in ("what", "folder", "state"):
         table.add_column(name, overflow="fold")
     for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         job = None if _is_several(folder) else job_of(folder)
-        kind = "run" if job is not None else "search" if (folder / DATABASE).is_file() else "sweep"
+        kind = "run" if job is not None else "search" if (folder / SEARCH).is_file() else "sweep"
         state = job.status if job is not None else _counts(_jobs(folder)[0])
-        table.add_row(kind, str(folder.relative_to(root)), state)
+        table.add_row(kind, foreign(folder.relative_to(root)), foreign(state))
     console.print(table)
     return True
 
@@ -105,7 +129,7 @@ def _how_on(folder: Path, jobs: Sequence[Job], study: Study | None = None) -> st
         return f"To go on: {shlex.join(['python', 'train.py', *study.given])}"
     if study is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
-    if not (folder / _SWEEP).is_file():
+    if not (folder / SWEEP).is_file():
         return f"To go on: {shlex.join(['python', 'train.py', f'resume={folder}'])}"
-    task = [str(line) for line in OmegaConf.load(folder / _SWEEP).hydra.overrides.task]
+    task = saved_overrides(folder)
     return f"To do the rest: {shlex.join(['python', 'train.py', '-m', *task, f'hydra.sweep.dir={folder}'])}"

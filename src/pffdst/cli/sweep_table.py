@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pffdst.runs.foreign import foreign
 from pffdst.runs.jobs import jobs_of, table_of
 
 __all__ = ["SweepTable"]
@@ -35,5 +36,5 @@ class SweepTable(Callback):
         if done < len(jobs):
             again = shlex.join([Path(sys.executable).name, *sys.argv])
             console.print("To start the rest again (what is done is skipped):", highlight=False)
-            console.print(f"  {again}", highlight=False, markup=False)
+            console.print(foreign(f"  {again}"), highlight=False)
             raise SystemExit(1)

@@ -26,7 +26,7 @@ from pffdst.config.origin import Origin
 from pffdst.config.overrides import asks_for_search, composition_line, preflight
 from pffdst.config.schema import register
 from pffdst.config.session import VERSION_BASE
-from pffdst.core.errors import UserError
+from pffdst.core.errors import UserError, needs
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
 from pffdst.runs.jobs import has_checkpoint, mark_failed
 
@@ -86,9 +86,7 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
         if asks_for_search(sys.argv[1:]):
             _refuse_ranks("A search", "the search")
-            from pffdst.search.loop import run_search  # Optuna is needed by searches alone
-
-            return run_search(sys.argv[1:], config_dir, task)
+            return _search()(sys.argv[1:], config_dir, task)
         hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
     except KeyboardInterrupt as stop:
         print(_how_to_resume(stop), file=sys.stderr)
@@ -128,6 +126,15 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
             raise
         # Hydra would print a line of its own before an exception that leaves the job.
         raise SystemExit(_report(error)) from None
+
+
+def _search() -> Callable[..., int]:
+    """What runs a search; Optuna is needed by searches alone."""
+    try:
+        from pffdst.search.loop import run_search
+    except ModuleNotFoundError as error:
+        raise needs("a search", error) from error
+    return run_search
 
 
 def _refuse_sweep(argv: Sequence[str]) -> None:

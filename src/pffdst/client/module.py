@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pffdst.client.loaded import Loaded, Masks
 from pffdst.client.step import Batch, add_regularisers_, any_moved, clip_, decay_
-from pffdst.core.flat import FlatModule
-from pffdst.core.model import GlobalModel
+from pffdst.core.flat import FlatModule, to_memory_format_
+from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.methods.local import LocalTraining
 from pffdst.models.inputs import Normalise
@@ -28,7 +28,8 @@ class ClientModule(LightningModule):
 
     `totals` are the sums of loss and of correct answers over the `seen` samples of a turn; `masks` are what may not
     move now, which the callbacks see to. With `in_place` the optimizer's memory and its learning rate keep their
-    addresses from client to client, as recorded steps need it.
+    addresses from client to client, as recorded steps need it. `layout` is that of the run's network, of which
+    `network` is a copy; left out, its own.
     """
 
     def __init__(
@@ -41,15 +42,16 @@ class ClientModule(LightningModule):
         channels_last: bool,
         device: str = "cpu",
         in_place: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # before `flat` takes its tensors: moving a module replaces its buffers
-        self.network = network.to(device).to(memory_format=self.memory_format)
+        self.network = to_memory_format_(network.to(device), self.memory_format)
         dtype = next(network.parameters()).dtype
         self.inputs = Normalise(mean, std, dtype=dtype, memory_format=self.memory_format, device=device)
         self.training_numbers = training
-        self.flat = FlatModule(self.network)
+        self.flat = FlatModule(self.network, layout)
         self.masks = Masks()
         self.lr = training.lr
         self.turn: Turn | None = None

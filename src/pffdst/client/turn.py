@@ -16,9 +16,9 @@ from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
-from pffdst.data.batches import ClientBatches, SharedImages, steps
+from pffdst.data.batches import ClientBatches, steps
 from pffdst.data.clients.divided import Shares
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import Handle
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method, stage_of
 from pffdst.methods.rule import Answer, Rule
@@ -38,7 +38,7 @@ class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
     `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
-    weights are overwritten by what arrives.
+    weights are overwritten by what arrives. `channels_last`: whether it takes images that lie so.
     """
 
     network: nn.Module
@@ -51,9 +51,10 @@ class ClientSetup:
     seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    images: SharedImages | ImageSet
+    images: Handle
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
+    channels_last: bool = True
 
     @property
     def clients(self) -> int:
@@ -126,7 +127,7 @@ class Turn:
         self.start, self.received, self.memory = received.model, received.signals, memory
         self.scratch: dict[str, Any] = {}
         self._setup, self._batch = setup, batch
-        self._epochs = setup.training.epochs
+        self.epochs = setup.training.epochs
         self._module: ClientModule | None = None
         rules = tuple(setup.method)
         self._before = [rule for rule in rules if _has(rule, "before_step")]
@@ -155,7 +156,7 @@ class Turn:
     def epoch_end(self) -> None:
         """An epoch is over."""
         self.epoch += 1
-        if self.epoch < self._epochs:
+        if self.epoch < self.epochs:
             for rule in self._after_epoch:
                 rule.epoch_end(self, self.epoch - 1)
 
@@ -284,10 +285,15 @@ class ClientWork:
 
     def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
-        images = setup.images
-        self.data = images.open() if isinstance(images, SharedImages) else images
+        self.data = setup.images.open()
         self.module = ClientModule(
-            setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last, device=device
+            setup.network,
+            setup.training,
+            setup.mean,
+            setup.std,
+            channels_last=channels_last and setup.channels_last,
+            device=device,
+            layout=setup.layout,
         )
         self._loaded = Loaded(self.module.flat)
         self._inbox = Inbox(setup)
@@ -330,6 +336,6 @@ class ClientWork:
         """The client's own samples in the order of a named draw."""
         setup = self.setup
         indices, generator = setup.indices(task.client), generator_for(setup.seed, stream, task.t, task.client)
-        batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
+        batches = ClientBatches(self.data, indices, setup.training.batch_size, generator)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
         return batches

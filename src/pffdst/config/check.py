@@ -16,7 +16,7 @@ from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
 from pffdst.core.errors import UserError
 
-__all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]
+__all__ = ["GROUPS", "KEYED", "ConfigError", "check", "problems_of", "tidy"]
 
 GROUPS = (
     "dataset",
@@ -37,6 +37,9 @@ GROUPS = (
     "participation",
 )
 """The groups whose node is one `_target_` with its keys."""
+
+KEYED = ("metrics", "logger", "callbacks", "observers")
+"""The groups whose node has a `_target_` with its keys under each of its own keys, any number of them."""
 
 # A model costs time to make and a logger opens files: only their keys are looked at.
 _MADE = tuple(group for group in GROUPS if group != "model")
@@ -142,7 +145,7 @@ def _targets(cfg: DictConfig) -> tuple[dict[str, Callable[..., Any]], list[str]]
     """The located classes whose keys are in order, by path, and the problem lines of all others."""
     found: dict[str, Callable[..., Any]] = {}
     lines: list[str] = []
-    for group in (*GROUPS, "logger", "callbacks", "observers"):
+    for group in (*GROUPS, *KEYED):
         node = None if OmegaConf.is_missing(cfg, group) else cfg.get(group)
         if group in GROUPS and node is not None and not list(targets_in(group, node)):
             lines.append(f"{group}: expected a mapping with a _target_, got {node}; choose an option of {group}")
@@ -165,7 +168,8 @@ def _target(path: str, node: DictConfig) -> tuple[Callable[..., Any] | None, lis
 def _fit(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Origin) -> list[str]:
     """Whether the images are large enough for the model."""
     needed = getattr(targets.get("model"), "min_size", None)
-    size = _known(cfg.get("dataset"), "size") if "dataset" in targets else None
+    dataset_node = cfg.get("dataset") if "dataset" in targets else None
+    size = None if dataset_node is None else _known(dataset_node, "resize") or _known(dataset_node, "size")
     if not isinstance(needed, int) or not isinstance(size, int) or size >= needed:
         return []
     model, dataset = origin.label("model", cfg.model), origin.label("dataset", cfg.dataset)
@@ -199,6 +203,8 @@ def _hooks(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Orig
         lines += _schedule_problems(made, rounds)
     for group in ("dataset", "engine"):
         lines += _ask(made.get(group))
+    if _known(cfg, "validation_share") == 0:
+        lines += _ask(made.get("dataset"), method="test_problems")
     return lines
 
 
@@ -211,10 +217,10 @@ def _schedule_problems(made: dict[str, Any], rounds: int) -> list[str]:
     return _ask(made.get("readjust"), list(stages(rounds)) if callable(stages) else [rounds])
 
 
-def _ask(thing: Any, *facts: Any) -> list[str]:
-    """The object's own `problems(*facts)`, where it has such a method."""
-    method = getattr(thing, "problems", None)
-    return [str(line) for line in method(*facts)] if callable(method) else []
+def _ask(thing: Any, *facts: Any, method: str = "problems") -> list[str]:
+    """What the object's own `problems(*facts)` says, where it has such a method."""
+    asked = getattr(thing, method, None)
+    return [str(line) for line in asked(*facts)] if callable(asked) else []
 
 
 def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:

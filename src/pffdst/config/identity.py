@@ -15,6 +15,7 @@ _NEUTRAL = frozenset(
     {
         "engine",
         "logger",
+        "metrics",
         "paths",
         "resume",
         "profile",
@@ -32,9 +33,10 @@ _NEUTRAL_DATASET = frozenset({"cache", "download"})
 def fingerprint(cfg: DictConfig) -> str:
     """16 hexadecimal digits that two configurations share when they must give the same result.
 
-    Left out: how it runs (engine), where it writes (logger, paths, name, tags, resume, profile, checkpoint_every)
-    and where the data lie (dataset.path, cache, download). The path stays in for a dataset that is nothing but its
-    path, one that names no `archive`. Raises OmegaConf's errors where a value is missing or cannot be resolved.
+    Left out: how it runs (engine), what is scored beside accuracy (metrics), where it writes (logger, paths, name,
+    tags, resume, profile, checkpoint_every, partition.save) and where the data lie (dataset.path, cache, download).
+    The path stays in for a dataset that is nothing but its path, one that names no `archive`. Raises OmegaConf's errors
+    where a value is missing or cannot be resolved.
     """
     return _digest(essence(cfg))
 
@@ -42,11 +44,13 @@ def fingerprint(cfg: DictConfig) -> str:
 def engine_identity(cfg: DictConfig) -> str:
     """16 hexadecimal digits of how a run is computed: the engine with its keys, `workers` aside, which changes no bit.
 
-    A resumed run may change engines; two jobs of a sweep that differ in them are two jobs.
+    A resumed run may change engines; two jobs of a sweep that differ in them are two jobs. Further metrics, which a run
+    cannot be asked for once it is done, are part of it.
     """
     engine = OmegaConf.to_container(cfg.engine, resolve=True, throw_on_missing=True)
+    metrics = OmegaConf.to_container(cfg.metrics, resolve=True) if cfg.get("metrics") else {}
     assert isinstance(engine, dict)
-    return _digest({key: value for key, value in engine.items() if key != "workers"})
+    return _digest({k: v for k, v in engine.items() if k != "workers"} | ({"metrics": metrics} if metrics else {}))
 
 
 def essence(cfg: DictConfig) -> dict[str, Any]:
@@ -78,6 +82,9 @@ def _essence(plain: Any) -> dict[str, Any]:
         # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.
         neutral = _NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
+    partition = kept.get("partition")
+    if isinstance(partition, Mapping):
+        kept["partition"] = {key: value for key, value in partition.items() if key != "save"}
     return kept
 
 

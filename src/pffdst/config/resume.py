@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pffdst.config.identity import differences, fingerprint
+from pffdst.runs.files import CONFIG, OVERRIDES, SWEEP
 from pffdst.runs.jobs import read_run
 
 __all__ = ["Expanded", "expand", "folder_problems", "key_of", "quoted"]
@@ -82,7 +83,7 @@ def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
 
 def _differences(cfg: DictConfig, folder: Path) -> list[str]:
     try:
-        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     except Exception:
         return []
     now = OmegaConf.to_container(cfg, resolve=True)
@@ -111,23 +112,23 @@ def _from_path(path: Path, rest: list[str]) -> Expanded:
     try:
         saved = _saved(folder)
     except Exception as error:
-        return Expanded(rest, [f"resume={path}: {folder}/.hydra/overrides.yaml cannot be read: {error}"])
+        return Expanded(rest, [f"resume={path}: {folder / OVERRIDES} cannot be read: {error}"])
     return Expanded([*saved, *rest, f"hydra.run.dir={quoted(str(folder.resolve()))}", what], [])
 
 
 def _run_folder(path: Path) -> Path | None:
     candidates = [path] if path.is_dir() else list(path.resolve().parents)[:2]
-    return next((folder for folder in candidates if (folder / ".hydra" / "overrides.yaml").is_file()), None)
+    return next((folder for folder in candidates if (folder / OVERRIDES).is_file()), None)
 
 
 def _why_not(path: Path) -> str:
-    if (path / "multirun.yaml").is_file():
+    if (path / SWEEP).is_file():
         return "this is a sweep, not a run: start the sweep's command again, or name one of its jobs' folders"
     return "this is not a run's folder: it has no .hydra folder with the run's command line"
 
 
 def _saved(folder: Path) -> list[str]:
-    saved = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    saved = OmegaConf.load(folder / OVERRIDES)
     if not isinstance(saved, ListConfig):
         raise TypeError("expected a list")
     return [str(line) for line in saved if key_of(str(line)) not in _NOT_AGAIN]

@@ -65,6 +65,7 @@ class RootConfig:
     participation: Any = MISSING
     callbacks: Any = field(default_factory=dict)
     observers: Any = field(default_factory=dict)
+    metrics: Any = field(default_factory=dict)
     logger: Any = MISSING
     paths: Any = MISSING
     search: Any = None

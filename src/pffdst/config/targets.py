@@ -25,6 +25,10 @@ _NAMES: dict[Any, str] = {
 }
 
 
+# Keys that are the run's, whatever the constructor takes: layers of the model that are left dense.
+_OF_THE_RUN = ("model.dense",)
+
+
 class TargetError(Exception):
     """A `_target_` that cannot be imported or called; the message is one line."""
 
@@ -79,7 +83,7 @@ def key_problems(path: str, node: DictConfig, target: Callable[..., Any]) -> lis
     accepted = accepted_keys(target)
     if accepted is None:
         return []
-    unknown = [key for key in own_keys(node) if key not in accepted]
+    unknown = [key for key in own_keys(node) if key not in accepted and f"{path}.{key}" not in _OF_THE_RUN]
     name = str(node["_target_"]).rpartition(".")[2]
     lines = [f"{path}.{key}: {name} has no such key; {_instead(path, key, accepted)}" for key in unknown]
     hints = _hints(target)

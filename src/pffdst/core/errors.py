@@ -1,7 +1,17 @@
 """The one family of errors that are answered with a message instead of a traceback."""
 
-__all__ = ["UserError"]
+__all__ = ["UserError", "needs"]
 
 
 class UserError(Exception):
     """An error of the user's making: printed without a traceback, exit code 2."""
+
+
+def needs(what: str, error: ImportError, extra: str = "") -> UserError:
+    """The error for a part of the program whose package is not installed: what it is, and what to write.
+
+    `extra` is this package's own extra that has it.
+    """
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    install = f"'pffdst[{extra}]'" if extra else package
+    return UserError(f"{what} needs {package}, which is not installed: pip install {install}")

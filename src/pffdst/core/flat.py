@@ -5,80 +5,243 @@ The module may hold its weights in any memory format; the flat vector is always 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from pffdst.core.model import Entry, Layout
+from pffdst.core.model import Buffer, Entry, Kind, Layout
 from pffdst.core.seeding import seeded_global_state
+from pffdst.core.trace import Trace
 
-__all__ = ["FlatModule", "initialise", "layout_of"]
+__all__ = ["Coverage", "FlatModule", "coverage", "initialise", "layout_of", "to_memory_format_"]
 
-_MASKABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
-
-
-def initialise(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Builds a model with torch's default initialisation on the draw named "init"."""
-    with seeded_global_state(seed, "init"):
-        return make()
-
-
-def _describe(module: nn.Module) -> tuple[set[str], set[str]]:
-    """Names of the maskable weights and of the tensors of normalisation layers."""
-    maskable, normalisation = set(), set()
-    for prefix, child in module.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        if isinstance(child, _MASKABLE):
-            maskable.add(f"{dot}weight")
-        if isinstance(child, _NORMALISATION):
-            normalisation |= {dot + name for name, _ in (*child.named_parameters(), *child.named_buffers())}
-    return maskable, normalisation
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+# The weights of torch's own layers, by the beginning of their names.
+_WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
+    ((*_CONVOLUTIONS, nn.Linear), ("weight",)),
+    ((nn.RNNBase, nn.RNNCellBase), ("weight_",)),
+    ((nn.MultiheadAttention,), ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+)
 
 
-def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters, and the floating-point buffers (counters such as num_batches_tracked are of no effect here)."""
-    buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
-    return dict(module.named_parameters()), buffers
+# ---- construction ---------------------------------------------------------------------------------------------------
 
 
-def layout_of(module: nn.Module) -> Layout:
-    """The order of `module`'s tensors in a flat vector: maskable weights, other parameters, statistics.
+def initialise(make: Callable[[], nn.Module], seed: int, shape: Sequence[int] | None = None) -> nn.Module:
+    """Builds a model on the draw named "init": the only construction of a run, of which everybody else has copies.
 
-    Raises ValueError where the model has no maskable weight.
+    Lazy layers get their sizes from a sample of `shape` (C, H, W).
     """
-    maskable, normalisation = _describe(module)
-    parameters, buffers = _tensors(module)
-    weights = [(n, p, "maskable") for n, p in parameters.items() if n in maskable]
-    others = [(n, p, "parameter") for n, p in parameters.items() if n not in maskable]
-    statistics = [(n, b, "statistic") for n, b in buffers.items()]
-    if not weights:
+    with seeded_global_state(seed, "init"):
+        network = make()
+        if shape is not None and _is_lazy(network):
+            _materialise(network, shape)
+        return network
+
+
+def _is_lazy(network: nn.Module) -> bool:
+    return any(
+        isinstance(t, UninitializedParameter | UninitializedBuffer) for t in (*network.parameters(), *network.buffers())
+    )
+
+
+@torch.no_grad()
+def _materialise(network: nn.Module, shape: Sequence[int]) -> None:
+    """Gives lazy layers their sizes: in evaluation mode, which moves no statistics, then where need be in training."""
+    was_training = network.training
+    for training in (False, True):
+        if _is_lazy(network):
+            network.train(training)(torch.zeros(2, *shape))
+    network.train(was_training)
+
+
+@torch.no_grad()
+def to_memory_format_(network: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """Lays the tensors of four dimensions out in `memory_format`; channels_last is for no others."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+    return network
+
+
+# ---- layout ---------------------------------------------------------------------------------------------------------
+
+
+def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Every name of each parameter, under the one that stands for it: tied parameters have several."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(first.values(), ())
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names[first[id(parameter)]] += (name,)
+    return names
+
+
+def _tensors_of(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> set[str]:
+    """Names of all parameters and buffers inside layers of some kinds."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, child in module.named_modules()
+        if isinstance(child, kinds)
+        for name, _ in (*child.named_parameters(remove_duplicate=False), *child.named_buffers(remove_duplicate=False))
+    }
+
+
+def _own_weights(module: nn.Module) -> set[str]:
+    """Names of the weights of torch's own layers."""
+    found = set()
+    for prefix, child in module.named_modules():
+        starts = tuple(start for kinds, names in _WEIGHTS if isinstance(child, kinds) for start in names)
+        if not starts:
+            continue
+        dot = f"{prefix}." if prefix else ""
+        for name, _ in child.named_parameters(recurse=False, remove_duplicate=False):
+            if name.startswith(starts):
+                found.add(dot + name)
+    return found
+
+
+def _maskable(module: nn.Module, trace: Trace | None, dense: Sequence[str]) -> set[str]:
+    """Names of the parameters that get masks."""
+    never = _tensors_of(module, (*_NORMALISATION, *_EMBEDDINGS))
+    names, own = _names(module), _own_weights(module)
+    found = {
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.dim() >= 2 and not never.intersection(names[name])
+        if (name in trace.operands & trace.reached if trace is not None else own.intersection(names[name]))
+    }
+    return found - _left_out({name: names[name] for name in names if name in found}, _patterns(module, dense))
+
+
+def _patterns(module: nn.Module, dense: Sequence[str]) -> list[str]:
+    """The patterns of `dense` and of the class attribute of that name; another thing called so is the model's own."""
+    own = getattr(type(module), "dense", ())
+    return [*dense, *(own if isinstance(own, tuple | list) and all(isinstance(p, str) for p in own) else ())]
+
+
+def _left_out(found: dict[str, tuple[str, ...]], patterns: Sequence[str]) -> set[str]:
+    """The weights that the patterns name, by their own names or their layers'. ValueError for one that names none."""
+    out = set()
+    for pattern in patterns:
+        hit = {
+            name
+            for name, all_names in found.items()
+            if any(fnmatch.fnmatchcase(n, p) for n in all_names for p in (pattern, f"{pattern}.*"))
+        }
+        if not hit:
+            raise ValueError(
+                f"Expected `model.dense` to name layers, but {pattern!r} names none; there are {', '.join(found)}"
+            )
+        out |= hit
+    return out
+
+
+def _acting_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers but the counters of normalisation layers with a fixed momentum, which nothing reads."""
+    idle = {
+        f"{prefix}.num_batches_tracked" if prefix else "num_batches_tracked"
+        for prefix, child in module.named_modules()
+        if isinstance(child, nn.modules.batchnorm._NormBase) and child.momentum is not None
+    }
+    return {name: b for name, b in module.named_buffers() if name not in idle}
+
+
+def _sorted(module: nn.Module, maskable: set[str]) -> Iterator[tuple[str, Tensor, Kind]]:
+    """The tensors of the flat vector, in its order."""
+    parameters = {n: p for n, p in module.named_parameters() if p.is_floating_point()}
+    yield from ((n, p, "maskable") for n, p in parameters.items() if n in maskable)
+    yield from ((n, p, "parameter") for n, p in parameters.items() if n not in maskable and p.requires_grad)
+    yield from ((n, b, "statistic") for n, b in _acting_buffers(module).items() if b.is_floating_point())
+    yield from ((n, p, "constant") for n, p in parameters.items() if not p.requires_grad)
+
+
+def _beside(module: nn.Module) -> dict[str, Tensor]:
+    """What the flat vector cannot hold: tensors that are not floating point."""
+    tensors = {**dict(module.named_parameters()), **_acting_buffers(module)}
+    return {name: t for name, t in tensors.items() if not t.is_floating_point()}
+
+
+def layout_of(module: nn.Module, trace: Trace | None = None, dense: Sequence[str] = ()) -> Layout:
+    """The order of `module`'s tensors: maskable weights, other parameters, statistics, constants; buffers beside.
+
+    Maskable are the parameters of two or more dimensions that `trace` saw as operands of products and that got a
+    gradient; never embeddings and normalisation. Without a trace they are the weights of torch's convolutions, linear
+    and recurrent layers and attention. `dense`, and a class attribute `dense` of the model, leave layers out: patterns
+    such as `fc2` or `head.*`.
+
+    Raises ValueError where the model has no maskable weight, or a pattern names none.
+    """
+    if _is_lazy(module):
+        raise ValueError("Expected a model whose layers have sizes, but some are lazy: run it once on a sample first")
+    maskable = _maskable(module, trace, dense)
+    if not maskable:
         raise ValueError("Expected a model with at least one convolution or linear layer, but it has none to mask")
+    normalisation = _tensors_of(module, _NORMALISATION)
     entries, offset = [], 0
-    for name, tensor, kind in (*weights, *others, *statistics):
-        entries.append(Entry(name, tuple(tensor.shape), offset, kind, name in normalisation))  # type: ignore[arg-type]
+    for name, tensor, kind in _sorted(module, maskable):
+        entries.append(Entry(name, tuple(tensor.shape), offset, kind, name in normalisation))
         offset += tensor.numel()
-    return Layout(tuple(entries))
+    beside = _beside(module).items()
+    return Layout(
+        tuple(entries), tuple(Buffer(n, tuple(b.shape), str(b.dtype).removeprefix("torch.")) for n, b in beside)
+    )
+
+
+class Coverage(NamedTuple):
+    """How much of a model has masks: `maskable` (W) of its `parameters`, and the tensors of matrices that have none."""
+
+    maskable: int
+    parameters: int
+    dense: tuple[Entry, ...]
+
+    @property
+    def share(self) -> float:
+        """W over all parameters."""
+        return self.maskable / self.parameters
+
+    def __str__(self) -> str:
+        words = f"{self.maskable:,} of {self.parameters:,} parameters have masks ({self.share:.1%})"
+        named = sorted(self.dense, key=lambda e: -e.size)
+        left = ", ".join(f"{e.name} {'x'.join(map(str, e.shape))} ({e.size / self.parameters:.1%})" for e in named)
+        return f"{words}; dense: {left}" if left else words
+
+
+def coverage(layout: Layout) -> Coverage:
+    """What a layout masks, and which parameters of two or more dimensions it leaves dense."""
+    own = [e for e in layout.entries if e.kind != "statistic"]
+    dense = tuple(e for e in own if e.kind != "maskable" and sum(n > 1 for n in e.shape) >= 2)
+    return Coverage(layout.maskable, sum(e.size for e in own), dense)
+
+
+# ---- the flat vector ------------------------------------------------------------------------------------------------
 
 
 @final
 class FlatModule:
     """A module seen as a flat vector. The tensors are the module's own: writing changes the module.
 
+    `layout` is that of the network this is a copy of; left out, the module's own. `parameters` are those that train.
     `masks_like` builds per-layer tensors in the weights' own memory format, so that masking a gradient is one pass
-    over contiguous memory.
+    over contiguous memory. ValueError where the layout is another network's.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, layout: Layout | None = None) -> None:
         self.module = module
-        self.layout = layout_of(module)
-        parameters, buffers = _tensors(module)
-        self.tensors = [(parameters | buffers)[e.name] for e in self.layout.entries]
+        self.layout = layout_of(module) if layout is None else layout
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        _check_same(self.layout, tensors)
+        self.tensors = [tensors[e.name] for e in self.layout.entries]
+        self.buffers = [tensors[b.name] for b in self.layout.buffers]
         self.weights = self.tensors[: len(self.layout.layers)]
-        self.parameters = [parameters[e.name] for e in self.layout.entries if e.kind != "statistic"]
-        self.statistics = self.tensors[len(self.parameters) :]
+        trained = [e for e in self.layout.entries if e.kind in ("maskable", "parameter")]
+        self.parameters = self.tensors[: len(trained)]
+        self.statistics = [t for t, e in zip(self.tensors, self.layout.entries, strict=True) if e.kind == "statistic"]
 
     @torch.no_grad()
     def write_(self, values: Tensor) -> None:
@@ -93,6 +256,16 @@ class FlatModule:
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             flat[entry.span].view(entry.shape).copy_(tensor)
         return flat
+
+    @torch.no_grad()
+    def write_buffers_(self, values: Sequence[Tensor]) -> None:
+        """Loads the layout's buffers, in their order."""
+        for buffer, value in zip(self.buffers, values, strict=True):
+            buffer.copy_(value)
+
+    def read_buffers(self) -> list[Tensor]:
+        """Copies of the layout's buffers on the CPU, in their order."""
+        return [b.detach().to("cpu", copy=True) for b in self.buffers]
 
     @torch.no_grad()
     def maskable(self) -> Tensor:
@@ -111,3 +284,12 @@ class FlatModule:
             torch.empty_like(weight).copy_(mask[entry.span].view(entry.shape))
             for entry, weight in zip(self.layout.layers, self.weights, strict=True)
         ]
+
+
+def _check_same(layout: Layout, tensors: dict[str, Tensor]) -> None:
+    """ValueError that names the first tensor of the layout which the module does not have so."""
+    for entry in layout.tensors:
+        found = tensors.get(entry.name)
+        if found is None or tuple(found.shape) != entry.shape:
+            got = "none" if found is None else f"{list(found.shape)}"
+            raise ValueError(f"Expected {entry.name} of shape {list(entry.shape)} in the module, but it has {got}")

@@ -108,8 +108,10 @@ def _largest_outside(gradient: Tensor, own: Tensor, count: int) -> Tensor:
     """The `count` places of greatest magnitude of one layer's gradient that are not among its `own`, increasing."""
     magnitude = gradient.abs()
     if magnitude.device.type == "cpu":
-        key = np.nan_to_num(magnitude.numpy(), copy=False, nan=np.inf)
+        key = magnitude.numpy()
         key[own.numpy()] = -1.0
+        if np.isnan(key.max()):
+            key = np.nan_to_num(key, nan=np.inf)
         return torch.from_numpy(_greatest_of_many(key, count))
     magnitude = magnitude.nan_to_num_(nan=torch.inf).index_fill_(0, own.to(magnitude.device), -1.0)
     order = magnitude.sort(descending=True, stable=True).indices  # a top-k on a device breaks ties as it likes

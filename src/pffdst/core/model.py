@@ -1,12 +1,13 @@
 """The sparse model, the layout of its tensors and the stages of a run.
 
 A model is one flat float32 vector of N values in the layout's order: the W maskable weights first (so masks are flat
-bool vectors of length W), then the other parameters, then the floating-point statistics of normalisation layers.
+bool vectors of length W), then the other parameters, then the floating-point statistics of normalisation layers, then
+the parameters that never train. Integer and boolean state lies beside the vector, as buffers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, final
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from pffdst.core.positions import Positions
 
-__all__ = ["Entry", "GlobalModel", "Layout", "Stage"]
+__all__ = ["Buffer", "Entry", "GlobalModel", "Kind", "Layout", "Stage"]
 
-Kind = Literal["maskable", "parameter", "statistic"]
+Kind = Literal["maskable", "parameter", "statistic", "constant"]
+_KINDS: tuple[Kind, ...] = ("maskable", "parameter", "statistic", "constant")
 
 
 @final
@@ -27,9 +29,10 @@ Kind = Literal["maskable", "parameter", "statistic"]
 class Entry:
     """One tensor of the model: where it lies in the flat vector and what it is.
 
-    `maskable`: weight of a convolution or linear layer; `parameter`: bias or normalisation parameter; `statistic`:
-    running mean or variance. `fan_in`, `fan_out` and `kernel` describe a maskable weight (allocation needs them);
-    `normalisation` tells a normalisation layer's tensors from the biases of conv and linear layers.
+    `maskable`: weight of a product, of a convolution or linear layer say; `parameter`: any other parameter that trains
+    (bias, normalisation, embedding, position); `statistic`: running mean or variance; `constant`: a parameter that
+    never trains (requires_grad=False). `fan_in`, `fan_out` and `kernel` describe a maskable weight (allocation needs
+    them); `normalisation` tells a normalisation layer's tensors from the biases of conv and linear layers.
     """
 
     name: str
@@ -66,10 +69,24 @@ class Entry:
 
 @final
 @dataclass(frozen=True)
+class Buffer:
+    """State that is no real number: an integer, boolean or complex tensor of the model. `dtype` is torch's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@final
+@dataclass(frozen=True)
 class Layout:
-    """The order of a model's tensors in its flat vector: maskable weights, parameters, statistics."""
+    """The order of a model's tensors in its flat vector: maskable weights, parameters, statistics, constants.
+
+    `buffers` lie beside the vector: tensors that are not floating point and can change what the model does.
+    """
 
     entries: tuple[Entry, ...]
+    buffers: tuple[Buffer, ...] = ()
 
     @cached_property
     def layers(self) -> tuple[Entry, ...]:
@@ -83,13 +100,36 @@ class Layout:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of trainable values: maskable weights and dense parameters; statistics excluded."""
-        return sum(e.size for e in self.entries if e.kind != "statistic")
+        """Number of trainable values: maskable weights and dense parameters; statistics and constants excluded."""
+        return sum(e.size for e in self.entries if e.kind in ("maskable", "parameter"))
 
     @cached_property
     def total(self) -> int:
         """N, the length of the flat vector."""
         return sum(e.size for e in self.entries)
+
+    def span(self, kind: Kind) -> slice:
+        """Where the tensors of one kind lie in the flat vector, back to back; empty where there are none."""
+        before = sum(e.size for e in self.entries if _KINDS.index(e.kind) < _KINDS.index(kind))
+        return slice(before, before + sum(e.size for e in self.entries if e.kind == kind))
+
+    @property
+    def tensors(self) -> tuple[Entry | Buffer, ...]:
+        """All that the model holds: the flat vector's tensors, then the buffers."""
+        return (*self.entries, *self.buffers)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Every tensor's kind (a buffer's dtype) and shape in words, in order: `{"fc.weight": "maskable [10, 64]"}`."""
+        return {t.name: f"{t.kind if isinstance(t, Entry) else t.dtype} {list(t.shape)}" for t in self.tensors}
+
+    def differences(self, before: Mapping[str, str]) -> list[str]:
+        """What is otherwise than it was `described` before, a line for each tensor; empty where nothing is."""
+        now = self.described
+        if now == before and list(now) != list(before):
+            return ["the same tensors in another order"]
+        lines = {name: (before.get(name, "absent"), now.get(name, "absent")) for name in {**before, **now}}
+        return [f"{name}: was {old}, now {new}" for name, (old, new) in lines.items() if old != new]
 
     def per_layer(self, mask: Tensor) -> list[int]:
         """Number of True positions of a flat [W] mask in each layer."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ def bits_of(bitmap: bytes, length: int) -> Tensor:
     if bits[length:].any():
         raise ValueError(f"bits past position {length} are set")
     return torch.from_numpy(bits[:length].view(np.bool_))
+
+
+_FEW = 16  # sets of so small a share of what they are held against are looked up instead of spread out
+
+
+def _found(among: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each of `wanted` lies among increasing numbers (of which there are some), and whether it is there."""
+    at = np.searchsorted(among, wanted)
+    np.minimum(at, len(among) - 1, out=at)
+    return at, among[at] == wanted
 
 
 @final
@@ -99,8 +111,8 @@ class Positions:
 
     @cached_property
     def digest(self) -> int:
-        """crc32 of the positions as little-endian 32-bit numbers: by it both ends know that they mean the same set."""
-        return zlib.crc32(self.index.numpy().astype("<u4").data)
+        """32 bits of xxh3 of the positions as increasing u32: by it both ends know that they mean the same set."""
+        return xxhash.xxh3_64_intdigest(self.index.numpy().astype("<u4").data) & 0xFFFFFFFF
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -140,11 +152,25 @@ class Positions:
 
     def inside(self, other: Positions) -> Tensor:
         """bool [k]: which of these positions are in `other` too."""
-        return torch.from_numpy(other.bits.numpy()[self.index.numpy()])
+        mine = self.index.numpy()
+        if len(other) == 0:
+            return torch.zeros(len(mine), dtype=torch.bool)
+        if "bits" in other.__dict__ or _FEW * len(self) > self.layout.maskable:
+            return torch.from_numpy(other.bits.numpy()[mine])
+        return torch.from_numpy(_found(other.index.numpy(), mine)[1])
 
     def without(self, other: Positions) -> Positions:
         """These positions, less those of `other`."""
-        return self if len(other) == 0 else Positions(self.layout, index=self.index[~self.inside(other)])
+        if len(other) == 0 or len(self) == 0:
+            return self
+        mine = self.index.numpy()
+        if _FEW * len(other) < len(self):
+            at, found = _found(mine, other.index.numpy())
+            keep = np.ones(len(mine), np.bool_)
+            keep[at[found]] = False
+        else:
+            keep = ~self.inside(other).numpy()
+        return Positions(self.layout, index=torch.from_numpy(mine[keep]))
 
     def complement(self) -> Positions:
         """All other positions."""
@@ -154,6 +180,12 @@ class Positions:
         """These positions and those of `other`."""
         if len(other) == 0 or len(self) == 0:
             return self if len(other) == 0 else other
+        if _FEW * (len(self) + len(other)) < self.layout.maskable:
+            both = np.concatenate([self.index.numpy(), other.index.numpy()])
+            both.sort(kind="stable")  # two runs: they are merged
+            fresh = np.ones(len(both), np.bool_)
+            np.not_equal(both[1:], both[:-1], out=fresh[1:])
+            return Positions(self.layout, index=torch.from_numpy(both[fresh]))
         bits = self.bits.clone()
         bits.numpy()[other.index.numpy()] = True
         return Positions(self.layout, bits=bits)
@@ -164,10 +196,9 @@ class Positions:
             return values
         if len(self) == 0 or len(to) == 0:
             return values.new_zeros(len(to))
-        mine, theirs = self.index.numpy(), to.index.numpy()
-        at = np.minimum(np.searchsorted(mine, theirs), len(mine) - 1)
-        found = torch.from_numpy(at)
-        return torch.where(torch.from_numpy(mine[at] == theirs), values[found], values.new_zeros(()))
+        at, found = _found(self.index.numpy(), to.index.numpy())
+        carried = values[torch.from_numpy(at)]
+        return carried.masked_fill_(torch.from_numpy(~found), 0.0)
 
     def spans(self) -> list[slice]:
         """For each layer, where its positions lie in `index`."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 __all__ = ["derive_seed", "generator_for", "seeded_global_state"]
@@ -29,10 +31,28 @@ def generator_for(seed: int, stream: str, *ids: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded_global_state(seed: int, stream: str, *ids: int) -> Iterator[None]:
-    """Runs code that only knows torch's global generator (layer initialisation) on a named draw.
+    """Runs code that only knows the global generators (layer initialisation, Dropout) on a named draw.
 
-    The global generator is put back afterwards, so nothing outside sees the draw.
+    These are torch's on the CPU and on every CUDA device in use, numpy's and `random`'s. All are put back afterwards,
+    so nothing outside sees the draw.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, stream, *ids))
+    generators = _torch_generators()
+    states, numpy_state, python_state = [g.get_state() for g in generators], np.random.get_state(), random.getstate()  # noqa: NPY002
+    word = derive_seed(seed, stream, *ids)
+    for generator in generators:
+        generator.manual_seed(word)
+    np.random.seed([word & 0xFFFFFFFF, word >> 32])  # noqa: NPY002
+    random.seed(word)
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def _torch_generators() -> list[torch.Generator]:
+    """The CPU's generator, and those of CUDA's devices once CUDA is in use."""
+    devices = torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    return [torch.default_generator, *devices]

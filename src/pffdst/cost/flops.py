@@ -1,82 +1,90 @@
 """Training FLOPs from the masks: 2 FLOPs per multiply-accumulate of a surviving weight (methods of the sparse field).
 
-Forward and input gradient take f(alive) each, the weight gradient f(trainable); the first layer has no input gradient.
-Biases, normalisation, pooling and activations are not counted, as in the papers.
+Counted are the products of a training step as torch.utils.flop_counter counts them. Where a maskable weight is the
+operand, forward and input gradient take the share of it that is alive, the weight gradient the share that trains;
+attention's scores, embeddings' projections and all else cost what they cost dense. Biases, normalisation, pooling and
+activations are not counted, as in the papers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import NamedTuple, final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pffdst.core.model import Layout
+from pffdst.core.trace import PARTS, Part, Trace, trace
 
-__all__ = ["FlopCounter", "weight_uses"]
+__all__ = ["Cost", "FlopCounter"]
 
 
-@torch.no_grad()
-def weight_uses(network: nn.Module, layout: Layout, image_shape: tuple[int, int, int]) -> tuple[list[int], int]:
-    """How often each layer's weights are used for one image (output positions), and which layer runs first."""
-    uses: dict[str, int] = {}
-    names = {f"{name}.weight": child for name, child in network.named_modules()}
+class Cost(NamedTuple):
+    """Dense FLOPs of one sample: the forward pass, the gradient of the inputs and that of the weights."""
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            del inputs
-            channels_at = 1 if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else output.dim() - 1
-            uses[name] = uses.get(name, 0) + output.numel() // (output.shape[0] * output.shape[channels_at])
+    forward: int = 0
+    input_gradient: int = 0
+    weight_gradient: int = 0
 
-        return hook
 
-    handles = [names[e.name].register_forward_hook(note(e.name)) for e in layout.layers]
-    was_training = network.training
-    network.eval()
-    try:
-        parameter = next(network.parameters())
-        network(torch.zeros(1, *image_shape, dtype=parameter.dtype, device=parameter.device))
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
-    first = next(iter(uses))
-    return [uses.get(e.name, 0) for e in layout.layers], [e.name for e in layout.layers].index(first)
+NOTHING = Cost()
 
 
 @final
 @dataclass(frozen=True)
 class FlopCounter:
-    """Counts FLOPs from alive and trainable weights per layer."""
+    """Counts FLOPs from alive and trainable weights per layer.
+
+    `costs`: each layer's own when dense. `rest`: products without a maskable weight. `mixed`: the maskable weights
+    that enter products through something that keeps no zeros, which are counted dense, in `rest`.
+    """
 
     layout: Layout
-    uses: tuple[int, ...]
-    first: int
+    costs: tuple[Cost, ...]
+    rest: Cost = NOTHING
+    mixed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, network: nn.Module, layout: Layout, image_shape: tuple[int, int, int]) -> FlopCounter:
-        """The counter of a network on images of `image_shape` (C, H, W)."""
-        uses, first = weight_uses(network, layout, image_shape)
-        return cls(layout, tuple(uses), first)
+    def of(cls, network: nn.Module, layout: Layout, shape: tuple[int, int, int]) -> FlopCounter:
+        """The counter of a network on images of `shape` (C, H, W)."""
+        return cls.counted(trace(network, shape), layout)
 
-    def forward(self, alive: list[int]) -> int:
-        """f: FLOPs of one image's forward pass with `alive` weights per layer."""
-        return sum(2 * n * u for n, u in zip(alive, self.uses, strict=True))
+    @classmethod
+    def counted(cls, seen: Trace, layout: Layout) -> FlopCounter:
+        """The counter of what was seen of a network whose layout is `layout`."""
+        names = [e.name for e in layout.layers]
 
-    def parts(self, alive: list[int], trainable: list[int]) -> dict[str, int]:
-        """One image's forward, input gradient (none in the first layer) and weight gradient."""
-        forward = self.forward(alive)
+        def cost(name: str | None, part: Part) -> int:
+            return seen.flops.get((name, part), 0) // seen.samples
+
+        costs = tuple(Cost(*(cost(name, part) for part in PARTS)) for name in names)
+        others = {name for name, _ in seen.flops}.difference(names)
+        rest = Cost(*(sum(cost(name, part) for name in others) for part in PARTS))
+        return cls(layout, costs, rest, tuple(name for name in names if name in seen.mixed))
+
+    def forward(self, alive: Sequence[int]) -> int:
+        """f: FLOPs of one sample's forward pass with `alive` weights per layer."""
+        return self._part("forward", alive)
+
+    def parts(self, alive: Sequence[int], trainable: Sequence[int]) -> dict[str, int]:
+        """One sample's forward, input gradient (none of the samples themselves) and weight gradient."""
         return {
-            "forward": forward,
-            "input_gradient": forward - 2 * alive[self.first] * self.uses[self.first],
-            "weight_gradient": self.forward(trainable),
+            "forward": self.forward(alive),
+            "input_gradient": self._part("input_gradient", alive),
+            "weight_gradient": self._part("weight_gradient", trainable),
         }
 
-    def training(self, alive: list[int], trainable: list[int]) -> int:
-        """All of them: 2 f(alive) + f(trainable) - the first layer's share."""
+    def training(self, alive: Sequence[int], trainable: Sequence[int]) -> int:
+        """All of them."""
         return sum(self.parts(alive, trainable).values())
 
-    def dense_gradient(self, alive: list[int]) -> dict[str, int]:
-        """The parts of one image's gradient of every weight, dead ones included: the weight gradient is dense."""
+    def dense_gradient(self, alive: Sequence[int]) -> dict[str, int]:
+        """The parts of one sample's gradient of every weight, dead ones included: the weight gradient is dense."""
         return self.parts(alive, [e.size for e in self.layout.layers])
+
+    def _part(self, part: Part, weights: Sequence[int]) -> int:
+        """A part's FLOPs with so many weights per layer; each layer's share of its dense cost, rounded to a whole."""
+        at = PARTS.index(part)
+        layers = zip(weights, self.costs, self.layout.layers, strict=True)
+        return self.rest[at] + sum((2 * n * cost[at] + e.size) // (2 * e.size) for n, cost, e in layers)

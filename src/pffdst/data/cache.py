@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 import zlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from pffdst.data.dataset import ImageSet
-from pffdst.data.npy import write_tensor, write_whole
+from pffdst.data.npy import write_tensor
+from pffdst.data.samples import ImageSet, digest_of
+from pffdst.runs.files import write_whole
 
 __all__ = ["ImageCache"]
 
@@ -18,29 +21,36 @@ _PIECE = 1 << 20
 
 @final
 class ImageCache:
-    """Image sets under a folder, by key. Every file is checked against its checksum when it is read."""
+    """Image sets with notes on them, under a folder, by key. Every file is checked against its checksum when it is
+    read; notes are what JSON can hold."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.expanduser()
         self._usable = True
 
-    def load(self, key: str) -> ImageSet | None:
-        """The mapped image set of the key, None when it is not there or is damaged."""
-        images, labels, sums = self._files(key)
+    def load(self, key: str) -> tuple[ImageSet, dict[str, Any]] | None:
+        """The mapped image set of the key and its notes, None when it is not there or is damaged."""
         try:
-            if json.loads(sums.read_bytes()) != _checksums(images, labels):
+            checked = json.loads(self._record(key).read_bytes())
+            record = checked["record"]
+            if checked["crc32"] != _text_crc32(record):
                 return None
-            return ImageSet.mapped(images, labels)
-        except (OSError, ValueError, TypeError, EOFError):
+            files = {name: self._file(key, name) for name in record["crc32"]}
+            if record["crc32"] != {name: _crc32(path) for name, path in files.items()}:
+                return None
+            found = ImageSet.mapped(files["images"], files["labels"], files.get("owners"), record["digest"])
+            return found, dict(record["notes"])
+        except (OSError, ValueError, TypeError, EOFError, KeyError):
             return None
 
-    def store(self, key: str, fresh: ImageSet) -> ImageSet:
+    def store(self, key: str, fresh: ImageSet, notes: Mapping[str, Any]) -> ImageSet:
         """Keeps the image set and gives it back mapped; where the folder cannot be written, warns once and gives
         back what it got."""
         if not self._usable:
             return fresh
+        known = replace(fresh, image_digest=digest_of(fresh.images))
         try:
-            self._write(key, fresh)
+            self._write(key, known, notes)
         except OSError as error:
             self._usable = False
             warnings.warn(
@@ -51,21 +61,29 @@ class ImageCache:
             )
             return fresh
         kept = self.load(key)
-        return fresh if kept is None else kept
+        return known if kept is None else kept[0]
 
-    def _write(self, key: str, fresh: ImageSet) -> None:
+    def _write(self, key: str, fresh: ImageSet, notes: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        images, labels, sums = self._files(key)
-        write_tensor(images, fresh.images)
-        write_tensor(labels, fresh.labels)
-        write_whole(sums, lambda file: file.write(json.dumps(_checksums(images, labels)).encode()))
+        tensors = {"images": fresh.images, "labels": fresh.labels}
+        if fresh.owners is not None:
+            tensors["owners"] = fresh.owners
+        for name, tensor in tensors.items():
+            write_tensor(self._file(key, name), tensor)
+        crc32 = {name: _crc32(self._file(key, name)) for name in tensors}
+        record = {"crc32": crc32, "digest": fresh.image_digest, "notes": dict(notes)}
+        text = json.dumps({"crc32": _text_crc32(record), "record": record})
+        write_whole(self._record(key), text.encode("utf-8"))
 
-    def _files(self, key: str) -> tuple[Path, Path, Path]:
-        return self._folder / f"{key}.images.npy", self._folder / f"{key}.labels.npy", self._folder / f"{key}.json"
+    def _file(self, key: str, name: str) -> Path:
+        return self._folder / f"{key}.{name}.npy"
+
+    def _record(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
 
 
-def _checksums(images: Path, labels: Path) -> dict[str, int]:
-    return {"images": _crc32(images), "labels": _crc32(labels)}
+def _text_crc32(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode("utf-8"))
 
 
 def _crc32(path: Path) -> int:

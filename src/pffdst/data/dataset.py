@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
+import functools
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from pffdst.core.errors import UserError
 from pffdst.core.seeding import generator_for
-from pffdst.data.npy import map_tensor
+from pffdst.data.samples import ImageSet
 
-__all__ = ["DataError", "DataSource", "Dataset", "Declared", "ImageSet", "channel_statistics"]
+__all__ = ["DataError", "DataSource", "Dataset", "channel_statistics", "shape_of"]
 
 _CHUNK = 2048  # images per step of the statistics: bounds the memory of the widened values
 
@@ -28,53 +27,17 @@ class DataError(UserError):
 
 @final
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images uint8 [N, C, H, W] (contiguous) and their labels int64 [N].
-
-    `files` names the .npy files (images, labels) that the tensors are mapped from, None when they are in memory alone;
-    `mapping` is that of the images.
-    """
-
-    images: Tensor
-    labels: Tensor
-    files: tuple[Path, Path] | None = field(default=None, repr=False)
-    mapping: mmap.mmap | None = field(default=None, repr=False)
-
-    @classmethod
-    def mapped(cls, images: Path, labels: Path) -> ImageSet:
-        """The set of two .npy files. Raises OSError or ValueError when one is missing or damaged."""
-        tensor, mapping = map_tensor(images)
-        return cls(tensor, map_tensor(labels)[0], (images, labels), mapping)
-
-    def forget_pages(self) -> None:
-        """Takes mapped images out of this process's memory until the next access; the system's cache keeps them."""
-        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapping.madvise(mmap.MADV_DONTNEED)
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.is_contiguous():
-            given = f"{self.images.dtype} {list(self.images.shape)}"
-            raise ValueError(f"Expected `images` to be contiguous uint8 [N, C, H, W], but got {given}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            given = f"{self.labels.dtype} {list(self.labels.shape)}"
-            raise ValueError(f"Expected `labels` to be int64 [{len(self.images)}], but got {given}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@final
-@dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set of square images with labels 0..classes-1.
+    """A training and a test set of square images with labels 0..classes-1; the test set may be empty.
 
-    `mean` and `std` are per channel, in units of pixel / 255. Raises DataError when the parts do not fit together.
+    `class_names` has the name of every class, in order of its label. `mean` and `std` are per channel, in units of
+    pixel / 255. Raises DataError when the parts do not fit together.
     """
 
     name: str
     train: ImageSet
     test: ImageSet
-    classes: int
+    class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -82,6 +45,8 @@ class Dataset:
         for split, images in (("training", self.train), ("test", self.test)):
             _check_images(f"dataset {self.name}, {split} set", images, self.train)
             _check_labels(f"dataset {self.name}, {split} set", images.labels, self.classes)
+        if len(self.train) == 0:
+            raise DataError(f"dataset {self.name}, training set: it holds no images")
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise DataError(
@@ -90,6 +55,17 @@ class Dataset:
                 )
         if not all(0 < s < float("inf") for s in self.std):
             raise DataError(f"dataset.std needs numbers above 0, got {list(self.std)}; write dataset.std=[...]")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """32 hexadecimal digits of both sets and the names of the classes: another number is other data."""
+        parts = (self.train.digest, self.test.digest, self.class_names)
+        return hashlib.blake2b(repr(parts).encode("utf-8"), digest_size=16).hexdigest()
 
     @property
     def channels(self) -> int:
@@ -102,75 +78,32 @@ class Dataset:
         return self.train.images.shape[2]
 
     def with_validation(self, share: float, seed: int) -> Dataset:
-        """The same without its test set: in its place stands a share of every class of the training set.
+        """The same without its test set: in its place stands a share of the training set; itself for a share of 0.
 
-        Whatever is chosen by the accuracies of such a run has seen nothing of the test set. DataError when a set would
-        be empty.
+        It is a share of every client's samples where the data name their owners (each client keeps one at least),
+        else of every class. Whatever is chosen by the accuracies of such a run has seen nothing of the test set.
+        DataError when a set would be empty.
         """
-        held = torch.zeros(len(self.train), dtype=torch.bool)
-        for label in range(self.classes):
-            rows = (self.train.labels == label).nonzero().flatten()
-            order = torch.randperm(len(rows), generator=generator_for(seed, "validation", label))
-            held[rows[order[: round(share * len(rows))]]] = True
+        if share == 0 and len(self.test) == 0:
+            raise DataError(
+                f"dataset {self.name}: the test split is empty; put images into it, or write validation_share=0.2 to "
+                "hold out a part of the training set in its place"
+            )
+        if share == 0:
+            return self
+        held = _held_out(self.train, share, seed)
         if not 0 < int(held.sum()) < len(held):
             raise DataError(
                 f"validation_share={share}: it leaves a set without images (of {len(held):,}); "
                 "write e.g. validation_share=0.2"
             )
-        train, test = (ImageSet(self.train.images[m], self.train.labels[m]) for m in (~held, held))
+        train, test = (self.train.take(mask.nonzero().flatten()) for mask in (~held, held))
         return replace(self, train=train, test=test)
 
     def describe(self) -> str:
         """One line for the console."""
         shape = f"{self.channels}x{self.size}x{self.size}"
         return f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.classes} classes"
-
-
-@final
-@dataclass(frozen=True)
-class Declared:
-    """What the configuration says of a dataset; what it leaves None is read off the images."""
-
-    channels: int | None
-    size: int | None
-    classes: int | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-
-    def problems(self) -> list[str]:
-        """Values that no dataset could have."""
-        found = []
-        if self.channels not in (None, 1, 3):
-            found.append(f"dataset.channels must be 1, 3 or null, got {self.channels}")
-        for key, value, least in (("size", self.size, 1), ("classes", self.classes, 2)):
-            if value is not None and value < least:
-                found.append(f"dataset.{key} must be {least} or more, or null, got {value}")
-        return found
-
-    def dataset(self, name: str, train: ImageSet, test: ImageSet) -> Dataset:
-        """The dataset of these two sets; DataError where they differ from what is declared."""
-        for key, said, real in (
-            ("channels", self.channels, train.images.shape[1]),
-            ("size", self.size, train.images.shape[2]),
-        ):
-            if said is not None and said != real:
-                raise DataError(
-                    f"dataset {name}: dataset.{key}={said}, but the images' shape is {_shape(train)}; "
-                    f"write dataset.{key}={real}"
-                )
-        mean, std = self._statistics(train)
-        return Dataset(name, train, test, self._classes(train, test), mean, std)
-
-    def _classes(self, train: ImageSet, test: ImageSet) -> int:
-        if self.classes is not None:
-            return self.classes
-        return max(int(part.labels.max()) + 1 if len(part) else 0 for part in (train, test))
-
-    def _statistics(self, train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        if self.mean is not None and self.std is not None:
-            return tuple(self.mean), tuple(self.std)
-        mean, std = channel_statistics(train.images)
-        return (mean if self.mean is None else tuple(self.mean)), (std if self.std is None else tuple(self.std))
 
 
 class DataSource(ABC):
@@ -183,6 +116,10 @@ class DataSource(ABC):
     @abstractmethod
     def problems(self) -> list[str]:
         """What is wrong with the settings, files and folders as far as a glance can tell: no decoding, no download."""
+
+    def test_problems(self) -> list[str]:
+        """Why there is no test split, as far as a glance can tell: no problem where a validation share replaces it."""
+        return []
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -202,17 +139,22 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _shape(images: ImageSet) -> str:
+def shape_of(images: ImageSet) -> str:
+    """CxHxW of the images."""
     return "x".join(str(n) for n in images.images.shape[1:])
 
 
 def _check_images(where: str, images: ImageSet, train: ImageSet) -> None:
-    if len(images) == 0:
-        raise DataError(f"{where}: it holds no images")
     if images.images.shape[2] != images.images.shape[3]:
-        raise DataError(f"{where}: images must be square, got {_shape(images)}; crop or resize them")
+        raise DataError(
+            f"{where}: images must be square, got {shape_of(images)}; write dataset.crop=true to cut the square in "
+            "their middle out, or dataset.resize=32 to stretch them to 32x32"
+        )
     if images.images.shape[1:] != train.images.shape[1:]:
-        raise DataError(f"{where}: its images are {_shape(images)}, the training images {_shape(train)}")
+        raise DataError(
+            f"{where}: its images are {shape_of(images)}, the training images {shape_of(train)}; write e.g. "
+            f"dataset.resize={train.images.shape[2]}"
+        )
 
 
 def _check_labels(where: str, labels: Tensor, classes: int) -> None:
@@ -220,5 +162,19 @@ def _check_labels(where: str, labels: Tensor, classes: int) -> None:
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         value = int(labels[row])
-        advice = "number the classes from 0" if value < 0 else f"write dataset.classes={int(labels.max()) + 1} or more"
+        advice = f"write dataset.classes={int(labels.max()) + 1} or more"
+        if value < 0:
+            advice = "-1 stands for a hidden label: leave those rows, or the split, out; else number the classes from 0"
         raise DataError(f"{where}: labels must be 0..{classes - 1}, got {value} in row {row}; {advice}")
+
+
+def _held_out(train: ImageSet, share: float, seed: int) -> Tensor:
+    """True for the samples of a random share of every group, bool [N]: of a client where there are owners."""
+    groups = train.labels if train.owners is None else train.owners
+    held = torch.zeros(len(train), dtype=torch.bool)
+    members = torch.split(groups.argsort(stable=True), groups.bincount().tolist())
+    for group, rows in enumerate(members):
+        order = torch.randperm(len(rows), generator=generator_for(seed, "validation", group))
+        count = round(share * len(rows))
+        held[rows[order[: count if train.owners is None else min(count, max(len(rows) - 1, 0))]]] = True
+    return held

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["map_tensor", "write_tensor", "write_whole"]
+from pffdst.runs.files import write_whole
+
+__all__ = ["map_tensor", "write_tensor"]
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
     """Writes a CPU tensor as a .npy file. Raises OSError."""
     write_whole(path, lambda file: np.save(file, tensor.numpy(), allow_pickle=False))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file of a temporary name, then syncs it and renames it to `path`. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def map_tensor(path: Path) -> tuple[Tensor, mmap.mmap]:

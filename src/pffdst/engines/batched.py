@@ -28,8 +28,7 @@ from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unread
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import generator_for, seeded_global_state
-from pffdst.data.batches import SharedImages, batch_indices
-from pffdst.data.dataset import ImageSet
+from pffdst.data.batches import batch_indices
 from pffdst.engines.base import Engine, Job, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
 from pffdst.engines.slots import Figures, Slot, SlotSettings
@@ -117,12 +116,12 @@ class BatchedEngine(Engine):
             return
         self._setup, self._inbox = setup, Inbox(setup)
         self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
-        images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
+        samples = setup.images.open()
         if self.device == "cuda":
-            images = ImageSet(images.images.to(self.device), images.labels.to(self.device))
+            samples = samples.to(self.device)
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
         self._settings = self._recording(setup)
-        self._slots = [Slot(setup, images, self._settings) for _ in range(self._streams)]
+        self._slots = [Slot(setup, samples, self._settings) for _ in range(self._streams)]
         self._loaded = Loaded(self._slots[0].flat, in_place=self._settings.record)
         self._figures: queue.SimpleQueue[Figures] = queue.SimpleQueue()
         for _ in range(2 * self._streams):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import logging
 import traceback
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, final
@@ -19,7 +18,6 @@ from pffdst.client.turn import ClientSetup
 from pffdst.core.errors import UserError
 from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import Layout
-from pffdst.data.batches import SharedImages
 from pffdst.engines.base import Engine, EngineError, Job, one_thread
 from pffdst.engines.packets import (
     bytes_of,
@@ -53,12 +51,9 @@ def divide(work: Sequence[int], ranks: int) -> list[int]:
     return owners
 
 
-def data_digest(setup: ClientSetup) -> int:
-    """crc32 of the training images and labels: ranks on other machines read their own files."""
-    images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
-    digest = zlib.crc32(images.labels.numpy().data, zlib.crc32(images.images.numpy().data))
-    images.forget_pages()
-    return digest
+def data_digest(setup: ClientSetup) -> str:
+    """That of the training samples: ranks on other machines read their own files."""
+    return setup.images.open().digest
 
 
 @final
@@ -152,14 +147,14 @@ def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> N
 
     `make` gives the engine and the setup from the configuration that rank 0 sends.
     """
-    ready: tuple[str | None, int]
+    ready: tuple[str | None, str]
     try:
         engine, setup = make(ranks.receive(0).decode())
         engine.beside = ranks.beside
         engine.start(setup)
         ready = None, data_digest(setup)
     except Exception as error:
-        ready = str(error) if isinstance(error, UserError) else traceback.format_exc(), 0
+        ready = str(error) if isinstance(error, UserError) else traceback.format_exc(), ""
     ranks.send(0, dumps(ready))
     while True:
         try:

@@ -30,7 +30,6 @@ import torch
 
 from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.messages import Update
-from pffdst.data.batches import SharedImages
 from pffdst.engines.base import EngineError, Job, one_thread, turn_of
 from pffdst.engines.fabric_loop import FabricFit
 from pffdst.measure.memory import release_free_memory
@@ -185,10 +184,7 @@ def _packed(setup: ClientSetup, folder: Path) -> bytes:
     Plain pickle copies tensors; multiprocessing's own would put them, the network's weights among them, into memory
     that all workers write to.
     """
-    images = setup.images
-    if not isinstance(images, SharedImages):
-        images = SharedImages.share(images, folder)
-    return pickle.dumps(replace(setup, images=images))
+    return pickle.dumps(replace(setup, images=setup.images.share(folder)))
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,6 @@ engines, so nothing has to be masked for a short last batch and normalisation se
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -23,7 +22,8 @@ from pffdst.client.step import Hooks, local_step
 from pffdst.client.turn import ClientSetup, Turn
 from pffdst.core.flat import FlatModule
 from pffdst.core.positions import Positions
-from pffdst.data.dataset import ImageSet
+from pffdst.core.trace import copy_of
+from pffdst.data.samples import Samples
 
 __all__ = ["Figures", "Slot", "SlotSettings"]
 
@@ -62,22 +62,24 @@ class Figures:
 class Slot:
     """A network, its optimizer and the buffers of its steps. On CUDA everything happens on a stream of its own."""
 
-    def __init__(self, setup: ClientSetup, data: ImageSet, settings: SlotSettings) -> None:
+    def __init__(self, setup: ClientSetup, data: Samples, settings: SlotSettings) -> None:
         device = settings.device
         self._setup, self._data, self._settings = setup, data, settings
         self._module = ClientModule(
-            copy.deepcopy(setup.network),
+            copy_of(setup.network),
             setup.training,
             setup.mean,
             setup.std,
-            channels_last=settings.channels_last,
+            channels_last=settings.channels_last and setup.channels_last,
             device=str(device),
             in_place=settings.record,
+            layout=setup.layout,
         )
         self.flat = self._module.flat
         self._hooks = Hooks([*setup.callbacks, MaskCallback(), FreezeCallback()])
         size = setup.training.batch_size + 1
-        self._images = torch.zeros(size, *data.images.shape[1:], dtype=torch.uint8, device=device)
+        inputs, _ = data.batch(torch.zeros(1, dtype=torch.int64, device=device))
+        self._images = inputs.new_zeros(size, *inputs.shape[1:])
         self._labels = torch.zeros(size, dtype=torch.int64, device=device)
         self._values = torch.empty(setup.layout.total, dtype=self.flat.tensors[0].dtype, device=device)
         self._recorded: dict[tuple[int, bool, bool], torch.cuda.CUDAGraph] = {}
@@ -88,7 +90,7 @@ class Slot:
     def batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels of the samples int64 [b], on the device."""
         samples = samples.to(self._labels.device, non_blocking=True)
-        return self._data.images.index_select(0, samples), self._data.labels.index_select(0, samples)
+        return self._data.batch(samples)
 
     def train(self, loaded: Loaded, turn: Turn, lr: float, epochs: Sequence[Sequence[Tensor]]) -> None:
         """Trains a client from the loaded model on its epochs' batches of samples' numbers, int64 [b] each."""

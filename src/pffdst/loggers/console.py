@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.loggers.tables import print_summary
 from pffdst.metrics.names import (
     ACC_CLIENT_MEAN,
@@ -24,12 +24,13 @@ from pffdst.metrics.names import (
     ROUND_REJECTED,
     STAGE,
     Row,
+    as_test,
 )
 from pffdst.metrics.units import format_bytes, format_percent, format_seconds
 
 __all__ = ["ConsoleLogger", "header"]
 
-_STATE: Final = "console_round"
+_STATE: Final = "round"
 _REDRAW: Final = 0.2
 _LINES: Final = 20
 _WIDE: Final = 120
@@ -55,11 +56,11 @@ class ConsoleLogger(RunLogger):
         self._row: Row = {}
         self._drawn = 0.0
 
-    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
+    def open(self, run: RunInfo, state: State | None) -> None:
         """Prints the header and starts the clock."""
-        for line in header(config, folder, resumed=resume_state is not None):
+        for line in header(run.config, run.folder, resumed=state is not None):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._pace.start(0 if resume_state is None else int(resume_state.get(_STATE, 0)))
+        self._pace.start(int((state or {}).get(_STATE, 0)))
         if _is_live(self._console):
             self._progress = _bar(self._console)
             self._task = self._progress.add_task("round", total=self._rounds, at=0, status="")
@@ -89,7 +90,7 @@ class ConsoleLogger(RunLogger):
         self._scores = _scores(row, self._narrow()) or self._scores
         if self._progress is not None:
             self._progress.update(self._task, completed=t, at=t, status=self._status(row), refresh=True)
-        elif t >= self._rounds or (ACC_GLOBAL in row and t >= self._next_line):
+        elif t >= self._rounds or (ACC_GLOBAL in as_test(row) and t >= self._next_line):
             self._next_line = (t // self._interval + 1) * self._interval
             self._console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
 
@@ -201,12 +202,14 @@ def _stage(row: Row) -> str:
 
 
 def _scores(row: Row, brief: bool) -> str:
-    """`acc 91.23 % (clients 89.10 %, average 91.50 %)`; empty for a round that was not evaluated."""
-    if ACC_GLOBAL not in row:
+    """`acc 91.23 % (clients 89.10 %, average 91.50 %)`; `val acc` on a validation set; empty if not evaluated."""
+    scored = as_test(row)
+    if ACC_GLOBAL not in scored:
         return ""
     named = () if brief else (("clients", ACC_CLIENT_MEAN), ("average", EMA_ACC_GLOBAL))
-    rest = ", ".join(f"{word} {format_percent(float(row[name]))}" for word, name in named if name in row)
-    return f"acc {format_percent(float(row[ACC_GLOBAL]))}" + (f" ({rest})" if rest else "")
+    rest = ", ".join(f"{word} {format_percent(float(scored[name]))}" for word, name in named if name in scored)
+    what = "acc" if ACC_GLOBAL in row else "val acc"
+    return f"{what} {format_percent(float(scored[ACC_GLOBAL]))}" + (f" ({rest})" if rest else "")
 
 
 def _traffic(row: Row) -> str:

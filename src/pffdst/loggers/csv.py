@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, final
+from typing import TextIO, final
 
-from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.metrics.names import ROUND, Row
+from pffdst.runs.files import METRICS, read_rows, write_whole
 
 __all__ = ["CsvLogger", "read_metrics"]
 
-_STATE = "csv_round"
+_STATE = "round"
 
 
 @final
@@ -26,22 +26,17 @@ class CsvLogger(RunLogger):
     after the checkpoint's round, and a last line cut short by a kill, before anything is appended.
     """
 
-    FILE = "metrics.csv"
+    FILE = METRICS
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._columns = tuple(dict.fromkeys((ROUND, *columns)))
         self._stream: TextIO | None = None
         self._round = 0
 
-    def open(
-        self,
-        config: Mapping[str, Any],
-        folder: Path,
-        resume_state: Mapping[str, str] | None,
-    ) -> None:
-        """Starts the file anew, or goes on after the rows of `resume_state`."""
-        path = folder / self.FILE
-        self._round = 0 if resume_state is None else int(resume_state.get(_STATE, 0))
+    def open(self, run: RunInfo, state: State | None) -> None:
+        """Starts the file anew, or goes on after the rows of `state`."""
+        path = run.folder / self.FILE
+        self._round = int((state or {}).get(_STATE, 0))
         kept = [row for row in _read(path) if int(row[ROUND]) <= self._round] if self._round > 0 else []
         self._restart(path, kept)
 
@@ -49,7 +44,7 @@ class CsvLogger(RunLogger):
         """Appends the row. ValueError before `open`, or for a row whose round is not after the last one's."""
         stream = self._stream
         if stream is None:
-            raise ValueError("Expected CsvLogger to be open before a row is logged: call open(config, folder, None)")
+            raise ValueError("Expected CsvLogger to be open before a row is logged: call open(run, None)")
         if int(row[ROUND]) <= self._round:
             raise ValueError(f"Expected a row of a round after {self._round}, but got round {row[ROUND]}")
         text = {name: _text(value) for name, value in row.items()}
@@ -79,7 +74,7 @@ class CsvLogger(RunLogger):
         old = rows[0] if rows else ()
         self._columns = tuple(dict.fromkeys((*self._columns, *old, *names)))
         lines = [_line(self._columns), *(_line([row.get(name, "") for name in self._columns]) for row in rows)]
-        _replace(path, "".join(lines))
+        write_whole(path, "".join(lines).encode())
         self._stream = path.open("a", encoding="utf-8", newline="")
         return self._stream
 
@@ -87,7 +82,8 @@ class CsvLogger(RunLogger):
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a `metrics.csv`: integers, floats and words as they were logged, absent values left out.
 
-    A last line that was cut short is left out. FileNotFoundError if there is no such file.
+    A line that was cut short is left out. FileNotFoundError if there is no such file, FileProblem for one that cannot
+    be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected the metrics of a run in {path}, but there is no such file")
@@ -98,21 +94,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     """The whole rows of a file, as text; none where there is no file."""
     if not path.is_file():
         return []
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    header, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
-    named = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
-    return [row for row in named if row.get(ROUND, "").isdecimal()]
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never a part."""
-    temporary = path.with_suffix(".csv.part")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    return [row for row in read_rows(path) if row.get(ROUND, "").isdecimal()]
 
 
 def _line(fields: Iterable[str]) -> str:

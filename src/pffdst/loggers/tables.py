@@ -1,4 +1,4 @@
-"""The figures of finished runs as tables: one run at its end, several side by side at the end of a sweep.
+"""The figures of a finished run as a table.
 
 A summary is a dict; a figure it lacks is shown as `-`. Accuracies are shares, costs bytes and operations, `wall_s`
 seconds, `peak_rss_mb` megabytes.
@@ -6,8 +6,7 @@ seconds, `peak_rss_mb` megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from pffdst.metrics.units import format_bytes, format_flops, format_percent, format_seconds
 
-__all__ = ["comparison_table", "final_table", "print_comparison", "print_summary"]
+__all__ = ["final_table", "print_summary"]
 
 Summary = Mapping[str, Any]
 _ABSENT: Final = "-"
@@ -28,40 +27,14 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     console.print(f"files in {summary.get('folder', _ABSENT)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_comparison(summaries: Sequence[Summary], console: Console | None = None) -> None:
-    """Prints the runs side by side. ValueError where there is no run."""
-    _print_whole(comparison_table(summaries), Console() if console is None else console)
-
-
 def final_table(summary: Summary) -> Table:
     """One finished run: its accuracies on the pooled test set and as a mean over clients, then what it cost."""
     table = _table(_title(summary))
     pooled = f"pooled {summary.get('evaluated_on', 'test')} set"
     for heading in ("", pooled, "mean over clients"):
         table.add_column(heading, no_wrap=True)
-    for row in (*_accuracies(summary), ("", "", ""), *_costs(summary)):
+    for row in (*_accuracies(summary), *_metrics(summary), ("", "", ""), *_costs(summary)):
         table.add_row(*row)
-    return table
-
-
-def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """Finished runs side by side, a row each, in the order given; what all of them share stands in the title.
-
-    Accuracies are in percent. ValueError where there is no run.
-    """
-    if len(summaries) == 0:
-        raise ValueError("Expected the summary of at least one finished run to compare, but got none")
-    shared = [key for key in _IDENTITY if len({_shown(summary, key) for summary in summaries}) == 1]
-    differing = [key for key in _IDENTITY if key not in shared]
-    table = _table(f"{len(summaries)} runs" + "".join(f", {key} {_shown(summaries[0], key)}" for key in shared))
-    for heading in ("run", *differing):
-        table.add_column(heading, no_wrap=True)
-    for heading in _FIGURES:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for summary in summaries:
-        name = Path(str(summary.get("folder", _ABSENT))).name
-        figures = (_format(summary, key, form) for key, form in _FIGURES.values())
-        table.add_row(name, *(_shown(summary, key) for key in differing), *figures)
     return table
 
 
@@ -103,6 +76,12 @@ def _accuracies(summary: Summary) -> list[tuple[str, str, str]]:
         (name, _format(summary, pooled, format_percent), _format(summary, mean, format_percent))
         for name, pooled, mean in rows
     ]
+
+
+def _metrics(summary: Summary) -> list[tuple[str, str, str]]:
+    """The further metrics of the last model; one that has a value per class is too long for a table."""
+    found = summary.get("metrics", {})
+    return [(name, f"{value:.4f}", "") for name, value in found.items() if "/" not in name]
 
 
 def _costs(summary: Summary) -> list[tuple[str, str, str]]:
@@ -150,10 +129,6 @@ def _sparsity(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
 def _megabytes(value: float) -> str:
     return format_bytes(value * 1e6)
 
@@ -182,15 +157,4 @@ _IDENTITY: Final[dict[str, Callable[[Any], str]]] = {
     "sparsity": _sparsity,
     "rounds": str,
     "seed": str,
-}
-_FIGURES: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
-    "last\nround": ("acc_global", _percent),
-    "mean of\nlast 5": ("last5_acc_global", _percent),
-    "server\naverage": ("ema_acc_global", _percent),
-    "average,\nclients": ("ema_acc_client_mean", _percent),
-    "best\nround": ("best_acc_global", _percent),
-    "up": ("bytes_up", format_bytes),
-    "down": ("bytes_down", format_bytes),
-    "training": ("flops", format_flops),
-    "time": ("wall_s", format_seconds),
 }

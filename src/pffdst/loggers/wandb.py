@@ -1,30 +1,33 @@
 """Weights & Biases: online with a login, offline without one, and never in the way of the training.
 
-Every metric is drawn over `round`. The four test accuracies are logged a second time as `by_bytes/*`, drawn over the
-cumulative `cost/bytes`: in W&B a metric has one default x-axis, and both pictures are wanted without a click.
+Every metric is drawn over `round`. The four accuracies have a second curve, `by_bytes/*`, drawn over the cumulative
+`cost/bytes`: in W&B a metric has one default x-axis, and both pictures are wanted without a click. The curves are in
+the history alone; in the run's summary every figure stands once, under the name of its column in metrics.csv.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pffdst.core.errors import UserError
-from pffdst.loggers.base import RunLogger, Status
+from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.loggers.csv import CsvLogger, read_metrics
-from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, by_bytes
+from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, as_test, by_bytes, only_in
 
 if TYPE_CHECKING:
     import wandb
 
 __all__ = ["LOGIN_HINT", "WandbLogger", "login_exists"]
 
-_RUN: Final = "wandb_run_id"
-_ROUND: Final = "wandb_round"
+_RUN: Final = "run_id"
+_ROUND: Final = "round"
 _MODES: Final = ("auto", "online", "offline", "disabled")
+# of the summary's labels, those that W&B has from the configuration, and the folder, which is of this machine alone
+_IN_CONFIG: Final = ("seed", "sparsity_target", "folder")
 _OLD_NAMES: Final = {"dryrun": "offline", "run": "online"}
 _ENVIRONMENT: Final = "WANDB_MODE"
 LOGIN_HINT: Final = "log in with `wandb login` or set WANDB_API_KEY"
@@ -37,52 +40,40 @@ class WandbLogger(RunLogger):
     """One W&B run, kept in the run's folder.
 
     `mode` is auto (online where a login exists, else offline), online, offline or disabled; the environment's
-    WANDB_MODE wins over it. `group`, `tags` and `name` are W&B's own. UserError for an unknown mode.
+    WANDB_MODE wins over it. `log_model` sends the finished models as an artifact. W&B's configuration is the run's,
+    with the `commit` and the `command` it was started with. UserError for an unknown mode.
 
     There is never a prompt, and no trouble with W&B stops a run: it is told once in the log, then the run goes on
     offline, or without W&B.
     """
 
-    def __init__(
-        self,
-        project: str,
-        entity: str | None = None,
-        mode: str = "auto",
-        *,
-        group: str | None = None,
-        tags: Sequence[str] = (),
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, project: str, entity: str | None = None, mode: str = "auto", *, log_model: bool = False) -> None:
         self._mode = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
-        self._labels: dict[str, Any] = {
-            "project": project,
-            "entity": entity,
-            "group": group,
-            "tags": tuple(tags),
-            "name": name,
-        }
+        self._project, self._entity, self._log_model = project, entity, log_model
+        self._folder = Path()
         self._run: wandb.Run | None = None
         self._id: str | None = None
+        self._row: Row = {}
         self._round = 0
 
-    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
-        """Starts the run, or goes on with the run of `resume_state` after its rows."""
-        state = {} if resume_state is None else resume_state
-        self._id, self._round = state.get(_RUN), int(state.get(_ROUND, 0))
+    def open(self, run: RunInfo, state: State | None) -> None:
+        """Starts the run, or goes on with the run of `state` after its rows."""
+        state = state or {}
+        self._id, self._round, self._folder = state.get(_RUN), int(state.get(_ROUND, 0)), run.folder
         mode = _environment_mode() or self._mode
         if mode == "disabled":
             return
         try:
-            self._run = self._start(dict(config), folder, _resolved(mode))
+            self._run = self._start(run, _resolved(mode))
             self._id = self._run.id
             _define_axes(self._run)
-            self._replay(folder)
+            self._replay(run.folder)
         except Exception as error:
             self._give_up("could not start", error)
 
     def log(self, row: Row) -> None:
         """Sends the row at step `round`: rounds a resumed run goes through again are not counted twice."""
-        self._round = int(row[ROUND])
+        self._round, self._row = int(row[ROUND]), row
         if self._run is None:
             return
         try:
@@ -91,11 +82,13 @@ class WandbLogger(RunLogger):
             self._give_up("stopped taking rows", error)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Writes the figures into the run's summary."""
+        """Writes into the run's summary what W&B has not put there itself from the last row."""
         if self._run is None:
             return
         try:
-            self._run.summary.update(dict(values))
+            self._run.summary.update(_told_once(values, self._row))
+            if self._log_model:
+                _send_model(self._run, self._folder)
         except Exception as error:
             self._give_up("did not take the summary", error)
 
@@ -109,20 +102,29 @@ class WandbLogger(RunLogger):
         """The run's id and the last round it was sent; empty where there is no run."""
         return {} if self._id is None else {_RUN: self._id, _ROUND: str(self._round)}
 
-    def _start(self, config: dict[str, Any], folder: Path, mode: str) -> wandb.Run:
+    def _start(self, info: RunInfo, mode: str) -> wandb.Run:
         try:
-            return self._init(config, folder, mode)
+            return self._init(info, mode)
         except Exception as error:
             if mode == "offline":
                 raise
-            _log.warning("W&B could not start online (%s); this run is kept offline in %s", error, folder)
-            return self._init(config, folder, "offline")
+            _log.warning("W&B could not start online (%s); this run is kept offline in %s", error, info.folder)
+            return self._init(info, "offline")
 
-    def _init(self, config: dict[str, Any], folder: Path, mode: str) -> wandb.Run:
+    def _init(self, info: RunInfo, mode: str) -> wandb.Run:
         import wandb
 
         run = wandb.init(
-            **self._labels, config=config, dir=folder, id=self._id, resume="allow", settings=_settings(mode=mode)
+            project=self._project,
+            entity=self._entity,
+            group=info.group,
+            tags=info.tags,
+            name=info.name or None,
+            config=info.settings,
+            dir=info.folder,
+            id=self._id,
+            resume="allow",
+            settings=_settings(mode=mode),
         )
         where = run.url if mode == "online" else f"offline, to be sent with `wandb sync {Path(run.dir).parent}`"
         _log.info("W&B run %s: %s", run.id, where)
@@ -139,6 +141,7 @@ class WandbLogger(RunLogger):
         for row in rows:
             if self._run is not None and int(row[ROUND]) <= self._round:
                 _send(self._run, row)
+                self._row = row
 
     def _give_up(self, what: str, error: Exception) -> None:
         _log.warning("W&B %s (%s: %s); the run goes on without it", what, type(error).__name__, error)
@@ -207,13 +210,30 @@ def _send(run: wandb.Run, row: Row) -> None:
     run.log({**row, **_accuracies_by_bytes(row)}, step=int(row[ROUND]))
 
 
+def _send_model(run: wandb.Run, folder: Path) -> None:
+    """Both models and the configuration they were trained with, as one artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{run.id}", type="model")
+    for path in (*sorted(folder.glob("*.safetensors")), folder / "config.yaml"):
+        if path.is_file():
+            artifact.add_file(str(path))
+    run.log_artifact(artifact)
+
+
 def _define_axes(run: wandb.Run) -> None:
     for axis in (ROUND, COST_BYTES):
         run.define_metric(axis)
     run.define_metric("*", step_metric=ROUND)
     for accuracy in ACCURACIES:
-        run.define_metric(by_bytes(accuracy), step_metric=COST_BYTES)
+        run.define_metric(by_bytes(accuracy), step_metric=COST_BYTES, summary="none")
 
 
 def _accuracies_by_bytes(row: Row) -> Row:
-    return {by_bytes(name): row[name] for name in ACCURACIES if name in row and COST_BYTES in row}
+    scored = as_test(row)
+    return {by_bytes(name): scored[name] for name in ACCURACIES if name in scored and COST_BYTES in row}
+
+
+def _told_once(values: Mapping[str, Any], row: Row) -> dict[str, Any]:
+    """Of the summary, what neither the last row nor the configuration holds."""
+    return {key: value for key, value in only_in(values, row).items() if key not in _IN_CONFIG}

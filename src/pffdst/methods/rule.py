@@ -61,6 +61,7 @@ class ClientTurn(Protocol):
     stage: Stage
     rounds: int
     samples: int
+    epochs: int
     steps: int
     step: int
     start: GlobalModel

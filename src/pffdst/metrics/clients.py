@@ -20,9 +20,8 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIENTS_FILE", "SHOWN", "SORTED", "ClientRecord", "distribution", "evenly_spaced"]
+__all__ = ["SHOWN", "SORTED", "ClientRecord", "distribution", "evenly_spaced"]
 
-CLIENTS_FILE: Final = "clients.json"
 SHOWN: Final = 200
 SORTED: Final = 201
 

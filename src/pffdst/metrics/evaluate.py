@@ -1,18 +1,20 @@
-"""Accuracy of one model on every client's test share, in a single pass over the pooled test set."""
+"""Accuracy of one model on every client's test share, in one pass over the pooled test set, and further metrics."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.classification import multiclass_stat_scores
 
-from pffdst.data.dataset import ImageSet
+from pffdst.data.samples import ImageSet
+from pffdst.models.inputs import Normalise
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -28,7 +30,8 @@ class Evaluation:
     """What a model scored; accuracies are shares in [0, 1], the loss is the mean cross-entropy in nats.
 
     `acc_client_mean` is the unweighted mean over the `clients_counted` clients that hold at least one test sample;
-    `client_accuracies` is float64 [clients], NaN for the others.
+    `client_accuracies` is float64 [clients], NaN for the others. `metrics` are those of the group `metrics` by name, a
+    value per class as `NAME/CLASS`.
     """
 
     acc_global: float
@@ -36,6 +39,7 @@ class Evaluation:
     loss_global: float
     clients_counted: int
     client_accuracies: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @final
@@ -43,7 +47,9 @@ class Evaluator:
     """The pooled test set, and which client each of its samples belongs to.
 
     `owner` integers [N], each a client in [0, `clients`); `mean` and `std` per channel of pixels in [0, 1];
-    `batch_size` None suits the device. ValueError if there are no images or the owners do not fit them.
+    `batch_size` None suits the device. `metrics` are torchmetrics by name; each is reset before an evaluation and takes
+    the probabilities [B, classes] and labels [B] of every batch. ValueError if there are no images or the owners do not
+    fit them.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Evaluator:
         std: Sequence[float],
         batch_size: int | None = None,
         channels_last: bool = True,
+        metrics: Mapping[str, Metric | MetricCollection] | None = None,
     ) -> None:
         _check_owners(test, owner, clients)
         self._test = test
@@ -62,26 +69,27 @@ class Evaluator:
         self._labels = test.labels
         self._owner = owner.to(torch.int64)
         self._held = torch.bincount(self._owner, minlength=clients)
-        self._mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+        self._mean, self._std = tuple(mean), tuple(std)
         self._batch_size = batch_size
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._metrics = dict(metrics or {})
 
     def evaluate(
         self, model: nn.Module, device: torch.device | str = "cpu", step: Callable[[int, int], None] | None = None
     ) -> Evaluation:
         """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was.
 
-        `step` is told after every batch how many images of how many are done.
+        The images are given to it in its own dtype. `step` is told after every batch how many images of how many are
+        done.
         """
-        self._move(torch.device(device))
+        normalise = self._begin(model, torch.device(device))
         parts = list(self._batches())
         # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
         predictions = torch.empty(len(self._images), dtype=torch.int64, device=device)
         losses = torch.empty(len(parts), dtype=torch.float64, device=device)
         with torch.inference_mode(), _evaluating(model):
             for part, loss in zip(parts, losses, strict=True):
-                classes = self._score(model, part, predictions[part], loss)
+                classes = self._score(model, normalise(self._images[part]), part, predictions[part], loss)
                 if step is not None:
                     step(min(part.stop, len(self._images)), len(self._images))
         self._test.forget_pages()  # of no use until the next evaluation, and many in a run that trains small models
@@ -93,13 +101,15 @@ class Evaluator:
         for start in range(0, len(self._images), size):
             yield slice(start, start + size)
 
-    def _score(self, model: nn.Module, part: slice, predictions: Tensor, loss: Tensor) -> int:
+    def _score(self, model: nn.Module, inputs: Tensor, part: slice, predictions: Tensor, loss: Tensor) -> int:
         """One batch: writes the predicted classes [B] and the summed loss; gives the number of classes."""
-        pixels = self._images[part].to(torch.float32, memory_format=self._layout)
-        logits = model(pixels.div_(255).sub_(self._mean).div_(self._std)).float()
+        logits = model(inputs).float()
         labels = self._labels[part].to(logits.device)
         predictions.copy_(logits.argmax(dim=1))
         loss.copy_(cross_entropy(logits, labels, reduction="sum"))
+        for metric in self._metrics.values():
+            # Of logits that happen to lie in [0, 1] torchmetrics would think that they are probabilities.
+            metric.update(logits.softmax(dim=1), labels)
         return int(logits.shape[1])
 
     def _summarise(self, predictions: Tensor, loss: float, classes: int) -> Evaluation:
@@ -117,11 +127,28 @@ class Evaluator:
             loss_global=loss,
             clients_counted=int(held.sum()),
             client_accuracies=per_client,
+            metrics=dict(pair for name, found in self._metrics.items() for pair in _values(name, found.compute())),
         )
 
-    def _move(self, device: torch.device) -> None:
-        """Keeps the uint8 images where the model is, so that they cross to an accelerator once."""
-        self._images, self._mean, self._std = (x.to(device) for x in (self._images, self._mean, self._std))
+    def _begin(self, model: nn.Module, device: torch.device) -> Normalise:
+        """Empties the metrics, and puts them and the uint8 images, which cross once, where the model is."""
+        self._images = self._images.to(device)
+        for metric in self._metrics.values():
+            metric.to(device).reset()
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        return Normalise(self._mean, self._std, dtype=dtype, memory_format=self._layout, device=device)
+
+
+def _values(name: str, found: Any) -> Iterator[tuple[str, float]]:
+    """A metric's result as numbers: itself, one per class or place of a list, or one per name of a collection."""
+    if isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _values(f"{name}/{key}", value)
+    elif torch.as_tensor(found).numel() == 1:
+        yield name, float(found)
+    else:
+        for i, value in enumerate(torch.as_tensor(found).flatten().tolist()):
+            yield f"{name}/{i}", float(value)
 
 
 @contextlib.contextmanager

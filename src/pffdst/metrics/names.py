@@ -3,12 +3,16 @@
 A row is one round. `round` counts the rounds done (t + 1), `stage` counts from 1. Accuracies are shares in
 [0, 1], costs are plain bytes and operations; `cost/*` is cumulative, `round/*` the round's own. A round that was not
 evaluated has no accuracies.
+
+What was scored on the test set is `test/*`; with `validation_share` a share of the training set stands in for it, and
+the same figures are `val/*`. Inside the program they are always `test/*`; `as_evaluated` gives the row its true names
+before anybody sees it, and `as_test` takes a row that was read back to the names of this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 __all__ = [
     "ACCURACIES",
@@ -41,16 +45,27 @@ __all__ = [
     "TRAINABLE",
     "TRAIN_ACC",
     "TRAIN_LOSS",
+    "EvaluatedOn",
     "Row",
+    "as_evaluated",
+    "as_test",
+    "average_of",
+    "bare",
     "best_of",
     "by_bytes",
     "columns",
     "density_of",
+    "evaluated_on",
+    "is_further",
     "last5_of",
+    "metric",
+    "on",
+    "only_in",
     "time_of",
 ]
 
 Row = dict[str, float | int | str]
+EvaluatedOn = Literal["test", "validation"]
 
 ROUND: Final = "round"
 STAGE: Final = "stage"
@@ -90,19 +105,72 @@ GROWN: Final = "mask/grown"
 CHANGED: Final = "mask/changed"
 
 
+_TEST, _VALIDATION = "test/", "val/"
+
+
+def evaluated_on(validation_share: float) -> EvaluatedOn:
+    """What a run with this `validation_share` is scored on: the one place where this is decided."""
+    return "validation" if validation_share > 0 else "test"
+
+
+def on(split: EvaluatedOn, name: str) -> str:
+    """The name under which a `test/*` figure is logged: itself, or `val/*`; other names stay as they are."""
+    return _VALIDATION + name.removeprefix(_TEST) if split == "validation" and name.startswith(_TEST) else name
+
+
+def as_evaluated(row: Row, split: EvaluatedOn) -> Row:
+    """The row as it is logged: `test/*` becomes `val/*` where it was a validation set that was scored."""
+    return {on(split, name): value for name, value in row.items()}
+
+
+def as_test(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A logged row under the names of this file, for code that asks what was scored and not on what."""
+    return {_TEST + n.removeprefix(_VALIDATION) if n.startswith(_VALIDATION) else n: v for n, v in row.items()}
+
+
+def metric(name: str) -> str:
+    """The name of a further metric of the last model: `f1` gives `test/f1`."""
+    return _TEST + name
+
+
+def average_of(name: str) -> str:
+    """The name of the same figure of the server average: `test/f1` gives `test/ema_f1`."""
+    return f"{_TEST}ema_{bare(name)}"
+
+
 def best_of(accuracy: str) -> str:
     """The name of an accuracy's best value so far: `test/acc_global` gives `best/acc_global`."""
-    return f"best/{_bare(accuracy)}"
+    return f"best/{bare(accuracy)}"
 
 
 def last5_of(accuracy: str) -> str:
     """The name of the mean of an accuracy's last 5 evaluations: `test/acc_global` gives `last5/acc_global`."""
-    return f"last5/{_bare(accuracy)}"
+    return f"last5/{bare(accuracy)}"
 
 
 def by_bytes(accuracy: str) -> str:
     """The name under which an accuracy is drawn over cumulative bytes in W&B: `by_bytes/acc_global`."""
-    return f"by_bytes/{_bare(accuracy)}"
+    return f"by_bytes/{bare(accuracy)}"
+
+
+def only_in(summary: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's summary tells beside its last `row`: for loggers that keep the row's figures themselves."""
+    known = as_test(row)
+    again = {"metrics", *(key for name in known for key in _in_summary(name))}
+    return {key: value for key, value in summary.items() if key not in again}
+
+
+def _in_summary(name: str) -> tuple[str, ...]:
+    """The summary's keys for a row's figure: `cost/up/values` is `bytes_up_values` there, `last5/x` is `last5_x`."""
+    kind, _, rest = name.partition("/")
+    flat = rest.replace("/", "_")
+    return {
+        "test": (rest,),
+        "cost": (flat, f"bytes_{flat}"),
+        "model": (rest,),
+        "round": ("rounds",) if not rest else (),
+        "time": (),  # of one round in the row, of all in the summary
+    }.get(kind, (f"{kind}_{flat}",))
 
 
 def time_of(part: str) -> str:
@@ -115,9 +183,9 @@ def density_of(layer: str) -> str:
     return f"density/{layer}"
 
 
-def columns(layers: Sequence[str] = ()) -> tuple[str, ...]:
-    """Every name a row can hold, in the order of metrics.csv, for a model with these maskable `layers`."""
-    return (
+def columns(layers: Sequence[str] = (), split: EvaluatedOn = "test") -> tuple[str, ...]:
+    """Every name of a row without further metrics, in the order of metrics.csv; `layers` are the maskable ones."""
+    names = (
         *(ROUND, STAGE, *ACCURACIES, LOSS_GLOBAL),
         *(best_of(name) for name in ACCURACIES),
         *(last5_of(name) for name in ACCURACIES),
@@ -128,7 +196,14 @@ def columns(layers: Sequence[str] = ()) -> tuple[str, ...]:
         *(SPARSITY, ALIVE, FROZEN, TRAINABLE, PRUNED, GROWN, CHANGED),
         *(density_of(layer) for layer in layers),
     )
+    return tuple(on(split, name) for name in names)
 
 
-def _bare(accuracy: str) -> str:
-    return accuracy.removeprefix("test/")
+def bare(name: str) -> str:
+    """A `test/*` name as the summary has it: `test/acc_global` gives `acc_global`."""
+    return name.removeprefix(_TEST)
+
+
+def is_further(name: str) -> bool:
+    """Whether a `test/*` name is of a metric beside the accuracies and the loss."""
+    return name.startswith(_TEST) and name not in (*ACCURACIES, LOSS_GLOBAL)

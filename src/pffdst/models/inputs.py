@@ -1,4 +1,4 @@
-"""What a network is fed: pixels become its input here, for training, evaluation and whatever is exported."""
+"""From pixels to what a network takes, in one place: for training, for evaluation and in front of a saved model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Normalise"]
 
 @final
 class Normalise(nn.Module):
-    """uint8 images [B, C, H, W] to (images / 255 - mean) / std, in a dtype and memory format.
+    """uint8 images [B, C, H, W] to (images / 255 - mean) / std, in a given `dtype` and `memory_format`.
 
-    `mean` and `std` are per channel of pixels in [0, 1].
+    `mean` and `std` have a number per channel, in units of pixel / 255. They are constants, not part of a state dict.
     """
 
     mean: Tensor
@@ -32,11 +32,13 @@ class Normalise(nn.Module):
     ) -> None:
         super().__init__()
         self.memory_format = memory_format
-        for name, values in (("mean", mean), ("std", std)):
-            made = torch.tensor(list(values), dtype=dtype, device=device).view(1, -1, 1, 1)
-            self.register_buffer(name, made, persistent=False)
+        for name, numbers in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(list(numbers), dtype=dtype, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The network's input [B, C, H, W]."""
+        """The network's input, [B, C, H, W]. TypeError for images that are not uint8: they would be scaled twice."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"Expected uint8 images [B, C, H, W] with pixels 0 to 255, but got {images.dtype}")
         scaled = images.to(self.mean.dtype, memory_format=self.memory_format).div_(255.0)
         return scaled.sub_(self.mean).div_(self.std)

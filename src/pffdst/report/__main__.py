@@ -7,7 +7,6 @@ import sys
 import webbrowser
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pffdst.report.html import page
 from pffdst.report.library import Library, Shelf
 from pffdst.report.payload import payload
 from pffdst.report.serve import open_server
+from pffdst.runs.foreign import foreign
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.serve is not None:
             serve(given, library)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(foreign(error).plain, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print()
@@ -87,7 +87,11 @@ def wanted_keys(given: argparse.Namespace) -> list[str] | None:
 
 def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
     """The page, unless it is served, and the files that were asked for."""
-    say = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
+    console = Console()
+
+    def say(words: str) -> None:
+        console.print(foreign(words), soft_wrap=True)
+
     say(summary_line(shelf))
     for line in [
         f"  {run.id}: {run.status}, {'; '.join(run.remarks)}"
@@ -140,7 +144,7 @@ def serve(given: argparse.Namespace, library: Library) -> None:
 
     with open_server(ask, given.serve) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
-        Console().print(f"{address} (Ctrl-C ends it)", highlight=False)
+        Console().print(foreign(f"{address} (Ctrl-C ends it)"))
         sys.stdout.flush()
         if given.open:
             webbrowser.open(address)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pffdst.metrics.units import format_bytes, format_flops
-from pffdst.report.figures import ACCURACIES, Spread, bytes_to_reach, curve, drawn_runs, spread_of
+from pffdst.report.figures import Spread, accuracy_words, bytes_to_reach, chance_of, curve, drawn_runs, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import FINALS, Run
 
 __all__ = ["common_level", "latex_text", "runs_csv", "total_bytes"]
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _COLUMNS = (*FINALS, "wall_s", "peak_rss_mb", "rejected")
 _HEADS = {"sparsity": "sparsity_reached"}  # the target is a key of the configuration
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"} | {
@@ -27,23 +31,29 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ["run", "status", *keys, "seed", "rounds", *(_HEADS.get(name, name) for name in _COLUMNS), "remarks"]
+        [
+            "run",
+            "status",
+            *map(_cell, keys),
+            "seed",
+            "rounds",
+            *(_HEADS.get(name, name) for name in _COLUMNS),
+            "remarks",
+        ]
     )
     for run in runs:
         settings = [run.config.get(key) for key in keys]
-        figures = [run.final.get(name) for name in _COLUMNS]
-        writer.writerow(
-            [
-                run.id,
-                "duplicate" if run.twin else run.status,
-                *settings,
-                run.seed,
-                run.rounds,
-                *figures,
-                "; ".join(run.remarks),
-            ]
-        )
+        finals = [run.final.get(name) for name in _COLUMNS]
+        told = [run.id, "duplicate" if run.twin else run.status, *settings, run.seed, run.rounds, *finals]
+        writer.writerow([_cell(value) for value in [*told, "; ".join(run.remarks)]])
     return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"
 
 
 def total_bytes(run: Run) -> float | None:
@@ -53,11 +63,12 @@ def total_bytes(run: Run) -> float | None:
 
 
 def common_level(groups: Sequence[Group], accuracy: str) -> float | None:
-    """The highest whole percent, as a share, that every run of at least half of the groups reaches."""
+    """The highest whole percent, as a share, above chance that every run of at least half of the groups reaches."""
     drawn = [runs for group in groups if (runs := drawn_runs(group, accuracy))]
     best = sorted((min(_best(run, accuracy) for run in runs) for runs in drawn), reverse=True)
     level = math.floor(100 * best[math.ceil(len(best) / 2) - 1] + 1e-9) if best else 0
-    return level / 100 if level > 0 else None
+    chance = chance_of(run for group in groups for run in group.runs)
+    return level / 100 if level > max(100 * chance, 0) else None
 
 
 def _best(run: Run, accuracy: str) -> float:
@@ -68,7 +79,7 @@ def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> s
     """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs the package booktabs."""
     reached = "bytes" if level is None else f"to {100 * level:g}\\,\\%"
     lines = [
-        f"% accuracy: {ACCURACIES[accuracy][1]}; mean and sd over n seeds; bytes measured, both directions",
+        f"% accuracy: {accuracy_words(groups, accuracy)}; mean and sd over n seeds; bytes measured, both directions",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
         f"method & accuracy (\\%) & bytes & {reached} & training & $n$ \\\\",

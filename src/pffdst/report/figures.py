@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 from pffdst.metrics import names
 from pffdst.report.groups import Group
-from pffdst.report.reading import Run, numbers
+from pffdst.report.reading import EVALUATED_ON, Run, numbers
 
 __all__ = [
     "ACCURACIES",
     "Point",
     "Spread",
     "accuracy_at",
+    "accuracy_words",
     "bytes_to_reach",
+    "chance_of",
     "curve",
     "drawn_runs",
     "first_at",
     "mean_curve",
     "paired_ratio",
+    "sample_words",
     "spread_of",
 ]
 
@@ -38,6 +41,23 @@ ACCURACIES = {
     "acc_global": (names.ACC_GLOBAL, "last round, pooled test set"),
     "acc_client_mean": (names.ACC_CLIENT_MEAN, "last round, mean over clients"),
 }
+
+
+def sample_words(runs: Iterable[Run]) -> str:
+    """The samples that the runs' accuracies are of: `test set`, `validation set`, or both."""
+    found = {str(run.config.get(EVALUATED_ON, "test")) for run in runs}
+    return f"{' or '.join(sorted(found)) or 'test'} set"
+
+
+def accuracy_words(groups: Sequence[Group], accuracy: str) -> str:
+    """What an accuracy is, with the samples it is of."""
+    return ACCURACIES[accuracy][1].replace("test set", sample_words(run for group in groups for run in group.runs))
+
+
+def chance_of(runs: Iterable[Run]) -> float:
+    """The accuracy of guessing, 1 / classes, as far as the runs tell their classes; of several the highest."""
+    told = [run.clients.get("classes") or run.config.get("dataset.classes") for run in runs]
+    return max((1 / count for count in told if isinstance(count, int | float) and count >= 2), default=0.0)
 
 
 @final

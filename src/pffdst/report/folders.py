@@ -7,16 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pffdst.core.errors import UserError
-from pffdst.loggers.csv import CsvLogger
-from pffdst.metrics.clients import CLIENTS_FILE
-from pffdst.runs import jobs as sweeps
+from pffdst.runs.files import CLIENTS, CONFIG, HYDRA, METRICS, RUN, SKIPPED, SUMMARY
 
-__all__ = ["CONFIG", "METRICS", "common_base", "run_folders", "stamp"]
+__all__ = ["common_base", "run_folders", "stamp"]
 
-CONFIG, METRICS = "config.yaml", CsvLogger.FILE
-_MARKS = frozenset({sweeps.RUN, sweeps.SUMMARY, sweeps.SKIPPED, METRICS, CONFIG})
-_HYDRA = ".hydra"
-_READ = (sweeps.RUN, sweeps.SUMMARY, sweeps.SKIPPED, METRICS, CONFIG, CLIENTS_FILE)
+_MARKS = frozenset({RUN, SUMMARY, SKIPPED, METRICS, CONFIG})
+_READ = (RUN, SUMMARY, SKIPPED, METRICS, CONFIG, CLIENTS)
 
 Stamp = tuple[tuple[int, int], ...]
 
@@ -35,7 +31,10 @@ def run_folders(roots: Sequence[Path]) -> list[Path]:
 def common_base(roots: Sequence[Path]) -> Path:
     """The folder that the names of the runs are relative to; above a root that is a run's own folder."""
     base = Path(os.path.commonpath([root.resolve() for root in roots]))
-    return base.parent if _is_run([path.name for path in base.iterdir()]) else base
+    try:
+        return base.parent if _is_run([path.name for path in base.iterdir()]) else base
+    except OSError:
+        return base
 
 
 def stamp(folder: Path) -> Stamp:
@@ -61,4 +60,4 @@ def _below(root: Path) -> Iterator[Path]:
 
 
 def _is_run(names: Sequence[str]) -> bool:
-    return _HYDRA in names or not _MARKS.isdisjoint(names)
+    return HYDRA in names or not _MARKS.isdisjoint(names)

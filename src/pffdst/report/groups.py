@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, final
 
-from pffdst.report.reading import Run, Scalar
+from pffdst.report.reading import EVALUATED_ON, Run, Scalar
 
 __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "is_neutral", "keys_of"]
 
@@ -17,6 +17,7 @@ NEUTRAL = frozenset(
     {
         "engine",
         "logger",
+        "metrics",
         "paths",
         "resume",
         "profile",
@@ -29,10 +30,11 @@ NEUTRAL = frozenset(
         "seed",
     }
 )
-_NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path"})
+_NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path", "partition.save"})
 # A method is named first, then by what makes it an ablation, then by its setting.
 _FIRST = (
     "method_name",
+    EVALUATED_ON,
     "freeze",
     "readjust",
     "allocation",
@@ -83,6 +85,8 @@ def keys_of(runs: Sequence[Run], wanted: Sequence[str] | None = None) -> Keys:
     A key joins, in order, when it divides some group further: a method's own settings follow from its name.
     """
     differing = differing_keys(runs)
+    if wanted is not None and EVALUATED_ON in differing and EVALUATED_ON not in wanted:
+        wanted = [*wanted, EVALUATED_ON]  # accuracies on other samples share no mean
     chosen: list[str] = []
     for key in differing if wanted is None else ():
         if len(_divided(runs, [*chosen, key])) > len(_divided(runs, chosen)):

@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from plotly.offline import get_plotlyjs
+from pffdst.core.errors import needs
 
 __all__ = ["page"]
 
 _SELF, _NONE = "'self'", "'none'"
 _SCRIPTS = tuple(
-    f"{name}.js" for name in ("stats", "dom", "state", "tables", "runs", "plots", "figures", "details", "app")
+    f"{name}.js" for name in ("stats", "dom", "state", "tables", "runs", "plots", "figures", "details", "pair", "app")
 )
 
 
 def page(data: Mapping[str, Any], *, live: bool = False) -> str:
     """The whole page; `live`: it asks its own server for what changed, and for nothing else."""
     app = "\n".join(_part(name) for name in _SCRIPTS)
-    scripts = {"APP": f'(() => {{\n"use strict";\n{app}\n}})();', "PLOTLY": _in_script(get_plotlyjs())}
+    scripts = {"APP": f'(() => {{\n"use strict";\n{app}\n}})();', "PLOTLY": _in_script(_plotly())}
     parts = {
         "POLICY": _policy(scripts, live=live),
         "TITLE": html.escape(f"{data['base']}: comparison of runs"),
@@ -35,6 +35,15 @@ def page(data: Mapping[str, Any], *, live: bool = False) -> str:
     }
     first, *rest = _part("page.html").split("{{")
     return first + "".join(parts[name] + text for name, _, text in (piece.partition("}}") for piece in rest))
+
+
+def _plotly() -> str:
+    """The library that draws, as one script. UserError where it is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise needs("the page", error) from error
+    return str(get_plotlyjs())
 
 
 def packed(data: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 
 from pffdst.report.folders import Stamp, common_base, run_folders, stamp
-from pffdst.report.reading import Run, read_run
+from pffdst.report.reading import Run, encodable, read_run
 from pffdst.runs.jobs import in_use
 
 __all__ = ["Library", "Shelf"]
@@ -54,7 +54,7 @@ class Library:
         return now, read_run(folder, self._name(folder))
 
     def _name(self, folder: Path) -> str:
-        return folder.relative_to(self._shelf.base).as_posix()
+        return encodable(folder.relative_to(self._shelf.base).as_posix())
 
 
 def with_twins(runs: Iterable[Run]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pffdst.report.exports import total_bytes
-from pffdst.report.figures import ACCURACIES, mean_curve, spread_of
+from pffdst.report.figures import accuracy_words, mean_curve, spread_of
 from pffdst.report.groups import Group
+from pffdst.report.looks import HUES, hues_of
 
 __all__ = ["write_curves", "write_pictures"]
 
-_HUES = ("#0a63a8", "#c2410c", "#007a5a", "#9c3587", "#8a6500", "#4a5568", "#0e8aa8", "#8f1d3f")
 _DASHES = ("-", "--", ":", "-.")
 _MARKS = "osD^v"
 _PARTS = {
@@ -79,20 +80,18 @@ def _written(path: Path, draw: Callable[[Axes], None]) -> Path:
 
 
 def _looks(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Colour by all that is no number, dash and marker by the numbers."""
-    families = list(dict.fromkeys(_family(group) for group in groups))
-    seen: dict[str, int] = dict.fromkeys(families, 0)
+    """One hue for a method, as on the page; its variants differ in dash and marker."""
+    hues = hues_of(str(run.config.get("method_name", "")) for group in groups for run in group.runs)
+    seen: Counter[str] = Counter()
     looks = []
-    for group in groups:
-        family = _family(group)
-        nth, seen[family] = seen[family], seen[family] + 1
-        hue = nth if len(families) == 1 else families.index(family)
-        looks.append({"color": _HUES[hue % 8], "linestyle": _DASHES[nth % 4], "marker": _MARKS[nth % 5]})
+    for place, group in enumerate(groups):
+        methods = {str(run.config.get("method_name", "")) for run in group.runs}
+        method = methods.pop() if len(methods) == 1 else ""
+        hue = hues.get(method, place) if method else place
+        nth = seen[method] if method else 0
+        seen[method] += 1
+        looks.append({"color": HUES[hue % len(HUES)], "linestyle": _DASHES[nth % 4], "marker": _MARKS[nth % 5]})
     return looks
-
-
-def _family(group: Group) -> str:
-    return str([value for value in group.values.values() if not isinstance(value, int | float)])
 
 
 def _words(group: Group) -> str:
@@ -122,7 +121,7 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
     # Beside one that spends several times as much a curve is a stroke at the edge; rounds are counted, not compared.
     far_apart = against != "rounds" and bool(ends) and max(ends) > _FAR * min(ends)
     _axis(ax, words, unit, log=against == "flops" or far_apart)
-    ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
+    ax.set_ylabel(f"accuracy (%)\n{accuracy_words(groups, accuracy)}")
     _legend(ax)
 
 
@@ -138,7 +137,7 @@ def _points(ax: Axes, groups: Sequence[Group], accuracy: str) -> None:
                 sizes.mean, 100 * shares.mean, yerr=error, label=_words(group), ms=7, **look | {"linestyle": "none"}
             )
     _axis(ax, "bytes sent, both directions", "B", log=True)
-    ax.set_ylabel(f"accuracy (%)\n{ACCURACIES[accuracy][1]}")
+    ax.set_ylabel(f"accuracy (%)\n{accuracy_words(groups, accuracy)}")
     _legend(ax)
 
 

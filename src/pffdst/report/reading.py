@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
-import yaml
-
-from pffdst.loggers.csv import read_metrics
 from pffdst.metrics import names
-from pffdst.metrics.clients import CLIENTS_FILE
 from pffdst.metrics.names import Row
-from pffdst.report.folders import CONFIG, METRICS
-from pffdst.runs import jobs as sweeps
+from pffdst.report.clients import clients_of
+from pffdst.report.rows import Rows, plausible, read_columns
+from pffdst.runs import files
+from pffdst.runs.jobs import in_use
 
-__all__ = ["FINALS", "Run", "Scalar", "Status", "numbers", "read_run"]
+__all__ = ["EVALUATED_ON", "FINALS", "Run", "Scalar", "Status", "encodable", "numbers", "read_run"]
 
+EVALUATED_ON = "evaluated on"
 Status = Literal["done", "running", "stopped", "failed", "skipped", "damaged", "empty"]
 Scalar = str | int | float | bool | None
 
@@ -62,14 +61,12 @@ class Run:
     @cached_property
     def final(self) -> dict[str, float]:
         """The summary's numbers; for a run that has none, the last known values of its rows."""
-        told = {key: value for key in self.summary if (value := _finite(self.summary[key])) is not None}
+        told = {key: v for key in self.summary if (v := plausible(key, self.summary[key])) is not None}
         return {**({} if self.status == "done" and told else self._latest()), **told}
 
     def _latest(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for row in self.rows:
-            found |= {key: v for key, name in FINALS.items() if (v := _finite(row.get(name))) is not None}
-        return found
+        found = {key: _last(self.rows, name) for key, name in FINALS.items()}
+        return {key: value for key, value in found.items() if value is not None}
 
     @property
     def has_figures(self) -> bool:
@@ -79,7 +76,7 @@ class Run:
     @property
     def rounds(self) -> int:
         """Rounds done."""
-        return int(self.rows[-1][names.ROUND]) if self.rows else int(self.final.get("rounds", 0))
+        return int(_last(self.rows, names.ROUND) or self.final.get("rounds", 0))
 
     @property
     def seed(self) -> Scalar:
@@ -88,26 +85,20 @@ class Run:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """What a folder says of its run, however little."""
-    skipped, _ = _json(folder / sweeps.SKIPPED)
-    state, trouble = _json(folder / sweeps.RUN)
+    """What a folder says of its run, however little. What is damaged is named among the remarks; nothing raises."""
+    found = _Reader(folder)
+    skipped, state = found.mapping(files.SKIPPED, needed=False), found.mapping(files.RUN, needed=False)
     if skipped and not state:
-        return Run(name, folder, "skipped", (f"the result is in {skipped.get('folder', 'another folder')}",))
-    summary, no_summary = _json(folder / sweeps.SUMMARY)
-    rows, no_rows = _rows(folder / METRICS)
-    config, no_config = _config(folder / CONFIG)
-    clients, no_clients = _json(folder / CLIENTS_FILE)
+        return Run(name, folder, "skipped", (_line(f"the result is in {skipped.get('folder', 'another folder')}"),))
+    summary, rows = found.mapping(files.SUMMARY), found.rows()
+    config, clients = _with_place(found.config(), summary), found.clients()
     status, why = _status(folder, state, summary, rows, config)
-    missing = no_summary + no_rows + no_config if status not in ("empty", "failed") else ()
-    if status in ("running", "stopped"):
-        missing = no_config + (no_rows if rows else ())  # its summary, and maybe its first row, is yet to be written
-    gone = tuple(line for line in trouble + no_clients if not line.endswith(_ABSENT))
     return Run(
         id=name,
         folder=folder,
         status=status,
-        remarks=why + missing + gone,
-        fingerprint=str(summary.get("fingerprint") or state.get("fingerprint") or ""),
+        remarks=(*why, *found.remarks(_absent_at(status, rows)), *_odd(summary)),
+        fingerprint=_line(str(summary.get("fingerprint") or state.get("fingerprint") or "")),
         config=config,
         choices=_choices(folder),
         summary=summary,
@@ -116,9 +107,30 @@ def read_run(folder: Path, name: str) -> Run:
     )
 
 
+def _absent_at(status: Status, rows: Sequence[Row]) -> frozenset[str]:
+    """The files that a run of this status may lack: of one at work, some are yet to be written."""
+    if status in ("empty", "failed"):
+        return frozenset({files.SUMMARY, files.METRICS, files.CONFIG})
+    if status in ("running", "stopped"):
+        return frozenset({files.SUMMARY} if rows else {files.SUMMARY, files.METRICS})
+    return frozenset()
+
+
+def _odd(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Figures that no run can have, by name."""
+    odd = [k for k in [*FINALS, "wall_s", "rounds"] if summary.get(k) is not None and plausible(k, summary[k]) is None]
+    return (f"{files.SUMMARY}: {', '.join(odd)} cannot be; left out",) if odd else ()
+
+
 def numbers(rows: Sequence[Row], name: str) -> list[float | None]:
     """A column as finite numbers, None where a row has none."""
-    return [_finite(row.get(name)) for row in rows]
+    return rows.column(name) if isinstance(rows, Rows) else [plausible(name, row.get(name)) for row in rows]
+
+
+def _last(rows: Sequence[Row], name: str) -> float | None:
+    if isinstance(rows, Rows):
+        return rows.last(name)
+    return next((v for row in reversed(rows) if (v := plausible(name, row.get(name))) is not None), None)
 
 
 # ---- status ----------------------------------------------------------------------------------------------------------
@@ -132,13 +144,15 @@ def _status(
     config: Mapping[str, Scalar],
 ) -> tuple[Status, tuple[str, ...]]:
     said = state.get("status")
-    done, planned = len(rows) and int(rows[-1][names.ROUND]), config.get("rounds", "?")
+    done, planned = int(_last(rows, names.ROUND) or 0), config.get("rounds", "?")
     if said == "failed":
         return "failed", (_line(str(state.get("error", "no reason was written down"))),)
     if said == "running":
-        if sweeps.in_use(folder):
+        if in_use(folder):
             return "running", (f"round {done} of {planned}",)
-        return "stopped", (f"after round {done} of {planned}; resume={folder} goes on with it",)
+        return "stopped", (
+            f"after round {done} of {planned}; {shlex.quote(f'resume={encodable(folder)}')} goes on with it",
+        )
     if (summary or said == "done") and not config:
         return "damaged", ("which settings it had is not known",)
     if summary or (said == "done" and rows and done == planned):
@@ -154,98 +168,111 @@ def _line(text: str) -> str:
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
-_ABSENT = "is missing"
+_KEYS, _TEXT = 2000, 500  # of a configuration: how many keys it may have, and how long a value may be
 
 
-def _absent(path: Path) -> str:
-    return f"{path.name} {_ABSENT}"
+class _Reader:
+    """Reads a folder's files one by one and keeps what is wrong with each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._wrong: list[tuple[str, str, bool]] = []  # file, what is wrong, whether it is missing
+
+    def remarks(self, may_lack: frozenset[str]) -> tuple[str, ...]:
+        """What is wrong with the files, in the order they were read."""
+        return tuple(words for file, words, missing in self._wrong if not (missing and file in may_lack))
+
+    def mapping(self, file: str, *, needed: bool = True) -> dict[str, Any]:
+        """A json object; empty where there is none."""
+        found = self._read(file, files.read_json, needed=needed)
+        return found if isinstance(found, dict) else self._not(file, found, "holds no json object")
+
+    def config(self) -> dict[str, Scalar]:
+        """The resolved configuration under dotted keys; `freeze._target_` is told as `freeze` by its class's name."""
+        found = self._read(files.CONFIG, files.read_yaml)
+        flat = _flat(found if isinstance(found, dict) else self._not(files.CONFIG, found, "holds no configuration"))
+        return dict(flat) if len(flat) <= _KEYS else self._not(files.CONFIG, flat, f"holds more than {_KEYS} keys")
+
+    def rows(self) -> Rows:
+        """The rows of metrics.csv."""
+        found = self._read(files.METRICS, read_columns)
+        rows, lost = found if found is not None else (Rows(), 0)
+        if found is not None and not rows:
+            self._not(files.METRICS, rows, "has no row")
+        elif lost:
+            self._not(
+                files.METRICS, rows, f"{lost} of {lost + len(rows)} rows of {files.METRICS} are damaged and left out"
+            )
+        return rows
+
+    def clients(self) -> dict[str, Any]:
+        """Of clients.json, what has the form it should have."""
+        told = self.mapping(files.CLIENTS, needed=False)
+        found = clients_of(told)
+        if not told.keys() & {"train", "accuracy"} <= found.keys() or (told and not found):
+            self._not(files.CLIENTS, told, "has another form; what does not fit is left out")
+        return found
+
+    def _read(self, file: str, how: Callable[[Path], Any], *, needed: bool = True) -> Any:
+        try:
+            return how(self._folder / file)
+        except files.FileProblem as error:
+            if needed or not error.is_missing:
+                self._wrong.append((file, _line(str(error)), error.is_missing))
+            return None
+
+    def _not(self, file: str, found: object, words: str) -> dict[str, Any]:
+        if found is not None:
+            self._wrong.append((file, words if file in words else f"{file} {words}", False))
+        return {}
 
 
-def _json(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A json object and what is wrong with it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}, (_absent(path),)
-    except (OSError, ValueError) as error:
-        return {}, (f"{path.name} cannot be read: {_line(str(error))}",)
-    if not isinstance(found, dict):
-        return {}, (f"{path.name} holds no json object",)
-    return found, ()
+def encodable(name: object) -> str:
+    """A name that can be written as UTF-8: bytes of a file's name that are none are told as `\\udcff`."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
-def _rows(path: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows that are whole, rounds ascending, and what was left out."""
-    try:
-        found = read_metrics(path)
-        lines = path.read_bytes().count(b"\n") - 1
-    except FileNotFoundError:
-        return [], (_absent(path),)
-    except (OSError, ValueError) as error:
-        return [], (f"{path.name} cannot be read: {_line(str(error))}",)
-    rows = _ascending([row for row in found if isinstance(row.get(names.ROUND), int)])
-    if not rows:
-        return [], (f"{path.name} has no row",)
-    lost = lines - len(rows)
-    return rows, (f"{lost} of {lines} rows of {path.name} are damaged and left out",) if lost > 0 else ()
-
-
-def _ascending(rows: Sequence[Row]) -> list[Row]:
-    """Without the rows whose round is not after the one before."""
-    kept: list[Row] = []
-    for row in rows:
-        if not kept or int(row[names.ROUND]) > int(kept[-1][names.ROUND]):
-            kept.append(row)
-    return kept
-
-
-def _config(path: Path) -> tuple[dict[str, Scalar], tuple[str, ...]]:
-    """The resolved configuration under dotted keys; `freeze._target_` is told as `freeze` by its class's name."""
-    found, trouble = _yaml(path)
-    return dict(_flat(found)), trouble
-
-
-def _yaml(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        return {}, (_absent(path),)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return {}, (f"{path.name} cannot be read: {_line(str(error))}",)
-    return (found, ()) if isinstance(found, dict) else ({}, (f"{path.name} holds no configuration",))
+def _with_place(config: dict[str, Scalar], summary: Mapping[str, Any]) -> dict[str, Scalar]:
+    """With the samples that the accuracies are of, test or validation, so that the two never share a mean."""
+    if not config:
+        return config
+    share = config.get("validation_share")
+    told = "validation" if isinstance(share, int | float) and share > 0 else "test"
+    said = summary.get("evaluated_on")
+    return config | {EVALUATED_ON: said if said in ("test", "validation") else told}
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Scalar]]:
     flat: list[tuple[str, Scalar]] = []
     for key, value in node.items():
         if key == "_target_":
-            flat.append((prefix.removesuffix("."), str(value).rpartition(".")[2]))
+            flat.append((prefix.removesuffix("."), str(value).rpartition(".")[2][:_TEXT]))
         elif isinstance(value, Mapping):
             flat += _flat(value, f"{prefix}{key}.")
         else:
-            flat.append((f"{prefix}{key}", _scalar(value)))
+            flat.append((f"{prefix}{key}"[:_TEXT], _scalar(value)))
     return flat
 
 
 def _scalar(value: Any) -> Scalar:
-    """A whole float is told as an integer, so that 1 and 1.0 are one value."""
+    """A whole float is told as an integer, so that 1 and 1.0 are one value; a number beyond all sense as a word."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= 1e15:
+        return f"{value:g}"
     if isinstance(value, float):
-        return str(value) if not math.isfinite(value) else int(value) if value.is_integer() else value
-    if value is None or isinstance(value, str | int):
+        return int(value) if value.is_integer() else value
+    if value is None or isinstance(value, bool | int):
         return value
-    return json.dumps(value, default=str)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
 def _choices(folder: Path) -> dict[str, str]:
     """The options that Hydra chose, by group: `freeze: two_stage`."""
-    found, _ = _yaml(folder / ".hydra" / "hydra.yaml")
-    node: Any = found
+    try:
+        node = files.read_yaml(folder / files.HYDRA_SETTINGS)
+    except files.FileProblem:
+        return {}
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key) if isinstance(node, Mapping) else None
-    return {str(k): str(v) for k, v in node.items() if v is not None} if isinstance(node, Mapping) else {}
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
+    found = node if isinstance(node, Mapping) and len(node) <= _KEYS else {}
+    return {k: str(v)[:_TEXT] for k, v in found.items() if v is not None}

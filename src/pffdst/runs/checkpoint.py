@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,16 @@ import torch
 from torch import Tensor
 
 from pffdst.core.errors import UserError
+from pffdst.runs.files import LAST, PREVIOUS, write_whole
 
-__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse", "write_atomically"]
+__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse"]
 
 MAGIC = b"PFFDSTC1"
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _HEAD = len(MAGIC) + 8 + 32
 
 
 class CheckpointError(UserError):
     """A file that is not a whole checkpoint; the text says which and what to do."""
-
-
-def write_atomically(path: Path, *pieces: bytes | memoryview, keep: Path | None = None) -> None:
-    """The file holds all the pieces or what it held before, also after a power cut; that may be kept under `keep`."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
-    if keep is not None and path.exists():
-        path.replace(keep)
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename last. Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -65,7 +40,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
     # a damaged last one must not take the place of the good one before it
     keep = folder / PREVIOUS if _is_whole(folder / LAST) else None
-    write_atomically(folder / LAST, head, body, keep=keep)
+    write_whole(folder / LAST, head, body, keep=keep)
 
 
 def _is_whole(path: Path) -> bool:

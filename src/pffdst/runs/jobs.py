@@ -8,9 +8,12 @@ taken up again, holds `skipped.json` {"folder"} instead.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,12 +24,27 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from pffdst.core.errors import UserError
+from pffdst.runs.files import (
+    CHECKPOINTS,
+    HYDRA,
+    LAST,
+    LOCK,
+    OVERRIDES,
+    PREVIOUS,
+    RUN,
+    SKIPPED,
+    SUMMARY,
+    FileProblem,
+    read_json,
+    read_yaml,
+    write_whole,
+)
+from pffdst.runs.foreign import foreign
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
-    "LOCK",
-    "RUN",
-    "SKIPPED",
-    "SUMMARY",
     "Attempt",
     "Job",
     "State",
@@ -48,9 +66,7 @@ __all__ = [
 Status = Literal["running", "done", "failed"]
 State = Literal["done", "running", "failed", "stopped", "missing"]
 
-RUN, SUMMARY, SKIPPED, LOCK = "run.json", "summary.json", "skipped.json", "run.lock"
 _DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
-_CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 
 
 @final
@@ -116,7 +132,15 @@ def locked(folder: Path) -> Iterator[None]:
 def result_folder(folder: Path) -> Path:
     """Where a job's result lies: its own folder, or that of the earlier attempt it was skipped for."""
     skipped = _read(folder / SKIPPED)
-    return Path(str(skipped["folder"])) if "folder" in skipped and not read_run(folder) else folder
+    return _elsewhere(skipped, folder) if not read_run(folder) else folder
+
+
+def _elsewhere(skipped: dict[str, Any], folder: Path) -> Path:
+    """The folder that skipped.json names; the job's own where it names none that could be one."""
+    named = skipped.get("folder")
+    with suppress(OSError, ValueError):
+        return Path(named) if isinstance(named, str) and Path(named).is_dir() else folder
+    return folder
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -125,15 +149,33 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works in a run's folder: it holds the lock."""
-    lock = folder / LOCK
-    if not lock.exists():
+    """Whether a process works in a run's folder: it holds the lock. Nothing there is written or made."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except (OSError, ValueError):
         return False
     try:
-        with FileLock(lock, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+        return _is_locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    """Whether another process holds a FileLock of this file; asking takes no lock that could stand in its way."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return True
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    else:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    return False
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -182,7 +224,7 @@ def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
 
     `what` stands in the title for a folder that holds something else. Long decimals are shortened.
     """
-    table = Table(title=f"{what} {sweep}", title_justify="left")
+    table = Table(title=foreign(f"{what} {sweep}"), title_justify="left")
     table.add_column("job", justify="right")
     for name in ("overrides", "status"):
         table.add_column(name, overflow="fold")
@@ -193,7 +235,8 @@ def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
         accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
         size = "-" if job.bytes is None else _size(job.bytes)
         overrides = _DECIMAL.sub(lambda found: f"{float(found[0]):.4g}", " ".join(job.overrides))
-        table.add_row(job.number, overrides, job.status, accuracy, size, _below(job.folder, sweep.parent))
+        told = (job.number, overrides, job.status, accuracy, size, _below(job.folder, sweep.parent))
+        table.add_row(*map(foreign, told))
     return table
 
 
@@ -213,8 +256,8 @@ def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
 
 def _newest_checkpoint(folder: Path) -> int:
     """When the newest checkpoint was written, in nanoseconds; 0 without one."""
-    files = [folder / "checkpoints" / name for name in _CHECKPOINTS]
-    return max((path.stat().st_mtime_ns for path in files if path.is_file()), default=0)
+    paths = [folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)]
+    return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
 
 
 def _is_free(folder: Path) -> bool:
@@ -223,7 +266,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _is_job(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (RUN, SKIPPED, ".hydra"))
+    return any((folder / name).exists() for name in (RUN, SKIPPED, HYDRA))
 
 
 def _order(job: Job) -> tuple[int, str]:
@@ -233,7 +276,7 @@ def _order(job: Job) -> tuple[int, str]:
 def _job(folder: Path) -> Job:
     skipped = _read(folder / SKIPPED)
     elsewhere = bool(skipped) and not read_run(folder)
-    source = Path(str(skipped.get("folder"))) if elsewhere else folder
+    source = _elsewhere(skipped, folder) if elsewhere else folder
     state = _state(source)
     summary = _read(source / SUMMARY)
     figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
@@ -253,9 +296,9 @@ def _state(folder: Path) -> State:
 
 def _overrides(folder: Path) -> tuple[str, ...]:
     """The job's command line, as Hydra saved it: a yaml list with one override a line."""
-    with suppress(OSError):
-        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
-        return tuple(line.removeprefix("- ").strip("'\"") for line in lines if line.startswith("- "))
+    with suppress(FileProblem):
+        lines = read_yaml(folder / OVERRIDES)
+        return tuple(map(str, lines)) if isinstance(lines, list) else ()
     return ()
 
 
@@ -279,19 +322,17 @@ def _size(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
-    return f"{count:.2f} TB"
+    return f"{count:.4g} TB"
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A json object; empty where there is none or it cannot be read (a file cut short by a kill)."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(FileProblem):
+        found = read_json(path)
         return found if isinstance(found, dict) else {}
     return {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """A reader sees the old file or the new one, never a part."""
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -20,7 +20,18 @@ from pffdst.config.resume import key_of, quoted
 from pffdst.config.session import Composed, Session
 from pffdst.config.targets import TargetError, did_you_mean, key_problems, locate, own_keys
 from pffdst.cost.ledger import Ledger
-from pffdst.metrics.names import ACCURACIES, best_of, columns, last5_of
+from pffdst.metrics.names import (
+    ACCURACIES,
+    EvaluatedOn,
+    as_test,
+    average_of,
+    best_of,
+    columns,
+    evaluated_on,
+    last5_of,
+    metric,
+    on,
+)
 from pffdst.search.study import OBJECTIVES, Direction, Value
 
 __all__ = ["SPACE", "Search", "read_search", "sampler_for", "written"]
@@ -30,8 +41,8 @@ _KEYS = ("trials", "folder", "sampler", "objectives", "fixed", "space")
 _NEEDED = ("trials", "folder", "sampler", "objectives", "space")
 _INTERVAL = ("low", "high", "log", "step")
 _EXAMPLE = "a list of choices, such as [0.8, 0.9], or an interval, such as {low: 0.01, high: 0.1, log: true}"
-_FIGURES = tuple(dict.fromkeys((*columns(), *Ledger.COLUMNS)))
-_ON_TEST = frozenset(name for accuracy in ACCURACIES for name in (accuracy, best_of(accuracy), last5_of(accuracy)))
+# Figures that tell of the test set, where there is no validation set in its place, beside everything named test/*.
+_SCORED = frozenset(name for accuracy in ACCURACIES for name in (best_of(accuracy), last5_of(accuracy)))
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
 
 
@@ -71,7 +82,7 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
     nodes = {str(key): node for key, node in cfg.search.space.items() if key not in typed}
     base = opened.compose(overrides).cfg
     space, problems = _space(nodes, base)
-    problems += _contents(cfg.search, name, set(fixed) & set(nodes), float(base.validation_share))
+    problems += _contents(cfg.search, name, set(fixed) & set(nodes), base)
     problems = problems or list(_value_problems(opened, overrides, nodes))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -107,13 +118,15 @@ def _shape_problems(node: Any) -> Iterator[str]:
         yield f"search.trials={trials}: expected a whole number >= 1; write e.g. search.trials=20"
 
 
-def _contents(node: DictConfig, name: str, twice: set[str], validation: float) -> list[str]:
+def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) -> list[str]:
     lines = [f"search.fixed.{key}: {key} is searched too; leave it out of fixed or of space" for key in sorted(twice)]
-    lines += [line for key, value in node.objectives.items() for line in _objective(str(key), value)]
+    split = evaluated_on(float(base.validation_share))
+    known = _figures(base, split)
+    lines += [line for key, value in node.objectives.items() for line in _objective(str(key), value, known, split)]
     if not node.objectives:
-        lines.append("search.objectives is empty; write e.g. test/ema_acc_global: maximize")
-    chosen = sorted(_ON_TEST & set(map(str, node.objectives)))
-    if chosen and validation == 0 and "on_test" not in name:
+        lines.append("search.objectives is empty; write e.g. val/ema_acc_global: maximize")
+    chosen = sorted(key for key in map(str, node.objectives) if key in _SCORED or key.startswith("test/"))
+    if chosen and split == "test" and "on_test" not in name:
         lines.append(
             f"search={name} would choose by {' and '.join(chosen)} on the test set; write validation_share=0.2, so "
             f"that a share of the training set stands in for it, or say so in its name, search={name}_on_test"
@@ -121,12 +134,27 @@ def _contents(node: DictConfig, name: str, twice: set[str], validation: float) -
     return lines + _sampler_problems(node.sampler)
 
 
-def _objective(figure: str, direction: Any) -> Iterator[str]:
-    if figure not in _FIGURES:
-        close = did_you_mean(figure, _FIGURES)
-        yield f"search.objectives: no run has the figure {figure}; {close or 'metrics.csv of any run shows them'}"
+def _figures(base: DictConfig, split: EvaluatedOn) -> tuple[str, ...]:
+    """Every figure that a trial's row has."""
+    further = [metric(str(name)) for name, node in (base.get("metrics") or {}).items() if node is not None]
+    scored = [on(split, name) for name in (*further, *map(average_of, further))]
+    return tuple(dict.fromkeys((*columns(split=split), *scored, *Ledger.COLUMNS)))
+
+
+def _objective(figure: str, direction: Any, known: Sequence[str], split: EvaluatedOn) -> Iterator[str]:
+    if figure not in known:
+        yield f"search.objectives: no run has the figure {figure}; {_other(figure, known, split)}"
     if direction not in ("maximize", "minimize"):
         yield f"search.objectives: {figure}: {direction}: expected maximize or minimize"
+
+
+def _other(figure: str, known: Sequence[str], split: EvaluatedOn) -> str:
+    """What to write in its place."""
+    named = on(split, *as_test({figure: 0}))
+    if named in known:
+        scored = "validation_share above 0" if split == "validation" else "validation_share=0"
+        return f"with {scored} it is {named}"
+    return did_you_mean(figure, known) or "metrics.csv of any run shows them"
 
 
 def _sampler_problems(node: DictConfig) -> list[str]:

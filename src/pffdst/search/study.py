@@ -24,14 +24,15 @@ from rich.table import Table
 from sqlalchemy.pool import NullPool
 
 from pffdst.metrics.units import format_figure
+from pffdst.runs.files import SEARCH
+from pffdst.runs.foreign import foreign
 
-__all__ = ["DATABASE", "OBJECTIVES", "Direction", "Proposal", "Study", "Trial", "Value", "front_table", "shown"]
+__all__ = ["OBJECTIVES", "Direction", "Proposal", "Study", "Trial", "Value", "front_table", "shown"]
 
 Direction = Literal["maximize", "minimize"]
 Value = bool | int | float | str | None
 Status = Literal["running", "done", "failed"]
 
-DATABASE = "search.db"
 OBJECTIVES = "search.objectives"
 _NAME = "search"
 _SPEC, _GIVEN, _WANTED, _ERROR = "spec", "given", "wanted", "error"
@@ -92,7 +93,7 @@ class Study:
     @classmethod
     def load(cls, folder: Path) -> Study | None:
         """The study of a folder; None where there is none, or one that was stopped before it knew what to search."""
-        if not (folder / DATABASE).is_file():
+        if not (folder / SEARCH).is_file():
             return None
         storage = _storage(folder)
         if _NAME not in optuna.get_all_study_names(storage):
@@ -170,14 +171,14 @@ def front_table(study: Study) -> Table:
     front = study.front()
     searched = list(dict.fromkeys(name for trial in front for name in trial.values))
     best = "Best trial" if len(study.objectives) == 1 else "Pareto front"
-    table = Table(title=f"{best} of {study.folder}", title_justify="left")
+    table = Table(title=foreign(f"{best} of {study.folder}"), title_justify="left")
     table.add_column("trial", justify="right")
     for name in (*searched, *study.objectives):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(foreign(name), justify="right", overflow="fold")
     for trial in front:
         values = (shown(trial.values.get(name)) for name in searched)
         figures = (format_figure(name, value) for name, value in trial.reached.items())
-        table.add_row(str(trial.number), *values, *figures)
+        table.add_row(str(trial.number), *map(foreign, (*values, *figures)))
     return table
 
 
@@ -188,7 +189,7 @@ def shown(value: Value) -> str:
 
 def _storage(folder: Path) -> RDBStorage:
     # No connection outlives a question: runs fork worker processes in between.
-    return RDBStorage(f"sqlite:///{(folder / DATABASE).resolve()}", {"poolclass": NullPool})
+    return RDBStorage(f"sqlite:///{(folder / SEARCH).resolve()}", {"poolclass": NullPool})
 
 
 def _suggest(trial: optuna.Trial, name: str, among: BaseDistribution) -> Value:

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from torch import nn
 
+from pffdst.core.errors import UserError
 from pffdst.core.masks import Move
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel, Stage
@@ -178,6 +179,7 @@ class Server:
         """All that the next round depends on; no random state, since every draw is named."""
         model = self.model
         return {
+            "tensors": model.layout.described,
             "alive": model.alive_at.packed(),
             "frozen": model.frozen_at.packed(),
             "held": model.held,
@@ -191,8 +193,12 @@ class Server:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Goes back to what `state_dict` gave. UserError where that was another network's."""
         layout = self.model.layout
+        changed = layout.differences(state["tensors"])
+        if changed:
+            what = "\n".join(f"  - {line}" for line in changed)
+            raise UserError(f"the model's code has changed since the checkpoint; go on with the one it was:\n{what}")
         alive, frozen = (Positions.unpacked(layout, state[name]) for name in ("alive", "frozen"))
         self.model = GlobalModel.of(alive, frozen, state["held"], state["rest"])
         self.average.load_state_dict(state["average"], layout)

@@ -3,8 +3,8 @@
 What a client keeps between rounds is a `Memory`. Section HELD names by checksums what it holds once it has read a
 message:
 
-    0   4   crc32 of the trainable positions as increasing u32
-    4   4   crc32 of the frozen positions likewise, then the coding byte and the body of their values; 0 for none
+    0   4   checksum of the trainable positions: 32 bits of xxh3 of them as increasing u32
+    4   4   the same of the frozen positions, mixed with that of the coding and body of their values; 0 for none
 
 The frozen positions come before the trainable ones: both may be coded as changes to the trainable mask held before.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import functools
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
+import xxhash
 from torch import Tensor
 
 from pffdst.core.model import GlobalModel, Layout
@@ -66,9 +66,10 @@ class Received(NamedTuple):
 
 
 def digest(positions: Positions, values: Section | None = None) -> int:
-    """crc32 of a mask and, for frozen weights, of their values."""
-    crc = positions.digest
-    return crc if values is None else zlib.crc32(values.body, zlib.crc32(bytes((values.coding,)), crc))
+    """The checksum of a mask and, for frozen weights, of their values."""
+    if values is None:
+        return positions.digest
+    return xxhash.xxh3_64_intdigest(values.body, positions.digest << 8 | values.coding) & 0xFFFFFFFF
 
 
 # ---- sending -------------------------------------------------------------------------------------------------------
@@ -147,7 +148,12 @@ def _after(message: Message, memory: Memory, layout: Layout) -> Memory:
     body = message.section(Tag.HELD).body
     if len(body) != _HELD.size:
         raise WireError(f"HELD: expected {_HELD.size} bytes, but got {len(body)}")
-    return _remembered(layout, memory, body, tuple(message.sections.get(tag) for tag in _KEPT))
+    return _remembered(layout, memory, body, tuple(_own(message.sections.get(tag)) for tag in _KEPT))
+
+
+def _own(section: Section | None) -> Section | None:
+    """A section that outlives its message."""
+    return None if section is None else Section(section.coding, bytes(section.body))
 
 
 # Clients that held the same are sent the same, in one round and in the next: it is decoded once.

@@ -14,8 +14,8 @@ layers of the mask before it, after the set's length as a varint; the seed, u64,
 drawn, as varints. A first move without any that leave begins from no position at all.
 
 Free is what is neither in the mask nor frozen; "in the layers of X" counts positions of X alone. Codings 2 to 4 begin
-with the crc32 of the mask they decode to, its positions as increasing u32: a table or a draw that differs between two
-machines is found.
+with the checksum of the mask they decode to, 32 bits of xxh3 of its positions as increasing u32: a table or a draw
+that differs between two machines is found.
 A draw takes, in each layer, the free positions j of least key; the key is splitmix64's output j from the seed.
 """
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import final
@@ -41,7 +41,7 @@ from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint,
 __all__ = ["MOST_MOVES", "Coding", "Known", "decode_positions", "encode_move", "encode_positions", "positions_of"]
 
 MOST_MOVES = 64  # in one section: a decoder's work has a bound
-_CRC = struct.Struct("<I")
+_CHECKSUM = struct.Struct("<I")
 _SEED = struct.Struct("<Q")
 _LEAVES, _DRAWS = 1, 2
 
@@ -126,8 +126,9 @@ def encode_positions(mask: Positions, known: Known, moves: Sequence[bytes] | Non
         Coding.BITMAP: layout.maskable / 8,
         Coding.SET: numbers + entropy_bytes(mask.counts, known.free),
     }
-    if known.held is not None:
-        estimates[Coding.CHANGED] = 2 * numbers + _changed_entropy(mask, known)
+    change = None if known.held is None else _change(mask, known)
+    if change is not None:
+        estimates[Coding.CHANGED] = 2 * numbers + change.entropy
     if moves is not None and len(moves) <= MOST_MOVES:
         estimates[Coding.MOVES] = float(sum(map(len, moves)))
     coding = min(estimates, key=lambda c: estimates[c])
@@ -136,9 +137,12 @@ def encode_positions(mask: Positions, known: Known, moves: Sequence[bytes] | Non
     if coding is Coding.MOVES:
         assert moves is not None
         body = b"".join((write_varint(len(moves)), *moves))
+    elif coding is Coding.CHANGED:
+        assert change is not None
+        body = change.body
     else:
-        body = _BODIES[coding](mask, known)
-    return Section(coding, _CRC.pack(mask.digest) + body)
+        body = encode_set(places_outside(mask, known.barred), known.free)
+    return Section(coding, _CHECKSUM.pack(mask.digest) + body)
 
 
 def encode_move(move: Move, before: Positions) -> bytes:
@@ -153,31 +157,38 @@ def encode_move(move: Move, before: Positions) -> bytes:
     return bytes((kind,)) + dropped + drawn
 
 
-def _change(mask: Positions, known: Known) -> tuple[Positions, Positions, Positions, tuple[int, ...]]:
-    """The former mask, what left it, what joined it, and how many positions of each layer were free to join."""
+@final
+@dataclass(frozen=True)
+class _Change:
+    """The former mask, what left it, what joined it, and what was not free to join."""
+
+    former: Positions
+    left: Positions
+    joined: Positions
+    taken: Positions
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """How many positions of each layer were free to join."""
+        return _room(self.former.layout, self.taken)
+
+    @property
+    def entropy(self) -> float:
+        """The least bytes that tell it."""
+        return entropy_bytes(self.left.counts, self.former.counts) + entropy_bytes(self.joined.counts, self.free)
+
+    @property
+    def body(self) -> bytes:
+        """Coding 3."""
+        balanced = self.left.counts == self.joined.counts
+        left, joined = places_in(self.left, self.former), places_outside(self.joined, self.taken)
+        both = np.concatenate([left, joined + len(self.former)])
+        return bytes((balanced,)) + encode_set(both, [*self.former.counts, *self.free], balanced=balanced)
+
+
+def _change(mask: Positions, known: Known) -> _Change:
     former = known.former
-    taken = former.plus(known.barred)
-    return former, former.without(mask), mask.without(former), _room(known.layout, taken)
-
-
-def _changed_entropy(mask: Positions, known: Known) -> float:
-    former, left, joined, free = _change(mask, known)
-    return entropy_bytes(left.counts, former.counts) + entropy_bytes(joined.counts, free)
-
-
-def _set_body(mask: Positions, known: Known) -> bytes:
-    return encode_set(places_outside(mask, known.barred), known.free)
-
-
-def _changed_body(mask: Positions, known: Known) -> bytes:
-    former, left, joined, free = _change(mask, known)
-    places = places_outside(joined, former.plus(known.barred))
-    balanced = left.counts == joined.counts
-    both = np.concatenate([places_in(left, former), places + len(former)])
-    return bytes((balanced,)) + encode_set(both, [*former.counts, *free], balanced=balanced)
-
-
-_BODIES: dict[Coding, Callable[[Positions, Known], bytes]] = {Coding.SET: _set_body, Coding.CHANGED: _changed_body}
+    return _Change(former, former.without(mask), mask.without(former), former.plus(known.barred))
 
 
 # ---- decoding ------------------------------------------------------------------------------------------------------
@@ -187,7 +198,7 @@ def decode_positions(section: Section, known: Known, name: str) -> Positions:
     """A section back to the mask. Raises WireError naming `name` where it is malformed."""
     if section.coding not in tuple(Coding):
         raise WireError(f"{name}: position coding {section.coding} is unknown")
-    coding, body = Coding(section.coding), section.body
+    coding, body = Coding(section.coding), bytes(section.body)
     if coding is Coding.ALL:
         if body:
             raise WireError(f"{name}: expected an empty body for coding 'all', but got {len(body)} bytes")
@@ -210,9 +221,9 @@ def positions_of(bitmap: bytes, layout: Layout, name: str) -> Positions:
 
 
 def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Positions:
-    if len(body) < _CRC.size:
-        raise WireError(f"{name}: expected the crc32 of the mask, but got {len(body)} bytes")
-    rest = body[_CRC.size :]
+    if len(body) < _CHECKSUM.size:
+        raise WireError(f"{name}: expected the checksum of the mask, but got {len(body)} bytes")
+    rest = body[_CHECKSUM.size :]
     if coding is Coding.SET:
         places = decode_set(rest, known.free, name)
         mask = Positions(known.layout, index=torch.from_numpy(at_outside(places, known.barred)))
@@ -220,7 +231,7 @@ def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Pos
         mask = _decode_changed(rest, known, name)
     else:
         mask = _decode_moves(rest, known, name)
-    if mask.digest != _CRC.unpack_from(body)[0]:
+    if mask.digest != _CHECKSUM.unpack_from(body)[0]:
         raise WireError(f"{name}: the decoded mask does not have the checksum that was sent")
     return mask
 

@@ -83,14 +83,14 @@ class SignalCoder:
         if section.coding != 0:
             raise WireError(f"{signal.name}: coding {section.coding} is unknown")
         if signal.form == "positions":
-            return self._read_positions(signal, section.body)
+            return self._read_positions(signal, bytes(section.body))
         if len(section.body) < _LENGTH.size:
             raise WireError(f"{signal.name}: expected {_LENGTH.size} bytes before the positions")
         length, coding = _LENGTH.unpack_from(section.body)
         rest = section.body[_LENGTH.size :]
         if length > len(rest):
             raise WireError(f"{signal.name}: the positions run past the end of the section")
-        at = self._read_positions(signal, rest[:length])
+        at = self._read_positions(signal, bytes(rest[:length]))
         return Chosen(at, self._read_values(signal, Section(coding, rest[length:]), len(at)))
 
     def _read_values(self, signal: Signal, section: Section, count: int) -> Tensor:

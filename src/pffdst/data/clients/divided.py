@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
+from typing import Protocol, final
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ __all__ = [
     "Dirichlet",
     "Division",
     "Iid",
+    "Owned",
     "Partition",
     "PartitionError",
     "Partitioner",
     "Shards",
     "Shares",
+    "check_name",
     "checked_labels",
     "follow",
+    "grouped",
 ]
 
 _Ints = NDArray[np.int64]
@@ -65,10 +68,11 @@ class Shares(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class Partition(Shares):
-    """A division, as flat index arrays: client k owns order[offsets[k] : offsets[k + 1]].
+    """Shares as flat index arrays: client k owns order[offsets[k] : offsets[k + 1]].
 
-    `train_order` int64 [N_train] and `test_order` int64 [N_test] name every sample exactly once; `train_offsets` and
-    `test_offsets` are int64 [C + 1]. `moved` counts the training samples that were moved to reach the smallest
+    A division's `train_order` int64 [N_train] names every sample exactly once, one read from a file may leave some out
+    and name some twice; `test_order` int64 [N_test] names each once. `train_offsets` and `test_offsets` are int64
+    [C + 1]. `moved` counts the training samples that were moved to reach the smallest
     allowed size.
     """
 
@@ -93,7 +97,7 @@ class Partition(Shares):
         return int(self.train_offsets[client + 1] - self.train_offsets[client])
 
     def train(self, client: int) -> Tensor:
-        """Indices int64 [n_k] of the client's training samples, ascending."""
+        """Indices int64 [n_k] of the client's training samples."""
         return self.train_order[int(self.train_offsets[client]) : int(self.train_offsets[client + 1])]
 
     def test(self, client: int) -> Tensor:
@@ -117,16 +121,39 @@ class Partition(Shares):
         return torch.bincount(cells, minlength=self.clients * classes).view(self.clients, classes)
 
 
+class Owned(Protocol):
+    """What a way to give samples to clients knows of them."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of every sample, int64 [N]."""
+
+    @property
+    def owners(self) -> Tensor | None:
+        """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
+
+
+@dataclass(frozen=True)
 class Partitioner(ABC):
-    """A way to give samples to clients; the test samples follow with the same proportions per class."""
+    """A way to give samples to clients; unless they have owners, test samples follow with the same proportions per
+    class.
+
+    `save` names a file to write the clients' samples to, for `partition=file`.
+    """
+
+    save: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.save is not None:
+            check_name("save", self.save)
 
     @abstractmethod
-    def problems(self, samples: int, clients: int) -> list[str]:
-        """Why `clients` cannot have shares of `samples` training samples; empty when they can."""
+    def problems(self, train: Owned, clients: int) -> list[str]:
+        """Why `clients` cannot have shares of the training samples; empty when they can."""
 
     @abstractmethod
-    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Shares:
-        """The clients' shares; labels are int64 [N_train] and [N_test] in 0..classes-1.
+    def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Shares:
+        """The clients' shares of samples whose labels are in 0..classes-1.
 
         Raises PartitionError when the samples, the clients and the settings do not fit.
         """
@@ -135,8 +162,9 @@ class Partitioner(ABC):
 class Division(Partitioner):
     """A way in which every sample is exactly one client's."""
 
-    def problems(self, samples: int, clients: int) -> list[str]:
+    def problems(self, train: Owned, clients: int) -> list[str]:
         """Fewer than 1 client, or more clients than samples."""
+        samples = len(train.labels)
         if clients < 1:
             return [f"clients must be 1 or more, got {clients}"]
         if clients > samples:
@@ -146,15 +174,14 @@ class Division(Partitioner):
             ]
         return []
 
-    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Partition:
+    def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """Assigns every sample to exactly one client."""
-        if problems := self.problems(len(train_labels), clients):
+        if problems := self.problems(train, clients):
             raise PartitionError("\n".join(problems))
-        train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
-        owner, moved = self._assign(train, clients, seed)
-        generator = np.random.default_rng(derive_seed(seed, "partition_test"))
-        test_owner = follow(test, train, owner, clients, classes, generator)
-        return Partition(*_grouped(owner, clients), *_grouped(test_owner, clients), moved)
+        labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
+        owner, moved = self._assign(labels, clients, seed)
+        test_owner = follow(tested, labels, owner, clients, classes, seed)
+        return Partition(*grouped(owner, clients), *grouped(test_owner, clients), moved)
 
     @abstractmethod
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
@@ -185,9 +212,9 @@ class Dirichlet(Division):
     min_size: int
     retries: int
 
-    def problems(self, samples: int, clients: int) -> list[str]:
+    def problems(self, train: Owned, clients: int) -> list[str]:
         """Also: alpha, min_size or retries out of range, or too few samples for every client to get min_size."""
-        found = super().problems(samples, clients)
+        found, samples = super().problems(train, clients), len(train.labels)
         if not 0 < self.alpha <= _ALPHA_MAX:
             found.append(
                 f"partition.alpha must be above 0 and at most {_ALPHA_MAX:g}, got {self.alpha}; "
@@ -244,9 +271,9 @@ class Shards(Division):
 
     per_client: int
 
-    def problems(self, samples: int, clients: int) -> list[str]:
+    def problems(self, train: Owned, clients: int) -> list[str]:
         """Also: per_client below 1, or more shards than samples."""
-        found = super().problems(samples, clients)
+        found, samples = super().problems(train, clients), len(train.labels)
         if self.per_client < 1:
             found.append(f"partition.per_client must be 1 or more, got {self.per_client}")
         if not found and self.per_client * clients > samples:
@@ -268,6 +295,12 @@ class Shards(Division):
         return owner, 0
 
 
+def check_name(key: str, name: str) -> None:
+    """PartitionError unless the file's name says which kind it is."""
+    if not name.lower().endswith((".csv", ".npz")):
+        raise PartitionError(f"Expected `partition.{key}` to end in .csv or .npz, but got {name}")
+
+
 def _shuffle(seed: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "partition_shuffle"))
 
@@ -280,17 +313,19 @@ def checked_labels(labels: Tensor, classes: int) -> _Ints:
     return array
 
 
-def _grouped(owner: _Ints, clients: int) -> tuple[Tensor, Tensor]:
+def grouped(owner: _Ints, clients: int) -> tuple[Tensor, Tensor]:
     """The samples in order of their client, and where each client begins: int64 [N], [C + 1]."""
     offsets = np.zeros(clients + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner, minlength=clients), out=offsets[1:])
     return torch.from_numpy(np.argsort(owner, kind="stable")), torch.from_numpy(offsets)
 
 
-def follow(
-    test: _Ints, train: _Ints, owner: _Ints, clients: int, classes: int, generator: np.random.Generator
-) -> _Ints:
-    """The client of every test sample: of each class, clients get the share they have of its training samples."""
+def follow(test: _Ints, train: _Ints, owner: _Ints, clients: int, classes: int, seed: int) -> _Ints:
+    """The client of every test sample: of each class, clients get the share they have of its training samples.
+
+    `test` and `train` are labels, `owner` is the client of each training sample.
+    """
+    generator = np.random.default_rng(derive_seed(seed, "partition_test"))
     result = np.empty_like(test)
     for label in range(classes):
         samples = generator.permutation(np.flatnonzero(test == label))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pffdst.core.seeding import derive_seed
-from pffdst.data.clients.divided import Partitioner, PartitionError, Shares, checked_labels, follow
+from pffdst.data.clients.divided import Owned, Partitioner, PartitionError, Shares, checked_labels, follow
 
 __all__ = ["Drawn", "DrawnShares"]
 
@@ -36,6 +36,7 @@ class Drawn(Partitioner):
     panel: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         allowed = {
             "alpha": (0 < self.alpha <= _ALPHA_MAX, f"above 0 and at most {_ALPHA_MAX:g}"),
             "samples": (self.samples >= 1, "1 or more"),
@@ -47,21 +48,20 @@ class Drawn(Partitioner):
             if not holds:
                 raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
 
-    def problems(self, samples: int, clients: int) -> list[str]:
+    def problems(self, train: Owned, clients: int) -> list[str]:
         """Fewer than 1 client or sample: any other numbers go together."""
-        return [
-            f"{name} must be 1 or more, got {n}" for name, n in (("clients", clients), ("samples", samples)) if n < 1
-        ]
+        counts = (("clients", clients), ("samples", len(train.labels)))
+        return [f"{name} must be 1 or more, got {n}" for name, n in counts if n < 1]
 
-    def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> DrawnShares:
+    def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> DrawnShares:
         """Names the clients' draws, and divides the test set among the panel."""
-        if problems := self.problems(len(train_labels), clients):
+        if problems := self.problems(train, clients):
             raise PartitionError("\n".join(problems))
-        train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
-        by_class = torch.from_numpy(np.argsort(train, kind="stable"))
-        counts = np.bincount(train, minlength=classes)
+        labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
+        by_class = torch.from_numpy(np.argsort(labels, kind="stable"))
+        counts = np.bincount(labels, minlength=classes)
         shares = DrawnShares(self, clients, seed, by_class, counts, torch.empty(0, dtype=torch.int64))
-        return replace(shares, panel_owner=_panel_owner(shares, train, test, classes))
+        return replace(shares, panel_owner=_panel_owner(shares, labels, tested, classes))
 
 
 @final
@@ -119,6 +119,5 @@ def _panel_owner(shares: DrawnShares, train: NDArray[np.int64], test: NDArray[np
     """The test samples divided as a division's are: with the proportions of the panel's training samples."""
     own = [shares.train(client).numpy() for client in range(shares.tested)]
     owner = np.repeat(np.arange(shares.tested), [len(indices) for indices in own])
-    generator = np.random.default_rng(derive_seed(shares.seed, "partition_test"))
     labels = train[np.concatenate(own)]
-    return torch.from_numpy(follow(test, labels, owner, shares.tested, classes, generator))
+    return torch.from_numpy(follow(test, labels, owner, shares.tested, classes, shares.seed))

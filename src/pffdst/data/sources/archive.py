@@ -22,7 +22,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from pffdst.data.dataset import DataError, ImageSet
+from pffdst.data.dataset import DataError
+from pffdst.data.samples import ImageSet
 
 __all__ = ["ARCHIVES", "Archive"]
 
@@ -61,15 +62,17 @@ class Archive:
         files = ", ".join(str(part.file.relative_to(self.root)) for part in parts)
         return f"{packed} (or unpacked: {files})"
 
-    def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training and test set; unpacks what is packed. DataError names the file that is damaged."""
+    def load(self) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+        """Training and test set and the names of the classes; unpacks what is packed. DataError names the file that is
+        damaged."""
         waiting = [part for part in self._parts() if not part.intact(part.file)]
         for part in waiting:
             self._check(part)
         for packed in dict.fromkeys(part.packed for part in waiting):
             self._unpack(packed)
         try:
-            return self._read(train=True), self._read(train=False)
+            (train, names), (test, _) = self._read(train=True), self._read(train=False)
+            return train, test, names
         except Exception as error:  # files that are whole but senseless make the readers raise almost anything
             raise DataError(
                 f"{self.kind} in {self.root} cannot be read ({error}); delete it and get it anew"
@@ -116,12 +119,13 @@ class Archive:
         except _FAILURES as error:
             raise DataError(f"{packed} cannot be unpacked ({error}); unpack it by hand beside itself") from error
 
-    def _read(self, train: bool) -> ImageSet:
+    def _read(self, train: bool) -> tuple[ImageSet, tuple[str, ...]]:
         loaded = self._kind(self.root, train=train, download=False)
         pixels = np.asarray(loaded.data)
         channels_first = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
         labels = torch.as_tensor(loaded.targets, dtype=torch.int64)
-        return ImageSet(torch.from_numpy(np.ascontiguousarray(channels_first)), labels)
+        images = torch.from_numpy(np.ascontiguousarray(channels_first))
+        return ImageSet(images, labels), tuple(map(str, loaded.classes))
 
 
 def _pickle_parts(kind: Any, root: Path) -> list[_Part]:

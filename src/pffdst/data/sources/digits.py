@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,27 +10,23 @@ import torch
 from numpy.typing import NDArray
 
 from pffdst.core.seeding import derive_seed
-from pffdst.data.dataset import DataError, Dataset, DataSource, Declared, ImageSet
+from pffdst.data.dataset import DataError, Dataset
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.base import ImageSource
 
 __all__ = ["DigitsSource"]
 
 
 @final
 @dataclass(frozen=True)
-class DigitsSource(DataSource):
+class DigitsSource(ImageSource):
     """1,797 grey images of 8x8 pixels; `test_share` of every class is the test set, the same in every run."""
 
-    name: str
-    channels: int | None
-    size: int | None
-    classes: int | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
     test_share: float
 
     def problems(self) -> list[str]:
         """Settings out of range."""
-        found = self._declared.problems()
+        found = self.shape_problems()
         if not 0 < self.test_share < 1:
             found.append(f"dataset.test_share must lie between 0 and 1, got {self.test_share}; write 0.2")
         return found
@@ -43,11 +38,7 @@ class DigitsSource(DataSource):
             raise DataError("\n".join(problems))
         pixels, labels = _digits()
         test = _stratified(labels, self.test_share)
-        return self._declared.dataset(self.name, _image_set(pixels, labels, ~test), _image_set(pixels, labels, test))
-
-    @property
-    def _declared(self) -> Declared:
-        return Declared(self.channels, self.size, self.classes, self.mean, self.std)
+        return self.dataset(_image_set(pixels, labels, ~test), _image_set(pixels, labels, test))
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,101 +1,67 @@
-"""Parquet shards of encoded images (JPEG, PNG, ...) as image sets.
+"""Tables of encoded images as samples: parquet shards, and the arrow files of a data set saved by `datasets`.
 
 The image column is a struct with a field `bytes` (the layout of the Hugging Face hub) or plain binary; the label
-column holds integers.
+column holds integers or words, named classes where the file's own metadata has them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import itertools
-import math
-import mmap
-import os
-import sys
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from pffdst.data.cache import ImageCache
-from pffdst.data.dataset import DataError, ImageSet
+from pffdst.data.columns import Column, of_words
+from pffdst.data.dataset import DataError
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.base import Split
+from pffdst.data.sources.decode import CHUNK, Cells, Form, decode_all
+from pffdst.data.sources.shards import TableFiles
 
-__all__ = ["ParquetFiles", "read_shards"]
+__all__ = ["read_shards", "remarks_on"]
 
-_FORMAT = 1  # of the decoded arrays: a change makes every cached file stale
-_ROWS = 512  # encoded rows in memory at a time
-_TASK = 32  # of them per task of the thread pool
-_GREY = frozenset({"1", "L", "LA"})
-_COLOUR = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
-
-
-@final
-@dataclass(frozen=True)
-class ParquetFiles:
-    """File name patterns of the training and the test shards in a folder, and the names of the two columns."""
-
-    train: str
-    test: str
-    image: str
-    label: str
-
-    @classmethod
-    def from_mapping(cls, keys: Mapping[str, str]) -> ParquetFiles:
-        """From the configuration's `dataset.parquet`; DataError when a key is missing or unknown."""
-        expected = {"train", "test", "image", "label"}
-        if set(keys) != expected:
-            raise DataError(f"dataset.parquet needs the keys {sorted(expected)}, got {sorted(keys)}")
-        return cls(**{key: str(keys[key]) for key in expected})
-
-    def shards(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """Training and test shards lying directly in the folder, in order of name."""
-        return _matching(folder, self.train), _matching(folder, self.test)
-
-    def problems(self, folder: Path) -> list[str]:
-        """Shards that are missing, or that are training and test shards at once."""
-        train, test = self.shards(folder)
-        found = [
-            f"no file in {folder} matches dataset.parquet.{split}={pattern!r}; put the {split} shards there, "
-            f"name their folder with dataset.path=FOLDER or their names with dataset.parquet.{split}=PATTERN"
-            for split, pattern, files in (("train", self.train, train), ("test", self.test, test))
-            if not files
-        ]
-        if both := sorted({path.name for path in train} & {path.name for path in test}):
-            found.append(
-                f"{both[0]} in {folder} matches both dataset.parquet.train={self.train!r} and "
-                f"dataset.parquet.test={self.test!r}; write narrower patterns"
-            )
-        return found
+_FORMAT = 2  # of the decoded arrays: a change makes every cached file stale
 
 
 def read_shards(
-    shards: Sequence[Path], files: ParquetFiles, channels: int | None, cache: ImageCache, what: str
-) -> ImageSet:
-    """All rows of the shards, in order: from the cache when these very bytes were decoded before.
+    shards: Mapping[Path, str], files: TableFiles, form: Form, cache: ImageCache, what: str
+) -> Split | None:
+    """All rows of the shards, in order: from the cache when these very bytes were decoded before; None for no rows.
 
-    `channels` 1 or 3 converts every image; None takes what the first image has. `what` names the set on the progress
-    bar. Raises DataError that names the file and the row.
+    `shards` gives the digest of each file's bytes. Columns that `files` leaves open are read off them; `what` names
+    the set on the progress bar. Raises DataError that names the file and the row.
     """
-    key = _content_key(shards, files, channels)
-    found = cache.load(key)
+    asked = (_FORMAT, files.image, files.label, files.owner, form, *shards.values())
+    name = hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
+    found = cache.load(name)
     if found is not None:
-        return found
+        return Split.noted(*found)
     with _thrifty_arrow():
-        fresh = _decode_shards(shards, files, channels, what)
-    return cache.store(key, fresh)
+        tables = [table for path in shards if (table := _Table.of(path)).rows]
+        if not tables:
+            return None
+        fresh = _read(tables, files, form, what)
+    return Split.noted(cache.store(name, fresh.samples, fresh.notes()), fresh.notes())
+
+
+def remarks_on(total: int, transparent: int, repeated: int) -> tuple[str, ...]:
+    """What a user should know of decoded images."""
+    lines = []
+    if transparent:
+        lines.append(f"{transparent:,} of {total:,} images are transparent in places: they are laid over white")
+    if repeated:
+        lines.append(f"{repeated:,} of {total:,} images have the same bytes as an earlier one")
+    return tuple(lines)
 
 
 @contextlib.contextmanager
@@ -109,186 +75,178 @@ def _thrifty_arrow() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def _content_key(shards: Sequence[Path], files: ParquetFiles, channels: int | None) -> str:
-    digest = hashlib.blake2b(repr((_FORMAT, files.image, files.label, channels)).encode(), digest_size=16)
-    for path in shards:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
-
-
 @final
 @dataclass(frozen=True)
-class _Rows:
-    """Some consecutive rows of one file: encoded images, labels int64, and the first row's number."""
+class _Table:
+    """One file with its columns' types and number of rows."""
 
     path: Path
-    first: int
-    cells: list[bytes]
-    labels: NDArray[np.int64]
+    schema: pa.Schema
+    rows: int
 
-    def where(self, index: int) -> str:
-        return f"{self.path}, row {self.first + index}"
+    @classmethod
+    def of(cls, path: Path) -> _Table:
+        with _named_errors(path):
+            if path.suffix == ".arrow":
+                with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                    return cls(path, stream.schema, sum(batch.num_rows for batch in stream))
+            with pq.ParquetFile(path) as table:
+                return cls(path, table.schema_arrow, int(table.metadata.num_rows))
 
+    def batches(self, column: str) -> Iterator[pa.Array]:
+        """A column, piece by piece."""
+        with _named_errors(self.path):
+            if self.path.suffix == ".arrow":
+                with pa.memory_map(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
+                    for batch in stream:
+                        for start in range(0, batch.num_rows, CHUNK):
+                            yield batch.column(column).slice(start, CHUNK)
+                return
+            with pq.ParquetFile(self.path) as table:
+                for batch in table.iter_batches(CHUNK, columns=[column]):
+                    yield batch.column(column)
 
-@final
-@dataclass(frozen=True)
-class _Target:
-    """What every image must become. `convert`: the channels were asked for, not read off the first image."""
-
-    channels: int
-    width: int
-    height: int
-    convert: bool
-
-
-def _decode_shards(shards: Sequence[Path], files: ParquetFiles, channels: int | None, what: str) -> ImageSet:
-    total = sum(_count_rows(path, files) for path in shards)
-    stream = (rows for path in shards for rows in _read_rows(path, files))
-    head = next(stream, None)
-    if head is None:
-        raise DataError(f"{shards[0]}: it holds no rows; write the images into it, or name another file")
-    target = _target(_open(head.cells[0], head.where(0)), channels)
-    shape = (total, target.channels, target.height, target.width)
-    # Mapped, not from the C library's heap, which keeps far more of what is freed once it has freed as much.
-    images = np.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=np.uint8).reshape(shape)
-    labels = np.empty(total, dtype=np.int64)
-    done = 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, _progress(what, total) as advance:
-        for rows in itertools.chain([head], stream):
-            span = slice(done, done + len(rows.cells))
-            _decode_rows(rows, target, images[span], pool)
-            labels[span] = rows.labels
-            done = span.stop
-            advance(len(rows.cells))
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
+    def checked(self, column: str) -> Iterator[tuple[int, pa.Array]]:
+        """The pieces of a column with the number of their first row; DataError at a null."""
+        first = 0
+        for cells in self.batches(column):
+            values = pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
+            if values.null_count:
+                index = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+                raise DataError(f"{self.path}, row {first + index}: {_null(column, cells[index].as_py())}")
+            yield first, values
+            first += len(values)
 
 
-def _decode_rows(rows: _Rows, target: _Target, out: NDArray[np.uint8], pool: ThreadPoolExecutor) -> None:
-    def decode(start: int) -> None:
-        for index in range(start, min(start + _TASK, len(rows.cells))):
-            out[index] = _decode(rows.cells[index], rows.where(index), target)
-
-    for _ in pool.map(decode, range(0, len(rows.cells), _TASK)):
-        pass  # asking for the results raises what went wrong in the threads, the first row first
-
-
-def _decode(data: bytes, where: str, target: _Target) -> NDArray[np.uint8]:
-    """Pixels uint8 [C, H, W] of one encoded image."""
-    image = _open(data, where)
-    if image.size != (target.width, target.height):
-        raise DataError(
-            f"{where}: the image is {image.width}x{image.height} pixels, the first one {target.width}x{target.height}; "
-            "all images must have one size: resize or crop them"
-        )
-    if not target.convert and _channels(image) > target.channels:
-        raise DataError(
-            f"{where}: the image has colours, the first one is grey; "
-            "write dataset.channels=3 (or 1) to convert them all alike"
-        )
-    pixels = np.asarray(_convert(image, target.channels))
-    return pixels[None] if target.channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _open(data: bytes, where: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except Exception as error:  # damaged files make Pillow raise almost anything
-        raise DataError(
-            f"{where}: the image cannot be decoded, it is damaged or of an unknown kind ({error})"
-        ) from error
-    if image.mode not in _GREY | _COLOUR:
-        raise DataError(
-            f"{where}: images need 8 bits per channel, got Pillow's mode {image.mode!r}; convert them to 8 bits"
-        )
-    return image
-
-
-def _target(first: Image.Image, channels: int | None) -> _Target:
-    wanted = _channels(first) if channels is None else channels
-    return _Target(wanted, first.width, first.height, convert=channels is not None)
-
-
-def _channels(image: Image.Image) -> int:
-    return 1 if image.mode in _GREY else 3
-
-
-def _convert(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the way Pillow warns to go
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+def _null(column: str, cell: Any) -> str:
+    named = cell.get("path") if isinstance(cell, dict) else None
+    if named is not None:
+        return f"column {column!r} names the file {named} and holds no bytes; write the file's bytes into the column"
+    return f"the cell of column {column!r} is null; fill it or drop the row"
 
 
 @contextlib.contextmanager
-def _open_file(path: Path, files: ParquetFiles) -> Iterator[pq.ParquetFile]:
-    """The file, its columns checked; whatever the reader finds wrong with it becomes a DataError."""
+def _named_errors(path: Path) -> Iterator[None]:
+    """Whatever the reader finds wrong with the file becomes a DataError."""
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow, files)
-            yield file
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: the parquet file cannot be read ({error}); it is damaged or no parquet") from error
+        kind = "arrow" if path.suffix == ".arrow" else "parquet"
+        raise DataError(f"{path}: the {kind} file cannot be read ({error}); it is damaged or no {kind}") from error
 
 
-def _check_columns(path: Path, schema: pa.Schema, files: ParquetFiles) -> None:
-    for key, column in (("image", files.image), ("label", files.label)):
-        if column not in schema.names:
-            raise DataError(
-                f"{path}: there is no column {column!r}; its columns are {', '.join(schema.names)}: "
-                f"write dataset.parquet.{key}=COLUMN"
-            )
-    label, image = schema.field(files.label).type, schema.field(files.image).type
-    if not pa.types.is_integer(label):
-        raise DataError(f"{path}: labels must be integers, column {files.label!r} holds {label}")
-    if not _is_binary(image) and not _is_struct_of_bytes(image):
+def _read(tables: Sequence[_Table], files: TableFiles, form: Form, what: str) -> Split:
+    image = _chosen(tables[0], "image", files.image, _image_columns)
+    label = _chosen(tables[0], "label", files.label, lambda table: _label_columns(table, files.owner))
+    for table in tables:
+        _check_columns(table, image, label, files.owner)
+    total = sum(table.rows for table in tables)
+    labels = _column(tables, label, _class_names(tables[0], label))
+    owners = None if files.owner is None else _column(tables, files.owner, ())
+    decoded = decode_all(_cells(tables, image), total, form, what)
+    samples = ImageSet(decoded.images, labels.codes, None if owners is None else owners.codes)
+    return Split(samples, labels, owners, remarks_on(total, decoded.transparent, decoded.repeated))
+
+
+def _cells(tables: Sequence[_Table], column: str) -> Iterator[Cells]:
+    for table in tables:
+        for first, values in table.checked(column):
+            if len(values):
+                yield Cells(values.to_pylist(), _namer(table.path, first))
+
+
+def _namer(path: Path, first: int) -> Callable[[int], str]:
+    return lambda index: f"{path}, row {first + index}"
+
+
+def _chosen(table: _Table, key: str, given: str | None, candidates: Callable[[_Table], list[str]]) -> str:
+    """The column asked for, else the only one it can be."""
+    found = [given] if given is not None else candidates(table)
+    if len(found) == 1 and found[0] in table.schema.names:
+        return str(found[0])
+    columns = ", ".join(table.schema.names)
+    what = f"there is no column {given!r}" if given is not None else f"which column is the {key} cannot be told"
+    setting = "partition.column" if key == "owner" else f"dataset.parquet.{key}"
+    raise DataError(f"{table.path}: {what}; its columns are {columns}: write {setting}=COLUMN")
+
+
+def _image_columns(table: _Table) -> list[str]:
+    return [field.name for field in table.schema if _is_image(field.type)]
+
+
+def _label_columns(table: _Table, owner: str | None) -> list[str]:
+    """The columns with named classes, else one called label, else all of integers or words."""
+    able = [field.name for field in table.schema if _is_label(field.type) and field.name != owner]
+    for narrowed in ([n for n in able if _class_names(table, n)], [n for n in able if n in ("label", "labels")]):
+        if narrowed:
+            return narrowed
+    return able
+
+
+def _check_columns(table: _Table, image: str, label: str, owner: str | None) -> None:
+    for key, column in (("image", image), ("label", label), ("owner", owner)):
+        if column is not None:
+            _chosen(table, key, column, _image_columns)
+    for what, column in (("labels", label), ("owners", owner)):
+        if column is not None and not _is_label(kind := table.schema.field(column).type):
+            raise DataError(f"{table.path}: {what} must be integers or words, column {column!r} holds {kind}")
+    if not _is_image(kind := table.schema.field(image).type):
         raise DataError(
-            f"{path}: images must be encoded bytes or a struct with a field 'bytes', "
-            f"column {files.image!r} holds {image}"
+            f"{table.path}: images must be encoded bytes or a struct with a field 'bytes', "
+            f"column {image!r} holds {kind}"
         )
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def _is_label(kind: pa.DataType) -> bool:
+    is_ = pa.types
+    if is_.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(is_.is_integer(kind) or is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_image(field.type) for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _is_struct_of_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(kind)) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+def _class_names(table: _Table, column: str) -> tuple[str, ...]:
+    """Names that the metadata of `datasets` give the column's numbers; none where there are no such metadata."""
+    try:
+        features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        feature = features[column]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else ()
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
-def _count_rows(path: Path, files: ParquetFiles) -> int:
-    with _open_file(path, files) as file:
-        return int(file.metadata.num_rows)
+def _column(tables: Sequence[_Table], name: str, class_names: tuple[str, ...]) -> Column:
+    """Labels or owners of all rows."""
+    parts = [part for table in tables for part in _values(table, name)]
+    if len({part.type for part in parts}) > 1:
+        raise DataError(
+            f"{tables[0].path}: column {name!r} holds numbers, that of another file words; write them alike"
+        )
+    values = pa.chunked_array(parts).combine_chunks()
+    if pa.types.is_integer(values.type):
+        codes = torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+        return Column(codes, "classes", class_names) if class_names else Column(codes)
+    coded = values.dictionary_encode()
+    return of_words(coded.dictionary.to_pylist(), coded.indices.cast(pa.int64()).to_numpy(zero_copy_only=False))
 
 
-def _read_rows(path: Path, files: ParquetFiles) -> Iterator[_Rows]:
-    first = 0
-    with _open_file(path, files) as file:
-        for batch in file.iter_batches(_ROWS, columns=[files.image, files.label]):
-            cells, labels = batch.column(files.image), batch.column(files.label)
-            if pa.types.is_struct(cells.type):
-                cells = pc.struct_field(cells, "bytes")
-            for column, values in ((files.image, cells), (files.label, labels)):
-                _check_nulls(path, first, column, values)
-            if batch.num_rows:
-                yield _Rows(path, first, cells.to_pylist(), labels.cast(pa.int64()).to_numpy(zero_copy_only=False))
-            first += batch.num_rows
-
-
-def _check_nulls(path: Path, first: int, column: str, values: pa.Array) -> None:
-    if values.null_count:
-        row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{path}, row {row}: the cell of column {column!r} is null; fill it or drop the row")
-
-
-@contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to be told of finished rows; a bar is shown on a terminal alone."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"decoding {what}", total=total)
-        yield lambda count: bar.advance(task, count)
+def _values(table: _Table, name: str) -> Iterator[pa.Array]:
+    """Pieces of a column as int64 or as words."""
+    for first, values in table.checked(name):
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_integer(values.type):
+            with _named_errors(table.path):
+                yield values.cast(pa.int64())
+            continue
+        words = values.cast(pa.large_string())
+        if (row := pc.index(words, pa.scalar("", pa.large_string())).as_py()) >= 0:
+            raise DataError(
+                f"{table.path}, row {first + row}: the cell of column {name!r} is empty; fill it or drop the row"
+            )
+        yield words

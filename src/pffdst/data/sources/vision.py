@@ -1,88 +1,89 @@
-"""Image classification data sets: torchvision's archives and parquet shards."""
+"""Image classification data sets: torchvision's archives and shards of encoded images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from pffdst.data.cache import ImageCache
-from pffdst.data.dataset import DataError, Dataset, DataSource, Declared
+from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.sources.archive import ARCHIVES, Archive
-from pffdst.data.sources.parquet import ParquetFiles, read_shards
+from pffdst.data.sources.base import ImageSource, Split
+from pffdst.data.sources.parquet import read_shards
+from pffdst.data.sources.shards import Found, TableFiles, digests_of
 
 __all__ = ["ParquetSource", "VisionSource"]
 
 
 @final
 @dataclass(frozen=True)
-class VisionSource(DataSource):
+class VisionSource(ImageSource):
     """A published data set, from whichever form lies in the folder `path`.
 
     Parquet shards come first, then torchvision's archive (`path` is its root), then, with `download`, torchvision's
     download.
     """
 
-    name: str
     archive: str
     path: str
     download: bool
     cache: str
-    channels: int | None
-    size: int | None
-    classes: int | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    parquet: Mapping[str, str]
+    parquet: Mapping[str, Any]
 
     def problems(self) -> list[str]:
         """Settings out of range, and files that are not there and will not be downloaded."""
-        found = self._declared.problems()
+        found = self.shape_problems()
         if self.archive not in ARCHIVES:
             return [*found, f"dataset.archive must be one of {', '.join(ARCHIVES)}, got {self.archive!r}"]
-        if self._folder.exists() and not self._folder.is_dir():
-            return [*found, f"dataset.path must be a folder, but {self._folder} is a file"]
-        shards = self._files.shards(self._folder)
-        if all(shards) or (any(shards) and not self._archive.present()):
-            return [*found, *self._files.problems(self._folder)]
+        folder = _folder(self.path)
+        if folder.exists() and not folder.is_dir():
+            return [*found, f"dataset.path must be a folder, but {folder} is a file"]
+        shards = self._files.find(folder)
+        if self._takes(shards):
+            return [*found, *self._files.problems(folder)]
         if not self.download and not self._archive.present():
             return [*found, self._missing("dataset.download=false")]
         return found
+
+    def test_problems(self) -> list[str]:
+        """Training shards alone."""
+        folder = _folder(self.path)
+        return self._files.test_problems(folder) if self._takes(self._files.find(folder)) else []
 
     def load(self, seed: int) -> Dataset:
         """The published split, whatever the seed."""
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        if all(self._files.shards(self._folder)):
-            return _load_parquet(self.name, self._folder, self._files, self._declared, self.cache)
+        folder = _folder(self.path)
+        shards = self._files.find(folder)
+        if self._takes(shards):
+            return self.assembled(*_read(self, shards, self._files, self.cache))
         if not self._archive.present():
             reason = self._archive.download()
             if reason is not None:
                 raise DataError(self._missing(f"the download failed: {reason}"))
-        return self._declared.dataset(self.name, *self._archive.load())
+        return self.dataset(*self._archive.load())
+
+    def _takes(self, shards: Found) -> bool:
+        """Whether shards are read, not an archive: both splits are there, or one and no archive."""
+        both, some = shards.train and shards.test, shards.train or shards.test or shards.problems
+        return bool(both or (some and not self._archive.present()))
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()
-
-    @property
-    def _files(self) -> ParquetFiles:
-        return ParquetFiles.from_mapping(self.parquet)
+    def _files(self) -> TableFiles:
+        return TableFiles.from_mapping(self.parquet)
 
     @property
     def _archive(self) -> Archive:
-        return Archive(self.archive, self._folder)
-
-    @property
-    def _declared(self) -> Declared:
-        return Declared(self.channels, self.size, self.classes, self.mean, self.std)
+        return Archive(self.archive, _folder(self.path))
 
     def _missing(self, reason: str) -> str:
         files = self._files
         return (
-            f"dataset {self.name} is not in {self._folder} ({reason}). Put one of these there:\n"
+            f"dataset {self.name} is not in {_folder(self.path)} ({reason}). Put one of these there:\n"
             f"  torchvision's archive: {self._archive.expected()}\n"
             f"  parquet shards: {files.train} and {files.test}, with the columns {files.image} and {files.label}\n"
             "or name the folder that holds them: dataset.path=FOLDER dataset.download=false"
@@ -91,46 +92,50 @@ class VisionSource(DataSource):
 
 @final
 @dataclass(frozen=True)
-class ParquetSource(DataSource):
-    """Images of one's own in parquet shards; what is None is read off them."""
+class ParquetSource(ImageSource):
+    """Images of one's own in parquet shards, or a data set of the Hugging Face hub as downloaded or saved."""
 
-    name: str
     path: str
     cache: str
-    channels: int | None
-    size: int | None
-    classes: int | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    parquet: Mapping[str, str]
+    parquet: Mapping[str, Any]
 
     def problems(self) -> list[str]:
         """Settings out of range, and shards that are not there."""
-        found = self._declared.problems()
-        if not self._folder.is_dir():
-            return [*found, f"dataset.path must name the folder of the parquet shards, but {self._folder} is none"]
-        return [*found, *ParquetFiles.from_mapping(self.parquet).problems(self._folder)]
+        found = self.shape_problems()
+        if not _folder(self.path).is_dir():
+            return [
+                *found,
+                f"dataset.path must name the folder of the parquet shards, but {_folder(self.path)} is none",
+            ]
+        return [*found, *self._files.problems(_folder(self.path))]
+
+    def test_problems(self) -> list[str]:
+        """Test shards that are not there."""
+        return self._files.test_problems(_folder(self.path))
 
     def load(self, seed: int) -> Dataset:
         """The shards' own split, whatever the seed."""
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        files = ParquetFiles.from_mapping(self.parquet)
-        return _load_parquet(self.name, self._folder, files, self._declared, self.cache)
+        return self.assembled(*_read(self, self._files.find(_folder(self.path)), self._files, self.cache))
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()
-
-    @property
-    def _declared(self) -> Declared:
-        return Declared(self.channels, self.size, self.classes, self.mean, self.std)
+    def _files(self) -> TableFiles:
+        return TableFiles.from_mapping(self.parquet)
 
 
-def _load_parquet(name: str, folder: Path, files: ParquetFiles, declared: Declared, cache: str) -> Dataset:
+def _folder(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> tuple[Split, Split | None]:
+    """Both splits; the test images take the channels of the training images."""
+    digests = digests_of([*shards.train, *shards.test])
+    first, second = ({path: digests[path] for path in split} for split in (shards.train, shards.test))
     kept = ImageCache(Path(cache))
-    train_shards, test_shards = files.shards(folder)
-    train = read_shards(train_shards, files, declared.channels, kept, f"{name} train")
-    test = read_shards(test_shards, files, train.images.shape[1], kept, f"{name} test")
-    return declared.dataset(name, train, test)
+    train = read_shards(first, files, source.form, kept, f"{source.name} train")
+    if train is None:
+        raise DataError(f"{shards.train[0]}: it holds no rows; write the images into it, or name another file")
+    form = replace(source.form, channels=train.samples.images.shape[1])
+    return train, read_shards(second, files, form, kept, f"{source.name} test")

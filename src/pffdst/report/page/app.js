@@ -25,6 +25,11 @@ function render() {
   fill("table-curves", seen.shown.length > 0 ? curvesTable(seen) : null);
   fill("reach", seen.groups.length > 0 ? reachTable(seen) : null);
   fill("at", seen.groups.length > 0 ? atTable(seen) : null);
+  fill(
+    "keys-frozen",
+    groupsOver(seen, "frozen").map((group) => el("li", { class: "named" }, swatch(group.look), group.label)),
+  );
+  fill("pair", pairTable(seen));
   fill("runs", runTable(seen));
   byId("runs-count").textContent = `${seen.matching.length} of ${data.runs.length} runs`;
   const [differences, note] = differenceTable(seen);
@@ -43,6 +48,7 @@ function plots(seen) {
     curves: accuracyCurves,
     pareto,
     parts,
+    pair: pairCurves,
     changed,
     frozen: frozenShare,
     density: densityMap,
@@ -50,8 +56,8 @@ function plots(seen) {
     partition: partitionMap,
   };
   // Their heights are known beforehand: nothing moves under the reader's pointer when they are drawn.
+  byId("plot-changed").style.height = `${lanesHeight(seen)}px`;
   byId("plot-parts").style.height = `${partsHeight(seen)}px`;
-  byId("plot-density").style.height = `${densityHeight(seen)}px`;
   for (const [name, figure] of Object.entries(figures)) plot(`plot-${name}`, () => figure(seen));
 }
 
@@ -89,15 +95,15 @@ const set = (key) => (value) => {
 
 function controls(seen) {
   byId("title").textContent = "Comparison of runs";
-  const done = data.runs.filter((run) => run.counted).length;
+  const done = seen.counted.filter((run) => run.counted).length;
   const place = [data.base, data.shared].filter(Boolean).join("/");
   byId("subtitle").textContent = [
     place,
-    `${done} finished runs in ${seen.groups.length} groups`,
+    `${counted(done, "finished run")} in ${counted(seen.groups.length, "group")}${state.filter.trim() === "" ? "" : ", filtered"}`,
     ...settings(seen),
   ].join(" · ");
   byId("made").textContent =
-    `Written ${new Date(data.made).toLocaleString()}. Bytes are measured lengths of messages, decimal units; accuracies are shares of the test samples.`;
+    `Written ${data.made.slice(0, 16).replace("T", " ")}. Bytes are measured lengths of messages, in decimal units.`;
   options("accuracy", Object.entries(data.accuracies), state.accuracy);
   segments(
     "x",
@@ -105,6 +111,7 @@ function controls(seen) {
     [
       ["round", "Round"],
       ["bytes", "Bytes"],
+      ["wire", "Time"],
       ["flops", "FLOPs"],
     ],
     state.x,
@@ -123,14 +130,27 @@ function controls(seen) {
     state.spread,
     set("spread"),
   );
+  segments(
+    "parts-as",
+    "parts-as",
+    [
+      ["bytes", "Bytes"],
+      ["share", "Share"],
+      ["log", "Log"],
+    ],
+    state.partsAs,
+    set("partsAs"),
+  );
+  for (const id of ["uplink", "downlink"]) if (document.activeElement !== byId(id)) byId(id).value = state[id];
   byId("log").checked = isLog();
   byId("unfinished").checked = state.unfinished;
   if (document.activeElement !== byId("filter")) byId("filter").value = state.filter;
   for (const [id, usual, text] of [
-    ["targets", levelsFor(seen.groups, state.accuracy), (level) => String(Math.round(100 * level))],
-    ["budgets", budgetsFor(seen.groups), bytesText],
+    ["targets", levelsFor(seen.groups, state.accuracy, data.chance), (level) => String(Math.round(100 * level))],
+    ["budgets", budgetsFor(seen.groups, state.accuracy), bytesText],
   ]) {
     byId(id).placeholder = usual.map(text).join(", ");
+    byId(id).size = Math.max(12, byId(id).placeholder.length, state[id].length);
     if (document.activeElement !== byId(id)) byId(id).value = state[id];
   }
   options(
@@ -139,9 +159,12 @@ function controls(seen) {
     seen.groups.some((group) => group.label === state.reference) ? state.reference : "",
   );
   groupBy(seen);
-  runChoice("density", seen, (run) => Object.keys(run.model.density ?? {}).length > 0);
+  pairChoices(seen);
+  runChoice("density", seen, hasDensity);
   runChoice("partition", seen, (run) => (run.clients.train ?? []).length > 0);
 }
+
+const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 // What all runs have in common and a reader asks first.
 function settings(seen) {
@@ -156,7 +179,7 @@ function settings(seen) {
 
 function runChoice(name, seen, has) {
   const runs = seen.usable.filter(has);
-  const now = runNamed(state[name], seen, has)?.id ?? "";
+  const now = (name === "density" ? densityRun(seen) : runNamed(state[name], seen, has))?.id ?? "";
   options(
     `${name}-run`,
     runs.map((run) => [run.id, `${nameOf(run)}: ${withSeed(run, seen.keys)}`]),
@@ -226,6 +249,18 @@ function listen() {
   byId("unfinished").addEventListener("change", (event) => set("unfinished")(event.target.checked));
   byId("log").addEventListener("change", (event) => set("log")(event.target.checked));
   byId("reference").addEventListener("change", (event) => set("reference")(event.target.value));
+  for (const side of ["left", "right"])
+    byId(`pair-${side}`).addEventListener("change", (event) => set(side)(event.target.value));
+  for (const id of ["uplink", "downlink"])
+    byId(id).addEventListener("input", (event) => {
+      const speed = Number(event.target.value);
+      event.target.setAttribute("aria-invalid", String(!(speed > 0)));
+      if (speed > 0) set(id)(speed);
+    });
+  window.addEventListener("hashchange", () => {
+    restoreState();
+    render();
+  });
   for (const name of ["density", "partition"])
     byId(`${name}-run`).addEventListener("change", (event) => set(name)(event.target.value));
   for (const [id, parse] of [
@@ -310,7 +345,7 @@ async function refresh() {
     const moved = news.version !== data.version || news.session !== data.session;
     merge(news);
     if (moved) render();
-    note.textContent = `Live, ${new Date(news.made).toLocaleTimeString()}`;
+    note.textContent = `Live, ${new Date().toTimeString().slice(0, 8)}`;
     note.classList.remove("lost");
   } catch {
     note.textContent = "Live: the server does not answer";
@@ -327,6 +362,7 @@ function followLive() {
 }
 
 function loadPlotly() {
+  if (typeof Plotly !== "undefined") return;
   const script = el("script");
   script.textContent = byId("plotly").textContent;
   document.head.append(script);
@@ -352,6 +388,7 @@ async function start() {
       setTimeout(() => {
         loadPlotly();
         watchPlots();
+        watchPrinting();
       }),
     );
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", draw);

@@ -3,27 +3,18 @@
 // ---- bytes by part
 
 const PARTS_OF = Object.keys(PART_WORDS);
-const partOf = (group, way, part) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? 0)).mean;
-const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? 0)).mean;
+// Means over the runs that tell the figure: one without a summary knows its bytes, not their parts.
+const partOf = (group, way, part) =>
+  spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? null)).mean || 0;
+const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? null)).mean || 0;
+const partsSum = (group, way) => PARTS_OF.reduce((sum, part) => sum + partOf(group, way, part), 0);
 
 // Rows have numbers for places: two long names that are cut short alike stay two rows.
 function parts(seen) {
-  const palette = PART_HUES[dark() ? "dark" : "light"];
   const rows = seen.shown.toReversed();
-  const traces = ["up", "down"].flatMap((way, i) =>
-    PARTS_OF.map((part) => ({
-      type: "bar",
-      orientation: "h",
-      name: PART_WORDS[part],
-      y: rows.map((_, row) => row),
-      x: rows.map((group) => partOf(group, way, part)),
-      xaxis: i === 0 ? "x" : "x2",
-      meta: {},
-      marker: { color: palette[part], line: { width: 0 } },
-      customdata: rows.map((group) => [bytesText(partOf(group, way, part)), plain(group.label)]),
-      hovertemplate: `%{customdata[1]}<br>${PART_WORDS[part]}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
-    })),
-  );
+  const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
+  const { scale, unit } = unitOf([most], BYTES);
+  const traces = ["up", "down"].flatMap((way, i) => PARTS_OF.map((part) => partTrace(rows, way, part, i, scale)));
   const masks = (group) =>
     ["mask", "catch_up"]
       .flatMap((part) => [partOf(group, "up", part), partOf(group, "down", part)])
@@ -32,19 +23,71 @@ function parts(seen) {
     (group) =>
       `${group.label}: up ${bytesText(wayOf(group, "up"))}, down ${bytesText(wayOf(group, "down"))}, masks and catching up ${bytesText(masks(group))}`,
   );
+  const how = { bytes: "", share: ", as shares of a direction", log: ", each part a dot" }[state.partsAs];
   return {
     traces: rows.length > 0 ? traces : [],
-    layout: partsLayout(rows),
+    layout: partsLayout(rows, unit),
     label: `Bytes by part and direction. ${told.join("; ")}.`,
-    caption:
-      "Means over seeds of the bytes of the whole run. Catching up: masks and frozen weights for clients that were away.",
+    caption: `Means over seeds of the bytes of the whole run${how}. Catching up: masks and frozen weights for clients that were away.`,
   };
 }
 
-const partsHeight = (seen) => Math.max(200, 74 + (isNarrow() ? 40 : 30) * seen.shown.length);
+function partTrace(rows, way, part, i, scale) {
+  const color = PART_HUES[dark() ? "dark" : "light"][part];
+  const value = {
+    bytes: (group) => partOf(group, way, part) / scale,
+    share: (group) => (100 * partOf(group, way, part)) / Math.max(partsSum(group, way), 1),
+    log: (group) => partOf(group, way, part) || null,
+  }[state.partsAs];
+  const shape =
+    state.partsAs === "log"
+      ? { type: "scatter", mode: "markers", marker: { color, size: 10 } }
+      : { type: "bar", orientation: "h", marker: { color, line: { width: 0 } } };
+  return {
+    ...shape,
+    name: PART_WORDS[part],
+    y: rows.map((_, row) => row),
+    x: rows.map(value),
+    xaxis: i === 0 ? "x" : "x2",
+    meta: {},
+    customdata: rows.map((group) => [bytesText(partOf(group, way, part)), plain(group.label)]),
+    hovertemplate: `%{customdata[1]}<br>${PART_WORDS[part]}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
+  };
+}
 
-function partsLayout(rows) {
-  const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
+const partsHeight = (seen) =>
+  110 + seen.shown.reduce((sum, group) => sum + rowHeight(rowLines(group).length), 0);
+const rowHeight = (lines) => (isPaper() ? 7 + 13 * lines : 12 + 14 * Math.max(lines, isNarrow() ? 2 : 1.3));
+
+// A name in lines of so many letters, broken between its parts.
+function rowLines(group) {
+  const most = isNarrow() ? 18 : 26;
+  const lines = [];
+  for (const part of group.label.split(" · ")) {
+    const longer = lines.length > 0 ? `${lines.at(-1)} · ${part}` : part;
+    if (lines.length > 0 && longer.length <= most) lines[lines.length - 1] = longer;
+    else lines.push(part);
+  }
+  return lines.map((line) => brief(line, most));
+}
+
+function partsAxis(rows, unit, domain) {
+  const sums = rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]);
+  if (state.partsAs === "share") return axis("%", { domain, range: [0, 100], nticks: 4 });
+  if (state.partsAs === "bytes")
+    return axis(unit, { domain, range: [0, (1.06 * Math.max(...sums, 1)) / 1000 ** BYTES.indexOf(unit)], nticks: 4 });
+  const sizes = rows.flatMap((g) => ["up", "down"].flatMap((way) => PARTS_OF.map((part) => partOf(g, way, part))));
+  const known = sizes.filter((size) => size > 0);
+  const powers = Array.from({ length: 18 }, (_, power) => 10 ** power);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const ticks = powers.filter((tick) => tick >= low / 1.5 && tick <= high * 1.5);
+  const step = Math.ceil(ticks.length / (isNarrow() ? 3 : 4));
+  const shown = ticks.filter((_, i) => i % step === 0);
+  const words = shown.map((tick) => bytesText(tick).replace(/\.0+ /, " "));
+  return { ...axis("", { domain }), type: "log", range: paddedLog(known), tickvals: shown, ticktext: words };
+}
+
+function partsLayout(rows, unit) {
   const title = (words, x) => ({
     text: words,
     xref: "paper",
@@ -57,31 +100,25 @@ function partsLayout(rows) {
     showarrow: false,
     font: { size: 12.5, color: css("--quiet") },
   });
-  const side = (domain) => axis("", { ...bytesAxis, domain, range: [0, 1.04 * most], nticks: isNarrow() ? 2 : 4 });
-  const label = (group) =>
-    isNarrow()
-      ? group.label
-          .split(" · ")
-          .map((part) => brief(part, 16))
-          .join("<br>")
-      : brief(group.label, 30);
   return layoutOf({
     barmode: "stack",
     bargap: 0.35,
-    xaxis: side([0, 0.47]),
-    xaxis2: { ...side([0.53, 1]), anchor: "y" },
+    xaxis: partsAxis(rows, unit, [0, 0.46]),
+    xaxis2: { ...partsAxis(rows, unit, [0.54, 1]), anchor: "y" },
     yaxis: axis("", {
-      gridcolor: "rgba(0,0,0,0)",
-      tickfont: { size: isNarrow() ? 11 : 12.5, color: css("--ink") },
+      gridcolor: state.partsAs === "log" ? css("--grid") : "rgba(0,0,0,0)",
+      tickfont: { size: isNarrow() ? 11 : 12, color: css("--ink") },
       ticklabelstandoff: 6,
       tickvals: rows.map((_, row) => row),
-      ticktext: rows.map(label),
+      ticktext: rows.map((group) => rowLines(group).join("<br>")),
+      range: [-0.6, rows.length - 0.4],
     }),
     annotations: [
       title(isNarrow() ? "up" : "up: clients to server", 0),
-      title(isNarrow() ? "down" : "down: server to clients", 0.53),
+      title(isNarrow() ? "down" : "down: server to clients", 0.54),
     ],
-    margin: { l: 20, r: 12, t: 26, b: 30 },
+    margin: { l: 20, r: 12, t: 26, b: 44 },
+    uirevision: state.partsAs,
   });
 }
 
@@ -97,33 +134,71 @@ function meanOverRounds(group, column) {
   return rounds.map((t) => ({ round: t, y: { mean: mean(maps.map((map) => map.get(t))) } }));
 }
 
-function overRounds(seen, column, words, empty) {
-  const found = seen.shown
-    .map((group) => ({ group, points: meanOverRounds(group, column) }))
-    .filter(({ points }) => points.some((p) => p.y.mean > 0));
-  const traces = found.map(({ group, points }) =>
+const groupsOver = (seen, column) =>
+  seen.shown.filter((group) => group.runs.some((run) => (run.model[column] ?? []).some((value) => value > 0)));
+
+// Moves are events: a lane for each group, in it a stem at each round with a move, as high as the largest is a lane.
+function stems(found) {
+  const most = Math.max(...found.flatMap(({ points }) => points.map((p) => p.y.mean)));
+  return found.map(({ group, points }, nth) => {
+    const moved = points.filter((p) => p.y.mean > 0);
+    const floor = found.length - 1 - nth;
+    return {
+      type: "scatter",
+      mode: "lines+markers",
+      name: plain(group.label),
+      x: moved.flatMap((p) => [p.round, p.round, null]),
+      y: moved.flatMap((p) => [floor, floor + (0.78 * p.y.mean) / most, null]),
+      line: { color: group.look.color, width: 1.4 },
+      marker: { color: group.look.color, symbol: group.look.symbol, size: moved.flatMap(() => [0, 4, 0]) },
+      text: moved.flatMap((p) => ["", `round ${p.round}: <b>${percentText(p.y.mean)}</b>`, ""]),
+      meta: {
+        said: (i) => {
+          const p = moved[Math.floor(i / 3)];
+          return `${group.label}, round ${p.round}: ${percentText(p.y.mean)}`;
+        },
+      },
+      hovertemplate: `${plain(group.label)}, %{text}<extra></extra>`,
+    };
+  });
+}
+
+const lanesHeight = (seen) => Math.max(170, 66 + (isPaper() ? 20 : isNarrow() ? 30 : 26) * groupsOver(seen, "changed").length);
+
+// The lanes' names stand where an axis has its numbers.
+const lanes = (found) =>
+  axis("", {
+    tickvals: found.map((_, nth) => found.length - 1 - nth + 0.3),
+    ticktext: found.map(({ group }) => brief(group.label, isNarrow() ? 16 : 26)),
+    tickfont: { size: 11.5, color: css("--ink") },
+    showgrid: false,
+    range: [-0.15, found.length],
+  });
+
+const steps = (found) =>
+  found.map(({ group, points }) =>
     lineOf(group, points, X_AXES.round, {
       mode: "lines",
-      line: {
-        color: group.look.color,
-        dash: group.look.dash,
-        width: 1.8,
-        shape: column === "frozen" ? "hv" : "linear",
-      },
+      line: { color: group.look.color, dash: group.look.dash, width: 1.8, shape: "hv" },
       meta: { said: (i) => `${group.label}, round ${points[i].round}: ${percentText(points[i].y.mean)}` },
       hovertemplate: "<b>%{y:.1f} %</b>",
     }),
   );
+
+function overRounds(seen, column, draw, words, empty) {
+  const found = groupsOver(seen, column).map((group) => ({ group, points: meanOverRounds(group, column) }));
+  const some = found.filter(({ points }) => points.some((p) => p.y.mean > 0));
+  const last = (points) => percentText(points.findLast((p) => p.y.mean > 0).y.mean);
   return {
-    traces,
+    traces: some.length > 0 ? draw(some) : [],
     empty,
     layout: layoutOf({
-      hovermode: "x unified",
+      hovermode: column === "frozen" ? "x unified" : "closest",
       xaxis: axis("round", { tickformat: "d", rangemode: "tozero" }),
-      yaxis: axis(`% of the alive weights`, { rangemode: "tozero" }),
-      margin: { l: 50, r: 12, t: 8, b: 44 },
+      yaxis: draw === stems ? lanes(some) : axis(`% of the alive weights`, { rangemode: "tozero" }),
+      margin: { l: draw === stems ? 20 : 50, r: 12, t: 8, b: 44 },
     }),
-    label: `${words} At the end: ${found.map(({ group, points }) => `${group.label} ${percentText(points.at(-1).y.mean)}`).join("; ")}.`,
+    label: `${words} At the end: ${some.map(({ group, points }) => `${group.label} ${last(points)}`).join("; ")}.`,
     caption: words,
   };
 }
@@ -132,13 +207,15 @@ const changed = (seen) =>
   overRounds(
     seen,
     "changed",
-    "Positions of the mask that changed since the round before, as a share of the alive weights, mean over seeds.",
+    stems,
+    "Positions of the mask that changed, as a share of the alive weights, mean over seeds: a stem for each move, all on one scale.",
     "No mask moved.",
   );
 const frozenShare = (seen) =>
   overRounds(
     seen,
     "frozen",
+    steps,
     "Frozen weights as a share of the alive ones, mean over seeds.",
     "No weight is frozen in these runs.",
   );
@@ -178,37 +255,58 @@ function heat(more) {
   };
 }
 
-const densityRun = (seen) => runNamed(state.density, seen, (each) => Object.keys(each.model.density ?? {}).length > 0);
-const densityHeight = (seen) => Math.max(170, 80 + 22 * Object.keys(densityRun(seen)?.model.density ?? {}).length);
+const hasDensity = (run) => Object.keys(run.model.density?.layers ?? {}).length > 0;
+const moves = (run) => (run.model.changed ?? []).some((value) => value > 0);
+// The run asked for; else the most accurate sparse one, of those whose mask moves where one does.
+function densityRun(seen) {
+  const known = seen.usable.filter(hasDensity);
+  const asked = known.find((run) => run.id === state.density);
+  if (asked !== undefined) return asked;
+  const sparse = known.filter((run) => run.config.sparsity > 0);
+  const moving = sparse.filter(moves);
+  const among = moving.length > 0 ? moving : sparse.length > 0 ? sparse : known;
+  return among.toSorted((a, b) => (b.final[state.accuracy] ?? 0) - (a.final[state.accuracy] ?? 0))[0];
+}
 
+// A line for a layer, from the first one's colour to the last one's.
 function densityMap(seen) {
   const run = densityRun(seen);
   if (run === undefined) return null;
-  const layers = Object.entries(run.model.density);
-  const z = layers.map(([, values]) => values.map((value) => (value === null ? null : 100 * value)));
-  const ends = layers.map(([name, values]) => `${name} ${percentText(values.at(-1))}`);
+  const { round, layers } = run.model.density;
+  const named = Object.entries(layers);
+  const ramp = (i) => between(["#0b6e8f", "#d4622a"], named.length > 1 ? i / (named.length - 1) : 0);
+  const traces = named.map(([name, values], i) => ({
+    type: "scatter",
+    mode: "lines",
+    name: plain(name),
+    x: round,
+    y: values.map((value) => (value === null ? null : 100 * value)),
+    line: { color: ramp(i), width: 1.8 },
+    meta: { said: (at) => `${name}, round ${round[at]}: ${percentText(values[at])}` },
+    hovertemplate: `${plain(name)}, round %{x}: <b>%{y:.1f} %</b><extra></extra>`,
+  }));
+  const picked = [...new Set([0, Math.floor((named.length - 1) / 2), named.length - 1])];
+  const ends = named.map(([name, values]) => `${name} ${percentText(values.at(-1))}`);
+  const span = Math.max(...traces.flatMap((trace) => trace.y.map((y) => y ?? 0)), 1);
+  const labels = picked.map((i) => ({ y: 100 * named[i][1].at(-1), text: named[i][0], color: ramp(i) }));
   return {
-    traces: [
-      heat({
-        x: run.model.round,
-        y: layers.map(([name]) => plain(name)),
-        z,
-        zmax: Math.max(...z.flat(), 1),
-        hovertemplate: "%{y}, round %{x}: <b>%{z:.1f} %</b><extra></extra>",
-      }),
-    ],
+    traces,
     layout: layoutOf({
-      xaxis: axis("round", { tickformat: "d", showgrid: false }),
-      yaxis: axis("", {
-        autorange: "reversed",
-        showgrid: false,
-        tickfont: { size: isNarrow() ? 10 : 12, color: css("--ink") },
-      }),
-      margin: { l: 20, r: 8, t: 6, b: 44 },
+      xaxis: axis("round", { tickformat: "d" }),
+      yaxis: axis("alive, %", { rangemode: "tozero" }),
+      annotations: isNarrow() ? [] : endLabels(labels, (span * 18) / 200),
+      margin: { l: 50, r: isNarrow() ? 12 : 200, t: 8, b: 44 },
+      uirevision: run.id,
     }),
     label: `Density of each layer over rounds. At the end: ${ends.join("; ")}.`,
-    caption: `Share of each layer's weights that is alive, run ${nameOf(run)}. At the end: ${ends.slice(0, 6).join(", ")}${ends.length > 6 ? " …" : "."}`,
+    caption: `Share of each layer's weights that is alive, run ${nameOf(run)}; ${named.length} layers, from the first (blue) to the last (orange). Point at a line for its name.`,
   };
+}
+
+function between([from, to], share) {
+  const part = (color, i) => parseInt(color.slice(i, i + 2), 16);
+  const mixed = [1, 3, 5].map((i) => Math.round(part(from, i) + (part(to, i) - part(from, i)) * share));
+  return `rgb(${mixed.join(",")})`;
 }
 
 const runNamed = (id, seen, has) =>
@@ -256,7 +354,7 @@ function clientAccuracies(seen) {
       margin: { l: 52, r: 12, t: 8, b: 44 },
     }),
     label: `Distribution of accuracy over clients. A tenth of the clients are at or below: ${tenth.join("; ")}.`,
-    caption: `How many clients do how well at the end, ${model === "average" ? "server average" : "last round"}; lines to the right are better. Worst tenth at or below: ${tenth.join(", ")}.`,
+    caption: `How many clients do how well at the end, ${model === "average" ? "server average" : "last round"}; lines to the right are better. The worst tenth is a column of the table above.`,
   };
 }
 

@@ -2,9 +2,31 @@
 
 const X_AXES = {
   round: { words: "round", of: (point) => point.round, text: (x) => `round ${x}`, axis: { tickformat: "d" } },
-  bytes: { words: "bytes sent, both directions", of: (point) => point.bytes, text: bytesText, axis: bytesAxis },
-  flops: { words: "training, FLOP", of: (point) => point.flops, text: flopsText, axis: flopsAxis },
+  bytes: { words: "sent, both directions", of: (point) => point.bytes, text: bytesText, units: BYTES },
+  wire: {
+    words: "time on the wire",
+    of: (p) => wireSeconds(p.up, p.bytes - p.up, p.cohort, state.uplink, state.downlink),
+    text: durationText,
+    units: null,
+  },
+  flops: { words: "training", of: (point) => point.flops, text: flopsText, units: FLOPS },
 };
+// The same with figures in the unit that its axis counts in.
+function axisFor(values) {
+  const chosen = X_AXES[state.x];
+  if (state.x === "round") return { ...chosen, title: chosen.words };
+  if (isLog()) return { ...chosen, title: chosen.words, axis: {} };
+  const most = Math.max(...values.filter(Number.isFinite), 1);
+  const times = most > 7200 ? [3600, "h"] : most > 120 ? [60, "min"] : [1, "s"];
+  const { scale, unit } = chosen.units === null ? { scale: times[0], unit: times[1] } : unitOf([most], chosen.units);
+  return {
+    ...chosen,
+    of: (point) => chosen.of(point) / scale,
+    text: (x) => chosen.text(x * scale),
+    title: `${chosen.words}, ${unit}`,
+    axis: {},
+  };
+}
 const isLog = () => state.log ?? state.x === "flops";
 
 function lineOf(group, points, axisOf, more = {}) {
@@ -37,15 +59,15 @@ function bandOf(group, points, axisOf) {
 }
 
 function accuracyCurves(seen) {
-  const axisOf = X_AXES[state.x];
   const drawnGroups = seen.shown
-    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
+    .map((group) => ({ group, points: thinned(meanCurve(group.runs, state.accuracy)) }))
     .filter(({ points }) => points.length > 0);
+  const axisOf = axisFor(drawnGroups.flatMap(({ points }) => points.map(X_AXES[state.x].of)));
   const traces = [];
   for (const { group, points } of drawnGroups) {
     if (state.spread === "band" && group.runs.length > 1) traces.push(bandOf(group, points, axisOf));
     if (state.spread === "runs")
-      traces.push(...drawnRuns(group.runs, state.accuracy).map((run) => thinLine(run, group)));
+      traces.push(...drawnRuns(group.runs, state.accuracy).map((run) => thinLine(run, group, axisOf)));
     const said = (i) => `${group.label}, ${axisOf.text(axisOf.of(points[i]))}: ${percentText(points[i].y.mean)}`;
     const custom = points.map((p) => [
       Number.isFinite(p.y.sd) ? ` ± ${(100 * p.y.sd).toFixed(1)}` : "",
@@ -73,13 +95,13 @@ function accuracyCurves(seen) {
   };
 }
 
-function thinLine(run, group) {
-  const points = curveOf(run, state.accuracy);
-  const place = { round: 0, bytes: 2, flops: 3 }[state.x];
+function thinLine(run, group, axisOf) {
+  const points = thinned(curveOf(run, state.accuracy));
+  const named = ([round, , bytes, flops, up]) => ({ round, bytes, flops, up, cohort: run.config.cohort });
   return {
     type: "scatter",
     mode: "lines",
-    x: points.map((p) => p[place]),
+    x: points.map((p) => axisOf.of(named(p))),
     y: points.map((p) => 100 * p[1]),
     line: { color: faded(group.look.color, 0.45), width: 1 },
     name: plain(nameOf(run)),
@@ -105,7 +127,7 @@ function curveLayout(drawnGroups, axisOf, words) {
       );
   const widest = Math.min(36, Math.max(...drawnGroups.map(({ group }) => group.label.length), 4));
   return layoutOf({
-    xaxis: axis(axisOf.words, {
+    xaxis: axis(axisOf.title, {
       ...axisOf.axis,
       ...(isLog() ? logAxis(xs, state.x === "round" ? String : axisOf.text) : { rangemode: "tozero" }),
     }),
@@ -114,6 +136,33 @@ function curveLayout(drawnGroups, axisOf, words) {
     hovermode: state.x === "round" ? "x unified" : "closest",
     margin: { l: 52, r: isNarrow() ? 12 : Math.min(300, 24 + 6.9 * widest), t: 8, b: 44 },
     uirevision: `${state.x} ${isLog()} ${state.accuracy}`,
+  });
+}
+
+function curvesTable(seen) {
+  const curves = seen.shown
+    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
+    .filter((each) => each.points.length > 0);
+  const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
+  const picked = longest
+    .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
+    .map((p) => p.round);
+  const columns = [{ name: "Round" }, ...curves.map(({ group }) => ({ name: group.label, unit: "%, sent" }))];
+  const rows = picked.map((t) => ({
+    cells: [
+      String(t),
+      ...curves.map(({ points }) => {
+        const point = points.find((each) => each.round === t);
+        return point === undefined
+          ? ABSENT
+          : [plusMinus(100 * point.y.mean, 100 * point.y.sd, 1), el("span", { class: "sub" }, bytesText(point.bytes))];
+      }),
+    ],
+  }));
+  return table({
+    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
+    columns,
+    rows,
   });
 }
 
@@ -169,17 +218,32 @@ function pareto(seen) {
     });
   }
   const xs = points.map((each) => each.bytes.mean);
+  const reached = points.flatMap(({ accuracy: { mean: middle, sd } }) =>
+    [middle, middle - (sd || 0), middle + (sd || 0)].map((share) => 100 * share),
+  );
   return {
     traces: points.length > 0 ? traces : [],
     layout: layoutOf({
       xaxis: axis("bytes sent, both directions", { ...logAxis(xs, bytesText), range: paddedLog(xs) }),
-      yaxis: axis("accuracy, %"),
-      annotations: isNarrow() ? [] : pointLabels(points),
+      yaxis: axis("accuracy, %", { range: paddedShare(reached) }),
+      annotations: isNarrow() || points.length === 0 ? [] : pointLabels(points, front, plotSize("plot-pareto"), paddedShare(reached)),
       uirevision: state.accuracy,
     }),
     label: `Accuracy against bytes sent. ${points.map((each) => `${each.group.label}: ${percentText(each.accuracy.mean)} for ${bytesText(each.bytes.mean)}`).join("; ")}.`,
-    caption: `On the front, no other method is more accurate for fewer bytes: ${front.map((p) => p.group.label).join(", ")}.`,
+    caption:
+      points.length > 0
+        ? `The dotted line is the front: no other group is more accurate for fewer bytes. The table above marks those on it.`
+        : "",
   };
+}
+
+// What is left for points between the axes' words.
+const plotSize = (id) => ({ width: byId(id).clientWidth - 66, height: byId(id).clientHeight - 52 });
+
+function paddedShare(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = 0.08 * (high - low || 1);
+  return [low - room, high + room];
 }
 
 function paddedLog(values) {
@@ -189,34 +253,52 @@ function paddedLog(values) {
   return [low - room, high + room];
 }
 
-// Beside its point, towards the middle of the picture; one that would cover another is left to the legend above.
-function pointLabels(points) {
+// Beside their points, those of the front first: each takes the first place that covers no label, point or front;
+// where there is none, the name stays with the legend and the pointer.
+function pointLabels(points, front, size, [bottom, top]) {
   const logs = points.map((each) => Math.log10(each.bytes.mean));
   const ys = points.map((each) => 100 * each.accuracy.mean);
-  const [low, width] = [Math.min(...logs), Math.max(...logs) - Math.min(...logs) || 1];
-  const [bottom, height] = [Math.min(...ys), Math.max(...ys) - Math.min(...ys) || 1];
-  const taken = [];
-  return points
-    .map(({ group }, i) => {
-      const left = logs[i] > low + width / 2 + 1e-9;
-      const text = brief(group.label, 30);
-      // roughly the pixels of the plot
-      const [x, y, length] = [(480 * (logs[i] - low)) / width, (300 * (ys[i] - bottom)) / height, 7 * text.length + 14];
-      const box = [left ? x - length : x, left ? x : x + length, y - 9, y + 9];
-      if (taken.some((other) => box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3]))
-        return null;
-      taken.push(box);
-      return {
-        x: logs[i],
-        y: ys[i],
-        xanchor: left ? "right" : "left",
-        xshift: left ? -7 : 7,
-        yanchor: "bottom",
-        yshift: 4,
-        text,
-        showarrow: false,
-        font: { size: 12.5, color: group.look.color },
-      };
-    })
-    .filter(Boolean);
+  const range = paddedLog(points.map((each) => each.bytes.mean));
+  const at = (x, y) => [
+    (size.width * (x - range[0])) / (range[1] - range[0]),
+    (size.height * (top - y)) / (top - bottom),
+  ];
+  const places = points.map((_, i) => at(logs[i], ys[i]));
+  const taken = places.map(([x, y]) => [x - 7, x + 7, y - 7, y + 7]);
+  front.slice(1).forEach((point, i) => {
+    const [x0, y0] = at(Math.log10(front[i].x), 100 * front[i].y);
+    const [x1, y1] = at(Math.log10(point.x), 100 * point.y);
+    taken.push([x0, x1, y0 - 1, y0 + 1], [x1 - 1, x1 + 1, y1, y0]);
+  });
+  const isFront = (i) => front.some((point) => point.group === points[i].group);
+  const order = points.map((_, i) => i).sort((a, b) => isFront(b) - isFront(a) || ys[b] - ys[a]);
+  return order.map((i) => labelAt(points[i].group, [logs[i], ys[i]], places[i], taken, size)).filter(Boolean);
+}
+
+function labelAt(group, [logX, y], [px, py], taken, size) {
+  const text = brief(group.label, 34);
+  const [long, high] = [6.6 * Math.min(group.label.length, 34) + 6, 17];
+  const spots = [
+    ["left", "middle", 10, 0],
+    ["right", "middle", -10, 0],
+    ["center", "bottom", 0, 9],
+    ["center", "top", 0, -9],
+    ["left", "bottom", 8, 7],
+    ["right", "bottom", -8, 7],
+    ["left", "top", 8, -7],
+    ["right", "top", -8, -7],
+    ["left", "bottom", 8, 20],
+    ["right", "top", -8, -20],
+  ];
+  for (const [xanchor, yanchor, dx, dy] of spots) {
+    const x = px + dx - { left: 0, center: long / 2, right: long }[xanchor];
+    const v = py - dy - { top: 0, middle: high / 2, bottom: high }[yanchor];
+    const box = [x, x + long, v, v + high];
+    const inside = box[0] >= 0 && box[1] <= size.width && box[2] >= 0 && box[3] <= size.height;
+    if (!inside || taken.some((o) => box[0] < o[1] && o[0] < box[1] && box[2] < o[3] && o[2] < box[3])) continue;
+    taken.push(box);
+    const font = { size: 12, color: group.look.color };
+    return { x: logX, y, xanchor, yanchor, xshift: dx, yshift: dy, text, font, showarrow: false };
+  }
+  return null;
 }

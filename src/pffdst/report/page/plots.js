@@ -4,7 +4,8 @@ const waiting = new Map(); // plots that are not on the screen yet: how to draw 
 const drawn = new Set();
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const isNarrow = () => window.matchMedia("(max-width: 700px)").matches;
+const isPaper = () => document.documentElement.classList.contains("paper");
+const isNarrow = () => !isPaper() && window.matchMedia("(max-width: 700px)").matches;
 
 function faded(color, opacity) {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
@@ -46,14 +47,18 @@ function layoutOf(more = {}) {
   };
 }
 
-const bytesAxis = { tickformat: "~s", ticksuffix: "B", exponentformat: "SI" };
-const flopsAxis = { tickformat: "~s", ticksuffix: "FLOP", exponentformat: "SI" };
+// A linear axis counts in one unit, which its title names: the ticks are plain numbers at every zoom.
+const unitOf = (values, units) => {
+  const power = powerOf(Math.max(...values, 1), units);
+  return { scale: 1000 ** power, unit: units[power] };
+};
 // 1, 2 and 5 of each decade, fewer where there are many; `text` writes a value with its unit.
 function logAxis(values, text) {
   const known = values.filter((value) => value > 0);
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const decades = Math.log10(high / low);
-  const digits = decades < (isNarrow() ? 1 : 2.2) ? [1, 2, 5] : [1];
+  const fine = decades < 0.6 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : [1, 2, 5];
+  const digits = decades < (isNarrow() ? 1 : 2.2) ? fine : [1];
   const powers = Array.from({ length: 20 }, (_, power) => power);
   const ticks = powers
     .flatMap((power) => digits.map((digit) => digit * 10 ** power))
@@ -108,6 +113,28 @@ function watchPlots() {
     { rootMargin: "300px" },
   );
   document.querySelectorAll(".plot").forEach((node) => watcher.observe(node));
+}
+
+// On paper everything is drawn, in light colours and at the paper's width, whatever was on the screen.
+function forPaper() {
+  loadPlotly();
+  document.documentElement.classList.add("paper");
+  document.documentElement.dataset.theme = "light";
+  render();
+  [...waiting.keys()].forEach(drawNow);
+  document.querySelectorAll(".plot .main-svg").forEach((svg) => Plotly.Plots.resize(svg.closest(".plot")));
+}
+
+function forScreen() {
+  document.documentElement.classList.remove("paper");
+  applyTheme();
+  render();
+  document.querySelectorAll(".plot .main-svg").forEach((svg) => Plotly.Plots.resize(svg.closest(".plot")));
+}
+
+function watchPrinting() {
+  window.addEventListener("beforeprint", forPaper);
+  window.addEventListener("afterprint", forScreen);
 }
 
 // Left and right go from point to point of the lines, and the values are said.

@@ -14,10 +14,22 @@ function spreadOf(values) {
 }
 
 // [round, accuracy, bytes, flops] of every evaluated round
+const curvesOf = new WeakMap(); // by run and accuracy: a run may have hundreds of thousands of rounds
 function curveOf(run, accuracy) {
-  const { round, bytes, flops } = run.curves;
-  const points = run.curves[accuracy].map((y, i) => [round[i], y, bytes[i], flops[i]]);
-  return points.filter((point) => point.every((value) => value !== null));
+  if (!curvesOf.has(run)) curvesOf.set(run, {});
+  const known = curvesOf.get(run);
+  if (known[accuracy] === undefined) {
+    const { round, bytes, flops, up } = run.curves;
+    const points = run.curves[accuracy].map((y, i) => [round[i], y, bytes[i], flops[i], up[i] ?? bytes[i] / 2]);
+    known[accuracy] = points.filter((point) => point.every((value) => value !== null));
+  }
+  return known[accuracy];
+}
+
+// At most `most` of the points, evenly spaced, the first and the last among them: for drawing, never for a figure.
+function thinned(points, most = 1200) {
+  if (points.length <= most) return points;
+  return Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]);
 }
 
 // Of runs without an evaluation that can be read only the final figures are known.
@@ -36,6 +48,8 @@ function meanCurve(runs, accuracy) {
       y: spreadOf(points.map((p) => p[1])),
       bytes: mean(points.map((p) => p[2])),
       flops: mean(points.map((p) => p[3])),
+      up: mean(points.map((p) => p[4])),
+      cohort: runs[0].config.cohort,
     };
   });
 }
@@ -96,7 +110,7 @@ function groupRuns(runs, keys, words) {
   for (const run of runs) {
     const values = keys.map((key) => run.config[key] ?? null);
     const mark = JSON.stringify(values);
-    if (!divided.has(mark)) divided.set(mark, { values, runs: [] });
+    if (!divided.has(mark)) divided.set(mark, { mark, values, runs: [] });
     divided.get(mark).runs.push(run);
   }
   const found = [...divided.values()].sort(
@@ -120,7 +134,7 @@ function groupRuns(runs, keys, words) {
     group.family = told(shown.filter((i) => !numeric[i])) || group.label;
     group.variant = told(shown.filter((i) => numeric[i]));
   }
-  return styled(found);
+  return found;
 }
 
 // {value} of what goes without saying, null where every group of the method tells its own.
@@ -132,17 +146,34 @@ function usualValue(groups, i) {
   return isUsual ? { value, alone: counts.size === 1 } : null;
 }
 
-function styled(groups) {
-  const families = [...new Set(groups.map((group) => group.family))];
-  const variants = new Map(families.map((family) => [family, 0]));
-  const byVariant = families.length === 1;
-  for (const group of groups) {
-    const nth = variants.get(group.family);
-    variants.set(group.family, nth + 1);
-    group.hue = byVariant ? nth : families.indexOf(group.family);
-    group.style = byVariant ? nth : nth + (groups.every((g) => g.variant === "") ? families.indexOf(group.family) : 0);
+// By group's mark: one hue for a method; its variants differ in shade, dash and marker.
+function looksOf(groups, hues) {
+  const methodOf = (group) => {
+    const names = new Set(group.runs.map((run) => String(run.config.method_name ?? "")));
+    return names.size === 1 ? [...names][0] : group.family;
+  };
+  const members = new Map();
+  for (const group of groups) members.set(methodOf(group), [...(members.get(methodOf(group)) ?? []), group]);
+  const looks = new Map();
+  [...members].forEach(([method, own], place) => {
+    const hue = hues[method] ?? place;
+    own.forEach((group, nth) =>
+      // two methods of one hue, where there are more methods than hues, differ in their markers at least
+      looks.set(group.mark, { hue, style: nth + (method in hues ? 0 : place), shade: own.length > 1 ? nth / (own.length - 1) : 0 }),
+    );
+  });
+  return apart(looks);
+}
+
+// Where two looks are the same, the later one takes the next marker.
+function apart(looks) {
+  const taken = new Set();
+  for (const look of looks.values()) {
+    const word = () => `${look.hue} ${look.style % 5} ${look.shade}`;
+    for (let step = 0; step < 5 && taken.has(word()); step += 1) look.style += 1;
+    taken.add(word());
   }
-  return groups;
+  return looks;
 }
 
 // ---- numbers as people read them
@@ -219,26 +250,45 @@ function parseLevels(text) {
     : null;
 }
 
-// The highest whole percent that every run of all groups reaches, of half of them, and of two.
-function levelsFor(groups, accuracy) {
-  const best = (run) => Math.max(...curveOf(run, accuracy).map((point) => point[1]), 0);
+// Three whole percents above chance that at least half of the groups reach with every seed: the highest that all
+// reach (or nearly chance), that three quarters do, that half do.
+function levelsFor(groups, accuracy, chance = 0) {
+  const best = (run) => curveOf(run, accuracy).reduce((most, point) => Math.max(most, point[1]), 0);
   const drawn = groups.map((group) => drawnRuns(group.runs, accuracy)).filter((runs) => runs.length > 0);
   const reached = drawn.map((runs) => Math.min(...runs.map(best))).sort((a, b) => b - a);
-  const ranks = [reached.length, Math.ceil(reached.length / 2), Math.min(2, reached.length)];
-  const levels = ranks.map((rank) => Math.floor(100 * (reached[rank - 1] ?? 0) + 1e-9));
-  return [...new Set(levels.filter((level) => level > 0))].sort((a, b) => a - b).map((level) => level / 100);
+  const percent = (rank) => Math.floor(100 * (reached[Math.max(rank, 1) - 1] ?? 0) + 1e-9);
+  const top = percent(Math.ceil(reached.length / 2));
+  const least = Math.floor(100 * chance * 1.5) + 1;
+  if (top < least) return top > 100 * chance ? [top / 100] : [];
+  const wanted = [percent(reached.length), percent(Math.ceil(0.75 * reached.length)), top];
+  const levels = wanted.map((level) => Math.max(level, Math.min(top, Math.max(least, Math.round(0.6 * top)))));
+  return [...new Set(levels)].sort((a, b) => a - b).map((level) => level / 100);
 }
 
-// What every group can spend: parts of what the most frugal one sent, and all of the most lavish one, in two digits.
-function budgetsFor(groups) {
-  const totals = groups.map((group) => spreadOf(group.runs.map(totalBytes)).mean).filter((total) => total > 0);
-  if (totals.length === 0) return [];
-  const [least, most] = [Math.min(...totals), Math.max(...totals)];
-  const round = (value) => {
+// Budgets, in two digits, within what at least half of the groups have evaluated and still spend: the least, the one
+// that most groups share, the most.
+function budgetsFor(groups, accuracy) {
+  const spans = groups
+    .map((group) => drawnRuns(group.runs, accuracy).map((run) => curveOf(run, accuracy)))
+    .filter((curves) => curves.length > 0)
+    .map((curves) => [Math.max(...curves.map((c) => c[0][2])), Math.min(...curves.map((c) => c.at(-1)[2]))])
+    .filter(([low, high]) => low > 0 && high >= low);
+  const count = (budget) => spans.filter(([low, high]) => low <= budget && budget <= high).length;
+  const digits = (value) => {
     const digit = 10 ** (Math.floor(Math.log10(value)) - 1);
     return Math.floor(value / digit + 1e-9) * digit;
   };
-  return (most < 1.5 * least ? [least / 4, least / 2, least] : [least / 2, least, most]).map(round);
+  const tried = spans.flatMap(([low, high]) => [low * 1.1, Math.sqrt(low * high), high]).map(digits);
+  const wide = [...new Set(tried)].sort((a, b) => a - b).filter((budget) => 2 * count(budget) >= spans.length);
+  if (wide.length === 0) return [...new Set(spans.map(([, high]) => digits(high)))].sort((a, b) => a - b).slice(0, 3);
+  const most = wide.reduce((best, budget) => (count(budget) >= count(best) ? budget : best));
+  return [...new Set([wide[0], most, wide.at(-1)])].sort((a, b) => a - b);
+}
+
+// Seconds on the wire: a cohort's clients send at the same time, each over a link of so many Mbit/s.
+function wireSeconds(up, down, cohort, uplink, downlink) {
+  if (!(cohort > 0)) return NaN;
+  return (8 * up) / (cohort * uplink * 1e6) + (8 * down) / (cohort * downlink * 1e6);
 }
 
 const totalBytes = (run) => (run.final.bytes_up ?? NaN) + (run.final.bytes_down ?? NaN);

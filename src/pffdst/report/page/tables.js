@@ -5,11 +5,22 @@ function groupFigures(group) {
   return {
     accuracy: over(state.accuracy),
     flops: over("flops"),
+    wire: spreadOf(group.runs.map(wireOf).map((value) => (Number.isFinite(value) ? value : null))),
+    formula: spreadOf(group.runs.map(formulaBytes)),
+    tenth: spreadOf(group.runs.map(worstTenth)),
     up: over("bytes_up"),
     down: over("bytes_down"),
     bytes: spreadOf(group.runs.map(totalBytes).map((value) => (Number.isFinite(value) ? value : null))),
   };
 }
+
+// The papers' formula: 4 bytes a value and a bit a position, and the first downloads of frozen weights.
+const formulaBytes = (run) =>
+  run.final.paper_bytes === undefined ? null : run.final.paper_bytes + (run.final.frozen_bytes ?? 0);
+const worstTenth = (run) => {
+  const sorted = run.clients.accuracy?.[modelOfAccuracy()]?.sorted ?? [];
+  return sorted.length > 0 ? quantile(sorted, 0.1) : null;
+};
 
 const reach = (level) => (run) => bytesToReach(run, state.accuracy, level);
 const at = (budget) => (run) => accuracyAt(run, state.accuracy, budget);
@@ -146,11 +157,40 @@ function groupColumns(figures, level) {
       cell: (each) => reachCell(each.reached, toLevel),
     },
     {
+      key: "wire",
+      name: "On the wire",
+      unit: "h:m:s",
+      hint: wireWords(),
+      of: (each) => each.wire.mean,
+      cell: (each) => durationText(each.wire.mean),
+    },
+    {
+      key: "formula",
+      name: "By formula",
+      unit: sizes.unit,
+      hint: "The papers' formula: 32 bits a value, a bit a position; measured bytes are what was sent",
+      of: (each) => each.formula.mean,
+      cell: (each) => el("span", { class: "quiet" }, sizes.text(each.formula.mean)),
+    },
+    {
+      key: "tenth",
+      name: "Worst tenth",
+      unit: "%",
+      hint: "The accuracy that a tenth of the clients do not exceed",
+      of: (each) => each.tenth.mean,
+      cell: (each) => fixed(100 * each.tenth.mean, 1),
+    },
+    {
       key: "flops",
       name: "Training",
       unit: flops.unit,
       of: (each) => each.flops.mean,
       cell: (each) => flops.text(each.flops.mean),
+    },
+    {
+      name: "Front",
+      hint: "No other group is more accurate for fewer bytes",
+      cell: (each) => (each.onFront ? el("span", {}, "●", el("span", { class: "unseen" }, "on the front")) : ""),
     },
     { name: "n", cell: (each) => String(each.group.runs.length) },
   ];
@@ -164,12 +204,20 @@ function groupTable(seen) {
     ...groupFigures(group),
     reached: level === undefined ? spreadOf([]) : reachOf(group, level),
   }));
+  const front = paretoFront(figures.map((each) => ({ x: each.bytes.mean, y: each.accuracy.mean, each })));
+  for (const each of figures) each.onFront = front.some((point) => point.each === each);
   const columns = groupColumns(figures, level);
   const [by, down] = state.groupSort;
-  const best = Math.max(...figures.map((each) => (each.accuracy.n > 0 ? each.accuracy.mean : -1)));
+  const best = Object.fromEntries(
+    columns.filter((column) => column.key in BETTER).map((column) => [column.key, bestOf(figures, column)]),
+  );
   const rows = sortedBy(figures, columns.find((column) => column.key === by) ?? columns[1], down).map((each) => ({
-    class: [each.accuracy.mean === best ? "best" : "", state.hidden.includes(each.group.label) ? "off" : ""].join(" "),
-    cells: columns.map((column) => column.cell(each)),
+    class: state.hidden.includes(each.group.label) ? "off" : "",
+    cells: columns.map((column) =>
+      column.key in best && column.of(each) === best[column.key]
+        ? el("span", { class: "best" }, column.cell(each))
+        : column.cell(each),
+    ),
   }));
   return table({
     caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`,
@@ -179,11 +227,23 @@ function groupTable(seen) {
   });
 }
 
+// The best figure of each column, where there is something to be best among; bytes to a level count whole groups alone.
+const BETTER = { accuracy: 1, bytes: -1, reached: -1, wire: -1, flops: -1, tenth: 1 };
+function bestOf(figures, column) {
+  const whole = figures.filter((each) => column.key !== "reached" || each.reached.n === each.reached.of);
+  const values = whole.map(column.of).filter(Number.isFinite);
+  if (values.length < 2 || new Set(values).size === 1) return NaN;
+  return BETTER[column.key] > 0 ? Math.max(...values) : Math.min(...values);
+}
+
+const wireWords = () =>
+  `The bytes' time on the wire: a round's clients at once, each at ${state.uplink} Mbit/s up and ${state.downlink} down`;
+
 // A second click on a heading turns the order round; figures begin with the largest where that is the best.
 function sorting(place) {
   const [by, down] = state[place];
   const set = (key) => {
-    state[place] = [key, by === key ? !down : key === "accuracy"];
+    state[place] = [key, by === key ? !down : BETTER[key] > 0];
     render();
   };
   return { by, down, set, place };
@@ -234,7 +294,7 @@ function accuracyRange(figures) {
 
 // One dot per seed, a line over mean ± sd.
 function dots({ group, accuracy }, [low, high]) {
-  const width = 170;
+  const width = 120;
   const place = (value) => 4 + ((width - 8) * (value - low)) / (high - low);
   const values = group.runs.map((run) => run.final[state.accuracy]).filter(Number.isFinite);
   const sd = Number.isFinite(accuracy.sd) ? accuracy.sd : 0;
@@ -325,32 +385,5 @@ function atTable(seen) {
       own
         ? "reference"
         : `${points.mean > 0 ? "+" : ""}${fixed(100 * points.mean, 1)}${Number.isFinite(points.sd) ? ` ± ${fixed(100 * points.sd, 1)}` : ""} points`,
-  });
-}
-
-function curvesTable(seen) {
-  const curves = seen.shown
-    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
-    .filter((each) => each.points.length > 0);
-  const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
-  const picked = longest
-    .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
-    .map((p) => p.round);
-  const columns = [{ name: "Round" }, ...curves.map(({ group }) => ({ name: group.label, unit: "%, sent" }))];
-  const rows = picked.map((t) => ({
-    cells: [
-      String(t),
-      ...curves.map(({ points }) => {
-        const point = points.find((each) => each.round === t);
-        return point === undefined
-          ? ABSENT
-          : [plusMinus(100 * point.y.mean, 100 * point.y.sd, 1), el("span", { class: "sub" }, bytesText(point.bytes))];
-      }),
-    ],
-  }));
-  return table({
-    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
-    columns,
-    rows,
   });
 }

@@ -9,21 +9,26 @@ The coding of a value section is a format in its low four bits, and flags:
     5 int8    block length B as u16, one bf16 scale a block, one signed byte a value: value = scale * (-127 .. 127)
     6 int4    the same with four bits a value in two's complement, -7 .. 7, the first of two in the low half of a byte;
               an odd number of values ends with -8
+    7 to 9    the package's to come; 10 to 15 are for codecs of one's own
 
-    0x10      compressed: the body is one zstandard frame that names its content's size. Values of several bytes lie in
-              it in planes: after what comes before them the first bytes of all values, then their second bytes, ...
+    0x10      compressed: before each plane stands a u32, the length of the zstandard frame that holds it, or 0 where it
+              stands as it is
     0x20      difference: what is sent is to be added to what the receiver holds. In fp32 and fp64, which stay exact,
               the bit patterns are added as integers; of their difference d, modulo 2^32 or 2^64 and taken as signed,
               the zigzag code is sent: 2 d where d >= 0, else -2 d - 1
 
-All numbers are little-endian. Lossy formats round at random, so that the error has mean 0; the seed is the sender's.
+A body is the head (e or B), then planes: the first bytes of all scales, their second bytes, the first bytes of all
+values, their second bytes, and so on. All numbers are little-endian. Lossy formats round at random, so that the error
+has mean 0; the seed is the sender's.
 """
 
 from __future__ import annotations
 
+import struct
 import threading
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,19 +39,19 @@ from torch import Tensor
 from pffdst.wire.frame import Section, WireError
 
 __all__ = [
-    "COMPRESSED",
-    "DIFFERENCE",
     "Bytes",
     "ValueCodec",
     "added_to",
-    "bytes_of",
     "change_of",
     "from_upper",
     "generator",
+    "joined",
     "pattern_of",
+    "planes_of",
 ]
 
 COMPRESSED, DIFFERENCE = 0x10, 0x20
+_LENGTH = struct.Struct("<I")
 
 Bytes = NDArray[np.uint8]
 
@@ -69,17 +74,44 @@ class ValueCodec(ABC):
         self.level = level
         self.difference = difference
 
+    # ---- what a codec is ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """The format, the head, and the planes, each uint8 and contiguous."""
+
+    @abstractmethod
+    def planes(self, form: int, head: bytes, count: int) -> list[int]:
+        """The lengths of the planes that hold `count` values. ValueError where the head is none."""
+
+    @abstractmethod
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """The values [count] of planes that have their due lengths. ValueError if no codec can have written them."""
+
+    def head_bytes(self, form: int) -> int:
+        """How many bytes a head has."""
+        return 0
+
+    # ---- there and back ----------------------------------------------------------------------------------------------
+
     def encode(self, values: Tensor, *, seed: int = 0, base: Tensor | None = None) -> Section:
         """A flat vector [n] as a section; `base` [n] is what the receiver holds, `seed` the rounding's."""
         if not self.difference:
             base = None
-        form, head, codes = self._write(values.contiguous(), base, seed)
-        coding, body = form | (0 if base is None else DIFFERENCE), head + codes.tobytes()
-        if self.level and codes.size:
-            small = _compressor(self.level).compress(head + np.ascontiguousarray(codes.T).tobytes())
-            if len(small) < len(body):
-                coding, body = coding | COMPRESSED, small
-        return Section(coding, body)
+        form, head, planes = self.write(values.contiguous(), base, seed)
+        coding = form | (0 if base is None else DIFFERENCE)
+        packed = [self._packed(plane) for plane in planes] if self.level else []
+        if any(packed):
+            parts: list[Any] = [head]
+            for plane, small in zip(planes, packed, strict=True):
+                parts += [_LENGTH.pack(len(small)), small or plane.data]
+            return Section(coding | COMPRESSED, b"".join(parts))
+        return Section(coding, b"".join([head, *(plane.data for plane in planes)]))
+
+    def _packed(self, plane: Bytes) -> bytes:
+        """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
+        small = _compressor(self.level).compress(plane.data)
+        return small if len(small) < len(plane) else b""
 
     def decode(self, section: Section, count: int, name: str, *, base: Tensor | None = None) -> Tensor:
         """A section back to float [count]. Raises WireError naming `name` where it is malformed or not finite."""
@@ -90,48 +122,37 @@ class ValueCodec(ABC):
             base = None
         elif base is None:
             raise WireError(f"{name}: a difference was sent where the receiver holds no values")
-        body = section.body
-        if flags & COMPRESSED:
-            body = _decompress(body, self._most_bytes(form, count), name)
-        head = self._head(body, count)
-        codes = np.frombuffer(body, np.uint8)[head:]
-        width = self._width(form)
-        expected = self._codes(form, count) * width
-        if len(codes) != expected:
-            raise WireError(f"{name}: expected {head + expected} bytes of values, but got {len(body)}")
-        if flags & COMPRESSED:
-            codes = np.ascontiguousarray(codes.reshape(width, -1).T).reshape(-1)
+        head = bytes(section.body[: self.head_bytes(form)])
         try:
-            values = self._read(form, body[:head], codes, count, base)
-        except ValueError as error:
+            lengths = self.planes(form, head, count)
+            planes = _split(section.body, len(head), lengths, packed=bool(flags & COMPRESSED))
+            values = self.read(form, head, planes, count, base)
+        except (ValueError, zstandard.ZstdError) as error:
             raise WireError(f"{name}: {error}") from error
-        if not bool(torch.isfinite(values).all()):
+        if not np.isfinite(values.numpy()).all():
             raise WireError(f"{name}: a value is not finite")
         return values
 
-    @abstractmethod
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
-        """The format, what comes before the codes, and the codes [n, width]."""
 
-    @abstractmethod
-    def _width(self, form: int) -> int:
-        """Bytes of a code of a format."""
-
-    def _codes(self, form: int, count: int) -> int:
-        """Codes of `count` values: one each, unless a code holds several."""
-        return count
-
-    def _most_bytes(self, form: int, count: int) -> int:
-        """The most bytes that head and codes of `count` values can take: a decompressed body has no more."""
-        return self._codes(form, count) * self._width(form) + self._head(b"", count)
-
-    def _head(self, body: bytes, count: int) -> int:
-        """How many bytes come before the codes of `count` values."""
-        return 0
-
-    @abstractmethod
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        """The other way round; `codes` is flat and has its due length. ValueError if no codec can have written them."""
+def _split(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed: bool) -> list[Bytes]:
+    """The planes of a body, from offset `at`. ValueError where the body does not hold just them."""
+    view, planes = memoryview(body), []
+    for length in lengths:
+        size = 0
+        if packed:
+            if at + _LENGTH.size > len(view):
+                raise ValueError(f"the body of {len(view)} bytes ends before the length of a plane")
+            (size,) = _LENGTH.unpack_from(view, at)
+            at += _LENGTH.size
+        end = at + (size or length)
+        if end > len(view):
+            raise ValueError(f"expected at least {end} bytes of values, but got {len(view)}")
+        part = view[at:end]
+        planes.append(np.frombuffer(_unpacked(part, length) if size else part, np.uint8))
+        at = end
+    if at != len(view):
+        raise ValueError(f"expected {at} bytes of values, but got {len(view)}")
+    return planes
 
 
 _own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
@@ -145,23 +166,35 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     return made[level]  # type: ignore[no-any-return]
 
 
-def _decompress(body: bytes, most: int, name: str) -> bytes:
-    """The content of a frame that says it has at most `most` bytes."""
-    try:
-        size = zstandard.frame_content_size(body)
-        if not 0 <= size <= most:
-            raise WireError(f"{name}: a frame of {size} bytes cannot hold the values that are due")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise WireError(f"{name}: the compressed values are damaged: {error}") from error
+def _unpacked(frame: memoryview, length: int) -> bytes:
+    """The content of a frame, which says that it has `length` bytes."""
+    size = zstandard.frame_content_size(frame)
+    if size != length:
+        raise ValueError(f"a frame of {size} bytes cannot hold the {length} that are due")
+    if "decompressor" not in _own.__dict__:
+        _own.decompressor = zstandard.ZstdDecompressor()
+    content: bytes = _own.decompressor.decompress(frame, max_output_size=length, allow_extra_data=False)
+    return content
 
 
-def bytes_of(codes: NDArray[np.generic]) -> Bytes:
-    """Little-endian codes [n] as bytes [n, width]."""
-    return codes.view(np.uint8).reshape(len(codes), codes.itemsize)
+# ---- what codecs share -----------------------------------------------------------------------------------------------
 
 
-def pattern_of(values: Tensor) -> NDArray[np.signedinteger]:
+def planes_of(codes: NDArray[Any]) -> list[Bytes]:
+    """Codes [n] of several bytes as their planes, the low bytes first."""
+    words = codes.view(f"u{codes.itemsize}")
+    return [(words >> words.dtype.type(8 * k)).astype(np.uint8) for k in range(codes.itemsize)]
+
+
+def joined(planes: Sequence[Bytes], dtype: str) -> NDArray[Any]:
+    """The codes [n] of planes, in writable memory; `dtype` is little-endian."""
+    made = np.empty((len(planes[0]), len(planes)), np.uint8)
+    for k, plane in enumerate(planes):
+        made[:, k] = plane
+    return made.reshape(-1).view(dtype)
+
+
+def pattern_of(values: Tensor) -> NDArray[np.signedinteger[Any]]:
     """The bit patterns of floats as signed integers."""
     array = values.contiguous().numpy()
     return array.view(f"i{array.itemsize}")
@@ -182,6 +215,6 @@ def added_to(values: Tensor, base: Tensor | None) -> Tensor:
     return values if base is None else base + values
 
 
-def from_upper(codes: Bytes) -> NDArray[np.float32]:
-    """The floats whose patterns' upper halves these bytes are."""
-    return (codes.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+def from_upper(upper: NDArray[Any]) -> NDArray[np.float32]:
+    """The floats whose patterns' upper halves, u16, these are."""
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pffdst.wire.codecs.base import Bytes, ValueCodec, added_to, bytes_of, change_of, from_upper, generator, pattern_of
+from pffdst.wire.codecs.base import (
+    Bytes,
+    ValueCodec,
+    added_to,
+    change_of,
+    from_upper,
+    generator,
+    joined,
+    pattern_of,
+    planes_of,
+)
 
 __all__ = ["BFloat16", "Float16", "Float32"]
 
@@ -21,22 +32,30 @@ class Float32(ValueCodec):
     exact = True
     formats = (1, 2)
 
-    def _width(self, form: int) -> int:
-        return 8 if form == 2 else 4
-
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """The bit patterns, or the zigzag codes of their differences."""
         form, codes = (2 if values.dtype == torch.float64 else 1), pattern_of(values)
         if base is not None:
             change = codes - pattern_of(base)  # wraps around
-            codes = change << 1 ^ change >> (8 * change.itemsize - 1)
-        return form, b"", bytes_of(codes.astype(f"<i{codes.itemsize}", copy=False))
+            codes = change << 1
+            change >>= 8 * change.itemsize - 1
+            codes ^= change
+        return form, b"", planes_of(codes)
 
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        width = self._width(form)
-        pattern = codes.view(f"<i{width}").astype(f"i{width}")  # a copy: torch wants writable memory
+    def planes(self, form: int, head: bytes, count: int) -> list[int]:
+        """One for each byte of a value."""
+        return [count] * (8 if form == 2 else 4)
+
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """The values to the bit."""
+        width = len(planes)
+        pattern = joined(planes, f"<i{width}").astype(f"i{width}", copy=False)
         if base is not None:
-            half = (pattern.view(f"u{width}") >> 1).view(f"i{width}")
-            pattern = (half ^ -(pattern & 1)) + pattern_of(base.to(torch.float64 if form == 2 else torch.float32))
+            sign = -(pattern & 1)
+            half = pattern.view(f"u{width}")
+            half >>= 1
+            pattern ^= sign
+            pattern += pattern_of(base.to(torch.float64 if form == 2 else torch.float32))
         return torch.from_numpy(pattern.view(f"f{width}"))
 
 
@@ -49,8 +68,9 @@ class _Rounded(ValueCodec):
         super().__init__(level, difference)
         self.client_feedback = client_feedback
 
-    def _width(self, form: int) -> int:
-        return 2
+    def planes(self, form: int, head: bytes, count: int) -> list[int]:
+        """Two bytes a value."""
+        return [count, count]
 
     def _rounded(self, values: Tensor, seed: int) -> Tensor:
         """Float32 values whose lowest `dropped` bits are 0; what is not finite stays as it is."""
@@ -67,13 +87,15 @@ class BFloat16(_Rounded):
     formats = (4,)
     dropped = 16
 
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """The upper halves."""
         rounded = self._rounded(change_of(values, base), seed)
         upper = pattern_of(rounded).view(np.uint32) >> np.uint32(16)
-        return 4, b"", bytes_of(upper.astype("<u2"))
+        return 4, b"", planes_of(upper.astype(np.uint16))
 
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        return added_to(torch.from_numpy(from_upper(codes)), base)
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """Single precision whose lower halves are 0."""
+        return added_to(torch.from_numpy(from_upper(joined(planes, "<u2"))), base)
 
 
 @final
@@ -83,17 +105,20 @@ class Float16(_Rounded):
     formats = (3,)
     dropped = 13
 
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """The exponent of the scale, and half precision."""
         change = change_of(values, base)
         most = float(change.abs().max()) if change.numel() else 0.0
         exponent = max(-112, min(112, math.frexp(most)[1] - 15)) if math.isfinite(most) else 0
         codes = self._rounded(torch.ldexp(change, torch.tensor(-exponent)), seed).to(torch.float16)
-        return 3, exponent.to_bytes(1, "little", signed=True), bytes_of(codes.numpy().astype("<f2", copy=False))
+        return 3, exponent.to_bytes(1, "little", signed=True), planes_of(codes.numpy().view(np.uint16))
 
-    def _head(self, body: bytes, count: int) -> int:
+    def head_bytes(self, form: int) -> int:
+        """The exponent."""
         return 1
 
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """Times the power of 2."""
         exponent = int.from_bytes(head, "little", signed=True)
-        values = torch.from_numpy(codes.view("<f2").astype(np.float32))
+        values = torch.from_numpy(joined(planes, "<f2").astype(np.float32))
         return added_to(torch.ldexp(values, torch.tensor(exponent)), base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import numpy as np
@@ -9,7 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pffdst.wire.codecs.base import Bytes, ValueCodec, added_to, bytes_of, change_of, from_upper, generator, pattern_of
+from pffdst.wire.codecs.base import (
+    Bytes,
+    ValueCodec,
+    added_to,
+    change_of,
+    from_upper,
+    generator,
+    joined,
+    pattern_of,
+    planes_of,
+)
 
 __all__ = ["Int4", "Int8"]
 
@@ -28,14 +39,23 @@ class _Blocks(ValueCodec):
             raise ValueError(f"Expected `codec.block` to be in 1 .. 65535 values, but got {block}")
         self.block = block
 
-    def _width(self, form: int) -> int:
-        return 1
+    def head_bytes(self, form: int) -> int:
+        """The block length."""
+        return 2
 
-    def _most_bytes(self, form: int, count: int) -> int:
-        return self._codes(form, count) + 2 * count + 2  # a scale for each value at the most
+    def codes(self, count: int) -> int:
+        """Bytes of `count` values."""
+        return count
 
-    def _quantise(self, change: Tensor, seed: int) -> tuple[bytes, NDArray[np.int8]]:
-        """Block length and scales as bytes, and the integers [n]."""
+    def planes(self, form: int, head: bytes, count: int) -> list[int]:
+        """Two bytes a scale, then the values."""
+        block = int.from_bytes(head, "little")
+        if len(head) != 2 or block == 0:
+            raise ValueError(f"expected a block length in 1 .. 65535, but got {head!r}")
+        return [-(-count // block)] * 2 + [self.codes(count)]
+
+    def _quantise(self, change: Tensor, seed: int) -> tuple[bytes, list[Bytes], NDArray[np.int8]]:
+        """The block length as bytes, the planes of the scales, and the integers [n]."""
         count = change.numel()
         padded = torch.nn.functional.pad(change, (0, -count % self.block)).view(-1, self.block)
         # the next bf16 above, so that no integer is out of range
@@ -45,19 +65,14 @@ class _Blocks(ValueCodec):
         places = padded / scales.where(scales > 0, 1.0)
         places += torch.rand(padded.shape, generator=generator(seed))
         integers = places.floor_().clamp_(-self.most, self.most).nan_to_num_(0.0).to(torch.int8)
-        head = self.block.to_bytes(2, "little") + upper.astype("<u2").tobytes()
-        return head, integers.view(-1)[:count].numpy()
+        return self.block.to_bytes(2, "little"), planes_of(upper.astype(np.uint16)), integers.view(-1)[:count].numpy()
 
-    def _head(self, body: bytes, count: int) -> int:
-        block = int.from_bytes(body[:2], "little") or 1
-        return 2 + 2 * -(-count // block)
-
-    def _restore(self, head: bytes, integers: NDArray[np.int8], base: Tensor | None) -> Tensor:
+    def _restore(self, head: bytes, scales: Sequence[Bytes], integers: NDArray[np.int8], base: Tensor | None) -> Tensor:
         if integers.size and int(integers.min()) < -self.most:
             raise ValueError(f"an integer is below {-self.most}")
-        block = int.from_bytes(head[:2], "little") or 1
-        scales = np.repeat(from_upper(np.frombuffer(head, np.uint8)[2:]), block)[: len(integers)]
-        return added_to(torch.from_numpy(scales) * torch.from_numpy(integers.astype(np.float32)), base)
+        block = int.from_bytes(head, "little")
+        each = np.repeat(from_upper(joined(scales, "<u2")), block)[: len(integers)]
+        return added_to(torch.from_numpy(each * integers.astype(np.float32)), base)
 
 
 @final
@@ -67,12 +82,14 @@ class Int8(_Blocks):
     formats = (5,)
     most = 127
 
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
-        head, integers = self._quantise(change_of(values, base), seed)
-        return 5, head, bytes_of(integers)
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """Scales and bytes."""
+        head, scales, integers = self._quantise(change_of(values, base), seed)
+        return 5, head, [*scales, integers.view(np.uint8)]
 
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        return self._restore(head, codes.view(np.int8), base)
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """Scale times integer."""
+        return self._restore(head, planes[:2], planes[2].view(np.int8), base)
 
 
 @final
@@ -82,16 +99,19 @@ class Int4(_Blocks):
     formats = (6,)
     most = 7
 
-    def _codes(self, form: int, count: int) -> int:
+    def codes(self, count: int) -> int:
+        """Two values a byte."""
         return (count + 1) // 2
 
-    def _write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Bytes]:
-        head, integers = self._quantise(change_of(values, base), seed)
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """Scales and halves of bytes."""
+        head, scales, integers = self._quantise(change_of(values, base), seed)
         halves = np.pad(integers.view(np.uint8) & 0x0F, (0, len(integers) % 2), constant_values=8)
-        return 6, head, bytes_of(halves[::2] | halves[1::2] << 4)
+        return 6, head, [*scales, halves[::2] | halves[1::2] << 4]
 
-    def _read(self, form: int, head: bytes, codes: Bytes, count: int, base: Tensor | None) -> Tensor:
-        halves = np.stack([codes << 4, codes], axis=1).reshape(-1).view(np.int8) >> 4
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """Scale times integer."""
+        halves = np.stack([planes[2] << 4, planes[2]], axis=1).reshape(-1).view(np.int8) >> 4
         if count % 2 and halves[-1] != -8:
             raise ValueError("an odd number of values does not end with -8")
-        return self._restore(head, halves[:count], base)
+        return self._restore(head, planes[:2], halves[:count], base)

@@ -1,0 +1,134 @@
+"""A finished run's model on a test set: `python -m pffdst evaluate RUN [dataset.KEY=VALUE ...]`.
+
+Accuracy over all images and of each class. The data are those of the run, read anew; `dataset.path=...` reads them
+elsewhere, and `dataset=NAME` with its keys takes another data set of the same shape and classes. A run with
+validation_share is scored on the test set, which it has not seen; --validation scores its validation set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from torchmetrics.classification import MulticlassAccuracy
+
+from pffdst.config.session import session
+from pffdst.config.targets import did_you_mean, key_problems, locate
+from pffdst.core.errors import UserError
+from pffdst.data.dataset import Dataset, DataSource
+from pffdst.metrics.evaluate import Evaluation, Evaluator
+from pffdst.metrics.units import format_percent
+from pffdst.models.saved import SavedModel, path_of
+
+__all__ = ["evaluate", "main"]
+
+_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Prints the table; 2 where there is no such model, or the data do not fit it."""
+    parser = argparse.ArgumentParser(prog="python -m pffdst evaluate", description=(__doc__ or "").split("\n\n", 1)[1])
+    parser.add_argument("run", type=Path, help="a finished run's folder")
+    parser.add_argument("overrides", nargs="*", metavar="dataset...", help="settings of the data")
+    parser.add_argument("--average", action="store_true", help="the server average in place of the last model")
+    parser.add_argument("--validation", action="store_true", help="the run's validation set in place of the test set")
+    given = parser.parse_args(argv)
+    console = Console() if console is None else console
+    try:
+        saved = SavedModel.read(path_of(given.run, average=given.average))
+        data = _data(given.run, given.overrides, validation=given.validation)
+        scores = evaluate(saved, data)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    console.print(_table(saved, data, scores, "validation" if given.validation else "test"))
+    return 0
+
+
+def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
+    """What the model scores on the data's test set; `metrics` hold `class_acc/LABEL` for each class.
+
+    Raises:
+        UserError: the images' shape or the number of classes is not the model's.
+    """
+    card = saved.card
+    shape = tuple(data.test.images.shape[1:])
+    if (shape, data.classes) != (card.shape, card.classes):
+        raise UserError(
+            f"the model takes images of {_by(card.shape)} and tells {card.classes} classes, but {data.name} has images "
+            f"of {_by(shape)} and {data.classes} classes: name the data it was trained for, e.g. dataset.path=..."
+        )
+    owner = torch.zeros(len(data.test), dtype=torch.int64)
+    by_class = {"class_acc": MulticlassAccuracy(card.classes, average="none")}
+    evaluator = Evaluator(data.test, owner, 1, card.mean, card.std, channels_last=False, metrics=by_class)
+    return evaluator.evaluate(saved.classifier().network)
+
+
+def _data(run: Path, overrides: Sequence[str], *, validation: bool) -> Dataset:
+    """The run's data set, or what the overrides make of it."""
+    folder = run if run.is_dir() else run.parent
+    try:
+        cfg = OmegaConf.load(folder / "config.yaml")
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{folder}: it has no config.yaml that says what the data are: {error}") from error
+    odd = [line for line in overrides if line.partition("=")[0].partition(".")[0] != "dataset" or "=" not in line]
+    if odd:
+        raise UserError(f"{odd[0]}: only the data can be set here; write e.g. dataset.path=FOLDER")
+    node = _node(cfg.dataset, overrides)
+    _refuse(key_problems("dataset", node, locate(str(node._target_))))
+    source: DataSource = instantiate(node)
+    _refuse(source.problems())
+    data = source.load(cfg.seed)
+    if not validation:
+        return data
+    if cfg.validation_share == 0:
+        raise UserError(f"{run} had no validation set (validation_share=0): leave --validation out")
+    return data.with_validation(cfg.validation_share, cfg.seed)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _node(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The dataset's node under the overrides; another option, `dataset=NAME`, is composed as for a run."""
+    chosen = [line for line in overrides if line.startswith("dataset=")]
+    if chosen:
+        with session(_CONFIGS) as opened:
+            name, options = chosen[-1].partition("=")[2], opened.options("dataset")
+            if name not in options:
+                close = did_you_mean(name, options)
+                raise UserError(f"{chosen[-1]}: no such option; {close} options: {', '.join(options)}")
+            node = opened.compose([chosen[-1]]).cfg.dataset
+        saved = OmegaConf.create(OmegaConf.to_container(node, resolve=True))  # type: ignore[assignment]
+    set_to = [line.removeprefix("dataset.") for line in overrides if line not in chosen]
+    return OmegaConf.merge(saved, OmegaConf.from_dotlist(set_to))  # type: ignore[return-value]
+
+
+def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> Table:
+    title = f"{saved.card.target.rpartition('.')[2]} on the {split} set of {data.name}"
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    table.add_column("class", overflow="fold")
+    for name in ("images", "accuracy"):
+        table.add_column(name, justify="right")
+    counts = torch.bincount(data.test.labels, minlength=data.classes).tolist()
+    for label, count in enumerate(counts):
+        accuracy = format_percent(scores.metrics[f"class_acc/{label}"]) if count else "-"
+        table.add_row(saved.card.name_of(label), f"{count:,}", accuracy)
+    table.add_section()
+    table.add_row("all", f"{sum(counts):,}", format_percent(scores.acc_global))
+    return table
+
+
+def _by(shape: Any) -> str:
+    return "x".join(map(str, shape))

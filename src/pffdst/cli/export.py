@@ -1,0 +1,122 @@
+"""A finished run's model for other programs: `python -m pffdst export RUN --to plain|sparse|pt2|onnx`.
+
+plain   safetensors, every tensor whole under its own name: load_state_dict takes it as it is
+sparse  torch.save of a state dict whose sparse weights are CSR matrices [out, in * kernel]
+pt2     torch.export: uint8 images [B, C, H, W] to logits, normalisation inside; needs torch alone to run
+onnx    the same for ONNX runtimes; needs pip install 'pffdst[onnx]'
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from pffdst.core.errors import UserError, needs
+from pffdst.metrics.units import format_bytes
+from pffdst.models.saved import Classifier, SavedModel, path_of
+from pffdst.runs.files import write_whole
+
+__all__ = ["FORMATS", "export", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the file and prints its name and size; 2 where there is no such model or format."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pffdst export",
+        description=(__doc__ or "").split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a finished run's folder, or a model's file")
+    parser.add_argument("--to", required=True, choices=sorted(FORMATS), help="the format")
+    parser.add_argument("-o", "--output", type=Path, help="the file; default: model.FORMAT... in the run's folder")
+    parser.add_argument("--average", action="store_true", help="the server average in place of the last model")
+    given = parser.parse_args(argv)
+    source = path_of(given.run, average=given.average)
+    try:
+        path = export(SavedModel.read(source), given.to, given.output or source.with_suffix(FORMATS[given.to][0]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    size, original = path.stat().st_size, source.stat().st_size
+    print(f"{path} ({format_bytes(size)}; {source.name} has {format_bytes(original)})")
+    return 0
+
+
+def export(saved: SavedModel, to: str, path: Path) -> Path:
+    """Writes the model in a format of FORMATS; gives the path.
+
+    Raises:
+        UserError: the network cannot be made, or a package that the format needs is not installed.
+    """
+    FORMATS[to][1](saved, path)
+    return path
+
+
+def _plain(saved: SavedModel, path: Path) -> None:
+    write_whole(path, saved.plain())
+
+
+def _sparse(saved: SavedModel, path: Path) -> None:
+    """CSR where a weight has dead places, with int32 indices: 8 bytes an alive weight."""
+    torch.save({name: _compressed(tensor, saved.alive.get(name)) for name, tensor in saved.tensors.items()}, path)
+
+
+def _compressed(tensor: Tensor, alive: Tensor | None) -> Tensor:
+    if alive is None or bool(alive.all()):
+        return tensor
+    mask = alive.flatten(1)
+    rows = torch.zeros(len(mask) + 1, dtype=torch.int32)
+    rows[1:] = mask.sum(dim=1).cumsum(0)
+    columns = mask.nonzero()[:, 1].to(torch.int32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            rows, columns, tensor.flatten(1)[mask], size=tuple(mask.shape), check_invariants=True
+        )
+
+
+def _pt2(saved: SavedModel, path: Path) -> None:
+    model, images = _example(saved)
+    batch = torch.export.Dim("batch", min=1)
+    torch.export.save(torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}}), path)
+
+
+def _onnx(saved: SavedModel, path: Path) -> None:
+    try:
+        import onnx  # noqa: F401 - torch needs both, and says so in the midst of its work
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise needs("--to onnx", error, "onnx") from error
+    model, images = _example(saved)
+    torch.onnx.export(
+        model,
+        (images,),
+        path,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
+    """The module to trace and a batch of two images: of one, a tracer would take the 1 for a constant."""
+    return saved.classifier(), torch.zeros(2, *saved.card.shape, dtype=torch.uint8)
+
+
+FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, Path], None]]]] = {
+    "plain": (".plain.safetensors", _plain),
+    "sparse": (".sparse.pt", _sparse),
+    "pt2": (".pt2", _pt2),
+    "onnx": (".onnx", _onnx),
+}
+"""By name: how a file's name ends, and what writes it."""

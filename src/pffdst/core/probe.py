@@ -1,0 +1,193 @@
+"""What is wrong with a network is told before the run: one training step and one evaluation, each problem in a line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from pffdst.core.flat import to_memory_format_
+from pffdst.core.seeding import seeded_global_state
+from pffdst.core.trace import SAMPLES, copy_of
+
+__all__ = ["probe", "takes_channels_last"]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def probe(
+    network: nn.Module,
+    shape: Sequence[int],
+    classes: int,
+    dtype: torch.dtype | None = None,
+    *,
+    channels_last: bool = False,
+) -> list[str]:
+    """Why a network cannot be trained on samples of `shape` (C, H, W) in `classes` classes, one line each.
+
+    `dtype` is that of the samples; None takes the network's own. A copy is tried in training mode, forward and
+    backward, and in evaluation mode, on `SAMPLES` samples; the network stays as it was.
+    """
+    found = _tensor_problems(network, dtype)
+    if found:
+        return found
+    try:
+        copied = copy_of(network)
+    except Exception as error:
+        return [f"model: a copy of it cannot be made, and clients are copies: {_words(error)}"]
+    if channels_last:
+        to_memory_format_(copied, torch.channels_last)
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run will say it
+        images = torch.randn(SAMPLES, *shape).to(_device(copied), _dtype(copied))
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(classes, (SAMPLES,)).to(images.device)
+        return _step_problems(copied.train(), images, labels, classes) or _evaluation_problems(
+            copied.eval(), images, classes
+        )
+
+
+def takes_channels_last(network: nn.Module, shape: Sequence[int], classes: int) -> bool:
+    """Whether a network that can be trained on contiguous samples also can on channels_last ones (a `view` may not)."""
+    return len(shape) == 3 and not probe(network, shape, classes, channels_last=True)
+
+
+# ---- tensors --------------------------------------------------------------------------------------------------------
+
+
+def _tensor_problems(network: Any, dtype: torch.dtype | None) -> list[str]:
+    """What the parameters alone tell."""
+    if not isinstance(network, nn.Module):
+        return [f"model: expected a torch.nn.Module, but its _target_ gives a {type(network).__name__}"]
+    named = dict(network.named_parameters())
+    lazy = [n for n, t in (*named.items(), *network.named_buffers()) if _is_uninitialised(t)]
+    if lazy:
+        return [f"model: {', '.join(lazy)} got no size when the network ran once: give the layers their sizes"]
+    if not any(p.requires_grad for p in named.values()):
+        return ["model: no parameter trains: leave requires_grad of those that are to learn"]
+    return _dtype_problems(network, dtype) + _shared_memory(named)
+
+
+def _is_uninitialised(tensor: Tensor) -> bool:
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def _dtype_problems(network: nn.Module, dtype: torch.dtype | None) -> list[str]:
+    real = {n: t for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
+    parameters = dict(network.named_parameters())
+    wrong = [n for n, t in parameters.items() if t.requires_grad and t.dtype not in _DTYPES]
+    if wrong:
+        first = wrong[0]
+        kind = str(parameters[first].dtype).removeprefix("torch.")
+        if not parameters[first].is_floating_point():
+            return [f"model: {first} is {kind}, but weights are real numbers: keep two real tensors, and join them"]
+        return [
+            f"model: {first} is {kind}, but weights are kept in float32 (or float64): write .float(); "
+            "engine=batched engine.precision=bf16 computes in bfloat16"
+        ]
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in real.values()}
+    if len(dtypes) > 1:
+        odd = next(n for n, t in real.items() if t.dtype != _dtype(network))
+        return [f"model: its tensors are {' and '.join(sorted(dtypes))} ({odd}): write .float() or .double() for all"]
+    if dtype is not None and dtype != _dtype(network):
+        return [f"model: its weights are {dtypes.pop()}, but samples come as {str(dtype).removeprefix('torch.')}"]
+    return []
+
+
+def _shared_memory(parameters: Mapping[str, Tensor]) -> list[str]:
+    """Two parameters in one place in memory, which tying by `.data` makes: they cannot have masks of their own."""
+    spans = sorted((p.data_ptr(), p.numel() * p.element_size(), n) for n, p in parameters.items() if p.numel() > 0)
+    for (start, length, name), (after, _, other) in pairwise(spans):
+        if after < start + length:
+            return [f"model: {name} and {other} are two parameters in one memory: tie them as one nn.Parameter"]
+    return []
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in network.parameters() if p.is_floating_point())
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: int) -> list[str]:
+    """One training step."""
+    output, problems = _run(network, images, classes, "training")
+    if problems:
+        return problems
+    loss = F.cross_entropy(output, labels)
+    if not bool(loss.isfinite()):
+        return [f"model: its first loss is {loss.item()} on standard normal samples: expected a finite number"]
+    if not loss.requires_grad:
+        return ["model: its logits depend on no parameter that trains: leave out detach() and no_grad()"]
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        return [f"model: its backward pass fails: {_words(error)}"]
+    wild = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    return [f"model: the first gradient of {wild[0]} is not finite on standard normal samples"] if wild else []
+
+
+@torch.no_grad()
+def _evaluation_problems(network: nn.Module, images: Tensor, classes: int) -> list[str]:
+    """One evaluation, in which layers may do otherwise."""
+    output, problems = _run(network, images, classes, "evaluation")
+    if not problems and not bool(output.isfinite().all()):
+        return ["model: its first logits in evaluation mode are not finite on standard normal samples"]
+    return problems
+
+
+def _run(network: nn.Module, images: Tensor, classes: int, mode: str) -> tuple[Any, list[str]]:
+    """What the network gives in a mode, and what is wrong with that."""
+    try:
+        output = network(images)
+    except Exception as error:
+        return None, [f"model: its forward pass fails in {mode} mode on samples {list(images.shape)}: {_words(error)}"]
+    wanted = f"expected logits {[len(images), classes]} in {mode} mode"
+    if not isinstance(output, Tensor):
+        return None, [f"model: {wanted}, but it gives {_described(output)}: {_instead(output)}"]
+    if not output.is_floating_point():
+        return None, [f"model: {wanted}, but it gives {str(output.dtype).removeprefix('torch.')}: return the logits"]
+    if output.dim() == 2 and len(output) == len(images) and output.shape[1] != classes:
+        return None, [
+            f"model: it has {output.shape[1]} outputs, but the data have {classes} classes: "
+            "make the last layer of the constructor's `classes`"
+        ]
+    if output.shape != (len(images), classes):
+        return None, [f"model: {wanted}, but it gives {list(output.shape)}"]
+    return output, []
+
+
+def _described(output: Any) -> str:
+    """A result that is no tensor, with the names of its fields."""
+    name = type(output).__name__
+    fields = getattr(output, "_fields", None) or (list(output) if isinstance(output, dict) else None)
+    if fields:
+        return f"a {name} ({', '.join(map(str, fields))})"
+    return f"a {name} of {len(output)}" if isinstance(output, tuple | list) else f"a {name}"
+
+
+def _instead(output: Any) -> str:
+    """What to write where the logits are one of several results."""
+    fields = [str(f) for f in getattr(output, "_fields", None) or (output if isinstance(output, dict) else ())]
+    if any(f.startswith("aux") for f in fields):
+        return "switch its auxiliary heads off (torchvision: model.aux_logits=false)"
+    return f"return its `{next((f for f in fields if f == 'logits'), 'logits')}` alone"
+
+
+def _words(error: Exception) -> str:
+    """An error's own words in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    said = lines[-1] if "TorchScript" in lines[0] else lines[0]  # which begins with where, and ends with what
+    return f"{type(error).__name__}: {said.strip()}".removesuffix(": ")

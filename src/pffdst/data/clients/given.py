@@ -1,0 +1,261 @@
+"""Clients that the data or a file name: one's own patients, writers or devices, or a division made elsewhere.
+
+A file of clients is a table with the columns `split` (train or test; without it all rows are train), `index` (of a
+sample, in the order in which the data are read) and `client` (a number or a word), as .csv or as .npz with an array
+for each column. Clients are numbered in the order of their names: numbers by value, words by their characters.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pffdst.data.clients.divided import (
+    Owned,
+    Partition,
+    Partitioner,
+    PartitionError,
+    Shares,
+    check_name,
+    checked_labels,
+    follow,
+    grouped,
+)
+from pffdst.data.columns import ranked
+from pffdst.runs.files import write_whole
+
+__all__ = ["ByColumn", "FromFile", "write_clients"]
+
+_Ints = NDArray[np.int64]
+_SPLITS = ("train", "test")
+# Files that are no table make the readers raise almost anything.
+_UNREADABLE = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+@final
+@dataclass(frozen=True)
+class ByColumn(Partitioner):
+    """Natural clients: the values of a column of the training data, which the source reads as the samples' owners.
+
+    Test samples are their owners' too; where the test data have no owners, they follow the clients' classes.
+    """
+
+    column: str
+
+    def problems(self, train: Owned, clients: int) -> list[str]:
+        """Samples without owners, or another number of clients than there are."""
+        if train.owners is None:
+            return [
+                f"partition.column={self.column}: these data have no columns to name their clients; keep them as "
+                "dataset=parquet, or write partition=file partition.path=FILE"
+            ]
+        return _another_number("the data name", int(train.owners.max()) + 1, clients)
+
+    def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
+        """Every sample to its owner."""
+        if problems := self.problems(train, clients):
+            raise PartitionError("\n".join(problems))
+        assert train.owners is not None
+        owner = train.owners.numpy()
+        if test.owners is None:
+            labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
+            whose = follow(tested, labels, owner, clients, classes, seed)
+        else:
+            whose = test.owners.numpy()
+        return Partition(*grouped(owner, clients), *grouped(whose, clients))
+
+
+@final
+@dataclass(frozen=True)
+class FromFile(Partitioner):
+    """Clients whose samples a file lists; samples of the training set that it does not name are nobody's.
+
+    Test samples are all listed, or none is: then they follow the clients' classes.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("path", self.path)
+        if not self.file.is_file():
+            raise PartitionError(f"Expected `partition.path` to name a file, but there is no {self.file}")
+
+    @property
+    def file(self) -> Path:
+        """The file, absolute."""
+        return Path(self.path).expanduser().absolute()
+
+    @property
+    def content(self) -> str:
+        """32 hexadecimal digits of the file's bytes."""
+        return hashlib.blake2b(self.file.read_bytes(), digest_size=16).hexdigest()
+
+    def problems(self, train: Owned, clients: int) -> list[str]:
+        """A file that cannot be read, or that has another number of clients."""
+        try:
+            return _another_number(f"{self.file} names", len(_Lists.read(self.file).names), clients)
+        except PartitionError as error:
+            return [str(error)]
+
+    def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
+        """The lists of the file, each client's in its order."""
+        if problems := self.problems(train, clients):
+            raise PartitionError("\n".join(problems))
+        lists = _Lists.read(self.file)
+        labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
+        order, offsets = lists.of("train", len(labels))
+        if not lists.any_tests:
+            owner = np.repeat(np.arange(clients), np.diff(offsets))
+            whose = follow(tested, labels[order], owner, clients, classes, seed)
+        else:
+            whose = lists.owner_of_tests(len(tested))
+        return Partition(torch.from_numpy(order), torch.from_numpy(offsets), *grouped(whose, clients))
+
+
+def write_clients(shares: Shares, path: Path) -> None:
+    """Writes every client's samples; a file that holds them already is left as it is.
+
+    PartitionError where the file holds anything else or cannot be written.
+    """
+    index = [shares.train(client).numpy() for client in range(shares.clients)]
+    tests = shares.test_owner().numpy()
+    columns = {
+        "split": np.repeat(np.array(_SPLITS), [sum(map(len, index)), len(tests)]),
+        "index": np.concatenate([*index, np.arange(len(tests))]),
+        "client": np.concatenate([np.repeat(np.arange(shares.clients), [len(part) for part in index]), tests]),
+    }
+    content = _npz(columns) if path.suffix.lower() == ".npz" else _csv(columns)
+    try:
+        if path.exists():
+            if path.read_bytes() == content:
+                return
+            raise PartitionError(f"partition.save: {path} holds something else; take it away, or name another file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise PartitionError(f"partition.save: {path} cannot be written ({error.strerror or error})") from error
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """The table of a file: for every row whether it is of the test split, the sample and the client's number."""
+
+    path: Path
+    testing: NDArray[np.bool_]
+    index: _Ints
+    client: _Ints
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _Lists:
+        """PartitionError where the file is no such table, or a client has no training sample."""
+        try:
+            columns = _from_npz(path) if path.suffix.lower() == ".npz" else _from_csv(path)
+            split, index, client = columns["split"], columns["index"].astype(np.int64), columns["client"]
+        except _UNREADABLE as error:
+            raise PartitionError(
+                f"partition.path: {path} cannot be read ({error}); it needs the columns index and client, and split "
+                "(train or test) where it lists test samples"
+            ) from error
+        if strange := sorted(set(np.unique(split).tolist()) - set(_SPLITS)):
+            raise PartitionError(f"partition.path: {path} has the split {strange[0]!r}; write train or test")
+        names, numbers = _numbered(client)
+        found = cls(path, split == "test", index, numbers, names)
+        if untrained := set(range(len(names))) - set(numbers[~found.testing].tolist()):
+            raise PartitionError(f"partition.path: in {path} client {names[min(untrained)]} has no training sample")
+        return found
+
+    @property
+    def any_tests(self) -> bool:
+        """Whether test samples are listed."""
+        return bool(self.testing.any())
+
+    def of(self, split: str, count: int) -> tuple[_Ints, _Ints]:
+        """The samples of a split client by client, and where each client begins: int64 [n], [C + 1]."""
+        mine = self.testing if split == "test" else ~self.testing
+        index, client = self.index[mine], self.client[mine]
+        wrong = (index < 0) | (index >= count)
+        if wrong.any():
+            raise PartitionError(
+                f"partition.path: {self.path} lists the {split} sample {index[wrong][0]}, but there are {count:,}, "
+                "numbered from 0; is it a file of other data?"
+            )
+        offsets = np.zeros(len(self.names) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(client, minlength=len(self.names)), out=offsets[1:])
+        return index[np.argsort(client, kind="stable")], offsets
+
+    def owner_of_tests(self, count: int) -> _Ints:
+        """The client of every test sample, int64 [N_test]. PartitionError where one has none or two."""
+        order, offsets = self.of("test", count)
+        times = np.bincount(order, minlength=count)
+        if (times != 1).any():
+            sample = int(np.flatnonzero(times != 1)[0])
+            raise PartitionError(
+                f"partition.path: {self.path} lists the test sample {sample} {times[sample]} times; each belongs to "
+                "one client. Leave all test rows out to divide them by the clients' classes"
+            )
+        owner = np.empty(count, dtype=np.int64)
+        owner[order] = np.repeat(np.arange(len(self.names)), np.diff(offsets))
+        return owner
+
+
+def _another_number(source: str, there: int, clients: int) -> list[str]:
+    return [] if there == clients else [f"clients={clients}, but {source} {there} clients; write clients={there}"]
+
+
+def _numbered(client: NDArray[np.generic]) -> tuple[tuple[str, ...], _Ints]:
+    """The names of the clients in order, and the number of each row's."""
+    words, codes = np.unique(client.astype(str), return_inverse=True)
+    names = ranked(words.tolist())
+    place = {name: number for number, name in enumerate(names)}
+    return tuple(names), np.array([place[word] for word in words.tolist()], dtype=np.int64)[codes.reshape(-1)]
+
+
+def _csv(columns: dict[str, NDArray[np.generic]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    return text.getvalue().encode("utf-8")
+
+
+def _npz(columns: dict[str, NDArray[np.generic]]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **dict[str, Any](columns))
+    return file.getvalue()
+
+
+def _from_csv(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The columns of a CSV as a spreadsheet writes it too: with a byte order mark, semicolons or tabs."""
+    text = path.read_text(encoding="utf-8-sig")
+    head = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text), delimiter=next((c for c in ";\t" if c in head), ","))
+    names = [name.strip() for name in next(rows, [])]
+    cells = list(zip(*(row for row in rows if row), strict=True))
+    columns = {name: np.array([cell.strip() for cell in cells[i]]) for i, name in enumerate(names)} if cells else {}
+    return _with_split(columns)
+
+
+def _from_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return _with_split({name: file[name] for name in file.files})
+
+
+def _with_split(columns: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    if len({len(columns[name]) for name in ("index", "client")}) != 1:
+        raise ValueError("index and client are not equally long")
+    if columns["index"].dtype.kind not in "iuU":
+        raise ValueError(f"index holds {columns['index'].dtype}, not whole numbers")
+    return {"split": np.full(len(columns["index"]), "train")} | columns

@@ -1,0 +1,175 @@
+"""What clients train on and models are judged by: samples that sit in memory once, with a class each."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import mmap
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+from pffdst.data.npy import map_tensor, write_tensor
+
+__all__ = ["Handle", "ImageSet", "Samples", "SharedImages", "digest_of"]
+
+
+class Handle(Protocol):
+    """Where samples are: themselves, or files that another process can open."""
+
+    def open(self) -> Samples:
+        """The samples, ready to be read."""
+        ...
+
+    def share(self, folder: Path) -> Handle:
+        """The same in a form that pickles small; what has to be written goes under `folder`."""
+
+
+class Samples(Handle, Protocol):
+    """N samples, as partitions, clients' batches and engines know them; images are one case."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of every sample, int64 [N]."""
+
+    @property
+    def owners(self) -> Tensor | None:
+        """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the content: equal for equal samples, on any machine."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's raw inputs and the labels int64 [b] of the samples `indices` int64 [b]."""
+
+    def take(self, indices: Tensor) -> Samples:
+        """The samples `indices` int64 [n], gathered into memory of their own."""
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same on a device."""
+
+    def forget_pages(self) -> None:
+        """Takes what is mapped from files out of this process's memory until the next access."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images uint8 [N, C, H, W] (contiguous), their labels int64 [N] and, where the data name them, owners int64 [N].
+
+    `files` names the .npy files that the images and, where the second is not None, the labels are mapped from; None
+    when all are in memory alone. `mapping` is that of the images. `image_digest` is that of the images, where it is
+    known already.
+    """
+
+    images: Tensor
+    labels: Tensor
+    owners: Tensor | None = None
+    files: tuple[Path, Path | None] | None = field(default=None, repr=False)
+    mapping: mmap.mmap | None = field(default=None, repr=False)
+    image_digest: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def mapped(
+        cls, images: Path, labels: Path, owners: Path | None = None, image_digest: str | None = None
+    ) -> ImageSet:
+        """The set of these .npy files. Raises OSError or ValueError when one is missing or damaged."""
+        tensor, mapping = map_tensor(images)
+        whose = None if owners is None else map_tensor(owners)[0]
+        return cls(tensor, map_tensor(labels)[0], whose, (images, labels), mapping, image_digest)
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.is_contiguous():
+            given = f"{self.images.dtype} {list(self.images.shape)}"
+            raise ValueError(f"Expected `images` to be contiguous uint8 [N, C, H, W], but got {given}")
+        for name, tensor in (("labels", self.labels), ("owners", self.owners)):
+            if tensor is not None and (tensor.dtype != torch.int64 or tensor.shape != self.images.shape[:1]):
+                given = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ValueError(f"Expected `{name}` to be int64 [{len(self.images)}], but got {given}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits of images, labels and owners; the images are read where their digest is not known."""
+        images = digest_of(self.images) if self.image_digest is None else self.image_digest
+        self.forget_pages()
+        rest = [tensor for tensor in (self.labels, self.owners) if tensor is not None]
+        return hashlib.blake2b(f"{images} {digest_of(*rest)}".encode(), digest_size=16).hexdigest()
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images uint8 [b, C, H, W] and labels int64 [b]."""
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def take(self, indices: Tensor) -> ImageSet:
+        """The images `indices` int64 [n], copied."""
+        owners = None if self.owners is None else self.owners.index_select(0, indices)
+        return ImageSet(*self.batch(indices), owners)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Images and labels on a device; owners stay, no computation reads them."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def open(self) -> ImageSet:
+        """Itself."""
+        return self
+
+    def share(self, folder: Path) -> SharedImages:
+        """Images and labels as files: those they are mapped from, else new ones under `folder`, which stays the
+        caller's to delete. Raises OSError."""
+        images, labels = self.files or (None, None)
+        if images is None or labels is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(dir=folder, prefix="images-"))
+            if images is None:
+                images = place / "images.npy"
+                write_tensor(images, self.images)
+            labels = place / "labels.npy"
+            write_tensor(labels, self.labels)
+        return SharedImages((images, labels), tuple(self.images.shape))
+
+    def forget_pages(self) -> None:
+        """Takes mapped images out of this process's memory until the next access; the system's cache keeps them."""
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+@final
+@dataclass(frozen=True)
+class SharedImages:
+    """Images and labels in two .npy files: pickles as two paths, opens as a mapping whose pages all processes share."""
+
+    files: tuple[Path, Path]
+    shape: tuple[int, ...]
+
+    def open(self) -> ImageSet:
+        """The set mapped into memory; what is written into its tensors stays in this process and off the files.
+
+        Raises OSError when a file is gone, ValueError when it is another than was shared.
+        """
+        found = ImageSet.mapped(*self.files)
+        if tuple(found.images.shape) != self.shape:
+            raise ValueError(f"Expected {self.files[0]} to hold {self.shape}, but got {tuple(found.images.shape)}")
+        return found
+
+    def share(self, folder: Path) -> SharedImages:
+        """Itself."""
+        del folder
+        return self
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """32 hexadecimal digits of the shapes, types and values of contiguous tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.cpu().numpy().data)
+    return digest.hexdigest()

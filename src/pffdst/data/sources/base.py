@@ -1,0 +1,152 @@
+"""What sources of images have in common: the shape they declare, and how two read splits become a dataset."""
+
+# Annotations are left unquoted: the check of a configuration reads them off the constructors of other modules.
+
+import logging
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+
+from pffdst.data.columns import Column, owners_of, shared_labels
+from pffdst.data.dataset import DataError, Dataset, DataSource, channel_statistics, shape_of
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.decode import Form, resized
+
+__all__ = ["ImageSource", "Split"]
+
+_log = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images as they were read. `labels` and `owners` of `samples` are the codes of the columns of these names.
+
+    `remarks` are what a user should know of the reading.
+    """
+
+    samples: ImageSet
+    labels: Column
+    owners: Column | None = None
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def noted(cls, samples: ImageSet, notes: Mapping[str, Any]) -> "Split":
+        """From samples and what `notes` gave."""
+        labels = Column(samples.labels, *_restored(notes["labels"]))
+        owners = None if samples.owners is None else Column(samples.owners, *_restored(notes["owners"]))
+        return cls(samples, labels, owners, tuple(notes["remarks"]))
+
+    def notes(self) -> dict[str, Any]:
+        """All but the samples, as JSON holds it."""
+        columns = {"labels": self.labels} | ({} if self.owners is None else {"owners": self.owners})
+        return {name: [c.kind, list(c.names)] for name, c in columns.items()} | {"remarks": list(self.remarks)}
+
+
+def _restored(note: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
+    return note[0], tuple(note[1])
+
+
+@dataclass(frozen=True)
+class ImageSource(DataSource, ABC):
+    """A source of images, with what the configuration declares of them; what is None is read off the images.
+
+    `channels` 1 or 3; `size` is the side of the images as they lie there, `classes` the number of classes; `mean` and
+    `std` are per channel, in units of pixel / 255. `crop` cuts the largest square out of the middle of each image,
+    then `resize` brings it to that many pixels a side.
+    """
+
+    name: str
+    channels: int | None
+    size: int | None
+    classes: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    resize: int | None = field(default=None, kw_only=True)
+    crop: bool = field(default=False, kw_only=True)
+
+    @property
+    def form(self) -> Form:
+        """What every image is made to be when it is decoded."""
+        return Form(self.channels, self.resize, self.crop)
+
+    def shape_problems(self) -> list[str]:
+        """Declared values that no dataset could have."""
+        found = []
+        if self.channels not in (None, 1, 3):
+            found.append(f"dataset.channels must be 1, 3 or null, got {self.channels}")
+        for key, value, least in (("size", self.size, 1), ("resize", self.resize, 1), ("classes", self.classes, 2)):
+            if value is not None and value < least:
+                found.append(f"dataset.{key} must be {least} or more, or null, got {value}")
+        return found
+
+    def assembled(self, train: Split, test: Split | None) -> Dataset:
+        """The dataset of two splits, its labels and owners numbered alike in both; what is remarkable is logged."""
+        tested = Split(train.samples.take(torch.empty(0, dtype=torch.int64)), Column(torch.empty(0, dtype=torch.int64)))
+        tested = tested if test is None else test
+        for split, part in (("train", train), ("test", tested)):
+            for remark in part.remarks:
+                _log.info("dataset %s, %s split: %s", self.name, split, remark)
+        labels = shared_labels(
+            self.name,
+            train.labels,
+            tested.labels,
+            self.classes,
+            lambda line: _log.info("dataset %s: %s", self.name, line),
+        )
+        owners = owners_of(self.name, train.owners, tested.owners)
+        first = _numbered(train.samples, labels[0], owners[0])
+        return self.dataset(first, _numbered(tested.samples, labels[1], owners[1]), labels[2])
+
+    def dataset(self, train: ImageSet, test: ImageSet, class_names: tuple[str, ...] | None = None) -> Dataset:
+        """The dataset of these two sets; DataError where they differ from what is declared.
+
+        Without names the classes are called by their numbers.
+        """
+        self._check_shape(train)
+        if self.resize is not None:
+            train, test = (_at_side(part, self.resize) for part in (train, test))
+        if class_names is None:
+            class_names = tuple(map(str, range(self._count(train, test))))
+        mean, std = self._statistics(train)
+        return Dataset(self.name, train, test, class_names, mean, std)
+
+    def _check_shape(self, train: ImageSet) -> None:
+        size = None if self.resize is not None else self.size
+        for key, said, real in (
+            ("channels", self.channels, train.images.shape[1]),
+            ("size", size, train.images.shape[2]),
+        ):
+            if said is not None and said != real:
+                raise DataError(
+                    f"dataset {self.name}: dataset.{key}={said}, but the images' shape is {shape_of(train)}; "
+                    f"write dataset.{key}={real}"
+                )
+
+    def _count(self, train: ImageSet, test: ImageSet) -> int:
+        if self.classes is not None:
+            return self.classes
+        return max(int(part.labels.max()) + 1 if len(part) else 0 for part in (train, test))
+
+    def _statistics(self, train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self.mean is not None and self.std is not None:
+            return tuple(self.mean), tuple(self.std)
+        mean, std = channel_statistics(train.images)
+        return (mean if self.mean is None else tuple(self.mean)), (std if self.std is None else tuple(self.std))
+
+
+def _numbered(samples: ImageSet, labels: torch.Tensor, owners: torch.Tensor | None) -> ImageSet:
+    """The samples with these labels and owners; the labels' file no longer holds them where they are others."""
+    files = samples.files
+    if files is not None and labels is not samples.labels:
+        files = files[0], None
+    return replace(samples, labels=labels, owners=owners, files=files)
+
+
+def _at_side(samples: ImageSet, side: int) -> ImageSet:
+    if tuple(samples.images.shape[2:]) == (side, side):
+        return samples
+    return ImageSet(resized(samples.images, side), samples.labels, samples.owners)

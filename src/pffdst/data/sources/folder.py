@@ -1,0 +1,177 @@
+"""Images as files in class folders: PATH/train/CLASS/..., PATH/test/CLASS/..., or PATH/CLASS/... alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from pffdst.data.cache import ImageCache
+from pffdst.data.columns import of_words, ranked
+from pffdst.data.dataset import DataError, Dataset
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.base import ImageSource, Split
+from pffdst.data.sources.decode import CHUNK, Cells, Form, decode_all
+from pffdst.data.sources.parquet import remarks_on
+
+__all__ = ["FolderSource"]
+
+_FORMAT = 1  # of the decoded arrays: a change makes every cached file stale
+_ENDINGS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
+_SPLITS = frozenset(["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"])
+_HELD_OUT = "validation_share=0.2 holds out a part of the training set in its place"
+
+
+@final
+@dataclass(frozen=True)
+class FolderSource(ImageSource):
+    """Every folder in `train` and `test` is a class, and the image files below it, at any depth, are its images.
+
+    Where there is no folder `train`, the classes lie in `path` itself and there is no test split. Images are in order
+    of class and path.
+    """
+
+    path: str
+    train: str
+    test: str | None
+    cache: str
+
+    def problems(self) -> list[str]:
+        """Settings out of range, and class folders that are not there or are empty."""
+        found = self.shape_problems()
+        if not self._folder.is_dir():
+            return [*found, f"dataset.path must name the folder of the images, but {self._folder} is none"]
+        splits = sorted(path.name for path in self._folder.iterdir() if path.is_dir() and path.name.lower() in _SPLITS)
+        if self._flat and splits:
+            return [
+                *found,
+                f"{self._folder} has no folder {self.train}, but {', '.join(splits)}: "
+                "write dataset.train=NAME dataset.test=NAME",
+            ]
+        tested = [] if self._test is None else _folder_problems(self._test)
+        return [*found, *_folder_problems(self._train), *tested]
+
+    def test_problems(self) -> list[str]:
+        """No folder of test images."""
+        if self._test is not None or not self._folder.is_dir():
+            return []
+        if self._flat:
+            return [f"{self._folder} holds class folders and no test split; {_HELD_OUT}"]
+        others = ", ".join(sorted(path.name for path in self._folder.iterdir() if path.is_dir()))
+        return [
+            f"{self._folder} has no folder {self.test}, but {others}: write dataset.test=NAME of one of them; "
+            f"{_HELD_OUT}"
+        ]
+
+    def load(self, seed: int) -> Dataset:
+        """The folders' own split, whatever the seed."""
+        del seed
+        if problems := self.problems():
+            raise DataError("\n".join(problems))
+        kept = ImageCache(Path(self.cache))
+        train = _read(self._train, self.form, kept, f"{self.name} train")
+        if self._test is None:
+            return self.assembled(train, None)
+        form = replace(self.form, channels=train.samples.images.shape[1])
+        return self.assembled(train, _read(self._test, form, kept, f"{self.name} test"))
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser().absolute()
+
+    @property
+    def _flat(self) -> bool:
+        return not (self._folder / self.train).is_dir()
+
+    @property
+    def _train(self) -> Path:
+        return self._folder if self._flat else self._folder / self.train
+
+    @property
+    def _test(self) -> Path | None:
+        if self._flat or self.test is None or not (self._folder / self.test).is_dir():
+            return None
+        return self._folder / self.test
+
+
+def _classes(folder: Path) -> list[str]:
+    return ranked(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    names = _classes(folder)
+    if not names:
+        return [f"{folder} holds no class folders; put the images of each class into a folder of its name there"]
+    empty = [name for name in names if next(_files(folder / name), None) is None]
+    more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+    return [f"{folder / empty[0]}{more} holds no images; put some there, or take the folder away"] if empty else []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Image files at any depth, in no order; links are followed."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in _ENDINGS
+
+
+def _others(folder: Path) -> int:
+    """Files that are no images of a class; hidden ones do not count."""
+    inside = sum(
+        not _is_image(name) and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+    return inside + sum(path.is_file() and _is_image(path.name) for path in folder.iterdir())
+
+
+def _read(folder: Path, form: Form, cache: ImageCache, what: str) -> Split:
+    """All images of a split: from the cache when these very bytes lay in these classes before."""
+    names = _classes(folder)
+    files = [(path, code) for code, name in enumerate(names) for path in sorted(_files(folder / name))]
+    key = _content_key(folder, [path for path, _ in files], form)
+    found = cache.load(key)
+    if found is not None:
+        return Split.noted(*found)
+    labels = of_words(names, np.array([code for _, code in files], dtype=np.int64))
+    decoded = decode_all(_cells([path for path, _ in files]), len(files), form, what)
+    remarks = remarks_on(len(files), decoded.transparent, decoded.repeated)
+    if others := _others(folder):
+        remarks = (*remarks, f"{others:,} files in {folder.name} are no images of a class: they are left out")
+    fresh = Split(ImageSet(decoded.images, labels.codes), labels, None, remarks)
+    return Split.noted(cache.store(key, fresh.samples, fresh.notes()), fresh.notes())
+
+
+def _cells(files: Sequence[Path]) -> Iterator[Cells]:
+    for start in range(0, len(files), CHUNK):
+        part = files[start : start + CHUNK]
+        yield Cells([_bytes(path) for path in part], _namer(part))
+
+
+def _namer(files: Sequence[Path]) -> Callable[[int], str]:
+    return lambda index: str(files[index])
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the file cannot be read ({error.strerror or error})") from error
+
+
+def _content_key(folder: Path, files: Sequence[Path], form: Form) -> str:
+    digest = hashlib.blake2b(repr(("folder", _FORMAT, form)).encode("utf-8"), digest_size=16)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, content in zip(
+            files, pool.map(lambda path: hashlib.blake2b(_bytes(path)).digest(), files), strict=True
+        ):
+            digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + content)
+    return digest.hexdigest()

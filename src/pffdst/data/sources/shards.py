@@ -1,0 +1,178 @@
+"""Which files of a folder are the training and the test split: parquet shards, or a data set saved by `datasets`."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from pffdst.data.dataset import DataError
+
+__all__ = ["Found", "TableFiles", "digests_of"]
+
+_NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(.*)")  # train-00000-of-00002.parquet
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """The files of the two splits, in order of name; either may be empty. `problems` says why they cannot be read."""
+
+    train: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class TableFiles:
+    """File name patterns of the training and the test shards in a folder, and the names of the columns.
+
+    `test` None stands for no test split. `image` or `label` None is read off the columns; `owner` None means that the
+    samples name no clients.
+    """
+
+    train: str
+    test: str | None
+    image: str | None
+    label: str | None
+    owner: str | None
+
+    @classmethod
+    def from_mapping(cls, keys: Mapping[str, Any]) -> TableFiles:
+        """From the configuration's `dataset.parquet`; DataError when a key is missing or unknown."""
+        expected = {"train", "test", "image", "label", "owner"}
+        if set(keys) != expected or keys["train"] is None:
+            raise DataError(f"dataset.parquet needs the keys {sorted(expected)}, got {sorted(keys)}")
+        words = {key: None if value is None else str(value) for key, value in keys.items()}
+        return cls(str(keys["train"]), words["test"], words["image"], words["label"], words["owner"])
+
+    def find(self, folder: Path) -> Found:
+        """The splits in a folder: shards lying in it or in a folder of it, else a data set saved with save_to_disk.
+
+        A saved split is matched as a file of its name would be: `train` as train.parquet.
+        """
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            return self._saved(folder)
+        places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+        filled = [place for place in places if _matching(place, self.train)]
+        place = filled[0] if filled else folder
+        if place != folder and len(filled) > 1:
+            inside = ", ".join(str(path.relative_to(folder)) for path in filled)
+            line = f"{folder} has several folders with training shards: {inside}; write e.g. dataset.path={filled[0]}"
+            return Found(problems=(line,))
+        train = _matching(place, self.train)
+        test = [] if self.test is None else _matching(place, self.test)
+        problems = (*self._doubled(place, train, test), *_gaps(train), *_gaps(test))
+        return Found(tuple(train), tuple(test), problems)
+
+    def problems(self, folder: Path) -> list[str]:
+        """Why the training split cannot be read: shards that are missing, or are training and test shards at once."""
+        found = self.find(folder)
+        if found.problems or found.train:
+            return list(found.problems)
+        return [_nothing(folder, "train", self.train)]
+
+    def test_problems(self, folder: Path) -> list[str]:
+        """Why there is no test split."""
+        found = self.find(folder)
+        if found.test or found.problems:
+            return []
+        instead = "validation_share=0.2 holds out a part of the training set in its place"
+        if self.test is None:
+            return [f"dataset.parquet.test=null leaves no test split: {instead}"]
+        return [f"{_nothing(folder, 'test', self.test)}; {instead}"]
+
+    def _doubled(self, folder: Path, train: Sequence[Path], test: Sequence[Path]) -> list[str]:
+        both = sorted({path.name for path in train} & {path.name for path in test})
+        if not both:
+            return []
+        return [
+            f"{both[0]} in {folder} matches both dataset.parquet.train={self.train!r} and "
+            f"dataset.parquet.test={self.test!r}; write narrower patterns"
+        ]
+
+    def _saved(self, folder: Path) -> Found:
+        try:
+            splits = _saved_splits(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return Found(problems=(f"{folder} is no data set as save_to_disk leaves it ({error!r}); save it anew",))
+        train, test = (
+            [p for name, files in splits.items() if _names(name, pattern) for p in files]
+            for pattern in (self.train, self.test)
+        )
+        missing = tuple(
+            f"{path} is missing: the data set in {folder} is not whole; copy it again"
+            for path in (*train, *test)
+            if not path.is_file()
+        )
+        if not train:
+            line = f"{folder} holds the splits {', '.join(splits)}; write dataset.parquet.train=NAME of one of them"
+            return Found(problems=(line,))
+        return Found(tuple(train), tuple(test), missing)
+
+
+def digests_of(files: Sequence[Path]) -> dict[Path, str]:
+    """A digest of the bytes of every file. DataError when two are the same: their images would be there twice."""
+    found: dict[Path, str] = {}
+    first: dict[str, Path] = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path] = hashlib.file_digest(file, "blake2b").hexdigest()
+        if (other := first.setdefault(found[path], path)) != path:
+            raise DataError(f"{path} holds the same bytes as {other}: take one of the two away")
+    return found
+
+
+def _saved_splits(folder: Path) -> dict[str, list[Path]]:
+    """The arrow files of every split; a data set without splits is the split `train`."""
+    if not (folder / "dataset_dict.json").is_file():
+        return {"train": _saved_files(folder)}
+    names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    return {str(name): _saved_files(folder / str(name)) for name in names}
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state.get("_indices_files") or state.get("_indices_data_files"):
+        raise ValueError("it is a selection of rows: call flatten_indices() before save_to_disk()")
+    return [folder / str(entry["filename"]) for entry in state["_data_files"]]
+
+
+def _names(split: str, pattern: str | None) -> bool:
+    return pattern is not None and (split == pattern or fnmatch.fnmatch(f"{split}.parquet", pattern))
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def _nothing(folder: Path, split: str, pattern: str) -> str:
+    return (
+        f"no file in {folder} matches dataset.parquet.{split}={pattern!r}; put the {split} shards there, "
+        f"name their folder with dataset.path=FOLDER or their names with dataset.parquet.{split}=PATTERN"
+    )
+
+
+def _gaps(files: Sequence[Path]) -> list[str]:
+    """Shards that are missing from a numbered series such as train-00000-of-00002.parquet."""
+    series: defaultdict[tuple[Path, str, str], set[int]] = defaultdict(set)
+    endings: Counter[str] = Counter()
+    for path in files:
+        if match := _NUMBERED.fullmatch(path.name):
+            series[path.parent, match[1], match[3]].add(int(match[2]))
+            endings[match[4]] += 1
+    lines = []
+    for (folder, start, total), present in series.items():
+        absent = [n for n in range(int(total)) if n not in present]
+        names = [f"{start}{n:0{len(total)}}-of-{total}{endings.most_common(1)[0][0]}" for n in absent[:5]]
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        if absent:
+            lines.append(f"{folder} lacks {', '.join(names)}{more}, of {int(total)} shards; get the rest")
+    return lines

@@ -1,0 +1,303 @@
+"""A finished model as a file: plain safetensors, small where the model is sparse, and its way back to a torch module.
+
+A tensor without dead weights is stored under its own name, float32, in its own shape. A sparse weight NAME is two:
+
+    values/NAME   float32 [n], its alive values in the order of their places in the flattened weight
+    alive/NAME    uint8, where these places are: zlib-compressed bytes, one for each alive weight, the number of dead
+                  ones before it; 255 stands for 255 dead ones with no alive one after them
+    frozen/NAME   uint8, zlib-compressed bits (numpy's packbits), one for each alive weight: 1 where it is frozen; left
+                  out where none is
+
+The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
+(where they are known), `mean` and `std` (per channel, of pixels / 255), `shape` (C, H, W of the uint8 images),
+`weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
+of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models of equal
+configurations are equal files: nothing in them tells of a machine, a folder or a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import pkgutil
+import typing
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pffdst.core.errors import UserError
+from pffdst.core.model import GlobalModel
+from pffdst.models.inputs import Normalise
+
+__all__ = ["AVERAGE", "LAST", "Classifier", "ModelCard", "SavedModel", "load"]
+
+LAST: Final = "model.safetensors"
+AVERAGE: Final = "model_ema.safetensors"
+_FORMAT: Final = "pffdst model 1"
+_METADATA: Final = "pffdst"
+_FAR: Final = 255
+_KINDS: Final = ("values/", "alive/", "frozen/")
+
+
+@final
+@dataclass(frozen=True)
+class ModelCard:
+    """What has to be known of a model beside its tensors.
+
+    `target` is the class's import path and `arguments` are its constructor's; `shape` is (C, H, W) of the uint8 images;
+    `mean` and `std` are per channel, in units of pixel / 255. `class_names` is empty where
+    they are not known, `fingerprint` is that of the run's configuration.
+    """
+
+    target: str
+    arguments: Mapping[str, Any]
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    def words(self) -> dict[str, Any]:
+        """The card in plain values."""
+        found = {
+            "format": _FORMAT,
+            "model": {"_target_": self.target, **self.arguments},
+            "classes": self.classes,
+            "class_names": list(self.class_names),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "shape": list(self.shape),
+            "fingerprint": self.fingerprint,
+        }
+        return {key: value for key, value in found.items() if value not in ("", [])}
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any]) -> ModelCard:
+        """The card that `words` gave. KeyError, TypeError or ValueError where they are not of this format."""
+        if words["format"] != _FORMAT:
+            raise ValueError(f"its format is {words['format']!r}, and this version reads {_FORMAT!r}")
+        arguments = dict(words["model"])
+        channels, height, width = words["shape"]
+        return cls(
+            target=str(arguments.pop("_target_")),
+            arguments=arguments,
+            classes=int(words["classes"]),
+            shape=(channels, height, width),
+            mean=tuple(words["mean"]),
+            std=tuple(words["std"]),
+            class_names=tuple(words.get("class_names", ())),
+            fingerprint=str(words.get("fingerprint", "")),
+        )
+
+    def name_of(self, label: int) -> str:
+        """A class's name, or its number where it has none."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
+
+    def network(self) -> nn.Module:
+        """The network, with weights of no meaning yet.
+
+        A file is data: what it names is called only if it is a module's class, or a function that says it makes one.
+        UserError for anything else, and where it cannot be imported or made.
+        """
+        how = "give the network itself: pffdst.load(RUN, network=...)"
+        try:
+            target = pkgutil.resolve_name(self.target)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.target} cannot be imported ({error}); put it on the path, or {how}") from error
+        if not _makes_module(target):
+            raise UserError(f"{self.target} is no class of torch modules; {how}")
+        try:
+            return typing.cast("nn.Module", target(**self.arguments))
+        except Exception as error:
+            raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A model and its card. `tensors` are float32 by name; `alive` and `frozen` are bool, of maskable weights alone."""
+
+    card: ModelCard
+    tensors: Mapping[str, Tensor]
+    alive: Mapping[str, Tensor]
+    frozen: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, model: GlobalModel, card: ModelCard) -> SavedModel:
+        """The run's model, its tensors apart."""
+        tensors = {e.name: v.clone() for e, v in model.layout.split(model.values)}
+        alive, frozen = ({e.name: v for e, v in model.layout.split(mask)} for mask in (model.alive, model.frozen))
+        return cls(card, tensors, alive, frozen)
+
+    @classmethod
+    def read(cls, path: Path) -> SavedModel:
+        """The model in a file. UserError where there is none, or it is damaged or of another format."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                words = json.loads((file.metadata() or {})[_METADATA])
+            return _unpacked(ModelCard.of(words), stored, words["weights"])
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {LAST}") from error
+        except (SafetensorError, OSError, zlib.error, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: it holds no model of this program, or a damaged one: {error}") from error
+
+    @property
+    def sparsity(self) -> float:
+        """1 - alive / W over the maskable weights."""
+        alive = sum(int(mask.sum()) for mask in self.alive.values())
+        return 1.0 - alive / sum(mask.numel() for mask in self.alive.values())
+
+    def packed(self) -> bytes:
+        """The file's content: sparse weights as their alive values and places, everything else as it is."""
+        stored: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            alive = self.alive.get(name)
+            stored |= _packed(name, tensor, alive, self.frozen.get(name)) if alive is not None else {name: tensor}
+        return bytes(save(stored, self._metadata()))
+
+    def plain(self) -> bytes:
+        """All tensors whole under their own names, dead weights 0: what `load_state_dict` takes as it is."""
+        return bytes(save(dict(self.tensors), self._metadata()))
+
+    def _metadata(self) -> dict[str, str]:
+        shapes = {name: list(mask.shape) for name, mask in self.alive.items()}
+        # One entry: safetensors writes several in another order each time.
+        return {_METADATA: json.dumps(self.card.words() | {"weights": shapes, "sparsity": self.sparsity})}
+
+    def digest(self) -> str:
+        """sha256 of the model's whole content: every tensor, `mask/NAME` and `frozen/NAME` as uint8, no metadata.
+
+        It is the `model_sha256` of a run's summary, and depends on no way of packing.
+        """
+        masks = {f"mask/{name}": mask.to(torch.uint8) for name, mask in self.alive.items()}
+        frozen = {f"frozen/{name}": mask.to(torch.uint8) for name, mask in self.frozen.items()}
+        return hashlib.sha256(save({**self.tensors, **masks, **frozen})).hexdigest()
+
+    def classifier(self, network: nn.Module | None = None) -> Classifier:
+        """A module in evaluation mode with these weights, in `network` or in the one that the card names.
+
+        UserError where the weights do not fit.
+        """
+        made = self.card.network() if network is None else network
+        try:
+            made.load_state_dict(dict(self.tensors))
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
+        return Classifier(Normalise(self.card.mean, self.card.std), made, self.card).eval()
+
+
+@final
+class Classifier(nn.Module):
+    """Normalisation and network in one: uint8 images [B, C, H, W] to logits [B, classes]. `card` says the rest."""
+
+    def __init__(self, normalise: Normalise, network: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.network = network
+        self.card = card
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float32 [B, classes] of uint8 images [B, C, H, W]."""
+        return self.network(self.normalise(images))  # type: ignore[no-any-return]
+
+
+def load(run: str | Path, *, average: bool = False, network: nn.Module | None = None) -> Classifier:
+    """The model of a finished run, ready to use: `pffdst.load("logs/runs/DATE/RUN")(images)` gives logits.
+
+    `run` is the run's folder or a model's file; `average` chooses the server average in place of the last model.
+    `network` is needed where the model's class cannot be imported here. Images are uint8 [B, C, H, W].
+
+    Raises:
+        UserError: there is no such model, it is damaged, or its network cannot be made.
+    """
+    return SavedModel.read(path_of(run, average=average)).classifier(network)
+
+
+def path_of(run: str | Path, *, average: bool = False) -> Path:
+    """The model's file in a run's folder; a file is taken as it is."""
+    path = Path(run)
+    return path if path.is_file() else path / (AVERAGE if average else LAST)
+
+
+def _makes_module(target: Any) -> bool:
+    if inspect.isclass(target):
+        return issubclass(target, nn.Module)
+    try:
+        made = typing.get_type_hints(target).get("return")
+    except Exception:  # annotations that cannot be evaluated say nothing
+        return False
+    return inspect.isclass(made) and issubclass(made, nn.Module)
+
+
+# ---- one weight ------------------------------------------------------------------------------------------------------
+
+
+def _packed(name: str, weight: Tensor, alive: Tensor, frozen: Tensor | None) -> dict[str, Tensor]:
+    """A maskable weight as it is stored."""
+    found = {name: weight} if bool(alive.all()) else {f"values/{name}": weight[alive], f"alive/{name}": _gaps(alive)}
+    if frozen is not None and bool(frozen.any()):
+        found[f"frozen/{name}"] = _compressed(np.packbits(frozen[alive].numpy()))
+    return found
+
+
+def _gaps(alive: Tensor) -> Tensor:
+    """Where the True positions of a mask are, as `alive/NAME` keeps it."""
+    places = np.flatnonzero(alive.numpy())
+    far, near = np.divmod(np.diff(places, prepend=-1) - 1, _FAR)
+    codes = np.full(len(places) + int(far.sum()), _FAR, dtype=np.uint8)
+    codes[np.cumsum(far + 1) - 1] = near
+    return _compressed(codes)
+
+
+def _compressed(codes: NDArray[np.uint8]) -> Tensor:
+    # Gaps of a random mask have no repetitions to find: coded by frequency alone they are 0.2 % from the entropy.
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return torch.frombuffer(bytearray(packer.compress(codes.tobytes()) + packer.flush()), dtype=torch.uint8)
+
+
+def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> SavedModel:
+    tensors = {name: tensor for name, tensor in stored.items() if not name.startswith(_KINDS)}
+    alive: dict[str, Tensor] = {}
+    frozen: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        alive[name] = _places(stored.get(f"alive/{name}"), math.prod(shape)).view(*shape)
+        if f"values/{name}" in stored:
+            tensors[name] = torch.zeros(*shape).masked_scatter_(alive[name], stored[f"values/{name}"])
+        frozen[name] = torch.zeros(*shape, dtype=torch.bool)
+        if f"frozen/{name}" in stored:
+            count = int(alive[name].sum())
+            bits = np.unpackbits(_bytes(stored[f"frozen/{name}"], count), count=count).astype(bool)
+            frozen[name][alive[name]] = torch.from_numpy(bits)
+    return SavedModel(card, tensors, alive, frozen)
+
+
+def _places(codes: Tensor | None, size: int) -> Tensor:
+    """The mask [size] of `alive/NAME`; all True where there is none."""
+    mask = torch.full((size,), codes is None)
+    if codes is not None:
+        steps = _bytes(codes, size).astype(np.int64)
+        ends = steps < _FAR
+        mask[torch.from_numpy((np.cumsum(steps + ends) - 1)[ends])] = True
+    return mask
+
+
+def _bytes(codes: Tensor, most: int) -> NDArray[np.uint8]:
+    """What was compressed; ValueError where it is longer than `most` bytes, which no sound file's is."""
+    unpacker = zlib.decompressobj()
+    found = unpacker.decompress(codes.numpy().tobytes(), max(most, 1))
+    if not unpacker.eof:
+        raise ValueError("a mask is longer than its weight")
+    return np.frombuffer(found, dtype=np.uint8)

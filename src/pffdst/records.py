@@ -1,0 +1,121 @@
+"""What is written down of a run: the row of a round, the summary, the files of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pffdst.core.messages import RoundPlan
+from pffdst.core.model import GlobalModel
+from pffdst.cost.ledger import Ledger
+from pffdst.measure.stopwatch import Stopwatch
+from pffdst.metrics import names
+from pffdst.metrics.clients import ClientRecord
+from pffdst.metrics.evaluate import Evaluation
+from pffdst.metrics.names import Row
+from pffdst.models.saved import AVERAGE, LAST, ModelCard, SavedModel
+from pffdst.runs import files
+from pffdst.server.round import RoundRecord
+from pffdst.wire.uplink import Report
+
+__all__ = [
+    "Scores",
+    "cost_row",
+    "finals",
+    "mask_row",
+    "score_row",
+    "training_row",
+    "write_clients",
+    "write_models",
+    "write_summary",
+]
+
+Scores = Mapping[str, Evaluation]
+"""What the `last` model and the server `average` scored."""
+
+
+def score_row(scores: Scores) -> Row:
+    """The accuracies of both models, under their `test/*` names, and the further metrics where there are any."""
+    last, average = scores["last"], scores["average"]
+    row: Row = {
+        names.ACC_GLOBAL: last.acc_global,
+        names.ACC_CLIENT_MEAN: last.acc_client_mean,
+        names.LOSS_GLOBAL: last.loss_global,
+        names.EMA_ACC_GLOBAL: average.acc_global,
+        names.EMA_ACC_CLIENT_MEAN: average.acc_client_mean,
+    }
+    row |= {names.metric(name): value for name, value in last.metrics.items()}
+    return row | {names.average_of(names.metric(name)): value for name, value in average.metrics.items()}
+
+
+def cost_row(ledger: Ledger) -> Row:
+    """Bytes and FLOPs, of this round and in total."""
+    total, this = ledger.total, ledger.round
+    row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
+    for name in (*Ledger.NAMES, *Ledger.BY_PART):
+        row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}
+    return row
+
+
+def mask_row(model: GlobalModel, plan: RoundPlan, record: RoundRecord) -> Row:
+    """The masks after the round, and what moved in it."""
+    layers, alive = model.layout.layers, model.alive_at.counts
+    frozen, total = len(model.frozen_at), sum(alive)
+    row: Row = {
+        names.SPARSITY: model.sparsity,
+        names.ALIVE: total,
+        names.FROZEN: frozen,
+        names.TRAINABLE: total - frozen,
+        names.PRUNED: plan.pruned,
+        names.GROWN: plan.grown,
+        names.CHANGED: record.mask_changed / total,
+    }
+    return row | {names.density_of(e.name): n / e.size for e, n in zip(layers, alive, strict=True)}
+
+
+def training_row(reports: Sequence[Report]) -> Row:
+    """Loss and accuracy of the round's local training, weighted by samples; empty where no report came."""
+    samples = sum(r.samples for r in reports)
+    if samples == 0:
+        return {}
+    return {
+        names.TRAIN_LOSS: sum(r.samples * r.loss for r in reports) / samples,
+        names.TRAIN_ACC: sum(r.samples * r.accuracy for r in reports) / samples,
+    }
+
+
+def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None) -> dict[str, Any]:
+    """The summary's figures: scores of the last row, costs in `total`, the seconds of a profiled run's parts."""
+    last = names.as_test(row)
+    figures: dict[str, Any] = {}
+    for name in names.ACCURACIES:
+        key = names.bare(name)
+        figures |= {key: last.get(name), f"last5_{key}": last.get(names.last5_of(name))}
+        figures[f"best_{key}"] = last.get(names.best_of(name))
+    further = {names.bare(name): value for name, value in last.items() if names.is_further(name)}
+    figures |= {"metrics": further} if further else {}
+    figures |= {name: total[name] for name in Ledger.NAMES}
+    figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
+    if times is not None:
+        figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}
+    return figures | {"alive": last.get(names.ALIVE), "frozen": last.get(names.FROZEN)}
+
+
+def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) -> None:
+    """clients.json: what the clients hold and, once there are scores, how the models do on each."""
+    accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
+    files.write_whole(folder / files.CLIENTS, clients.text(accuracies).encode())
+
+
+def write_models(folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel) -> str:
+    """Both models' files; gives the digest of the last one."""
+    for name, model in ((LAST, last), (AVERAGE, average)):
+        files.write_whole(folder / name, SavedModel.of(model, card).packed())
+    return SavedModel.of(last, card).digest()
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """summary.json."""
+    files.write_whole(folder / files.SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")

@@ -1,0 +1,44 @@
+"""One hue for a method, on every page and in every picture, whatever else is compared with it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+__all__ = ["HUES", "hues_of"]
+
+# Told apart by the colour-blind as far as twelve can be; page/state.js has their like for a dark page.
+HUES = (
+    "#c2410c",
+    "#0a63a8",
+    "#007a5a",
+    "#9c3587",
+    "#8a6500",
+    "#4a5568",
+    "#0b7f96",
+    "#8f1d3f",
+    "#5b4bc4",
+    "#4d7c0f",
+    "#7c4a2d",
+    "#c02679",
+)
+_KNOWN = ("pffdst", "feddst", "fedavg", "random_mask", "fedprox", "static")
+_RELATIVES = {"pffdst_lean": 11, "pffdst_paper": 7, "feddst_prox": 8, "fedavgm": 9}
+
+
+def hues_of(methods: Iterable[str]) -> dict[str, int]:
+    """A place in HUES by method name.
+
+    The package's methods have places of their own. Any other goes by its name, to the next free place where that one
+    is taken; beyond twelve methods places are shared.
+    """
+    found = {name: i for i, name in enumerate(_KNOWN)} | _RELATIVES
+    present = sorted(set(methods))
+    taken = {found[name] for name in present if name in found}
+    for name in present:
+        if name not in found:
+            wished = zlib.crc32(name.encode()) % len(HUES)
+            places = [(wished + step) % len(HUES) for step in range(len(HUES))]
+            found[name] = next((place for place in places if place not in taken), wished)
+            taken.add(found[name])
+    return {name: found[name] for name in present}

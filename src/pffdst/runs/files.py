@@ -1,0 +1,268 @@
+"""The files of a run's folder: what each is called, how one is written whole, and how one is read.
+
+A folder may come from anybody and is data alone. The readers take regular files of a bounded size, with bounded depth
+and numbers, and run nothing that a file names. What does not keep within the bounds is a FileProblem, never a hang.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, final
+
+import yaml
+
+from pffdst.core.errors import UserError
+
+__all__ = [
+    "CHECKPOINTS",
+    "CLIENTS",
+    "CONFIG",
+    "HYDRA",
+    "HYDRA_SETTINGS",
+    "LAST",
+    "LOCK",
+    "METRICS",
+    "MODEL",
+    "MODEL_AVERAGE",
+    "OVERRIDES",
+    "PREVIOUS",
+    "PROVENANCE",
+    "RUN",
+    "SEARCH",
+    "SKIPPED",
+    "SUMMARY",
+    "SWEEP",
+    "FileProblem",
+    "read_json",
+    "read_rows",
+    "read_yaml",
+    "write_whole",
+]
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+RUN: Final = "run.json"
+SUMMARY: Final = "summary.json"
+SKIPPED: Final = "skipped.json"
+LOCK: Final = "run.lock"
+CONFIG: Final = "config.yaml"
+METRICS: Final = "metrics.csv"
+CLIENTS: Final = "clients.json"
+PROVENANCE: Final = "provenance.json"
+MODEL: Final = "model.safetensors"
+MODEL_AVERAGE: Final = "model_ema.safetensors"
+CHECKPOINTS: Final = "checkpoints"
+LAST: Final = "last.ckpt"
+PREVIOUS: Final = "previous.ckpt"
+HYDRA: Final = ".hydra"
+OVERRIDES: Final = f"{HYDRA}/overrides.yaml"
+HYDRA_SETTINGS: Final = f"{HYDRA}/hydra.yaml"
+SWEEP: Final = "multirun.yaml"  # in a sweep's folder, beside its jobs' folders
+SEARCH: Final = "search.db"  # in a search's folder
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+_written = itertools.count()
+
+
+def write_whole(
+    path: Path, *pieces: bytes | memoryview | Callable[[BinaryIO], object], keep: Path | None = None
+) -> None:
+    """The file holds all the pieces or what it held before, also after a power cut; that may be kept under `keep`.
+
+    A piece is bytes or a function that writes into the open file. Raises OSError; nothing half written stays behind.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{next(_written)}")
+    try:
+        with aside.open("wb") as file:
+            for piece in pieces:
+                piece(file) if callable(piece) else file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last. Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+MOST_JSON: Final = 4 * 2**20  # bytes
+MOST_YAML: Final = 2**20
+MOST_ROWS: Final = 2**31
+MOST_LINE: Final = 2**20
+_DEPTH, _NODES, _DIGITS = 32, 200_000, 40
+_LIKE_A_NUMBER = re.compile(r"[-+]?[0-9a-fA-FxXob_:.+-]{41,}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@final
+class FileProblem(UserError):
+    """A file of a run's folder that is missing or cannot be read; the text names the file and says why."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path.name} {why}")
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such file."""
+        return str(self).endswith("is missing")
+
+
+def _unreadable(path: Path, why: object) -> FileProblem:
+    return FileProblem(path, f"cannot be read: {' '.join(str(why).split())[:200]}")
+
+
+def read_json(path: Path) -> Any:
+    """A json file's value: numbers are finite, None stands for the others. FileProblem."""
+    content = _content(path, MOST_JSON)
+    try:
+        found = json.loads(content.decode(), parse_int=_whole, parse_constant=lambda _: None)
+        return _Bounded().value(found)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, _reason(error)) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """A yaml file's value, of plain values alone: no tags of objects, no aliases. FileProblem."""
+    content = _content(path, MOST_YAML)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text = content.decode("utf-8-sig")
+        _check_events(text, loader)
+        return _Bounded().value(yaml.load(text, Loader=loader))
+    except Exception as error:  # yaml's constructors raise whatever their input leads them to
+        raise _unreadable(path, _reason(error)) from error
+
+
+def read_rows(
+    path: Path, wanted: Callable[[str], bool] = lambda _: True, places: Container[int] | None = None
+) -> Iterator[dict[str, str]]:
+    """The rows of a csv file with a heading, one at a time: the `wanted` columns' fields that are not empty.
+
+    A row that is not whole (too few fields, too long) is given as an empty one, a last line without its end not at all.
+    Of `places`, where given, alone; other rows are empty. Commas or, as some spreadsheets write, semicolons.
+    FileProblem for the file as a whole.
+    """
+    with _opened(path, MOST_ROWS) as file:
+        first = file.readline(MOST_LINE).decode("utf-8-sig", errors="replace")
+        mark = ";" if ";" in first and "," not in first else ","
+        heading = _fields(first.rstrip("\r\n"), mark)
+        picked = [(i, name) for i, name in enumerate(heading) if wanted(name)]
+        for place, line in enumerate(iter(lambda: file.readline(MOST_LINE), b"")):
+            if not line.endswith(b"\n") and len(line) < MOST_LINE:
+                return  # being written, or cut short by a kill
+            if places is not None and place not in places:
+                yield {}
+                continue
+            fields = _fields(line.decode(errors="replace").rstrip("\r\n"), mark)
+            whole = len(fields) == len(heading)
+            yield {name: fields[i] for i, name in picked if fields[i] != ""} if whole else {}
+
+
+def _fields(line: str, mark: str) -> list[str]:
+    if '"' in line:
+        try:
+            return next(csv.reader([line], delimiter=mark), [])
+        except csv.Error:
+            return []
+    return [field.replace(",", ".") for field in line.split(mark)] if mark == ";" else line.split(mark)
+
+
+def _content(path: Path, most: int) -> bytes:
+    with _opened(path, most) as file:
+        found = file.read(most + 1)
+    if len(found) > most:  # it grew while it was read
+        raise _unreadable(path, f"it is larger than {most // 2**20} MiB")
+    return found
+
+
+def _opened(path: Path, most: int) -> BinaryIO:
+    """A regular file of at most `most` bytes that lies in its folder itself; no pipe or device is ever opened."""
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+            raise _unreadable(path, "it is a link that leads out of its folder")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _unreadable(path, "it is no regular file")
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileProblem(path, "is missing") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is none, a circle of links
+        raise _unreadable(path, getattr(error, "strerror", None) or error) from error
+    told = os.fstat(file.fileno())
+    if stat.S_ISREG(told.st_mode) and told.st_size <= most:
+        return file
+    file.close()
+    raise _unreadable(path, f"it is larger than {most // 2**20} MiB")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _reason(error: Exception) -> object:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else error
+
+
+def _check_events(text: str, loader: Any) -> None:
+    """ValueError for what would cost more to build than it may; yaml's events come one by one and cost little."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=loader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it uses an alias")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH or count > _NODES:
+            raise ValueError("it is nested too deeply" if depth > _DEPTH else "it holds too many values")
+        if isinstance(event, yaml.ScalarEvent) and _LIKE_A_NUMBER.fullmatch(event.value):
+            raise ValueError(f"it holds a number of {len(event.value)} digits")
+
+
+class _Bounded:
+    """Makes a value plain: text that can be encoded, finite numbers, keys that are text; counts what it meets."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def value(self, found: Any, depth: int = 0) -> Any:
+        """ValueError for too much of it, or for what json does not have."""
+        self._count += 1
+        if depth > _DEPTH or self._count > _NODES:
+            raise ValueError("it is nested too deeply" if depth > _DEPTH else "it holds too many values")
+        if isinstance(found, dict):
+            return {self._key(key): self.value(each, depth + 1) for key, each in found.items()}
+        if isinstance(found, list):
+            return [self.value(each, depth + 1) for each in found]
+        if isinstance(found, str):
+            return _SURROGATE.sub("\ufffd", found)
+        if isinstance(found, float):
+            return found if math.isfinite(found) else None
+        if found is None or isinstance(found, int):  # bool too
+            return found
+        return str(found)
+
+    def _key(self, key: Any) -> str:
+        return str(self.value(key))

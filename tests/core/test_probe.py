@@ -1,0 +1,156 @@
+"""A network that cannot work is told of in one line, before anything is done with it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pffdst.core.probe import probe, takes_channels_last
+
+SHAPE = (1, 8, 8)
+
+
+class Plain(nn.Module):
+    """A linear layer, and a result that a test makes of it."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(x.flatten(1))
+
+
+def giving(result: Any) -> nn.Module:
+    class Giving(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return result(super().forward(x))
+
+    return Giving()
+
+
+class Evaluated(Plain):
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return y if self.training else y.argmax(1)
+
+
+class Locked(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Aliased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.b.weight = nn.Parameter(self.a.weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.flatten(1)))
+
+
+def half_double() -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    network[1].double()
+    return network
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "seven outputs": (lambda: Plain(7), "it has 7 outputs, but the data have 10 classes"),
+    "a tuple": (lambda: giving(lambda y: (y, y)), r"it gives a tuple of 2: return its `logits` alone"),
+    "a mapping": (
+        lambda: giving(lambda y: {"logits": y, "loss": y.sum()}),
+        r"a dict \(logits, loss\): return its `logit",
+    ),
+    "nothing": (lambda: giving(lambda y: None), "it gives a NoneType"),
+    "classes": (lambda: giving(lambda y: y.argmax(1)), "but it gives int64: return the logits"),
+    "a map of logits": (lambda: giving(lambda y: y[..., None]), r"but it gives \[2, 10, 1\]"),
+    "auxiliary heads": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 1), nn.Upsample(64), torchvision.models.googlenet(num_classes=10, init_weights=False)
+        ),
+        r"GoogLeNetOutputs \(logits, aux_logits2, aux_logits1\): switch its auxiliary heads off",
+    ),
+    "another size": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 10)),
+        r"training mode on samples \[2, 1, 8, 8\]",
+    ),
+    "not a number": (lambda: giving(lambda y: y / 0 * 0), "its first loss is nan"),
+    "no gradient": (lambda: giving(lambda y: y.detach()), "depend on no parameter that trains"),
+    "in evaluation": (Evaluated, "logits .* in evaluation mode, but it gives int64"),
+    "bfloat16": (lambda: Plain().bfloat16(), r"fc.weight is bfloat16, .* write .float\(\); .*precision=bf16"),
+    "complex": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, dtype=torch.cfloat)),
+        "is complex64, but",
+    ),
+    "two precisions": (half_double, r"float32 and float64 \(2.weight\): write .float\(\)"),
+    "nothing to train": (lambda: Plain().requires_grad_(False), "no parameter trains"),
+    "lazy": (lazy, r"1.weight, 1.bias got no size"),
+    "two in one memory": (Aliased, "a.weight and b.weight are two parameters in one memory"),
+    "a lock": (Locked, "a copy of it cannot be made.*pickle"),
+    "no module": (lambda: lambda x: x, "expected a torch.nn.Module, but its _target_ gives a function"),
+    "a failing backward pass": (
+        lambda: giving(lambda y: y.register_hook(lambda g: 1 / 0) and y),
+        "its backward pass fails: ZeroDivisionError",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line(name: str) -> None:
+    make, words = WRONG[name]
+    [line] = probe(make(), SHAPE, 10)
+    assert line.startswith("model: ")
+    assert "\n" not in line
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(line)
+
+
+@pytest.mark.parametrize("make", [Plain, lambda: Plain().double()])
+def test_nothing_is_said_of_a_network_that_works(make: Any) -> None:
+    assert probe(make(), SHAPE, 10) == []
+
+
+def test_samples_of_another_precision_are_told() -> None:
+    assert probe(Plain().double(), SHAPE, 10, torch.float64) == []
+    [line] = probe(Plain().double(), SHAPE, 10, torch.float32)
+    assert "weights are float64, but samples come as float32" in line
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    def state() -> tuple[Any, ...]:
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+    before = state()
+    probe(network, SHAPE, 10)
+    assert state() == before
+
+
+class Viewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.fc(y.view(len(y), -1))
+
+
+def test_a_network_that_views_its_images_takes_none_in_channels_last() -> None:
+    assert probe(Viewed(), (3, 8, 8), 10) == []
+    assert not takes_channels_last(Viewed(), (3, 8, 8), 10)
+    assert takes_channels_last(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)), (3, 8, 8), 10)

@@ -1,0 +1,193 @@
+"""Clients that the data or a file name."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pffdst.build import build
+from pffdst.config.session import compose
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError
+from pffdst.data.clients.drawn import Drawn
+from pffdst.data.clients.given import ByColumn, FromFile, write_clients
+
+LABELS = torch.arange(40) % 4
+TEST_LABELS = torch.arange(12) % 4
+
+
+def held(labels, owners=None):
+    """Samples as a partition knows them."""
+    return SimpleNamespace(labels=labels, owners=owners)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A file of clients with this text, as partition=file reads it."""
+
+    def write(text, name="clients.csv"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+        return FromFile(str(tmp_path / name))
+
+    return write
+
+
+def split(way, clients, train=LABELS, test=TEST_LABELS):
+    return way.split(held(train), held(test), clients, 4, 0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 4), min_size=5, max_size=40), st.data())
+def test_natural_clients_hold_their_own_samples(owners, data):
+    owners = torch.unique(torch.tensor(owners), return_inverse=True)[1]
+    clients = int(owners.max()) + 1
+    tests = torch.tensor(data.draw(st.lists(st.integers(0, clients - 1), min_size=1, max_size=10)))
+    found = ByColumn("writer").split(
+        held(LABELS[: len(owners)], owners), held(LABELS[: len(tests)], tests), clients, 4, 0
+    )
+    for client in range(clients):
+        assert torch.equal(found.train(client), (owners == client).nonzero().flatten())
+    assert torch.equal(found.test_owner(), tests)
+
+
+def test_test_samples_without_owners_follow_the_classes():
+    owners = (LABELS >= 2).long()  # client 0 has the classes 0 and 1, client 1 the others
+    found = ByColumn("writer").split(held(LABELS, owners), held(TEST_LABELS), 2, 4, 0)
+    assert torch.equal(found.test_owner(), (TEST_LABELS >= 2).long())
+
+
+def test_the_number_of_natural_clients_is_told():
+    (line,) = ByColumn("writer").problems(held(LABELS, LABELS), 20)
+    assert line == "clients=20, but the data name 4 clients; write clients=4"
+    (line,) = ByColumn("writer").problems(held(LABELS), 4)
+    assert "partition.column=writer: these data have no columns" in line
+    with pytest.raises(PartitionError, match="write clients=4"):
+        ByColumn("writer").split(held(LABELS, LABELS), held(TEST_LABELS), 3, 4, 0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(way=st.sampled_from([Iid(), Dirichlet(0.2, 2, 3), Drawn(0.3, 9, 0.5, 2, 100)]), clients=st.integers(1, 12))
+def test_what_was_written_reads_the_same(tmp_path_factory, kind, way, clients):
+    path = tmp_path_factory.mktemp("clients") / f"deep/clients.{kind}"
+    before = split(way, clients)
+    write_clients(before, path)
+    content = path.read_bytes()
+    after = split(FromFile(str(path)), clients)
+    for client in range(clients):
+        assert torch.equal(after.train(client), before.train(client))  # in the same order: batches are drawn from it
+    assert torch.equal(after.test_owner(), before.test_owner())
+    write_clients(after, path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_a_file_that_holds_another_division_is_kept(tmp_path, kind):
+    path = tmp_path / f"clients.{kind}"
+    write_clients(split(Iid(), 4), path)
+    before = path.read_bytes()
+    with pytest.raises(PartitionError, match="holds something else; take it away, or name another file"):
+        write_clients(split(Iid(), 5), path)
+    assert path.read_bytes() == before
+    with pytest.raises(PartitionError, match="cannot be written"):
+        write_clients(split(Iid(), 5), path / "below.csv")
+
+
+def test_names_are_in_order_and_unnamed_samples_are_nobodys(written):
+    way = written("client,index\np10,7\np9,3\np10,2\n")
+    assert way.problems(held(LABELS), 2) == []
+    found = split(way, 2)
+    assert [found.train(k).tolist() for k in range(2)] == [[7, 2], [3]]
+    assert sorted(set(found.test_owner().tolist())) == [0, 1]  # divided by the classes: no test row is listed
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_as_spreadsheets_write_it(written, mark, between, end):
+    rows = [("split", "index", "client"), ("train", 0, "ärztin"), ("train", 1, "b"), ("", "", "")]
+    text = mark + end.join(between.join(map(str, row)) for row in rows[:3]) + end
+    found = split(written(text), 2)
+    assert [found.train(k).tolist() for k in range(2)] == [[1], [0]]
+
+
+def test_arrays_made_by_hand(tmp_path):
+    np.savez(tmp_path / "mine.npz", index=np.arange(40), client=np.arange(40) % 3)
+    found = split(FromFile(str(tmp_path / "mine.npz")), 3)
+    assert found.sizes().tolist() == [14, 13, 13]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("a,b\n1,2\n", "it needs the columns index and client"),
+        ("index,client\n1\n", "cannot be read"),
+        ("index,client\n1.5,a\n", "cannot be read"),
+        ("index,client\n", "cannot be read"),
+        ("split,index,client\nvalid,1,a\n", "has the split 'valid'; write train or test"),
+        ("split,index,client\ntrain,1,a\ntest,1,b\n", "client b has no training sample"),
+        ("index,client\n1,a\n40,a\n", "lists the train sample 40, but there are 40, numbered from 0"),
+        ("index,client\n-1,a\n", "lists the train sample -1"),
+        ("split,index,client\ntrain,1,a\ntest,0,a\n", "lists the test sample 1 0 times; each belongs to one client"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_files_that_are_no_list_of_clients(written, text, message):
+    way = written(text)
+    with pytest.raises(PartitionError, match=re.escape(message)):
+        split(way, 1)
+
+
+def test_arrays_that_are_no_list_of_clients(tmp_path, written):
+    for content in (b"", b"PK\x03\x04 broken", b"no numpy"):
+        assert "cannot be read" in written(content, "x.npz").problems(held(LABELS), 1)[0]
+    np.savez(tmp_path / "f.npz", index=np.array([0.5]), client=np.array([1]))
+    assert "index holds float64" in FromFile(str(tmp_path / "f.npz")).problems(held(LABELS), 1)[0]
+    np.savez(tmp_path / "o.npz", index=np.array([0]), client=np.array([object()]))
+    assert "cannot be read" in FromFile(str(tmp_path / "o.npz")).problems(held(LABELS), 1)[0]
+
+
+def test_settings_are_refused_before_the_data_are_read(tmp_path, written):
+    with pytest.raises(PartitionError, match=r"Expected `partition\.path` to name a file, but there is no"):
+        FromFile(str(tmp_path / "gone.csv"))
+    for make in (lambda: FromFile("x.txt"), lambda: Iid(save="x.txt"), lambda: Drawn(0.3, 9, 0.5, 2, 9, save="x")):
+        with pytest.raises(PartitionError, match=r"to end in \.csv or \.npz, but got x"):
+            make()
+
+
+def test_the_files_content_is_part_of_what_it_says(written):
+    one, two = written("index,client\n0,a\n", "1.csv"), written("index,client\n1,a\n", "2.csv")
+    assert one.content != two.content
+    assert one.content == written("index,client\n0,a\n", "3.csv").content
+
+
+def test_a_column_of_the_shards_names_the_clients(tmp_path, encode, config_dir):
+    """The whole way: python train.py dataset=parquet partition=column partition.column=writer."""
+    rng, names = np.random.default_rng(0), np.array([f"w{n}" for n in (10, 9, 2)])
+    for split_name, count in (("train", 60), ("test", 12)):
+        images = [encode(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(count)]
+        who, labels = names[np.arange(count) % 3], np.arange(count) % 4
+        rows = pa.table({"image": images, "label": labels, "writer": pa.array(who.tolist()).dictionary_encode()})
+        pq.write_table(rows, tmp_path / f"{split_name}.parquet")
+    own = ["logger=csv", "dataset=parquet", f"dataset.path={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
+    named = ["partition=column", "partition.column=writer", "clients=3", "cohort=2", "engine.workers=0"]
+    setup = build(compose([*own, *named], config_dir), tmp_path / "run", "test").setup
+    order = ["w10", "w2", "w9"]
+    assert [setup.indices(k).tolist() for k in range(3)] == [
+        [i for i in range(60) if names[i % 3] == name] for name in order
+    ]
+
+
+def test_a_run_on_a_written_division_is_the_same_run(tmp_path, make_experiment):
+    path = tmp_path / "clients.csv"
+    first = make_experiment("partition=dirichlet", f"partition.save={path}")
+    second = make_experiment("partition=file", f"partition.path={path}")
+    for client in range(5):
+        assert torch.equal(first.setup.indices(client), second.setup.indices(client))
+    assert torch.equal(first.evaluator._owner, second.evaluator._owner)

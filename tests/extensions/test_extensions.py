@@ -1,0 +1,139 @@
+"""What a stranger adds: one Python file and one yaml each, nothing of the package touched, in every engine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from pffdst import testing
+from pffdst.build import build
+from pffdst.config.session import session
+from pffdst.experiment import Experiment
+from pffdst.run import play_round
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SMALL = (
+    "logger=csv",
+    "clients=5",
+    "cohort=3",
+    "rounds=6",
+    "local_epochs=1",
+    "batch_size=32",
+    "eval_every=100",
+    "checkpoint_every=1000",
+    "dataset.test_share=0.8",
+    "sparsity=0.5",
+    "method=random_mask",
+)
+EXTENSIONS = sorted(f"{path.parent.name}={path.stem}" for path in (HERE / "conf").glob("*/*.yaml"))
+ENGINES = ("engine.exact=true", "engine=trainer", "engine=batched engine.device=cpu engine.channels_last=false")
+LAWS: dict[str, Callable[[Any], None]] = {
+    "allocation": testing.check_allocation,
+    "augmentation": testing.check_augmentation,
+    "codec": testing.check_codec,
+    "freeze": testing.check_freeze,
+    "lr_schedule": testing.check_lr_schedule,
+    "objective": testing.check_objective,
+    "optimizer": testing.check_optimizer,
+    "participation": testing.check_participation,
+}
+MADE_ANEW: dict[str, Callable[[Any], None]] = {
+    "readjust": testing.check_rule,
+    "server_optimizer": testing.check_server_optimizer,
+}
+
+
+@pytest.fixture(autouse=True)
+def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(HERE))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def made(folder: Path, *overrides: str) -> Experiment:
+    with session(ROOT / "configs", searchpath=[f"file://{HERE / 'conf'}"]) as opened:
+        return build(opened.compose([*SMALL, *overrides]).cfg, folder, "test")
+
+
+def played(experiment: Experiment) -> Experiment:
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        loggers.open(experiment.config, experiment.folder, None)
+        for t in range(experiment.rounds):
+            play_round(experiment, t)
+            if experiment.progress.stop is not None:
+                break
+    return experiment
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_it_is_one_file_and_one_yaml_and_works_in_every_engine_alike(extension: str, tmp_path: Path) -> None:
+    models = []
+    for i, engine in enumerate(ENGINES):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        models.append(played(made(folder, extension, *engine.split())).server.model)
+    assert models[0].same_as(models[1]), "engine=fabric engine.exact=true is not engine=trainer"
+    assert models[0].alive_at == models[2].alive_at
+    assert torch.allclose(models[0].values, models[2].values, atol=2e-4), "engine=batched is not engine=trainer"
+
+
+@pytest.mark.parametrize("extension", [e for e in EXTENSIONS if e.partition("=")[0] in {*LAWS, *MADE_ANEW}])
+def test_the_laws_of_its_group_can_be_imported_and_hold(extension: str) -> None:
+    group, _, name = extension.partition("=")
+    node = OmegaConf.load(HERE / "conf" / group / f"{name}.yaml")
+    if group in MADE_ANEW:
+        MADE_ANEW[group](lambda: instantiate(node))
+    else:
+        LAWS[group](instantiate(node))
+
+
+@pytest.mark.parametrize("extension", [e for e in EXTENSIONS if not e.startswith(("model=", "callbacks=", "obs"))])
+def test_it_makes_a_difference(extension: str, tmp_path: Path) -> None:
+    """An option that an engine ignores would give the model of the default."""
+    folders = [tmp_path / name for name in ("with", "without")]
+    for folder in folders:
+        folder.mkdir()
+    ours = played(made(folders[0], extension, "engine=batched", "engine.device=cpu")).server.model
+    default = played(made(folders[1], "engine=batched", "engine.device=cpu")).server.model
+    assert not ours.same_as(default)
+
+
+def test_an_observer_gets_the_finished_round_and_can_end_the_run(tmp_path: Path) -> None:
+    experiment = played(made(tmp_path, "observers=watch", "engine.exact=true"))
+    assert experiment.progress.t == 3
+    assert experiment.progress.stop == "it has seen enough"
+    assert all(seen > 0 for seen in experiment.observers[0].seen)  # type: ignore[attr-defined]
+
+
+def test_all_of_them_at_once_from_the_command_line(tmp_path: Path) -> None:
+    chosen = [e for e in EXTENSIONS if not e.startswith(("optimizer=", "codec="))]
+    command = [sys.executable, str(ROOT / "train.py"), "--config-dir", str(HERE / "conf"), *SMALL, *chosen]
+    run = subprocess.run(
+        [*command, "engine.workers=0", f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{Path(testing.__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_each_of_them_is_short() -> None:
+    lines = {path.stem: len(path.read_text().splitlines()) for path in (HERE / "mine").glob("*.py")}
+    assert max(lines.values()) <= 40, lines
+    assert len(lines) == len(EXTENSIONS), "one file and one yaml each"

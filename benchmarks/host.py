@@ -32,6 +32,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import unpacked
 from pffdst.engines.memories import ClientMemories
 from pffdst.experiment import Experiment
+from pffdst.records import mask_row
 
 TARGETS = {"ordinary_s": 0.08, "gradient_s": 1.0, "checkpoint_mb": 6.0, "checkpoint_s": 0.1}
 CHILD = ("client_decode", "client_move", "client_encode")
@@ -66,7 +67,7 @@ class Clients:
 
     def __init__(self, experiment: Experiment) -> None:
         self.setup = experiment.setup
-        self.memories = ClientMemories(self.setup.clients, self.setup.layout)
+        self.memories = ClientMemories(self.setup.clients, self.setup.layout, self.setup.codecs)
         self.inbox = Inbox(self.setup)
         self.draw = torch.Generator().manual_seed(0)
         self.gradient = torch.randn(self.setup.layout.maskable, generator=self.draw)
@@ -108,7 +109,7 @@ def one_round(experiment: Experiment, clients: Clients, t: int) -> Clock:
     with clock.part("conclude"):
         now.conclude()
     with clock.part("row"):
-        experiment._mask(plan, now.record)
+        mask_row(experiment.server.model, plan, now.record)
     experiment.progress.t = t + 1
     return clock
 
@@ -148,7 +149,9 @@ def main() -> None:
     before, rounds = load(), 12 if chosen.quick else chosen.rounds
     with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as name:
         experiment = build(compose(settings(chosen), ROOT / "configs"), Path(name), "benchmark")
-        experiment.engine.memories = clients_of = ClientMemories(experiment.setup.clients, experiment.setup.layout)
+        experiment.engine.memories = clients_of = ClientMemories(
+            experiment.setup.clients, experiment.setup.layout, experiment.setup.codecs
+        )
         clients = Clients(experiment)
         clients.memories = clients_of
         found = [one_round(experiment, clients, t) for t in range(rounds)]

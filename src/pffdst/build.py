@@ -17,10 +17,12 @@ from torchmetrics import Metric
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.config.targets import accepted_keys, locate
+from pffdst.config.training import local_training
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
-from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
@@ -37,9 +39,9 @@ from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
-from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
+from pffdst.methods.rule import Start
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
@@ -92,7 +94,7 @@ def parts(cfg: DictConfig) -> Parts:
     setup = ClientSetup(
         network=copy_of(network),
         layout=layout,
-        training=_training(cfg),
+        training=local_training(cfg),
         method=method,
         stages=stages,
         codecs=Codecs(codec, Float32(codec.level, codec.difference)),
@@ -104,6 +106,7 @@ def parts(cfg: DictConfig) -> Parts:
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
         channels_last=takes_channels_last(network, (dataset.channels, dataset.size, dataset.size), dataset.classes),
+        known=_known(cfg, dataset, network, model, method, stages),
     )
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
@@ -138,6 +141,20 @@ def _tell(made: Parts, channels_last: bool) -> None:
         _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
 
 
+def _known(
+    cfg: DictConfig, dataset: Dataset, network: nn.Module, model: GlobalModel, method: Method, stages: tuple[Stage, ...]
+) -> Positions | None:
+    """The first stage's positions, where the rule makes them from what every process has."""
+    if not method.readjust.derives_start:
+        return None
+    seed, shape = derive_seed(cfg.seed, "grow", 0), (dataset.channels, dataset.size, dataset.size)
+    start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy_of(network), shape)
+    chosen = method.readjust.start(start)
+    if not isinstance(chosen, Positions):
+        raise TypeError(f"Expected a rule with derives_start to choose positions, but got {type(chosen).__name__}")
+    return chosen
+
+
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
     """The initial model: nothing is dead before the first round is planned."""
     layout, values = flat.layout, flat.read()
@@ -146,23 +163,6 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     if not cfg.sparse_init:
         return model
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
-
-
-def _training(cfg: DictConfig) -> LocalTraining:
-    return LocalTraining(
-        epochs=cfg.local_epochs,
-        batch_size=cfg.batch_size,
-        lr=cfg.lr,
-        momentum=cfg.momentum,
-        weight_decay=cfg.weight_decay,
-        prox_mu=cfg.prox_mu,
-        clip_norm=cfg.clip_norm,
-        rounds=cfg.rounds,
-        objective=instantiate(cfg.objective),
-        optimizer=instantiate(cfg.optimizer),
-        lr_schedule=instantiate(cfg.lr_schedule),
-        augmentation=instantiate(cfg.augmentation),
-    )
 
 
 def _named(node: Any) -> list[Any]:
@@ -294,6 +294,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         density=1.0 - cfg.sparsity,
         network=lambda: copy_of(made.network),
         shape=made.shape,
+        known=setup.known,
     )
     return Server(made.model, rules)
 

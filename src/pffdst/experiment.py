@@ -114,7 +114,7 @@ class Experiment:
 
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
-        self.network.write_(model.values)
+        self.network.write_(self.setup.method.effective(model).values)
         return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
@@ -122,7 +122,7 @@ class Experiment:
         row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
         if self.due(plan.t):
             row |= self._scored(plan)
-        row |= records.cost_row(self.ledger) | records.mask_row(self.server.model, plan, record)
+        row |= records.cost_row(self.ledger, plan.t) | records.mask_row(self.server.model, plan, record)
         row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
         row |= records.training_row(record.reports)
         seconds_of = self.progress.watch.lap()
@@ -204,7 +204,8 @@ class Experiment:
         """Writes the models, clients.json and summary.json; gives the summary."""
         # Stopped after its last checkpoint, a run has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
-        digest = records.write_models(self.folder, self.card, self.server.model, self.server.averaged_model)
+        used = self.setup.method.effective
+        digest = records.write_models(self.folder, self.card, used(self.server.model), used(self.server.averaged_model))
         progress = self.progress
         times = None if self.profile is False else progress.watch.total
         summary = {

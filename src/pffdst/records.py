@@ -50,9 +50,10 @@ def score_row(scores: Scores) -> Row:
     return row | {names.average_of(names.metric(name)): value for name, value in average.metrics.items()}
 
 
-def cost_row(ledger: Ledger) -> Row:
-    """Bytes and FLOPs, of this round and in total."""
-    total, this = ledger.total, ledger.round
+def cost_row(ledger: Ledger, t: int) -> Row:
+    """Bytes and FLOPs, of round t and in total. Rounds before round 0 have no rows: theirs stand in round 0's."""
+    total = ledger.total
+    this = ledger.round if t > 0 else total
     row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
     for name in (*Ledger.NAMES, *Ledger.BY_PART):
         row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}

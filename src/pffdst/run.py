@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from pffdst.cost.ledger import unpacked
 from pffdst.experiment import Experiment
+from pffdst.loggers import say
 from pffdst.measure.memory import release_free_memory
 from pffdst.measure.stopwatch import tracing
 from pffdst.server.round import Round
 
 __all__ = ["play_round", "run"]
-
-_log = logging.getLogger(__name__)
 
 
 def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -30,7 +28,7 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
             play_round(experiment, t)
             traced()
             if progress.stop is not None:
-                _log.info("round %d is the last: %s", t + 1, progress.stop)
+                say.stopped(t, progress.stop)
                 break
         summary = experiment.finish()
         loggers.summary(summary)
@@ -46,12 +44,15 @@ def play_round(experiment: Experiment, t: int) -> Round:
     exchange(experiment, done)
     with watch.part("aggregate"):
         done.conclude()
-    report_rejected(done)
+    say.rejected(done)
     progress.rejected += len(done.record.rejected)
     progress.t = t + 1
     progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
     with watch.part("log"):
-        experiment.loggers.log(progress.row)
+        if t < 0:
+            say.warm_up(done, experiment.ledger)
+        else:
+            experiment.loggers.log(progress.row)
     for observer in experiment.observers:
         progress.stop = observer.on_round(experiment, done) or progress.stop
     experiment.lap(began)
@@ -65,7 +66,8 @@ def exchange(experiment: Experiment, now: Round) -> None:
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
     method = setup.method
     probes, trains = method.probes(plan.stage, plan.t), method.trains(plan.t)
-    ledger.begin(now.planned, probes=probes, trains=trains, news=now.news)
+    dense = method.dense_steps(plan.stage, plan.t)
+    ledger.begin(now.planned, probes=probes, trains=trains, dense=dense, news=now.news)
     with watch.part("encode"):
         tasks = now.tasks()
     for task in tasks:
@@ -78,12 +80,3 @@ def exchange(experiment: Experiment, now: Round) -> None:
             ledger.up(update, message, setup.samples(update.client))
             now.absorb(update, message)
     ledger.end()
-
-
-def report_rejected(done: Round) -> None:
-    """Names the clients that were left out of the round, and why."""
-    record, number = done.record, done.plan.t + 1
-    for client, problem in record.rejected.items():
-        _log.warning("round %d: client %d is left out: %s", number, client, problem)
-    if record.rejected and not record.reports:
-        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)

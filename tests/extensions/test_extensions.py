@@ -70,7 +70,7 @@ def made(folder: Path, *overrides: str) -> Experiment:
 
 def played(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(experiment.rounds):
             play_round(experiment, t)
             if experiment.progress.stop is not None:

@@ -131,3 +131,13 @@ def test_published_flop_fractions_of_resnet18(
     for rule, published in ((Erk(), erk), (ErkFedDst(), feddst)):
         counts = rule.counts(resnet_layout, 1 - sparsity)
         assert flops.forward(list(counts)) / dense == pytest.approx(published, abs=5e-4)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
+def test_a_dense_output_layer_is_part_of_the_whole(resnet_layout: Layout, density: float) -> None:
+    counts = Erk(dense_output=True).counts(resnet_layout, density)
+    assert counts[-1] == resnet_layout.layers[-1].size
+    assert sum(counts) == round(density * resnet_layout.maskable)
+    others = Layout(resnet_layout.layers[:-1])
+    alone = Erk().counts(others, (sum(counts) - counts[-1]) / others.maskable)
+    assert all(abs(a - b) <= 1 for a, b in zip(counts[:-1], alone, strict=True))

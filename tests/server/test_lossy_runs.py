@@ -37,7 +37,7 @@ def test_clients_decode_what_the_server_takes_them_to_have_decoded(run: Any) -> 
         decoded = []
         for task in r.tasks:
             before = memories.get(task.client, Memory())
-            memories[task.client] = remember(task.payload, before, setup.layout)
+            memories[task.client] = remember(task.payload, before, setup.layout, setup.codecs)
             decoded.append(decode_downlink(task.payload, before, setup.layout, setup.codecs).model)
         for model in decoded:
             assert torch.equal(model.values, decoded[0].values), "a round has one model, whoever was away"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,13 +67,13 @@ def test_a_client_that_remembers_needs_the_values_alone(
     layout: Layout, make_model: MakeModel, seed: int, alive: float, frozen: float
 ) -> None:
     first = make_model(layout, seed, alive, frozen)
-    memory = remember(sent(first), Memory(), layout)
+    memory = remember(sent(first), Memory(), layout, CODECS)
     at = torch.cat([first.trainable, torch.ones(layout.total - layout.maskable, dtype=torch.bool)])
     later = first.with_values(torch.where(at, first.values + 1, first.values))
     payload = sent(later, 1, mask=False, frozen=False)
     assert set(unpack(payload).sections) == {Tag.HELD, Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS}
     assert same(read(payload, layout, memory), later)
-    assert remember(payload, memory, layout) == memory
+    assert remember(payload, memory, layout, CODECS) == memory
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -110,14 +110,14 @@ def test_a_client_that_holds_nothing_says_so(layout: Layout, make_model: MakeMod
 
 
 def test_a_client_that_holds_another_mask_says_so(layout: Layout, make_model: MakeModel) -> None:
-    memory = remember(sent(make_model(layout, seed=1)), Memory(), layout)
+    memory = remember(sent(make_model(layout, seed=1)), Memory(), layout, CODECS)
     with pytest.raises(WireError, match="trainable positions"):
         read(sent(make_model(layout, seed=2), mask=False), layout, memory)
 
 
 def test_a_client_that_holds_other_frozen_values_says_so(layout: Layout, make_model: MakeModel) -> None:
     model = make_model(layout, frozen=0.5)
-    memory = remember(sent(model), Memory(), layout)
+    memory = remember(sent(model), Memory(), layout, CODECS)
     other = model.with_values(torch.where(torch.arange(42) < 32, model.values * 2, model.values))
     with pytest.raises(WireError, match="frozen weights"):
         read(sent(other, frozen=False), layout, memory)
@@ -129,14 +129,14 @@ def test_a_client_that_holds_half_of_the_frozen_weights_says_so(layout: Layout, 
     own = unpack(payload).sections
     for left_out in (Tag.FROZEN_VALUES, Tag.FROZEN_POSITIONS):
         half = digest(model.frozen_at, None if left_out is Tag.FROZEN_VALUES else own[Tag.FROZEN_VALUES])
-        held = Section(0, own[Tag.HELD].body[:4] + struct.pack("<I", half))
+        held = Section(0, bytes(own[Tag.HELD].body[:4]) + struct.pack("<I", half))
         with pytest.raises(WireError, match="frozen weights"):
             read(altered(payload, {left_out: None, Tag.HELD: held}), layout)
 
 
 def test_a_new_mask_takes_the_old_ones_place(layout: Layout, make_model: MakeModel) -> None:
     one, two = make_model(layout, seed=1), make_model(layout, seed=2)
-    memory = remember(sent(two), remember(sent(one), Memory(), layout), layout)
+    memory = remember(sent(two), remember(sent(one), Memory(), layout, CODECS), layout, CODECS)
     assert same(read(sent(two, mask=False), layout, memory), two)
 
 
@@ -185,20 +185,21 @@ def test_a_position_cannot_be_trainable_and_frozen(layout: Layout, make_model: M
     overlapping = model.freezing(model.alive_at)
     both = unpack(sent(overlapping)).sections
     own = unpack(sent(model)).sections
-    held = Section(0, own[Tag.HELD].body[:4] + both[Tag.HELD].body[4:])
+    held = Section(0, bytes(own[Tag.HELD].body[:4]) + bytes(both[Tag.HELD].body[4:]))
     changes = {tag: both[tag] for tag in (Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)} | {Tag.HELD: held}
     with pytest.raises(WireError, match="both trainable and frozen"):
         read(altered(sent(model), changes), layout)  # type: ignore[arg-type]
 
 
 def test_checksums_are_over_positions_as_words(layout: Layout, make_model: MakeModel) -> None:
-    """As documented: increasing u32, little-endian; for frozen weights the coding and the body of their values next."""
+    """As documented: 32 bits of xxh3 of increasing u32; with the coding it seeds that of frozen values."""
     model = make_model(layout, frozen=0.5)
     own = unpack(sent(model)).sections
     held, values = own[Tag.HELD].body, own[Tag.FROZEN_VALUES]
     words = [b"".join(struct.pack("<I", j) for j in at.index.tolist()) for at in (model.trainable_at, model.frozen_at)]
-    frozen = zlib.crc32(values.body, zlib.crc32(bytes((values.coding,)), zlib.crc32(words[1])))
-    assert held == struct.pack("<II", zlib.crc32(words[0]), frozen)
+    trainable, frozen = (xxhash.xxh3_64_intdigest(w) & 0xFFFFFFFF for w in words)
+    frozen = xxhash.xxh3_64_intdigest(values.body, seed=(frozen << 8) + values.coding) & 0xFFFFFFFF
+    assert held == struct.pack("<II", trainable, frozen)
     assert unpack(sent(make_model(layout))).section(Tag.HELD).body[4:] == bytes(4)
 
 

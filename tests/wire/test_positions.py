@@ -243,7 +243,7 @@ MALFORMED: list[tuple[Callable[[], Section], str]] = [
     (lambda: Section(Coding.ALL, b"\0"), "empty body"),
     (lambda: Section(Coding.BITMAP, b"\xff"), f"bitmap of {(W + 7) // 8} bytes"),
     (lambda: Section(Coding.BITMAP, b"\xff" * ((W + 7) // 8)), f"past position {W}"),
-    (lambda: Section(Coding.SET, b"abc"), "crc32 of the mask"),
+    (lambda: Section(Coding.SET, b"abc"), "checksum of the mask"),
     (lambda: Section(Coding.SET, bytes(4) + encode_set(torch.arange(9).numpy(), [3000, 7, 1200])), "checksum"),
     (lambda: Section(Coding.SET, bytes(4)), "ends inside a number"),
     (lambda: Section(Coding.CHANGED, bytes(8)), "holds none"),

@@ -137,7 +137,7 @@ VOTES = Signal("votes", "positions")
 SCORES = Signal("scores", "chosen")
 MALFORMED = [
     (SCALE, Section(77, b""), "scale: value coding 77"),
-    (SCALE, Float32(level=0).encode(torch.zeros(4)), "scale: expected 20 bytes"),
+    (SCALE, Float32(level=0).encode(torch.zeros(4)), "scale: expected at least 20 bytes"),
     (SCALE, Float32().encode(torch.zeros(5, dtype=torch.float64)), "scale: expected torch.float32"),
     (SCALE, Float32().encode(torch.full((5,), float("nan"))), "scale: a value is not finite"),
     (VOTES, Section(1, b""), "votes: coding 1 is unknown"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -158,6 +160,8 @@ class ClientModule(LightningModule):
         """Clipping, decay, proximal term and the objective's and rules' own terms; masks come after all of them."""
         numbers, parameters = self.training_numbers, self.flat.parameters
         anchors = self.loaded.parameters if numbers.anchored else []
+        if self.turn is not None:
+            self.turn.after_backward()
         if numbers.clip_norm > 0.0:
             clip_(parameters, self.masks.both, numbers.clip_norm)
         decoupled = numbers.optimizer.decoupled
@@ -217,18 +221,31 @@ class ClientModule(LightningModule):
         loss, correct = self.totals.tolist()
         return (loss / self.seen, correct / self.seen) if self.seen else (0.0, 0.0)
 
-    def gradient_of(self, batch: Batch) -> Tensor:
-        """The dense gradient [W] of one batch, without decay or proximal term, normalisation in training mode.
-
-        On the CPU. Statistics and sums are as they were before.
-        """
+    @contextlib.contextmanager
+    def undisturbed(self, *, training: bool = True) -> Iterator[None]:
+        """The network in training or in inference mode; mode, statistics and gradients are put back afterwards."""
         kept = [t.clone() for t in self.flat.statistics]
-        totals, seen = self.totals.clone(), self.seen
         self.network.zero_grad(set_to_none=True)
-        self.loss_of(*batch).backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            self.totals.copy_(totals)
-            self.seen = seen
+        self.network.train(training)
+        try:
+            yield
+        finally:
+            self.network.train()
+            self.network.zero_grad(set_to_none=True)
             if kept:
-                torch._foreach_copy_(self.flat.statistics, kept)
-        return self.flat.gradient()
+                with torch.no_grad():
+                    torch._foreach_copy_(self.flat.statistics, kept)
+
+    def probe(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """The mean loss of one batch as it is fed, with the outputs divided by `temperature`; nothing is summed up."""
+        images, labels = batch
+        return self.training_numbers.objective.loss(self(images) / temperature, labels)
+
+    def gradient_of(self, batch: Batch, *, training: bool = True) -> Tensor:
+        """The dense gradient [W] of one batch, without decay or proximal term, on the network's device.
+
+        Statistics and sums are as they were before.
+        """
+        with self.undisturbed(training=training):
+            self.probe(batch).backward()  # type: ignore[no-untyped-call]
+            return self.flat.gradient()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -38,7 +39,8 @@ class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
     `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
-    weights are overwritten by what arrives. `channels_last`: whether it takes images that lie so.
+    weights are overwritten by what arrives. `channels_last`: whether it takes images that lie so. `known` are the first
+    stage's positions, where clients make them themselves.
     """
 
     network: nn.Module
@@ -55,6 +57,7 @@ class ClientSetup:
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
     channels_last: bool = True
+    known: Positions | None = None
 
     @property
     def clients(self) -> int:
@@ -109,7 +112,7 @@ class Inbox:
 class Turn:
     """One client's turn as its rules see it (`ClientTurn` says what they may do).
 
-    `batch` gives the first batch of the client's samples in the order of a named draw, on the network's device.
+    `batches` gives the client's samples in the order of a named draw, batch by batch, on the network's device.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class Turn:
         task: ClientTask,
         received: Received,
         memory: Mapping[str, Tensor],
-        batch: Callable[[str], tuple[Tensor, Tensor]],
+        batches: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
     ) -> None:
         self.client, self.t = task.client, task.t
         self.stage, self.rounds = setup.stage_of(task.t), setup.training.rounds
@@ -126,11 +129,12 @@ class Turn:
         self.step, self.epoch = 0, 0
         self.start, self.received, self.memory = received.model, received.signals, memory
         self.scratch: dict[str, Any] = {}
-        self._setup, self._batch = setup, batch
+        self._setup, self._batches = setup, batches
         self.epochs = setup.training.epochs
         self._module: ClientModule | None = None
         rules = tuple(setup.method)
         self._before = [rule for rule in rules if _has(rule, "before_step")]
+        self._backward = [rule for rule in rules if _has(rule, "after_backward")]
         self._shape = [rule for rule in rules if _has(rule, "shape_gradient_")]
         self._after_epoch = [rule for rule in rules if _has(rule, "epoch_end")]
 
@@ -147,8 +151,13 @@ class Turn:
         for rule in self._before:
             rule.before_step(self)
 
+    def after_backward(self) -> None:
+        """The loss's gradient is there."""
+        for rule in self._backward:
+            rule.after_backward(self)
+
     def shape_gradient_(self) -> None:
-        """The gradient is there."""
+        """The gradient holds all but the rules' own terms."""
         for rule in self._shape:
             rule.shape_gradient_(self)
         self.step += 1
@@ -198,6 +207,11 @@ class Turn:
         return self.module.lr
 
     @property
+    def first_lr(self) -> float:
+        """The learning rate of round 0."""
+        return self._setup.training.lr_at(0)
+
+    @property
     def trainable(self) -> Positions:
         """What may change now."""
         return self.module.trainable
@@ -218,9 +232,30 @@ class Turn:
         """The maskable weights now, flat [W], on the network's device."""
         return self.module.flat.maskable()
 
-    def gradient(self, stream: str = "probe") -> Tensor:
+    def batches(self, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch of the client's batches in the order of a named draw."""
+        return self._batches(stream)
+
+    def batch(self, stream: str = "probe") -> tuple[Tensor, Tensor]:
+        """The first of them."""
+        return next(self._batches(stream))
+
+    def undisturbed(self, *, training: bool = True) -> AbstractContextManager[None]:
+        """The network in training or in inference mode; what is no weight is put back afterwards."""
+        return self.module.undisturbed(training=training)
+
+    def loss(self, batch: tuple[Tensor, Tensor], temperature: float = 1.0) -> Tensor:
+        """The mean loss of a batch now."""
+        return self.module.probe(batch, temperature)
+
+    def gradient(self, stream: str = "probe", *, training: bool = True) -> Tensor:
         """The dense gradient of one batch, flat [W], on the network's device."""
-        return self.module.gradient_of(self._batch(stream))
+        return self.module.gradient_of(self.batch(stream), training=training)
+
+    @property
+    def stage_seed(self) -> int:
+        """The seed of the stage's first draw."""
+        return derive_seed(self._setup.seed, "grow", self.stage.start)
 
     def generator_seed(self, stream: str) -> int:
         """The seed of a named draw of this client in this round."""
@@ -319,18 +354,18 @@ class ClientWork:
         setup, module = self.setup, self.module
         if not self._loaded.holds(received.model):
             self._loaded.load_(received.model)
-        turn = Turn(setup, task, received, kept.memory, lambda stream: self._first(task, stream))
+        turn = Turn(setup, task, received, kept.memory, lambda stream: self._on_device(task, stream))
         module.begin(self._loaded, setup.training.lr_at(task.t), turn)
         if setup.method.trains(task.t):
             fit(module, self._batches(task, "client"))
         model, (loss, accuracy) = module.trained(), module.training_metrics()
         return Trained(model, loss, accuracy, turn.measure())
 
-    def _first(self, task: ClientTask, stream: str) -> tuple[Tensor, Tensor]:
-        """The first batch of the client's samples in the order of a named draw."""
+    def _on_device(self, task: ClientTask, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, where the network is."""
         device = self.module.flat.tensors[0].device
-        images, labels = next(iter(self._batches(task, stream)))
-        return images.to(device), labels.to(device)
+        for images, labels in self._batches(task, stream):
+            yield images.to(device), labels.to(device)
 
     def _batches(self, task: ClientTask, stream: str) -> ClientBatches:
         """The client's own samples in the order of a named draw."""

@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pffdst.config.origin import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
+from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
+from pffdst.methods.allocation import Dense
 
 __all__ = ["GROUPS", "KEYED", "ConfigError", "check", "problems_of", "tidy"]
 
@@ -43,6 +45,7 @@ KEYED = ("metrics", "logger", "callbacks", "observers")
 
 # A model costs time to make and a logger opens files: only their keys are looked at.
 _MADE = tuple(group for group in GROUPS if group != "model")
+_RULES = ("readjust", "updates")
 
 
 @final
@@ -201,10 +204,11 @@ def _hooks(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Orig
             lines += refusal
     if isinstance(rounds, int) and rounds >= 1:
         lines += _schedule_problems(made, rounds)
+    lines += _problems_beside(cfg, made)
     for group in ("dataset", "engine"):
         lines += _ask(made.get(group))
     if _known(cfg, "validation_share") == 0:
-        lines += _ask(made.get("dataset"), method="test_problems")
+        lines += _ask(made.get("dataset"), hook="test_problems")
     return lines
 
 
@@ -214,13 +218,29 @@ def _schedule_problems(made: dict[str, Any], rounds: int) -> list[str]:
     if refused:
         return refused
     stages = getattr(freeze, "stage_lengths", None)
-    return _ask(made.get("readjust"), list(stages(rounds)) if callable(stages) else [rounds])
+    lengths = list(stages(rounds)) if callable(stages) else [rounds]
+    return [line for group in _RULES for line in _ask(made.get(group), lengths)]
 
 
-def _ask(thing: Any, *facts: Any, method: str = "problems") -> list[str]:
-    """What the object's own `problems(*facts)` says, where it has such a method."""
-    asked = getattr(thing, method, None)
-    return [str(line) for line in asked(*facts)] if callable(asked) else []
+def _problems_beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
+    """What the rules say of the clients' training and of each other, where all of them are in order."""
+    if any(made.get(group) is None for group in (*_RULES, "objective", "optimizer", "lr_schedule", "augmentation")):
+        return []
+    try:
+        training = local_training(cfg)
+    except OmegaConfBaseException:  # a number is missing, which is said elsewhere
+        return []
+    sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
+    if sends and not isinstance(made.get("allocation"), Dense):
+        return [f"{sends[0]} sends the changes of a dense model: write allocation=dense"]
+    pairs = (_RULES, reversed(_RULES))
+    return [line for one, other in pairs for line in _ask(made[one], training, made[other], hook="problems_beside")]
+
+
+def _ask(thing: Any, *facts: Any, hook: str = "problems") -> list[str]:
+    """The object's own `problems(*facts)`, or another `hook`, where it has such a method."""
+    method = getattr(thing, hook, None)
+    return [str(line) for line in method(*facts)] if callable(method) else []
 
 
 def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 
-__all__ = ["Move", "draw", "first", "largest", "largest_dead", "smallest"]
+__all__ = ["Move", "draw", "first", "greatest_overall", "largest", "largest_dead", "smallest"]
 
 _WHOLE = (1 << 64) - 1
 _STRIDE = 64  # of the sample that tells where to look for the largest of very many
@@ -78,6 +78,26 @@ def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Ten
     """
     key = np.nan_to_num(-score.abs().numpy(), copy=False, nan=-np.inf)
     return _select(among, key, counts, None if support is None else support.numpy())
+
+
+def greatest_overall(among: Positions, score: Tensor, count: int, least: int = 0) -> Positions:
+    """The `count` positions of greatest `score` [k], whatever their layers; among equals the lower index.
+
+    Every layer has at least `least` of them, where it has so many to choose from and `count` allows it. ValueError
+    where there are fewer than `count` positions.
+    """
+    if count > len(among):
+        raise ValueError(f"Expected at least {count} candidates, but got {len(among)}")
+    key, places = -score.numpy(), among.index.numpy()
+    kept = [span.start + first(key[span], min(least, span.stop - span.start)) for span in among.spans()]
+    own = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    if len(own) >= count:
+        return Positions(among.layout, index=torch.from_numpy(places[own[first(key[own], count)]]))
+    others = np.ones(len(key), np.bool_)
+    others[own] = False
+    rest = np.flatnonzero(others)
+    chosen = np.sort(np.concatenate([own, rest[first(key[rest], count - len(own))]]))
+    return Positions(among.layout, index=torch.from_numpy(places[chosen]))
 
 
 def _select(among: Positions, key: Array, counts: Sequence[int], support: Array | None = None) -> Positions:

@@ -21,23 +21,30 @@ class Signal:
 
     `form`:
         values      float [`length`]
+        dense       a value at every position that may be chosen, in order: float [n]
+        parameters  a value for each parameter that is not maskable: float [p]
         positions   a set of maskable positions (`Positions`)
         chosen      such a set with a value at each (`Chosen`)
 
-    `among` says which positions may be chosen: the `dead` ones of the model that was sent, the `alive`, or `all`.
+    `among` says which positions may be chosen: the `dead` ones of the model that was sent, the `alive`, the
+    `trainable`, those that are not frozen (`free`), or `all`.
     `lossy`: the values go by the run's codec; else exactly.
     """
 
     name: str
-    form: Literal["values", "positions", "chosen"]
+    form: Literal["values", "dense", "parameters", "positions", "chosen"]
     length: int = 0
-    among: Literal["dead", "alive", "all"] = "dead"
+    among: Literal["dead", "alive", "trainable", "free", "all"] = "dead"
     lossy: bool = False
 
     def barred(self, sent: GlobalModel) -> Positions:
         """The positions that may not be chosen, of the model that was sent."""
         if self.among == "all":
             return Positions.none(sent.layout)
+        if self.among == "free":
+            return sent.frozen_at
+        if self.among == "trainable":
+            return sent.trainable_at.complement()
         return sent.alive_at if self.among == "dead" else sent.alive_at.complement()
 
 

@@ -22,6 +22,9 @@ _PARTS: dict[int, str] = {
     Tag.FROZEN_VALUES: "frozen",
     Tag.PARAMETERS: "dense",
     Tag.STATISTICS: "dense",
+    Tag.CHANGED_POSITIONS: "values",
+    Tag.MISSED_POSITIONS: "catch_up",
+    Tag.MISSED_VALUES: "catch_up",
 }
 
 
@@ -50,8 +53,9 @@ class Ledger:
     """Counts a round as its messages pass and keeps totals over the run.
 
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
-    that were away. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the first
-    download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over `epochs` (E) of their own
+    that were away, and of methods that send changes alone the values that those missed. paper_bytes = 4 (trainable +
+    biases of conv and linear layers) per client and direction, the first download of frozen weights apart as
+    frozen_bytes. FLOPs are the clients' training, over `epochs` (E) of their own
     samples: the forward pass, the gradient of the inputs and that of the weights, and their sum.
     """
 
@@ -70,16 +74,24 @@ class Ledger:
         self.round: Counter[str] = Counter()
 
     def begin(
-        self, model: GlobalModel, *, probes: int, trains: bool = True, news: tuple[bool, bool] = (True, True)
+        self,
+        model: GlobalModel,
+        *,
+        probes: int,
+        trains: bool = True,
+        dense: bool = False,
+        news: tuple[bool, bool] = (True, True),
     ) -> None:
         """A round starts with `model`; each client adds so many dense batches, its `probes`, to what it trains.
 
+        `dense`: what it trains takes the gradients of all weights.
         `news`: whether nobody was sent this mask before, and whether nobody was sent these frozen weights.
         """
         self.round = Counter()
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
-        self._per_sample = self._flops.parts(alive, trainable) if trains else {}
-        self._per_probe = self._flops.dense_gradient(alive) if probes else {}
+        every = self._flops.dense_gradient(alive) if probes or dense else {}
+        self._per_sample = {} if not trains else every if dense else self._flops.parts(alive, trainable)
+        self._per_probe = every if probes else {}
         self._probes = probes
         self._paper = 4 * (sum(trainable) + self._leftovers)
         self._paper_frozen = 4 * (sum(alive) - sum(trainable))

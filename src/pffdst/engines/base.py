@@ -48,7 +48,7 @@ class Engine(ABC):
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
         """Prepares to run clients of `setup` and gives everything back afterwards, whatever happens."""
-        self.memories = ClientMemories(setup.clients, setup.layout)
+        self.memories = ClientMemories(setup.clients, setup.layout, setup.codecs, setup.known)
         self.start(setup)
         try:
             yield self

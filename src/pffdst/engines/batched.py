@@ -211,12 +211,12 @@ class BatchedEngine(Engine):
             batches = batch_indices(len(own), training.batch_size, epochs, draw)
             return [[own[batch] for batch in epoch] for epoch in batches]
 
-        def first(stream: str) -> tuple[Tensor, Tensor]:
-            return slot.batch(order(stream, 1)[0][0])
+        def batches(stream: str) -> Iterator[tuple[Tensor, Tensor]]:
+            return map(slot.batch, order(stream, 1)[0])
 
         figures = self._figures.get()  # waits until the answers of earlier clients have left some free
         clock = _Clock(slot.stream)
-        turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, first)
+        turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, batches)
         epochs = order("client", training.epochs) if setup.method.trains(task.t) else []
         with torch.cuda.stream(slot.stream), seeded_global_state(setup.seed, "forward", task.t, task.client):
             clock.begin()

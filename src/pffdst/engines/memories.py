@@ -12,6 +12,7 @@ from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
 from pffdst.engines.packets import pack_memory, unpack_memory
 from pffdst.runs.checkpoint import from_sparse, to_sparse
+from pffdst.wire.codecs import Codecs
 from pffdst.wire.downlink import Memory, remember
 
 __all__ = ["ClientMemories"]
@@ -21,14 +22,17 @@ __all__ = ["ClientMemories"]
 class ClientMemories:
     """One index per client into a table of distinct memories: flat in the number of clients.
 
-    What a client keeps besides is its own; there is none of it unless the codec or a rule asks for it.
+    At first they hold the positions that are `known` beforehand, if any. Where clients keep weights there is one memory
+    for each download that some client took last. What a client keeps besides is its own; there is none of it unless the
+    codec or a rule asks for it.
     """
 
-    def __init__(self, clients: int, layout: Layout) -> None:
+    def __init__(self, clients: int, layout: Layout, codecs: Codecs, known: Positions | None = None) -> None:
+        self._codecs = codecs
         self._layout = layout
         self._index = torch.zeros(clients, dtype=torch.int32)
         self._keepers = Counter({0: clients})  # clients by index
-        self._table: dict[int, Memory] = {0: Memory()}
+        self._table: dict[int, Memory] = {0: Memory(known)}
         self._kept: dict[int, Kept] = {}
         self._next = 1
         self._last: dict[tuple[int, int], int] = {}
@@ -50,7 +54,7 @@ class ClientMemories:
             self._last = {key: at for key, at in self._last.items() if any(key[0] == id(p) for p in self._payload)}
         key = (id(payload), before)
         if key not in self._last:
-            self._last[key] = self._intern(remember(payload, self._table[before], self._layout))
+            self._last[key] = self._intern(remember(payload, self._table[before], self._layout, self._codecs))
         self._index[client] = after = self._last[key]
         self._keepers.subtract((before,))
         self._keepers[after] += 1

@@ -54,14 +54,14 @@ def bytes_of(packed: Tensor | None) -> bytes | None:
 def pack_memory(memory: Memory) -> tuple[Any, ...]:
     """What a client keeps of what it was sent."""
     masks = (None if at is None else at.packed() for at in (memory.trainable, memory.frozen))
-    return (*masks, pack_section(memory.frozen_values))
+    return (*masks, pack_section(memory.frozen_values), tensor_of(memory.weights))
 
 
 def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
     """The memory that `pack_memory` packed."""
-    trainable, frozen, values = packed
+    trainable, frozen, values, weights = packed
     trainable_at, frozen_at = (None if at is None else Positions.unpacked(layout, at) for at in (trainable, frozen))
-    return Memory(trainable_at, frozen_at, unpack_section(values))
+    return Memory(trainable_at, frozen_at, unpack_section(values), bytes_of(weights))
 
 
 def pack_kept(kept: Kept) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from pffdst.core.positions import Positions
 from pffdst.methods.rule import Absent, Cohort
 from pffdst.wire.uplink import Upload
 
-__all__ = ["Aggregation", "Aggregator", "MaskedMean", "RunningMean"]
+__all__ = ["Aggregation", "Aggregator", "MaskedMean", "Places", "RunningMean"]
 
 Statistics = Literal["average", "keep_server"]
 Weights = Literal["samples", "clients"]
@@ -77,7 +77,7 @@ class RunningMean(Aggregator):
         self._total, self._statistics, self._clients, self._samples = 0, 0, 0, 0
         self._at: Positions | None = None
         self._held, self._held_weight = torch.empty(0, dtype=torch.float64), 0
-        self._places = _Places(model.layout.maskable)
+        self._places = Places(model.layout.maskable)
 
     def add(self, upload: Upload) -> None:
         """Takes one update into the mean."""
@@ -142,7 +142,7 @@ class RunningMean(Aggregator):
 
 
 @final
-class _Places:
+class Places:
     """Sums at positions that come to be known as updates arrive: O(what is held), whatever W is."""
 
     def __init__(self, maskable: int) -> None:

@@ -91,7 +91,7 @@ class Erk(Allocation):
         while len(dense) < len(layers):
             rest = [i for i in range(len(layers)) if i not in dense]
             left = budget - sum(layers[i].size for i in dense)
-            eps = left / sum(raw[i] * layers[i].size for i in rest)
+            eps = max(0.0, left) / sum(raw[i] * layers[i].size for i in rest)
             over = {i for i in rest if eps * raw[i] > 1.0}
             if not over:
                 return [1.0 if i in dense else eps * raw[i] for i in range(len(layers))]

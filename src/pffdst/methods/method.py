@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, final
 
-from pffdst.core.model import Stage
+from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.signals import Signal
 from pffdst.methods.rule import Absent, Rule, touches_steps
 from pffdst.wire.codecs import Codecs
@@ -37,6 +37,11 @@ class Method:
         return next((rule.absent for rule in self if rule.absent != "left_out"), "left_out")
 
     @property
+    def sends_changes(self) -> bool:
+        """Whether clients keep the weights and are sent what changed."""
+        return any(rule.sends_changes for rule in self)
+
+    @property
     def touches_steps(self) -> bool:
         """Whether a rule has a hand in single steps."""
         return any(map(touches_steps, self))
@@ -57,9 +62,17 @@ class Method:
         """Whether clients send masks of their own."""
         return next((own for rule in self if (own := rule.own_masks(stage, t)) is not None), None)
 
+    def effective(self, model: GlobalModel) -> GlobalModel:
+        """The model as it is used."""
+        return self.updates.effective(self.readjust.effective(model))
+
     def probes(self, stage: Stage, t: int) -> int:
         """Dense gradient batches a client computes beside its steps."""
         return sum(rule.probes(stage, t) for rule in self)
+
+    def dense_steps(self, stage: Stage, t: int) -> bool:
+        """Whether local steps compute the gradients of dead weights too."""
+        return any(rule.dense_steps(stage, t) for rule in self)
 
     def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
         """What the updates of round t hold."""

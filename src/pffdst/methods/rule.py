@@ -9,7 +9,7 @@ A round t, in the order of the calls (server and client are joined by bytes alon
     server   start (at a stage's start), else before_round   -> the mask of the round
              broadcast                                       -> what travels down beside the model
     client   begin                                           after the model is loaded
-             before_step, shape_gradient_                     in every local step
+             before_step, after_backward, shape_gradient_     in every local step
              epoch_end                                       after every epoch
              measure                                         after the last, on the device where the gradient lies
              answer                                          on the host: the model, the signals and what it keeps
@@ -23,7 +23,8 @@ Rounds before round 0 (`warm_up` of them) have t = -warm_up .. -1, cohorts of th
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
 
@@ -36,6 +37,8 @@ from pffdst.core.signals import Chosen, Signal, Signals
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pffdst.methods.local import LocalTraining
 
 __all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start"]
 
@@ -72,6 +75,16 @@ class ClientTurn(Protocol):
     @property
     def lr(self) -> float:
         """The learning rate now."""
+        ...
+
+    @property
+    def first_lr(self) -> float:
+        """The learning rate of round 0."""
+        ...
+
+    @property
+    def stage_seed(self) -> int:
+        """The seed of the stage's first draw, which the server knows as `Start.seed`."""
         ...
 
     @property
@@ -118,11 +131,35 @@ class ClientTurn(Protocol):
         """The network's maskable weights now, flat [W] in the layout's order, on the network's device."""
         ...
 
-    def gradient(self, stream: str = "probe") -> Tensor:
-        """The dense gradient of one batch at the present weights, flat [W], on the network's device.
+    def batches(self, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch of the client's samples in the order of the draw named `stream`, on the network's device.
 
-        Without decay, proximal term or clipping. The batch is the first of the client's samples in the order of the
-        draw named `stream`. Running statistics are put back.
+        Batches of uint8 images [b, C, H, W] and labels int64 [b], not augmented.
+        """
+        ...
+
+    def batch(self, stream: str = "probe") -> tuple[Tensor, Tensor]:
+        """The first of these batches."""
+        ...
+
+    def undisturbed(self, *, training: bool = True) -> AbstractContextManager[None]:
+        """Inside, the network is in training or in inference mode and has no gradients.
+
+        Mode and running statistics are put back afterwards; weights and parameters are not.
+        """
+        ...
+
+    def loss(self, batch: tuple[Tensor, Tensor], temperature: float = 1.0) -> Tensor:
+        """The mean loss of a batch at the present weights, with the outputs divided by `temperature`.
+
+        Without decay or proximal term. For use inside `undisturbed`.
+        """
+        ...
+
+    def gradient(self, stream: str = "probe", *, training: bool = True) -> Tensor:
+        """The dense gradient of the batch of `stream` at the present weights, flat [W], on the network's device.
+
+        Without decay, proximal term or clipping; in training or in inference mode. Running statistics are put back.
         """
         ...
 
@@ -171,8 +208,9 @@ class Cohort:
     """What `after_round` is told of a round's accepted updates.
 
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
-    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number. `before` is
-    the model that was sent.
+    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number and
+    `population` that of all clients (C). `before` is the model that was sent; `sent` is what clients decoded of it,
+    where a lossy codec makes that another.
     """
 
     mean: GlobalModel
@@ -180,6 +218,13 @@ class Cohort:
     samples: int
     clients: int
     before: GlobalModel
+    sent: GlobalModel | None = None
+    population: int = 0
+
+    @property
+    def received(self) -> GlobalModel:
+        """The model that clients began with."""
+        return self.before if self.sent is None else self.sent
 
 
 class Rule(ABC):
@@ -187,10 +232,15 @@ class Rule(ABC):
 
     Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
     client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
-    or as `unchanged`, the value that was sent.
+    or as `unchanged`, the value that was sent. `derives_start`: `start` needs nothing but the configuration and the
+    initial model for the first stage, so that clients make its positions themselves and they are not sent. With
+    `sends_changes` clients keep the weights that they were sent, and are sent those that changed since their last
+    download; the model is dense, what is not trained is frozen for now.
     """
 
     absent: ClassVar[Absent] = "left_out"
+    derives_start: ClassVar[bool] = False
+    sends_changes: bool = False
     warm_up: int = 0
     trains_in_warm_up: ClassVar[bool] = False
 
@@ -250,6 +300,10 @@ class Rule(ABC):
         """The next model, from the mean of the round's updates."""
         return cohort.mean
 
+    def effective(self, model: GlobalModel) -> GlobalModel:
+        """The model as it is used, where what trains and travels is something else that makes it."""
+        return model
+
     def state_dict(self) -> dict[str, Any]:
         """What the server's rule keeps between rounds: tensors and plain values, for the checkpoint."""
         return {}
@@ -264,6 +318,9 @@ class Rule(ABC):
 
     def before_step(self, turn: ClientTurn) -> None:
         """A step is about to begin."""
+
+    def after_backward(self, turn: ClientTurn) -> None:
+        """The gradients are the loss's alone, those of dead weights too: clipping, decay and all else come next."""
 
     def shape_gradient_(self, turn: ClientTurn) -> None:
         """The gradients hold loss, decay and proximal term; masks come next."""
@@ -283,6 +340,10 @@ class Rule(ABC):
         """How many dense gradient batches a client computes in round t beside its steps, for the bill of FLOPs."""
         return 0
 
+    def dense_steps(self, stage: Stage, t: int) -> bool:
+        """Whether local steps compute the gradients of dead weights too, for the bill of FLOPs."""
+        return False
+
     # ---- what may be said beforehand -------------------------------------------------------------------------------
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
@@ -293,7 +354,17 @@ class Rule(ABC):
         """What stands against stages of these lengths (rounds), one sentence each."""
         return []
 
+    def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
+        """What stands against the clients' local training or the run's `other` rule, one sentence each."""
+        return []
+
+
+_IN_STEPS = ("begin", "before_step", "after_backward", "shape_gradient_", "epoch_end")
+
 
 def touches_steps(rule: Rule) -> bool:
-    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded."""
-    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in ("before_step", "shape_gradient_"))
+    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded.
+
+    So has one that moves masks or changes the network before or between steps: a recording has those it began with.
+    """
+    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in _IN_STEPS)

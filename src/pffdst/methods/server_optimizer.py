@@ -11,7 +11,7 @@ from torch import Tensor
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 
-__all__ = ["Mean", "Momentum", "ServerOptimizer"]
+__all__ = ["Adam", "Mean", "Momentum", "ServerOptimizer", "Yogi"]
 
 
 class ServerOptimizer(ABC):
@@ -43,38 +43,39 @@ class Mean(ServerOptimizer):
 
 
 class Remembering(ServerOptimizer):
-    """A server optimizer over the change D = mean - w of the trainable weights and the parameters."""
+    """A server optimizer over the change D = mean - w of the trainable weights and the parameters.
 
-    def __init__(self) -> None:
+    `fresh` is what each tensor of its memory holds at a position that is new, and everywhere at first.
+    """
+
+    def __init__(self, *fresh: float) -> None:
+        self.fresh = fresh
         self._at: Positions | None = None
         self._memory: list[Tensor] = []
 
     @abstractmethod
     def move(self, change: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What is added to the parameters for a `change` D [n], and the new memory; `memory` is [] at first."""
-
-    def fresh(self) -> float:
-        """What memory holds at a position that is new."""
-        return 0.0
+        """What is added to the parameters for a `change` D [n], and the new memory, as many tensors as it was."""
 
     def step(self, model: GlobalModel, mean: GlobalModel) -> GlobalModel:
         """w + move(D). Where clients have grown a weight, it starts at 0."""
         parameters, at = model.layout.parameters - model.layout.maskable, model.trainable_at
         theirs = mean.alive_at.carry(mean.held, at)
         change = torch.cat([theirs - model.trained, mean.rest[:parameters] - model.rest[:parameters]])
-        moved, self._memory = self.move(change, self._followed(at))
+        moved, self._memory = self.move(change, self._followed(at, change))
         self._at = at
         rest = torch.cat([model.rest[:parameters] + moved[len(at) :], mean.rest[parameters:]])
         return model.with_trained(model.trained + moved[: len(at)], rest).moved(mean.alive_at)
 
-    def _followed(self, at: Positions) -> list[Tensor]:
-        """The memory at the positions `at`."""
+    def _followed(self, at: Positions, change: Tensor) -> list[Tensor]:
+        """The memory at the positions `at`; `change` [n] is as long as it is now."""
         before = self._at
-        if before is None or before == at:
+        if before is None:
+            return [torch.full_like(change, fresh) for fresh in self.fresh]
+        if before == at:
             return self._memory
-        k = len(before)
-        fresh = self.fresh()
-        return [torch.cat([before.carry(m[:k] - fresh, at) + fresh, m[k:]]) for m in self._memory]
+        k, both = len(before), zip(self._memory, self.fresh, strict=True)
+        return [torch.cat([before.carry(m[:k] - fresh, at) + fresh, m[k:]]) for m, fresh in both]
 
     def state_dict(self) -> dict[str, Any]:
         """The positions and the memory there."""
@@ -91,12 +92,61 @@ class Momentum(Remembering):
     """FedAvgM: v = beta v + D, w + v."""
 
     def __init__(self, beta: float = 0.9) -> None:
-        super().__init__()
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Expected `server_optimizer.beta` to be in [0, 1), but got {beta}")
+        super().__init__(0.0)
+        _check_decay("beta", beta)
         self.beta = beta
 
     def move(self, change: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The velocity v."""
-        velocity = self.beta * memory[0] + change if memory else change
+        velocity = self.beta * memory[0] + change
         return velocity, [velocity]
+
+
+class Adaptive(Remembering):
+    """Adaptive server optimizers (Reddi et al., ICLR-21, Algorithm 2): w + eta m / (sqrt(v) + tau).
+
+    m = beta1 m + (1 - beta1) D from 0; v from tau^2; neither is corrected for its start, as in the paper.
+    """
+
+    def __init__(self, eta: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
+        super().__init__(0.0, tau**2)
+        _check_decay("beta1", beta1)
+        _check_decay("beta2", beta2)
+        for key, value in (("eta", eta), ("tau", tau)):
+            if value <= 0.0:
+                raise ValueError(f"Expected `server_optimizer.{key}` to be above 0, but got {value}; write e.g. 0.01")
+        self.eta, self.beta1, self.beta2, self.tau = eta, beta1, beta2, tau
+
+    @abstractmethod
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The next v, from v and D^2."""
+
+    def move(self, change: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The step eta m / (sqrt(v) + tau), and m and v."""
+        m = torch.lerp(change, memory[0], self.beta1)
+        v = self.second(memory[1], change.square())
+        return self.eta * m / (v.sqrt() + self.tau), [m, v]
+
+
+@final
+class Adam(Adaptive):
+    """FedAdam."""
+
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """beta2 v + (1 - beta2) D^2."""
+        return torch.lerp(squared, v, self.beta2)
+
+
+@final
+class Yogi(Adaptive):
+    """FedYogi: v moves towards D^2 by a step that does not grow with its distance."""
+
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """v - (1 - beta2) D^2 sign(v - D^2)."""
+        return v - (1 - self.beta2) * squared * torch.sign(v - squared)
+
+
+def _check_decay(key: str, value: float) -> None:
+    """ValueError where a decay is out of its range."""
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"Expected `server_optimizer.{key}` to be in [0, 1), but got {value}; write e.g. 0.9")

@@ -28,10 +28,10 @@ class Holdings:
     """Two integers per client, and each mask that some client still holds, once, compressed.
 
     Version 0 is "nothing"; a new mask or freeze makes a new version. How many clients hold which is counted as it
-    changes: nothing that happens in a round goes over all clients.
+    changes: nothing that happens in a round goes over all clients. A mask that is `known` beforehand all clients hold.
     """
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, clients: int, known: Positions | None = None) -> None:
         self._mask = torch.zeros(clients, dtype=torch.int32)
         self._frozen = torch.zeros(clients, dtype=torch.int32)
         self._mask_version = self._frozen_version = 0
@@ -40,6 +40,10 @@ class Holdings:
         self._masks: dict[int, Tensor] = {}
         self._moves: list[bytes] = []  # of the latest versions, the first of them perhaps afresh
         self._afresh = False
+        if known is not None:
+            self.new_mask(known)
+            self._mask += self._mask_version
+            self._holders = _counted(self._mask)
 
     def new_mask(self, mask: Positions, move: bytes | None = None, *, afresh: bool = False) -> None:
         """The trainable mask changed, to `mask`: every client lacks it.

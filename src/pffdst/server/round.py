@@ -13,7 +13,7 @@ from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.methods.rule import Cohort, Rule
 from pffdst.server.holdings import Lacks
-from pffdst.wire.downlink import Broadcast
+from pffdst.wire.downlink import Broadcast, Changes
 from pffdst.wire.frame import Message, WireError
 from pffdst.wire.uplink import Report, Upload, decode_uplink
 
@@ -51,6 +51,9 @@ class Round:
         signals: dict[str, Any] = {}
         for rule in rules.method:
             signals |= rule.broadcast(server.model, plan.stage, plan.t)
+        downloads, changes = server.downloads, None
+        if rules.method.sends_changes:
+            changes = Changes(downloads.begin(server.model), downloads.values)
         self._broadcast = Broadcast(
             server.model,
             plan.t,
@@ -59,28 +62,35 @@ class Round:
             frozen_values=server.frozen_values,
             declared=rules.method.down(plan.stage, plan.t),
             signals=signals,
+            changes=changes,
         )
         self.sent = self._broadcast.sent
+        if changes is not None:
+            downloads.values = self.sent.weights
         self._sum = rules.aggregation.begin(self.sent, rules.method.absent)
         self._observers = [rule for rule in rules.method if type(rule).observe is not Rule.observe]
 
     def tasks(self) -> list[ClientTask]:
         """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
-        server, plan, payloads = self.server, self.plan, dict[Lacks, bytes]()
+        server, plan, payloads = self.server, self.plan, dict[tuple[Lacks, int], bytes]()
         tasks = []
         for client in plan.cohort:
             lacks = server.holdings.lacks(client) if server.rules.keep else Lacks(True, True, 0)
-            if lacks not in payloads:
-                payloads[lacks] = self._payload(lacks)
+            since = server.downloads.took(client) if server.rules.keep else 0
+            if (lacks, since) not in payloads:
+                payloads[lacks, since] = self._payload(lacks, since)
             server.holdings.sent(client)
-            tasks.append(ClientTask(client, plan.t, payloads[lacks]))
+            if server.rules.method.sends_changes:
+                server.downloads.sent(client)
+            tasks.append(ClientTask(client, plan.t, payloads[lacks, since]))
         return tasks
 
-    def _payload(self, lacks: Lacks) -> bytes:
-        holdings, layout = self.server.holdings, self.sent.layout
+    def _payload(self, lacks: Lacks, since: int) -> bytes:
+        server, holdings, layout = self.server, self.server.holdings, self.sent.layout
+        missed = server.downloads.missed(since, layout) if server.rules.method.sends_changes else None
         held = holdings.mask(lacks.held, layout) if lacks.mask or lacks.frozen else None
         return self._broadcast.payload(
-            held=held, mask=lacks.mask, frozen=lacks.frozen, moves=holdings.moves(lacks.held)
+            held=held, mask=lacks.mask, frozen=lacks.frozen, moves=holdings.moves(lacks.held), missed=missed
         )
 
     def absorb(self, update: Update, message: Message | None = None) -> None:
@@ -91,6 +101,7 @@ class Round:
         if update.payload is None:
             self.record.rejected[update.client] = update.problem or "no answer"
             self.server.holdings.forget(update.client)
+            self.server.downloads.forget(update.client)
             return
         try:
             upload = decode_uplink(message or update.payload, self.sent, update.client, self.plan.t, self._form)
@@ -128,7 +139,8 @@ class Round:
     def _next(self, cohort: Cohort) -> None:
         """The server's step on the mean, then the rules'."""
         server, plan, rules = self.server, self.plan, self.server.rules
-        cohort = replace(cohort, before=self.planned)
+        cohort = replace(cohort, before=self.planned, sent=None if self.sent is self.planned else self.sent)
+        cohort = replace(cohort, population=rules.population.clients)
         if plan.t >= 0:
             cohort = replace(cohort, mean=rules.optimizer.step(self.planned, self._whole(cohort)))
         for rule in rules.method:

@@ -21,6 +21,7 @@ from pffdst.methods.participation import Participation, Population
 from pffdst.methods.rule import Start
 from pffdst.methods.server_optimizer import ServerOptimizer
 from pffdst.server.average import ServerAverage
+from pffdst.server.downloads import Downloads
 from pffdst.server.holdings import Holdings
 from pffdst.server.round import Round
 from pffdst.wire.codecs import Codecs
@@ -37,7 +38,8 @@ class ServerRules:
 
     `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` makes quicker
     at first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
-    copy of the run's network and `shape` is that of one input, for rules that score weights.
+    copy of the run's network and `shape` is that of one input, for rules that score weights. `known` are the first
+    stage's positions where clients make them themselves.
     """
 
     method: Method
@@ -56,6 +58,7 @@ class ServerRules:
     density: float = 1.0
     network: Callable[[], nn.Module] | None = None
     shape: tuple[int, ...] = ()
+    known: Positions | None = None
 
     @property
     def statistics(self) -> bool:
@@ -73,7 +76,8 @@ class Server:
     def __init__(self, model: GlobalModel, rules: ServerRules) -> None:
         self.model, self.rules = model, rules
         self.average = ServerAverage(rules.ema, warm_up=rules.ema_warm_up)
-        self.holdings = Holdings(rules.population.clients)
+        self.holdings = Holdings(rules.population.clients, rules.known)
+        self.downloads = Downloads(rules.population.clients)
         self.frozen_values: Section | None = None
         self._start_model = rules.freeze.start_model()
 
@@ -123,9 +127,12 @@ class Server:
 
         The first stage keeps the initial weights at its positions; later ones grow from 0.
         """
+        rules, rule = self.rules, self.rules.method.readjust
         if stage.index > 0:
             self._freeze(stage)
-        rules, rule = self.rules, self.rules.method.readjust
+        elif rules.known is not None:
+            self.model = self.model.moved(rules.known)
+            return False
         seed = derive_seed(rules.seed, "grow", stage.start)
         network = None if rules.network is None else rules.network()
         chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.shape))
@@ -188,6 +195,7 @@ class Server:
             "start_model": self._start_model.state_dict(),
             "frozen_values": pack_section(self.frozen_values),
             "holdings": self.holdings.state_dict(),
+            "downloads": self.downloads.state_dict(),
             "rules": [rule.state_dict() for rule in self.rules.method],
             "optimizer": self.rules.optimizer.state_dict(),
         }
@@ -205,6 +213,7 @@ class Server:
         self._start_model.load_state_dict(state["start_model"], layout)
         self.frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
+        self.downloads.load_state_dict(state["downloads"])
         for rule, own in zip(self.rules.method, state["rules"], strict=True):
             rule.load_state_dict(own, layout)
         self.rules.optimizer.load_state_dict(state["optimizer"], layout)

@@ -96,7 +96,7 @@ class SmallRun:
             optimizer=server_optimizer or Mean(),
             participation=participation or Uniform(),
         )
-        self.memories = ClientMemories(CLIENTS, layout)
+        self.memories = ClientMemories(CLIENTS, layout, self.setup.codecs, self.setup.known)
         self._work = ClientWork(self.setup, channels_last=False)
         self._fit = FabricFit(self.setup.training.epochs, "cpu")
         self.t = -method.warm_up

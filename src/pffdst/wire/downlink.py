@@ -5,6 +5,11 @@ message:
 
     0   4   checksum of the trainable positions: 32 bits of xxh3 of them as increasing u32
     4   4   the same of the frozen positions, mixed with that of the coding and body of their values; 0 for none
+    8   4   the same of the weights that a client keeps, where it does
+
+Where clients keep the weights of a dense model, TRAINABLE_VALUES are those that changed since the download before, at
+CHANGED_POSITIONS, and MISSED_VALUES, exact, those that changed earlier, at MISSED_POSITIONS, since the client's own
+last download. Both sets are in the layers of all positions (sets.py). What is not trainable is frozen for now.
 
 The frozen positions come before the trainable ones: both may be coded as changes to the trainable mask held before.
 """
@@ -14,9 +19,10 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -39,22 +45,27 @@ from pffdst.wire.frame import (
     unpack,
 )
 from pffdst.wire.positions import Known, decode_positions, encode_positions
+from pffdst.wire.sets import decode_set, encode_set
 from pffdst.wire.signals import SignalCoder
 
-__all__ = ["Broadcast", "Memory", "Received", "decode_downlink", "remember"]
+__all__ = ["Broadcast", "Changes", "Memory", "Received", "decode_downlink", "remember"]
 
-_HELD = struct.Struct("<II")
+_HELD, _WEIGHTS = struct.Struct("<II"), struct.Struct("<I")
 _NOTHING = 0
 
 
 @final
 @dataclass(frozen=True)
 class Memory:
-    """What a client keeps: its trainable and frozen positions, and the frozen values as they came."""
+    """What a client keeps: its trainable and frozen positions, and the frozen values as they came.
+
+    `weights` are all maskable ones [W], of a method that sends changes alone.
+    """
 
     trainable: Positions | None = None
     frozen: Positions | None = None
     frozen_values: Section | None = None
+    weights: bytes | None = None
 
 
 class Received(NamedTuple):
@@ -70,6 +81,15 @@ def digest(positions: Positions, values: Section | None = None) -> int:
     if values is None:
         return positions.digest
     return xxhash.xxh3_64_intdigest(values.body, positions.digest << 8 | values.coding) & 0xFFFFFFFF
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """The positions `at` of a download that are sent to all, and the weights [W] that clients held `before` it."""
+
+    at: Positions
+    before: Tensor
 
 
 # ---- sending -------------------------------------------------------------------------------------------------------
@@ -93,23 +113,31 @@ class Broadcast:
         frozen_values: Section | None = None,
         declared: tuple[Signal, ...] = (),
         signals: Signals | None = None,
+        changes: Changes | None = None,
     ) -> None:
-        self._model, self._t, self._frozen_values = model, t, frozen_values
+        self._model, self._t, self._frozen_values, self._codecs = model, t, frozen_values, codecs
         layout, parameters = model.layout, model.layout.parameters - model.layout.maskable
-        coded = codecs.values.encode(model.trained, seed=seed)
+        values = model.trained if changes is None else changes.at.gather(model.weights)
+        coded = codecs.values.encode(values, seed=seed)
         self._values: dict[int, Section] = {
             Tag.TRAINABLE_VALUES: coded,
             Tag.PARAMETERS: codecs.exact.encode(model.rest[:parameters]),
             Tag.STATISTICS: codecs.exact.encode(model.rest[parameters:]),
         }
         self.sent = model
-        if not codecs.values.exact:
+        if changes is not None:
+            self._values[Tag.CHANGED_POSITIONS] = _set(changes.at)
+            self.sent = _changed(model, changes, codecs.values.decode(coded, len(changes.at), "values"))
+        elif not codecs.values.exact:
             decoded = codecs.values.decode(coded, len(model.trainable_at), "values")
             self.sent = model.with_trained(decoded, model.rest)
         self._values |= SignalCoder(declared, self.sent, codecs).encode(signals or {}, seed + 1)
         frozen = _NOTHING if frozen_values is None else digest(model.frozen_at, frozen_values)
-        self._held = Section(0, _HELD.pack(digest(model.trainable_at), frozen))
+        kept = b"" if changes is None else _WEIGHTS.pack(_digest_of(bytes_of(self.sent.weights)))
+        self._held = Section(0, _HELD.pack(digest(model.trainable_at), frozen) + kept)
         self._digest = layout_digest(layout)
+        # what is frozen for now is just what the receiver learns from the mask
+        self._barred = model.frozen_at if changes is None else Positions.none(layout)
 
     def payload(
         self,
@@ -118,10 +146,12 @@ class Broadcast:
         mask: bool = True,
         frozen: bool = True,
         moves: Sequence[bytes] | None = None,
+        missed: Positions | None = None,
     ) -> bytes:
         """The message to clients that lack the trainable mask (`mask`) or the frozen weights (`frozen`).
 
         `held` is the mask they hold, None if none; `moves`, if known, are how the mask was made from it, or afresh.
+        `missed` are the weights that they lack of earlier downloads.
         """
         model = self._model
         sections: dict[int, Section] = {Tag.HELD: self._held}
@@ -130,30 +160,89 @@ class Broadcast:
             sections[Tag.FROZEN_POSITIONS] = encode_positions(model.frozen_at, Known(nothing, held))
             sections[Tag.FROZEN_VALUES] = self._frozen_values
         if mask:
-            known = Known(model.frozen_at, held)
+            known = Known(self._barred, held)
             sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable_at, known, moves)
         sections |= self._values
+        if missed is not None and len(missed):
+            sections[Tag.MISSED_POSITIONS] = _set(missed)
+            sections[Tag.MISSED_VALUES] = self._codecs.exact.encode(missed.gather(self.sent.weights))
         return pack(Message(Kind.DOWNLINK, self._t, BROADCAST, self._digest, sections))
+
+
+def _changed(model: GlobalModel, changes: Changes, values: Tensor) -> GlobalModel:
+    """The dense model as clients hold it once they have the `values` of the changes."""
+    weights = changes.before.index_copy(0, changes.at.index, values)
+    return model.with_values(torch.cat([weights, model.rest]))
+
+
+def _set(at: Positions) -> Section:
+    return Section(0, encode_set(at.index.numpy(), [e.size for e in at.layout.layers]))
+
+
+def bytes_of(weights: Tensor) -> bytes:
+    """The weights as a client keeps them."""
+    return weights.contiguous().numpy().tobytes()
 
 
 # ---- receiving -----------------------------------------------------------------------------------------------------
 
 
 _KEPT = (Tag.TRAINABLE_POSITIONS, Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES)
+_CHANGES = (Tag.CHANGED_POSITIONS, Tag.TRAINABLE_VALUES, Tag.MISSED_POSITIONS, Tag.MISSED_VALUES)
 _SENT = (Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS)
 
 
-def _after(message: Message, memory: Memory, layout: Layout) -> Memory:
+def _after(message: Message, memory: Memory, layout: Layout, codecs: Codecs) -> Memory:
     """What is held after a message; WireError where it is not what the server takes it to be."""
     body = message.section(Tag.HELD).body
-    if len(body) != _HELD.size:
-        raise WireError(f"HELD: expected {_HELD.size} bytes, but got {len(body)}")
-    return _remembered(layout, memory, body, tuple(_own(message.sections.get(tag)) for tag in _KEPT))
+    keeps = Tag.CHANGED_POSITIONS in message.sections
+    size = _HELD.size + _WEIGHTS.size * keeps
+    if len(body) != size:
+        raise WireError(f"HELD: expected {size} bytes, but got {len(body)}")
+    masks = replace(memory, weights=None)
+    after = _remembered(
+        layout, masks, bytes(body[: _HELD.size]), tuple(_own(message.sections.get(tag)) for tag in _KEPT)
+    )
+    if not keeps:
+        return after
+    changes = tuple(_own(message.sections.get(tag)) for tag in _CHANGES)
+    return replace(after, weights=_weights(layout, memory.weights, bytes(body[_HELD.size :]), changes, codecs))
 
 
 def _own(section: Section | None) -> Section | None:
     """A section that outlives its message."""
     return None if section is None else Section(section.coding, bytes(section.body))
+
+
+def _digest_of(weights: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(weights) & 0xFFFFFFFF
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(
+    layout: Layout, held: bytes | None, checksum: bytes, sections: tuple[Section | None, ...], codecs: Codecs
+) -> bytes:
+    """The weights after a download: those held, what they missed and what changed."""
+    changed, values, missed, missed_values = sections
+    parts = []
+    for at, section, codec in ((missed, missed_values, codecs.exact), (changed, values, codecs.values)):
+        if at is not None and section is not None:
+            places = torch.from_numpy(decode_set(bytes(at.body), [e.size for e in layout.layers], "CHANGED_POSITIONS"))
+            parts.append((places, codec.decode(section, len(places), "CHANGED_VALUES")))
+    dtype = parts[-1][1].dtype
+    weights = torch.zeros(layout.maskable, dtype=dtype) if held is None else _of_bytes(held, layout)
+    for places, new in parts:
+        weights = weights.index_copy(0, places, new.to(dtype))
+    found = bytes_of(weights)
+    if _WEIGHTS.unpack(checksum)[0] != _digest_of(found):
+        raise WireError("HELD: this client does not hold the weights the server takes it to hold")
+    return found
+
+
+def _of_bytes(weights: bytes, layout: Layout) -> Tensor:
+    """What `bytes_of` gave."""
+    dtype = np.float32 if len(weights) == 4 * layout.maskable else np.float64
+    return torch.from_numpy(np.frombuffer(weights, dtype).copy())
 
 
 # Clients that held the same are sent the same, in one round and in the next: it is decoded once.
@@ -184,9 +273,9 @@ def _remembered(layout: Layout, memory: Memory, held_body: bytes, sections: tupl
     return Memory(trainable, frozen, values)
 
 
-def remember(payload: bytes | Message, memory: Memory, layout: Layout) -> Memory:
+def remember(payload: bytes | Message, memory: Memory, layout: Layout, codecs: Codecs) -> Memory:
     """What a client that held `memory` keeps after `payload`. Raises WireError as the client itself would."""
-    return _after(payload if isinstance(payload, Message) else unpack(payload), memory, layout)
+    return _after(payload if isinstance(payload, Message) else unpack(payload), memory, layout, codecs)
 
 
 def decode_downlink(
@@ -197,14 +286,14 @@ def decode_downlink(
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
         raise WireError("model: the message is not a downlink of this client's model")
     _check_sections(message, declared)
-    after = _after(message, memory, layout)
+    after = _after(message, memory, layout, codecs)
     model = _model(codecs, after, tuple(message.section(tag) for tag in _SENT))
     return Received(model, message.t, SignalCoder(declared, model, codecs).decode(message))
 
 
 def _check_sections(message: Message, declared: tuple[Signal, ...]) -> None:
     """No section but those that a downlink of this round may have; one that is missing is named where it is read."""
-    known = {Tag.HELD, *_KEPT, *_SENT, *range(FIRST_SIGNAL, FIRST_SIGNAL + len(declared))}
+    known = {Tag.HELD, *_KEPT, *_SENT, *_CHANGES, *range(FIRST_SIGNAL, FIRST_SIGNAL + len(declared))}
     if more := sorted(set(message.sections) - known):
         raise WireError(f"sections: {', '.join(map(name_of, more))} is not due in this round")
 
@@ -215,6 +304,8 @@ def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> Glo
     """The model of these masks and values. Nobody writes into its tensors."""
     trainable, frozen, layout = memory.trainable, memory.frozen, memory.trainable.layout  # type: ignore[union-attr]
     assert trainable is not None
+    if memory.weights is not None:
+        return _dense(codecs, memory, sections)
     counts = (len(trainable), layout.parameters - layout.maskable, layout.total - layout.parameters)
     weights, parameters, statistics = (
         reader.decode(section, count, tag.name)
@@ -232,3 +323,14 @@ def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> Glo
     alive = trainable.plus(frozen)
     held = trainable.carry(weights, alive) + frozen.carry(own, alive)
     return GlobalModel.of(alive, frozen, held, rest)
+
+
+def _dense(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> GlobalModel:
+    """The dense model of the weights that a client keeps; what is not trainable is frozen for now."""
+    trainable, weights = memory.trainable, memory.weights
+    assert trainable is not None
+    assert weights is not None
+    layout = trainable.layout
+    counts = (layout.parameters - layout.maskable, layout.total - layout.parameters)
+    rest = [codecs.exact.decode(s, n, t.name) for s, n, t in zip(sections[1:], counts, _SENT[1:], strict=True)]
+    return GlobalModel.of(Positions.all(layout), trainable.complement(), _of_bytes(weights, layout), torch.cat(rest))

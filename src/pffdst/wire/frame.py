@@ -76,6 +76,9 @@ class Tag(IntEnum):
     STATISTICS = 6
     HELD = 7
     REPORT = 8
+    CHANGED_POSITIONS = 9
+    MISSED_POSITIONS = 10
+    MISSED_VALUES = 11
 
 
 def name_of(tag: int) -> str:

@@ -25,6 +25,7 @@ from pffdst.wire.sets import decode_set, encode_set
 __all__ = ["SignalCoder"]
 
 _LENGTH = struct.Struct("<IB")
+_VALUES = ("values", "dense", "parameters")
 
 
 @final
@@ -60,7 +61,7 @@ class SignalCoder:
         return {s.name: self._decode(s, message.section(FIRST_SIGNAL + i)) for i, s in enumerate(self.declared)}
 
     def _encode(self, signal: Signal, what: Tensor | Positions | Chosen, seed: int) -> Section:
-        if signal.form == "values" and isinstance(what, Tensor) and what.numel() == signal.length:
+        if signal.form in _VALUES and isinstance(what, Tensor) and what.numel() == self._length(signal):
             return self._values(signal, what, seed)
         if signal.form == "positions" and isinstance(what, Positions):
             return Section(0, self._positions(signal, what))
@@ -68,6 +69,15 @@ class SignalCoder:
             places, values = self._positions(signal, what.at), self._values(signal, what.values, seed)
             return Section(0, _LENGTH.pack(len(places), values.coding) + places + values.body)
         raise ValueError(f"Expected signal {signal.name} to be {signal.form}, but got {type(what).__name__}")
+
+    def _length(self, signal: Signal) -> int:
+        """How many values a signal of nothing but values has."""
+        layout = self.sent.layout
+        if signal.form == "values":
+            return signal.length
+        if signal.form == "parameters":
+            return layout.parameters - layout.maskable
+        return layout.maskable - len(signal.barred(self.sent))
 
     def _values(self, signal: Signal, values: Tensor, seed: int) -> Section:
         codec = self.codecs.values if signal.lossy else self.codecs.exact
@@ -78,8 +88,8 @@ class SignalCoder:
         return encode_set(places_outside(at, barred), Known(barred).free)
 
     def _decode(self, signal: Signal, section: Section) -> Tensor | Positions | Chosen:
-        if signal.form == "values":
-            return self._read_values(signal, section, signal.length)
+        if signal.form in _VALUES:
+            return self._read_values(signal, section, self._length(signal))
         if section.coding != 0:
             raise WireError(f"{signal.name}: coding {section.coding} is unknown")
         if signal.form == "positions":

@@ -143,7 +143,7 @@ def down(
     t: int = 7,
 ) -> dict[str, Any]:
     """A message to a client that holds nothing, or what `held` told it."""
-    memory = Memory() if held is None else remember(held, Memory(), LAYOUT)
+    memory = Memory() if held is None else remember(held, Memory(), LAYOUT, codecs(codec))
     mask = memory.trainable
     assert encode_positions(model.trainable_at, Known(model.frozen_at, mask), moves).coding == coding
     frozen = codec.encode(model.frozen_at.gather(model.weights), seed=4) if len(model.frozen_at) else None

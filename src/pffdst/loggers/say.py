@@ -1,0 +1,42 @@
+"""What a run says in words beside its rows."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pffdst.metrics.units import format_bytes
+
+if TYPE_CHECKING:
+    from pffdst.cost.ledger import Ledger
+    from pffdst.server.round import Round
+
+__all__ = ["rejected", "stopped", "warm_up"]
+
+_log = logging.getLogger("pffdst.run")
+
+
+def warm_up(done: Round, ledger: Ledger) -> None:
+    """What a round before round 0 was."""
+    bill: Counter[str] = ledger.round
+    _log.info(
+        "before the first round: %d clients, %s up, %s down",
+        len(done.plan.cohort),
+        format_bytes(bill["bytes_up"]),
+        format_bytes(bill["bytes_down"]),
+    )
+
+
+def rejected(done: Round) -> None:
+    """Names the clients that were left out of the round, and why."""
+    record, number = done.record, done.plan.t + 1
+    for client, problem in record.rejected.items():
+        _log.warning("round %d: client %d is left out: %s", number, client, problem)
+    if record.rejected and not record.reports:
+        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)
+
+
+def stopped(t: int, why: str) -> None:
+    """Why round t is the last."""
+    _log.info("round %d is the last: %s", t + 1, why)

@@ -71,7 +71,7 @@ class EngineRounds:
         plan = self.server.plan(self.first + repetition)
 
         def play() -> None:
-            updates = list(self.experiment.engine.run(self.server.dispatch(plan)))
+            updates = list(self.experiment.engine.run(self.now.tasks()))
             problems = [u.problem for u in updates if u.payload is None]
             if problems:
                 raise RuntimeError(f"a client did not train: {problems[0]}")

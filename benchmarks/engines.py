@@ -58,12 +58,12 @@ QUICK = ["model.width=4"]
 def play(experiment: Experiment, t: int) -> None:
     """A round, up to the next model."""
     server = experiment.server
-    plan = server.plan(t)
-    for update in experiment.engine.run(server.dispatch(plan)):
+    now = server.begin(t)
+    for update in experiment.engine.run(now.tasks()):
         if update.payload is None:
             raise RuntimeError(f"a client did not train: {update.problem}")
-        server.absorb(plan, update)
-    server.conclude(plan)
+        now.absorb(update)
+    now.conclude()
 
 
 def measure(settings: list[str], scratch: Path, pairs: int, untimed: int, device: str) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def changes(layout: Layout, repetitions: int, densities: tuple[float, ...]) -> d
 
 def readjustments(settings: list[str]) -> list[dict[str, Any]]:
     """What each change of a run's mask costs a client that holds the mask before."""
-    with experiment_of([*settings, "readjust.interval=3", "cohort=4", "engine.workers=0"]) as experiment:
+    with experiment_of([*settings, "readjust.schedule.interval=3", "cohort=4", "engine.workers=0"]) as experiment:
         server, rows = experiment.server, []
         real, before = server._take, [torch.zeros_like(server.model.trainable)]
 
@@ -258,7 +258,7 @@ def main() -> None:
         lenet = ["experiment=lenet_cifar10", *own, "rounds=60"]
         resnet = ["experiment=resnet18_cifar10", *own, "sparsity=0.95", "rounds=4", "cohort=2"]
         if chosen.quick:
-            lenet = ["experiment=lenet_cifar10", *own, "rounds=16", "clients=4", "readjust.interval=1"]
+            lenet = ["experiment=lenet_cifar10", *own, "rounds=16", "clients=4", "readjust.schedule.interval=1"]
             resnet = [*resnet, "clients=4", "model.width=4"]
         result = describe() | {
             "load": {"before": before},

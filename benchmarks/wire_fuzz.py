@@ -40,9 +40,9 @@ from pffdst.wire.uplink import Upload, decode_uplink
 HEADER, SECTION, CRC_AT = 24, 8, 20
 LARGEST = (1 << 32) - 1
 RUNS = (
-    ("rounds=6", "readjust.interval=1", "codec=fp32"),
-    ("rounds=6", "readjust.interval=1", "codec=int8", "participation.stateless=true"),
-    ("method=feddst", "rounds=4", "readjust.interval=1", "readjust.alpha=0.5", "codec=int4"),
+    ("rounds=6", "readjust.schedule.interval=1", "codec=fp32"),
+    ("rounds=6", "readjust.schedule.interval=1", "codec=int8", "clients_keep=false"),
+    ("method=feddst", "rounds=4", "readjust.schedule.interval=1", "readjust.alpha=0.5", "codec=int4"),
     ("method=random_mask", "rounds=2", "codec=fp16"),
     ("method=fedavg", "rounds=2", "codec=bf16"),
 )
@@ -73,16 +73,16 @@ def _of_run(experiment: Any) -> Iterator[Target]:
     server, setup = experiment.server, experiment.setup
     memories: dict[int, Memory] = {}
     for t in range(experiment.rounds):
-        plan = server.plan(t)
-        tasks = server.dispatch(plan)
+        now = server.begin(t)
+        tasks = now.tasks()
         for task in tasks:
             memory = memories.get(task.client, Memory())
             memories[task.client] = remember(task.payload, memory, setup.layout)
             yield Target(task.payload, lambda p, m=memory: decode_downlink(p, m, setup.layout, setup.codec)[0])
         for update in experiment.engine.run(tasks):
             yield Target(update.payload, _uplink(setup, server.sent, update.client, plan))
-            server.absorb(plan, update)
-        server.conclude(plan)
+            now.absorb(update)
+        now.conclude()
 
 
 def _uplink(setup: Any, sent: GlobalModel, client: int, plan: Any) -> Callable[[bytes], Upload]:

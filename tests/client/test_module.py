@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
-from pffdst.client.step import LocalTraining
 from pffdst.core.flat import FlatModule
 from pffdst.core.model import GlobalModel
+from pffdst.methods.local import LocalTraining
 
 
 def begun(weight: float) -> ClientModule:
@@ -20,7 +21,9 @@ def begun(weight: float) -> ClientModule:
     module = ClientModule(network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), (0.0,), (1.0,), channels_last=False)
     layout = FlatModule(network).layout
     alive = torch.ones(layout.maskable, dtype=torch.bool)
-    module.begin(GlobalModel(layout, torch.tensor([0.0, weight, 0.0, 0.0]), alive, ~alive))
+    loaded = Loaded(module.flat)
+    loaded.load_(GlobalModel(layout, torch.tensor([0.0, weight, 0.0, 0.0]), alive, ~alive))
+    module.begin(loaded)
     return module
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pffdst.methods.freeze.base import FreezeSchedule
+from pffdst.methods.freeze.start import StartModel
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "freeze").glob("*.yaml"))
 
@@ -36,4 +37,5 @@ def test_stages_cover_every_round_once_and_give_out_every_weight_once(
 
 def test_some_length_of_run_is_welcome(schedule: FreezeSchedule) -> None:
     assert schedule.problems(100) == []
-    assert schedule.start_from in ("last", "ema", "best_test")
+    assert isinstance(schedule.start_model(), StartModel)
+    assert schedule.start_model() is not schedule.start_model(), "a run has its own"

@@ -23,8 +23,11 @@ R = 14
 def overrides(method: str) -> list[str]:
     """Small and lively: readjustment in every round that allows one."""
     lively = [f"method={method}", f"rounds={R}", "sparsity=0.5", "lr=0.05", "batch_size=16", "local_epochs=2"]
-    for key, value in (("interval", 1), ("alpha", 0.5)):
-        if any(f"{key}:" in (CONFIGS / "readjust" / f"{name}.yaml").read_text() for name in readjust_of(method)):
+    for key, value in (("schedule.interval", 1), ("alpha", 0.5)):
+        if any(
+            f"{key.split('.')[-1]}:" in (CONFIGS / "readjust" / f"{name}.yaml").read_text()
+            for name in readjust_of(method)
+        ):
             lively.append(f"readjust.{key}={value}")
     return lively
 
@@ -70,7 +73,7 @@ def test_trainable_weights_are_the_stages_when_exploration_is_over(run: Any) -> 
     experiment, rounds, _ = run
     for r in rounds:
         trainable = tuple(r.concluded.layout.per_layer(r.concluded.trainable))
-        if r.t >= experiment.server.rules.rule.exploration_end(r.plan.stage):
+        if r.t >= experiment.setup.method.readjust.exploration_end(r.plan.stage):
             assert trainable == r.plan.stage.counts
         else:
             assert all(n >= k for n, k in zip(trainable, r.plan.stage.counts, strict=True))
@@ -89,7 +92,7 @@ def test_the_run_ends_at_its_sparsity_to_the_weight(run: Any) -> None:
 def test_only_trainable_weights_are_what_training_moves(run: Any) -> None:
     experiment, rounds, _ = run
     for r in rounds:
-        if not experiment.setup.rule.wants_gradient(r.plan.stage, r.t):
+        if experiment.setup.method.own_masks(r.plan.stage, r.t) is None:
             assert torch.equal(r.concluded.alive, r.planned.alive)
         moved = r.planned.weights != r.concluded.weights
         assert not bool((moved & ~r.planned.trainable & r.concluded.frozen).any())
@@ -109,16 +112,18 @@ def test_no_update_is_refused_and_every_client_of_the_cohort_answers(run: Any) -
 def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any) -> None:
     """Memories kept here by hand, from the bytes alone; positions and frozen weights come when lacked and only then."""
     experiment, rounds, _ = run
-    setup, lossy = experiment.setup, not experiment.setup.codec.exact
+    setup, lossy = experiment.setup, not experiment.setup.codecs.values.exact
     memories = {k: Memory() for k in range(setup.clients)}
     absent_in_a_move = 0
     for r in rounds:
         for task in r.tasks:
             before, memories[task.client] = (
                 memories[task.client],
-                remember(task.payload, memories[task.client], setup.layout),
+                remember(task.payload, memories[task.client], setup.layout, setup.codecs),
             )
-            model, t = decode_downlink(task.payload, before, setup.layout, setup.codec)
+            model, t, _ = decode_downlink(
+                task.payload, before, setup.layout, setup.codecs, setup.method.down(r.plan.stage, r.t)
+            )
             assert t == r.t
             for name in ("values", "alive", "frozen"):
                 assert torch.equal(getattr(model, name), getattr(r.sent, name))
@@ -139,7 +144,7 @@ def test_what_was_learned_is_better_than_chance(run: Any) -> None:
 def test_the_saved_models_are_those_of_the_last_round(run: Any) -> None:
     experiment, rounds, summary = run
     last, folder = rounds[-1].concluded, experiment.folder
-    for name, values in (("model", last.values), ("model_ema", experiment.server.averaged_model().values)):
+    for name, values in (("model", last.values), ("model_ema", experiment.server.averaged_model.values)):
         saved = SavedModel.read(folder / f"{name}.safetensors")
         for entry, part in last.layout.split(values):
             assert torch.equal(saved.tensors[entry.name], part)

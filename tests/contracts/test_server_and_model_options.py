@@ -1,4 +1,4 @@
-"""What every option of aggregation, codec, participation and model must keep."""
+"""What every option of the groups that are a part of a run must keep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pffdst.core.flat import FlatModule, layout_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.seeding import generator_for
 from pffdst.cost.flops import FlopCounter
+from pffdst.methods.participation import Population
 from pffdst.wire.frame import Section, WireError
+from pffdst.wire.uplink import Report, Upload
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -28,22 +30,33 @@ def options(group: str) -> list[Any]:
 # ---- aggregation ------------------------------------------------------------------------------------------------
 
 
-def random_mean(model: GlobalModel, t: int) -> torch.Tensor:
+def random_mean(model: GlobalModel, t: int) -> GlobalModel:
     """What a round of clients can bring: other values where training may change them."""
-    moves = torch.cat([model.trainable, torch.ones(model.values.numel() - model.alive.numel(), dtype=torch.bool)])
-    return torch.where(moves, torch.randn(model.values.shape, generator=generator_for(t, "mean")), model.values)
+    generator = generator_for(t, "mean")
+    trained = torch.randn(model.trained.shape, generator=generator)
+    return model.with_trained(trained, torch.randn(model.rest.shape, generator=generator))
+
+
+def mean_of(rule: Any, sent: GlobalModel, clients: list[GlobalModel]) -> GlobalModel:
+    running = rule.begin(sent, "left_out")
+    for k, c in enumerate(clients):
+        running.add(Upload(k, Report(10 + k, 0.1, 0.1), c.trainable_at, c.trained, c.rest[:7], c.rest[7:]))
+    mean: GlobalModel = running.result().mean
+    return mean
 
 
 @pytest.mark.parametrize("node", options("aggregation"))
 def test_an_aggregation_moves_trainable_weights_alone(
     node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
 ) -> None:
-    rule, model = instantiate(node), make_model(layout, alive=0.6, frozen=0.4)
+    model = make_model(layout, alive=0.6, frozen=0.4)
     for t in range(4):
-        values = rule.step(model, random_mean(model, t))
-        assert (values.dtype, values.shape) == (model.values.dtype, model.values.shape)
-        assert torch.equal(values[:32][~model.trainable], model.weights[~model.trainable])
-        model = model.with_values(values)
+        mean = mean_of(instantiate(node), model, [random_mean(model, 5 * t + k) for k in range(3)])
+        assert mean.dtype == model.dtype
+        assert torch.equal(mean.alive, model.alive)
+        assert torch.equal(mean.frozen, model.frozen)
+        assert torch.equal(mean.weights[~model.trainable], model.weights[~model.trainable])
+        model = mean
 
 
 @pytest.mark.parametrize("node", options("aggregation"))
@@ -51,20 +64,46 @@ def test_an_aggregation_stays_where_all_clients_are(
     node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
 ) -> None:
     model = make_model(layout)
-    assert torch.equal(instantiate(node).step(model, model.values), model.values)
+    assert torch.allclose(mean_of(instantiate(node), model, [model] * 3).values, model.values, atol=1e-7)
+    assert instantiate(node).begin(model, "left_out").result() is None
+    assert instantiate(node).statistics in ("average", "keep_server")
 
 
-@pytest.mark.parametrize("node", options("aggregation"))
-def test_an_aggregation_goes_through_a_checkpoint(
+# ---- server optimizer -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", options("server_optimizer"))
+def test_a_server_optimizer_moves_trainable_weights_alone(
+    node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
+) -> None:
+    rule, model = instantiate(node), make_model(layout, alive=0.6, frozen=0.4)
+    for t in range(4):
+        stepped = rule.step(model, random_mean(model, t))
+        assert stepped.dtype == model.dtype
+        assert torch.equal(stepped.alive, model.alive)
+        assert torch.equal(stepped.frozen, model.frozen)
+        assert torch.equal(stepped.weights[~model.trainable], model.weights[~model.trainable])
+        model = stepped
+
+
+@pytest.mark.parametrize("node", options("server_optimizer"))
+def test_a_server_optimizer_stays_where_all_clients_are(
+    node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
+) -> None:
+    model = make_model(layout)
+    assert instantiate(node).step(model, model).same_as(model)
+
+
+@pytest.mark.parametrize("node", options("server_optimizer"))
+def test_a_server_optimizer_goes_through_a_checkpoint(
     node: DictConfig, layout: Layout, make_model: Callable[..., GlobalModel]
 ) -> None:
     kept, again, model = instantiate(node), instantiate(node), make_model(layout)
-    again.load_state_dict(kept.state_dict())
+    again.load_state_dict(kept.state_dict(), layout)
     for t in range(3):
-        assert torch.equal(kept.step(model, random_mean(model, t)), again.step(model, random_mean(model, t)))
+        assert kept.step(model, random_mean(model, t)).same_as(again.step(model, random_mean(model, t)))
         again = instantiate(node)
-        again.load_state_dict(kept.state_dict())
-    assert kept.statistics in ("average", "keep_server")
+        again.load_state_dict(kept.state_dict(), layout)
 
 
 # ---- codec ------------------------------------------------------------------------------------------------------
@@ -93,7 +132,8 @@ def test_a_codec_gives_as_many_finite_values_as_are_due(node: DictConfig) -> Non
 @pytest.mark.parametrize("node", options("participation"))
 @pytest.mark.parametrize(("clients", "size"), [(1, 1), (10, 4), (10, 10)])
 def test_a_cohort_is_k_different_clients_named_by_its_draw(node: DictConfig, clients: int, size: int) -> None:
-    cohort, again = (instantiate(node).cohort(clients, size, generator_for(0, "cohort", 1)) for _ in range(2))
+    population = Population(clients, lambda client: 10 + client)
+    cohort, again = (instantiate(node).cohort(1, population, size, generator_for(0, "cohort", 1)) for _ in range(2))
     assert cohort == again == tuple(sorted(set(cohort)))
     assert len(cohort) == size
     assert set(cohort) <= set(range(clients))

@@ -10,20 +10,21 @@ import pytest
 import torch
 
 from pffdst.core.flat import layout_of
-from pffdst.core.masks import random_positions
+from pffdst.core.masks import draw
 from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.cost.flops import Cost, FlopCounter
-from pffdst.cost.ledger import Ledger, parts_of
+from pffdst.cost.ledger import Ledger, parts_of, unpacked
 from pffdst.methods.allocation import Erk
 from pffdst.models.resnet import ResNet18
 from pffdst.wire.frame import Tag, unpack
 
 RUNS = {
-    "pffdst": ("rounds=8", "readjust.interval=1"),
-    "stateless": ("rounds=6", "participation.stateless=true"),
-    "feddst": ("method=feddst", "rounds=6", "readjust.interval=1", "readjust.alpha=0.5"),
+    "pffdst": ("rounds=8", "readjust.schedule.interval=1"),
+    "nothing kept": ("rounds=6", "clients_keep=false"),
+    "feddst": ("method=feddst", "rounds=6", "readjust.schedule.interval=1", "readjust.alpha=0.5"),
     "fedavg": ("method=fedavg", "rounds=2"),
 }
 
@@ -62,7 +63,7 @@ def test_each_part_is_the_bodies_of_its_sections(run: Any) -> None:
     _, rounds = run
     sections = {"mask": {Tag.TRAINABLE_POSITIONS}, "values": {Tag.TRAINABLE_VALUES},
                 "frozen": {Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES},
-                "dense": {Tag.PARAMETERS, Tag.STATISTICS}}  # fmt: skip
+                "dense": {Tag.PARAMETERS, Tag.STATISTICS}, "signals": set(range(64, 128))}  # fmt: skip
     for r in rounds:
         for way, payloads in (("down", [t.payload for t in r.tasks]), ("up", [u.payload for u in r.updates])):
             for part, tags in sections.items():
@@ -100,7 +101,7 @@ def test_values_are_at_most_four_bytes_a_trainable_weight_each_way(run: Any) -> 
 
 
 def test_what_cannot_be_read_is_billed_all_the_same() -> None:
-    assert parts_of(b"garbage") == Counter({"header": 7})
+    assert parts_of(b"garbage", unpacked(b"garbage")) == Counter({"header": 7})
 
 
 # ---- the papers' formula ----------------------------------------------------------------------------------------
@@ -126,9 +127,9 @@ def resnet() -> GlobalModel:
     """ResNet-18 at s = .9."""
     with torch.device("meta"):
         layout = layout_of(ResNet18(3, 32, 10))
-    every = torch.ones(layout.maskable, dtype=torch.bool)
-    alive = random_positions(layout, every, Erk().counts(layout, 1 - 0.9), derive_seed(0, "grow"))
-    return GlobalModel(layout, torch.zeros(layout.total), alive, ~every)
+    nothing = Positions.none(layout)
+    alive = draw(nothing, Erk().counts(layout, 1 - 0.9), derive_seed(0, "grow"))
+    return GlobalModel(layout, torch.zeros(layout.total), alive.bits, nothing.bits)
 
 
 def counter(layout: Layout, uses: Sequence[int]) -> FlopCounter:
@@ -140,14 +141,14 @@ def counter(layout: Layout, uses: Sequence[int]) -> FlopCounter:
 def billed(ledger: Ledger, clients: int, samples: int = 1) -> Counter[str]:
     for client in range(clients):
         ledger.down(ClientTask(client, 0, b"down"))
-        ledger.up(Update(client, b"up"), samples)
+        ledger.up(Update(client, b"up"), unpacked(b"up"), samples)
     ledger.end()
     return ledger.total
 
 
 def test_the_papers_formula_gives_the_published_figure(resnet: GlobalModel) -> None:
     ledger = Ledger(counter(resnet.layout, (1,) * len(resnet.layout.layers)), epochs=1, batch_size=32)
-    ledger.begin(resnet, dense_gradient=False)
+    ledger.begin(resnet, probes=0)
     a_round = billed(ledger, clients=20)["paper_bytes"]
     assert round(200 * a_round / 1e9, 2) == 35.73
     assert round(200 * a_round / 2**30, 1) == 33.3
@@ -164,11 +165,11 @@ def test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches(run: 
         alive, trainable = (r.planned.layout.per_layer(m) for m in (r.planned.alive, r.planned.trainable))
         own = [setup.samples(u.client) for u in r.updates]
         expected = setup.training.epochs * sum(own) * flops.training(alive, trainable)
-        if setup.rule.wants_gradient(r.plan.stage, r.t):
+        if setup.method.probes(r.plan.stage, r.t):
             probes += 1
             expected += sum(min(n, 32) + (n == 33) for n in own) * sum(flops.dense_gradient(alive).values())
         assert r.bill["flops"] == expected == sum(r.bill[name] for name in Ledger.FLOPS)
-    assert probes == (3 if experiment.labels["method"] == "feddst" else 0)
+    assert probes == (2 if experiment.labels["method"] == "feddst" else 0)
 
 
 @pytest.mark.parametrize(("samples", "in_the_batch"), [(5, 5), (32, 32), (33, 33), (34, 32), (65, 32)])
@@ -176,10 +177,21 @@ def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, s
     flops = counter(layout, (3, 1))
     model = make_model(layout)
     plain, dense = (Ledger(flops, epochs=2, batch_size=32) for _ in range(2))
-    plain.begin(model, dense_gradient=False)
-    dense.begin(model, dense_gradient=True)
+    plain.begin(model, probes=0)
+    dense.begin(model, probes=1)
     more = billed(dense, 1, samples)["flops"] - billed(plain, 1, samples)["flops"]
     assert more == in_the_batch * sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
+
+
+def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_model: Any) -> None:
+    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
+    ledger.begin(make_model(layout), probes=0, trains=False)
+    assert billed(ledger, 2)["flops"] == 0
+    flops = counter(layout, (3, 1))
+    model = make_model(layout)
+    ledger.begin(model, probes=3, trains=False)
+    dense = sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
+    assert billed(ledger, 2, 32)["flops"] == 2 * 3 * 32 * dense
 
 
 # ---- who is billed ----------------------------------------------------------------------------------------------
@@ -188,9 +200,9 @@ def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, s
 def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, make_model: Any) -> None:
     ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
     model = make_model(layout)
-    ledger.begin(model, dense_gradient=False)
+    ledger.begin(model, probes=0)
     ledger.down(ClientTask(0, 0, b"down"))
-    ledger.up(Update(0, None, "gone"), 10)
+    ledger.up(Update(0, None, "gone"), None, 10)
     ledger.end()
     assert +ledger.total == Counter(
         {"bytes_down": 4, "down/header": 4, "paper_bytes": 4 * int(model.trainable.sum()) + 4 * 4}
@@ -200,21 +212,21 @@ def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, m
 def test_a_round_joins_the_totals_once(layout: Layout, make_model: Any) -> None:
     ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
     for rounds in (1, 2, 3):
-        ledger.begin(make_model(layout), dense_gradient=False)
+        ledger.begin(make_model(layout), probes=0)
         assert billed(ledger, 2)["bytes_up"] == rounds * 2 * len(b"up")
         assert ledger.round["bytes_up"] == 2 * len(b"up")
 
 
 def test_the_totals_go_through_a_checkpoint(layout: Layout, make_model: Any) -> None:
     ledger, again = (Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32) for _ in range(2))
-    ledger.begin(make_model(layout), dense_gradient=False)
+    ledger.begin(make_model(layout), probes=0)
     billed(ledger, 2)
     state = ledger.state_dict()
     kept = dict(state)
     again.load_state_dict(state)
     assert again.total == ledger.total
     for one in (ledger, again):
-        one.begin(make_model(layout), dense_gradient=False)
+        one.begin(make_model(layout), probes=0)
         billed(one, 1)
     assert again.total == ledger.total
     assert state == kept, "a state that was given out must not change"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["rounds=12", "clients=8", "cohort=4", "readjust.interval=1", "eval_every=3", "checkpoint_every=1"]
+TINY = ["rounds=12", "clients=8", "cohort=4", "readjust.schedule.interval=1", "eval_every=3", "checkpoint_every=1"]
 
 
 def environment() -> dict[str, str]:

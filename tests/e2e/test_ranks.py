@@ -15,7 +15,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 Train = Callable[..., subprocess.CompletedProcess[str]]
-RUN = ["rounds=12", "clients=8", "cohort=6", "local_epochs=1", "readjust.interval=1", "eval_every=3"]
+RUN = ["rounds=12", "clients=8", "cohort=6", "local_epochs=1", "readjust.schedule.interval=1", "eval_every=3"]
 RUN += ["checkpoint_every=2", "logger=csv"]
 
 

@@ -19,7 +19,15 @@ from pffdst.models.saved import SavedModel
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
-RUN = ["rounds=40", "clients=8", "cohort=4", "readjust.interval=2", "eval_every=4", "logger=csv", "engine.workers=2"]
+RUN = [
+    "rounds=40",
+    "clients=8",
+    "cohort=4",
+    "readjust.schedule.interval=2",
+    "eval_every=4",
+    "logger=csv",
+    "engine.workers=2",
+]
 CLOCKS = {"round/seconds"}
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-TINY = ["rounds=12", "clients=8", "cohort=4", "readjust.interval=1", "eval_every=3", "checkpoint_every=4"]
+TINY = ["rounds=12", "clients=8", "cohort=4", "readjust.schedule.interval=1", "eval_every=3", "checkpoint_every=4"]
 PROMISED = {
     *("method", "seed", "rounds", "sparsity", "acc_global", "acc_client_mean", "ema_acc_global", "last5_acc_global"),
     *("best_acc_global", "best_acc_client_mean", "bytes_up", "bytes_down", "paper_bytes", "flops", "model_sha256"),

@@ -34,7 +34,7 @@ rows:
 sections:
   - {title: One, about: Alone., reference: moving, rows: [moving], seeds: [0]}
 """
-SMALL = ["rounds=4", "readjust.interval=1", "clients=5", "cohort=3"]
+SMALL = ["rounds=4", "readjust.schedule.interval=1", "clients=5", "cohort=3"]
 
 
 @pytest.fixture

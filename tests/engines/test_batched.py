@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from pffdst.build import build
+from pffdst.client import callbacks
 from pffdst.client.callbacks import BrokenMaskError
 from pffdst.config.session import compose
 from pffdst.core.flat import FlatModule
 from pffdst.engines.base import Job
 from pffdst.engines.batched import BatchedEngine
-from pffdst.engines.slots import Loaded
 from pffdst.experiment import Experiment
-from pffdst.server.server import RoundRecord
+from pffdst.server.round import Round, RoundRecord
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = [
@@ -26,7 +26,7 @@ SMALL = [
     "cohort=4",
     "eval_every=6",
     "partition.alpha=0.3",
-    "readjust.interval=1",
+    "readjust.schedule.interval=1",
 ]
 BATCHED = ["engine=batched", "engine.device=cpu"]
 RESNET = ["model=resnet18", "model.width=4", "rounds=4", "batch_size=64", "cohort=3"]
@@ -50,10 +50,10 @@ def play(experiment: Experiment) -> list[RoundRecord]:
     records = []
     with experiment.engine.open(experiment.setup):
         for t in range(experiment.rounds):
-            plan = experiment.server.plan(t)
-            for update in experiment.engine.run(experiment.server.dispatch(plan)):
-                experiment.server.absorb(plan, update)
-            records.append(experiment.server.conclude(plan))
+            now = experiment.server.begin(t)
+            for update in experiment.engine.run(now.tasks()):
+                now.absorb(update)
+            records.append(now.conclude())
     return records
 
 
@@ -118,42 +118,36 @@ def test_frozen_weights_keep_their_bits_and_dead_ones_are_zero(tmp_path: Path) -
     server = experiment.server
     with experiment.engine.open(experiment.setup):
         for t in range(experiment.rounds):
-            plan, frozen = server.plan(t), server.model.frozen
+            now, frozen = server.begin(t), server.model.frozen
             before = server.model.weights[frozen].clone()
-            for update in experiment.engine.run(server.dispatch(plan)):
-                server.absorb(plan, update)
-            server.conclude(plan)
+            for update in experiment.engine.run(now.tasks()):
+                now.absorb(update)
+            now.conclude()
             assert torch.equal(server.model.weights[frozen], before)
             assert bool((server.model.weights[~server.model.alive] == 0).all())
     assert int(server.model.frozen.sum()) > 0
 
 
 def test_a_weight_that_moved_though_it_had_to_stay_is_an_error(tmp_path: Path) -> None:
+    """Where gradients are not masked, the check after the last step finds it."""
     experiment = made(tmp_path, *BATCHED)
-    load = Loaded.load_
-
-    def unmasked(self: Loaded, model: object) -> None:
-        load(self, model)  # type: ignore[arg-type]
-        for mask in self.masks:
-            mask.fill_(1)
-
     with experiment.engine.open(experiment.setup), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loaded, "load_", unmasked)
-        plan = experiment.server.plan(0)
+        patch.setattr(callbacks, "mask_gradients_", lambda weights, masks: None)
+        now = experiment.server.begin(0)
         with pytest.raises(BrokenMaskError, match="stay"):
-            list(experiment.engine.run(experiment.server.dispatch(plan)))
+            list(experiment.engine.run(now.tasks()))
 
 
 def test_clients_that_start_from_other_models_do_not_share_one(tmp_path: Path) -> None:
     """Two messages of one round that differ: each client trains from its own."""
-    experiment = made(tmp_path, *BATCHED, "participation.stateless=true")
+    experiment = made(tmp_path, *BATCHED, "clients_keep=false")
     server, engine = experiment.server, experiment.engine
     with engine.open(experiment.setup):
-        plan = server.plan(0)
-        tasks = server.dispatch(plan)
+        now = server.begin(0)
+        tasks = now.tasks()
         alone = [u.payload for u in engine.run(tasks)]
         server.model = server.model.with_values(server.model.values * 2)
-        doubled = server.dispatch(plan)
+        doubled = Round(server, now.plan, server.model.alive_at).tasks()
         mixed = [tasks[0], doubled[1], tasks[2], doubled[3]]
         found = [u.payload for u in engine.run(mixed)]
     assert [a == b for a, b in zip(alone, found, strict=True)] == [True, False, True, False]
@@ -164,11 +158,11 @@ def test_an_unreadable_message_leaves_the_others_in_their_order(tmp_path: Path) 
 
     experiment = made(tmp_path, *BATCHED)
     with experiment.engine.open(experiment.setup):
-        plan = experiment.server.plan(0)
-        tasks = experiment.server.dispatch(plan)
+        now = experiment.server.begin(0)
+        tasks = now.tasks()
         tasks[1] = replace(tasks[1], payload=b"")
         updates = list(experiment.engine.run(tasks))
-    assert tuple(u.client for u in updates) == plan.cohort
+    assert tuple(u.client for u in updates) == now.plan.cohort
     assert [u.payload is None for u in updates] == [False, True, False, False]
     assert "could not read" in str(updates[1].problem)
 
@@ -229,15 +223,15 @@ def test_the_memory_format_of_the_loaded_model_is_the_networks(tmp_path: Path) -
 def test_timings_tell_what_a_client_took(tmp_path: Path) -> None:
     experiment = made(tmp_path, *BATCHED)
     with experiment.engine.open(experiment.setup):
-        plan = experiment.server.plan(0)
-        for update in experiment.engine.run(experiment.server.dispatch(plan)):
+        now = experiment.server.begin(0)
+        for update in experiment.engine.run(now.tasks()):
             assert min(update.timings.train, update.timings.encode) > 0
 
 
 def test_jobs_are_what_every_engine_takes(tmp_path: Path) -> None:
     experiment = made(tmp_path, *BATCHED)
     with experiment.engine.open(experiment.setup):
-        plan = experiment.server.plan(0)
-        task = experiment.server.dispatch(plan)[0]
+        now = experiment.server.begin(0)
+        task = now.tasks()[0]
         (update,) = experiment.engine.train([Job(task, experiment.engine.memories.of(task.client))])
     assert update.payload is not None

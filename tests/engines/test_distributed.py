@@ -20,12 +20,15 @@ from pffdst.build import build
 from pffdst.build import follow as follow_in_build
 from pffdst.config.session import compose
 from pffdst.core.errors import UserError
-from pffdst.core.messages import Residual, Update
+from pffdst.core.messages import Kept, Residual, Update
+from pffdst.core.model import Entry, Layout
+from pffdst.core.positions import Positions
 from pffdst.engines.base import EngineError
 from pffdst.engines.distributed import Distributed, divide, follow
 from pffdst.engines.packets import dumps, loads, pack_memory, pack_update, unpack_memory, unpack_update
 from pffdst.experiment import Experiment
 from pffdst.wire.downlink import Memory
+from pffdst.wire.frame import Section
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ["logger=csv", "rounds=6", "clients=9", "cohort=5", "eval_every=6", "engine.workers=0", "local_epochs=1"]
@@ -104,7 +107,6 @@ def distributed(folder: Path, overrides: list[str], size: int, spoil: Callable[[
     for rank in range(1, size):
         other = make()
         setup = other.setup if spoil is None else spoil(other.setup)
-        ranks.send(rank, b"")
         given: Any = ranks.follower(rank), lambda text, made=(other.engine, setup): made
         threading.Thread(target=in_turn, args=(ranks.turn, follow, *given), daemon=True).start()
     return replace(experiment, engine=Distributed(experiment.engine, ranks))  # type: ignore[arg-type]
@@ -113,17 +115,17 @@ def distributed(folder: Path, overrides: list[str], size: int, spoil: Callable[[
 def play(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup):
         for t in range(experiment.rounds):
-            plan = experiment.server.plan(t)
-            for update in experiment.engine.run(experiment.server.dispatch(plan)):
-                experiment.server.absorb(plan, update)
-            assert experiment.server.conclude(plan).rejected == {}
+            now = experiment.server.begin(t)
+            for update in experiment.engine.run(now.tasks()):
+                now.absorb(update)
+            assert now.conclude().rejected == {}
     return experiment
 
 
 CASES = [
-    ["method=pffdst", "readjust.interval=1"],
-    ["method=feddst", "readjust.interval=2"],
-    ["method=pffdst", "readjust.interval=1", "codec=int8", "codec.client_feedback=true"],
+    ["method=pffdst", "readjust.schedule.interval=1"],
+    ["method=feddst", "readjust.schedule.interval=2"],
+    ["method=pffdst", "readjust.schedule.interval=1", "codec=int8", "codec.client_feedback=true"],
     ["method=fedavg", "partition=drawn", "clients=100000"],
 ]
 
@@ -139,7 +141,7 @@ def test_ranks_give_what_one_process_gives(tmp_path: Path, case: list[str]) -> N
 
 
 def test_more_ranks_than_clients(tmp_path: Path) -> None:
-    case = ["method=pffdst", "readjust.interval=1", "cohort=2"]
+    case = ["method=pffdst", "readjust.schedule.interval=1", "cohort=2"]
     alone = play(build(compose([*SMALL, *case], CONFIGS), tmp_path, "identity"))
     assert torch.equal(alone.server.model.values, play(distributed(tmp_path, case, 5)).server.model.values)
 
@@ -151,7 +153,7 @@ def test_a_payload_that_several_ranks_need_is_sent_once(tmp_path: Path) -> None:
     send = ranks.send
     ranks.send = lambda peer, message: (sent.append(len(message)), send(peer, message))
     with experiment.engine.open(experiment.setup):
-        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        tasks = experiment.server.begin(0).tasks()
         list(experiment.engine.run(tasks))
     payload = len(tasks[0].payload)
     assert len(ranks.broadcasts) == 1
@@ -175,9 +177,13 @@ def test_a_failure_of_another_rank_shows_its_traceback(tmp_path: Path) -> None:
 
     experiment = distributed(tmp_path, [], 2, spoil)
     with experiment.engine.open(experiment.setup):
-        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        tasks = experiment.server.begin(0).tasks()
         with pytest.raises(EngineError, match=r"(?s)rank 1 failed.*Traceback"):
             list(experiment.engine.run(tasks))
+
+
+LAYOUT = Layout((Entry("a", (3, 3), 0, "maskable"),))
+FOUR, NONE = Positions(LAYOUT, index=torch.tensor([0, 1, 4, 8])), Positions.none(LAYOUT)
 
 
 @pytest.mark.parametrize(
@@ -185,18 +191,25 @@ def test_a_failure_of_another_rank_shows_its_traceback(tmp_path: Path) -> None:
     [
         Update(3, b"", None),
         Update(4, None, "could not read"),
-        Update(5, b"abc", residual=Residual(b"\x0f", torch.tensor([0.5, -1.0, 0.0, 2.0]))),
+        Update(5, b"abc", kept=Kept(Residual(FOUR, torch.tensor([0.5, -1.0, 0.0, 2.0])))),
+        Update(6, b"abc", kept=Kept(None, {"c": torch.arange(5.0), "n": torch.tensor(3)})),
     ],
 )
-def test_updates_and_memories_travel_as_plain_values(update: Update) -> None:
-    again = unpack_update(loads(dumps(pack_update(update))))
+def test_updates_and_what_clients_keep_travel_as_plain_values(update: Update) -> None:
+    again = unpack_update(loads(dumps(pack_update(update))), LAYOUT)
     assert (again.client, again.payload, again.problem) == (update.client, update.payload, update.problem)
-    if update.residual is not None:
-        assert again.residual is not None
-        assert again.residual.mask == update.residual.mask
-        assert torch.equal(again.residual.values, update.residual.values)
-    for memory in (Memory(), Memory(b""), Memory(b"ab", b"c")):
-        assert unpack_memory(loads(dumps(pack_memory(memory)))) == memory
+    residual, found = update.kept.residual, again.kept.residual
+    assert (residual is None) == (found is None)
+    if residual is not None and found is not None:
+        assert found.at == residual.at
+        assert torch.equal(found.values, residual.values)
+    assert set(again.kept.memory) == set(update.kept.memory)
+    assert all(torch.equal(value, again.kept.memory[name]) for name, value in update.kept.memory.items())
+
+
+@pytest.mark.parametrize("memory", [Memory(), Memory(NONE), Memory(FOUR, NONE, Section(3, b"")), Memory(FOUR)], ids=str)
+def test_memories_travel_as_plain_values(memory: Memory) -> None:
+    assert unpack_memory(loads(dumps(pack_memory(memory))), LAYOUT) == memory
 
 
 def test_every_rank_holds_out_the_same_validation_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pffdst.build import build
 from pffdst.config.session import compose
@@ -15,7 +14,7 @@ from pffdst.experiment import Experiment
 from pffdst.run import play_round
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SMALL = ["logger=csv", "rounds=6", "clients=6", "cohort=3", "readjust.interval=1", "eval_every=6"]
+SMALL = ["logger=csv", "rounds=6", "clients=6", "cohort=3", "readjust.schedule.interval=1", "eval_every=6"]
 EXACT = "engine.exact=true"
 
 
@@ -28,25 +27,19 @@ def played(folder: Path, overrides: list[str], prepare: Callable[[Experiment], N
         if prepare is not None:
             prepare(experiment)
         for t in range(experiment.rounds):
-            plan = experiment.server.plan(t)
-            for update in experiment.engine.run(experiment.server.dispatch(plan)):
+            now = experiment.server.begin(t)
+            for update in experiment.engine.run(now.tasks()):
                 assert update.problem is None
-                experiment.server.absorb(plan, update)
-            assert experiment.server.conclude(plan).rejected == {}
+                now.absorb(update)
+            assert now.conclude().rejected == {}
     return experiment
 
 
 def same(a: Experiment, b: Experiment) -> bool:
     """Bit for bit: the model, its masks and the server average."""
     x, y = a.server, b.server
-    assert x.average is not None
-    assert y.average is not None
-    return (
-        torch.equal(x.model.values, y.model.values)
-        and torch.equal(x.model.alive, y.model.alive)
-        and torch.equal(x.model.frozen, y.model.frozen)
-        and torch.equal(x.average, y.average)
-    )
+    assert x.average.state_dict()["rounds"] > 0
+    return x.model.same_as(y.model) and x.averaged_model.same_as(y.averaged_model)
 
 
 METHODS = ["pffdst", "feddst_prox", "fedavgm", "random_mask"]
@@ -91,7 +84,7 @@ def test_updates_that_wait_for_their_turn_are_few(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(
             workers, "_give", lambda w, jobs, position: (given.append(position), give(w, jobs, position))
         )
-        tasks = experiment.server.dispatch(experiment.server.plan(0))
+        tasks = experiment.server.begin(0).tasks()
         for turn, update in enumerate(experiment.engine.run(tasks)):
             assert update.client == tasks[turn].client
             assert max(given) < turn + 1 + 4
@@ -104,11 +97,11 @@ def test_every_client_is_trained_again_in_every_round(tmp_path: Path) -> None:
     experiment = build(compose([*SMALL, "engine=trainer"], CONFIGS), tmp_path, "identity")
     with experiment.engine.open(experiment.setup):
         for t in range(3):
-            plan = experiment.server.plan(t)
-            sent = experiment.server.model
-            for update in experiment.engine.run(experiment.server.dispatch(plan)):
-                experiment.server.absorb(plan, update)
-            experiment.server.conclude(plan)
+            now = experiment.server.begin(t)
+            sent = now.sent
+            for update in experiment.engine.run(now.tasks()):
+                now.absorb(update)
+            now.conclude()
             moved = (experiment.server.model.weights != sent.weights) & sent.trainable
             assert int(moved.sum()) > 0.9 * int(sent.trainable.sum())
 
@@ -121,9 +114,9 @@ def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path: Path) -> None
         pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
         pool._workers[0].process.kill()
         pool._workers[0].process.join()
-        plan = experiment.server.plan(0)
+        now = experiment.server.begin(0)
         with pytest.raises(EngineError, match=r"exit code -9.*resume=true"):
-            list(experiment.engine.run(experiment.server.dispatch(plan)))
+            list(experiment.engine.run(now.tasks()))
 
 
 def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
@@ -135,9 +128,9 @@ def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
     shares = experiment.setup.shares
     broken = replace(experiment.setup, shares=replace(shares, train_order=shares.train_order + 10**6))  # type: ignore[type-var]
     with experiment.engine.open(broken):
-        plan = experiment.server.plan(0)
+        now = experiment.server.begin(0)
         with pytest.raises(EngineError, match="Traceback"):
-            list(experiment.engine.run(experiment.server.dispatch(plan)))
+            list(experiment.engine.run(now.tasks()))
 
 
 def test_no_process_is_left_when_the_engine_closes(tmp_path: Path) -> None:
@@ -155,23 +148,23 @@ def test_a_client_that_cannot_read_its_message_is_left_out_and_told_everything_n
     experiment = build(compose([*SMALL, "engine.workers=0", "cohort=6"], CONFIGS), tmp_path, "identity")
     server = experiment.server
     with experiment.engine.open(experiment.setup):
-        plan = server.plan(0)
-        tasks = server.dispatch(plan)
+        now = server.begin(0)
+        tasks = now.tasks()
         tasks[2] = replace(tasks[2], payload=tasks[2].payload[:-1])
         for update in experiment.engine.run(tasks):
-            server.absorb(plan, update)
-        record = server.conclude(plan)
-        assert set(record.rejected) == {plan.cohort[2]}
-        assert "could not read" in record.rejected[plan.cohort[2]]
-        assert server.holdings.lacks(plan.cohort[2])[0]
+            now.absorb(update)
+        record = now.conclude()
+        assert set(record.rejected) == {now.plan.cohort[2]}
+        assert "could not read" in record.rejected[now.plan.cohort[2]]
+        assert server.holdings.lacks(now.plan.cohort[2])[0]
         play_round_like(experiment, 1)
 
 
 def play_round_like(experiment: Experiment, t: int) -> None:
-    plan = experiment.server.plan(t)
-    for update in experiment.engine.run(experiment.server.dispatch(plan)):
-        experiment.server.absorb(plan, update)
-    assert experiment.server.conclude(plan).rejected == {}
+    now = experiment.server.begin(t)
+    for update in experiment.engine.run(now.tasks()):
+        now.absorb(update)
+    assert now.conclude().rejected == {}
 
 
 def test_play_round_is_what_run_plays(tmp_path: Path) -> None:

@@ -22,22 +22,22 @@ def test_memories_survive_a_checkpoint(tmp_path: Path, method: str) -> None:
     small = ["logger=csv", "engine.workers=0", "clients=6", "cohort=3", "rounds=8", f"method={method}"]
     experiment = build(compose(small, CONFIGS), tmp_path, "identity")
     with experiment.engine.open(experiment.setup):
-        plan = experiment.server.plan(0)
-        for update in experiment.engine.run(experiment.server.dispatch(plan)):
-            experiment.server.absorb(plan, update)
-        experiment.server.conclude(plan)
+        now = experiment.server.begin(0)
+        for update in experiment.engine.run(now.tasks()):
+            now.absorb(update)
+        now.conclude()
         kept = experiment.engine.memories
         checkpoint.save(tmp_path, {"engine": experiment.engine.state_dict()})
         again = ClientMemories(6, experiment.setup.layout)
         again.load_state_dict(checkpoint.load(tmp_path / "last.ckpt")["engine"])
         assert [again.of(k) for k in range(6)] == [kept.of(k) for k in range(6)]
-        assert [kept.of(k) != Memory() for k in range(6)] == [k in plan.cohort for k in range(6)]
+        assert [kept.of(k) != Memory() for k in range(6)] == [k in now.plan.cohort for k in range(6)]
 
 
 def test_clients_that_keep_the_same_share_one_object(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
-    experiment.server.plan(0)
-    payload = Broadcast(experiment.server.model, 0, experiment.setup.codec).payload()
+    experiment.server.begin(0)
+    payload = Broadcast(experiment.server.model, 0, experiment.setup.codecs).payload()
     memories = ClientMemories(1000, experiment.setup.layout)
     for client in range(1000):
         memories.receive(client, payload)
@@ -47,24 +47,24 @@ def test_clients_that_keep_the_same_share_one_object(tmp_path: Path) -> None:
 def test_a_memory_nobody_keeps_is_dropped(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     server = experiment.server
-    server.plan(0)
+    server.begin(0)
     memories = ClientMemories(2, experiment.setup.layout)
     for t in range(40):
         torch.manual_seed(t)
         model = server.model.with_masks(torch.rand(server.model.alive.numel()) < 0.1)
-        memories.receive(t % 2, Broadcast(model, t, experiment.setup.codec).payload())
+        memories.receive(t % 2, Broadcast(model, t, experiment.setup.codecs).payload())
     assert len(memories.state_dict()["table"]) <= 8
-    assert isinstance(memories.of(0).trainable, bytes)
+    assert memories.of(0).trainable is not None
 
 
 def test_a_memory_somebody_keeps_stays_after_a_checkpoint(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
-    server, layout, codec = experiment.server, experiment.setup.layout, experiment.setup.codec
-    server.plan(0)
+    server, layout, codecs = experiment.server, experiment.setup.layout, experiment.setup.codecs
+    server.begin(0)
     memories = ClientMemories(100, layout)
-    memories.receive(7, Broadcast(server.model, 0, codec).payload())
+    memories.receive(7, Broadcast(server.model, 0, codecs).payload())
     again = ClientMemories(100, layout)
     again.load_state_dict(memories.state_dict())
     model = server.model.with_masks(torch.arange(server.model.alive.numel()) % 7 == 0)
-    again.receive(8, Broadcast(model, 1, codec).payload())
+    again.receive(8, Broadcast(model, 1, codecs).payload())
     assert again.of(7) == memories.of(7) != again.of(8)

@@ -31,7 +31,7 @@ def test_all_clients_one_full_batch_each_is_gradient_descent(
         w = w - 0.5 * (gradient(w, everyone(experiment)) + decay * w)
         assert torch.allclose(r.concluded.values, w, rtol=1e-5, atol=2e-6)
     assert float((w - first).abs().max()) > 0.01
-    assert torch.equal(experiment.server.averaged_model().values, experiment.server.model.values)
+    assert torch.equal(experiment.server.averaged_model.values, experiment.server.model.values)
 
 
 def local_training(
@@ -54,7 +54,7 @@ def test_a_round_under_masks_is_the_formulas_by_hand(
     """Two stages, E = 3: decay and proximal term reach trainable weights and biases, never frozen or dead ones."""
     experiment = make_experiment(
         *FULL, "rounds=6", "local_epochs=3", "momentum=0.9", f"weight_decay={decay}", f"prox_mu={mu}",
-        "readjust.interval=1",
+        "readjust.schedule.interval=1",
     )  # fmt: skip
     gradient, setup = gradient_of(experiment), experiment.setup
     samples = torch.tensor([setup.samples(k) for k in everyone(experiment)], dtype=torch.float64)

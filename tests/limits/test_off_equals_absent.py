@@ -31,13 +31,13 @@ def final(make_experiment: Callable[..., Any], play: Callable[..., Any]) -> Call
     [
         (*DENSE, "method=pffdst"),
         (*DENSE, "method=pffdst", "readjust=static"),
-        (*DENSE, "method=feddst", "readjust.interval=1", "readjust.alpha=0.5"),
+        (*DENSE, "method=feddst", "readjust.schedule.interval=1", "readjust.alpha=0.5"),
         (*DENSE, "method=random_mask"),
         (*DENSE, "method=random_mask", "allocation=erk_feddst"),
         (*DENSE, "method=random_mask", "allocation=uniform"),
         (*SHORT, "method=fedprox", "prox_mu=0"),
         (*SHORT, "method=fedavg", "sparsity=0.9"),
-        (*SHORT, "method=fedavg", "participation.stateless=true"),
+        (*SHORT, "method=fedavg", "clients_keep=false"),
         (*SHORT, "method=fedavg", "aggregation.statistics=keep_server"),  # a model without statistics
         (*SHORT, "method=fedavg", "server_ema=0"),
         (*SHORT, "method=fedavg", "sparse_init=true"),
@@ -48,7 +48,7 @@ def test_every_method_with_its_parts_off_is_fedavg_to_the_bit(final: Any, overri
 
 
 def test_server_momentum_of_zero_is_fedavg(final: Any) -> None:
-    momentum = final(*SHORT, "method=fedavgm", "aggregation.beta=0")
+    momentum = final(*SHORT, "method=fedavgm", "server_optimizer.beta=0")
     assert torch.allclose(momentum, final(*SHORT, "method=fedavg"), rtol=1e-4, atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_a_share_of_nothing_is_a_fixed_mask(final: Any) -> None:
     sparse = (*SHORT, "sparsity=0.8", "freeze=none")
     fixed = final(*sparse, "method=random_mask")
     assert torch.equal(final(*sparse, "readjust.ratio=0", "method=pffdst"), fixed)
-    assert torch.equal(final(*sparse, "readjust.alpha=0", "readjust.interval=1", "method=feddst"), fixed)
+    assert torch.equal(final(*sparse, "readjust.alpha=0", "readjust.schedule.interval=1", "method=feddst"), fixed)
 
 
 @pytest.mark.parametrize(

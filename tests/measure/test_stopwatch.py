@@ -18,7 +18,15 @@ from pffdst.metrics.names import ROUND_SECONDS, time_of
 from pffdst.run import run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SMALL = ["logger=csv", "clients=5", "cohort=3", "rounds=4", "readjust.interval=1", "eval_every=2", "engine.workers=0"]
+SMALL = [
+    "logger=csv",
+    "clients=5",
+    "cohort=3",
+    "rounds=4",
+    "readjust.schedule.interval=1",
+    "eval_every=2",
+    "engine.workers=0",
+]
 
 
 def rows_of(folder: Path, *overrides: str) -> list[dict[str, float | int | str]]:

@@ -96,7 +96,7 @@ def test_a_later_stage_ends_at_its_count_though_a_layer_is_full() -> None:
 
 def played(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(experiment.rounds):
             play_round(experiment, t)
     return experiment

@@ -163,7 +163,7 @@ def test_accumulated_sums_wait_at_the_client_until_they_are_asked_for() -> None:
 
 def played(experiment: Any) -> list[Any]:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         return [play_round(experiment, t) for t in range(experiment.first, experiment.rounds)]
 
 
@@ -174,7 +174,7 @@ def test_squares_of_all_weights_are_sent_and_computed_when_they_are_due(make_exp
     experiment = make_experiment("method=prunefl", *RUN)
     bills = []
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(4):
             done = play_round(experiment, t)
             bills.append((dict(experiment.ledger.round), len(done.planned.alive_at)))
@@ -199,7 +199,7 @@ def test_clipping_hides_nothing_from_the_squares(make_experiment: Callable[..., 
 
     rule.after_round = watch  # type: ignore[method-assign]
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         play_round(experiment, 0)
     squares, alive = seen[0]
     dead = alive.complement()

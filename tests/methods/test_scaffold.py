@@ -92,7 +92,7 @@ def test_what_leaves_the_mask_in_a_turn_changes_no_variate(layout: Layout, make_
 
 def played(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(experiment.rounds):
             play_round(experiment, t)
             assert_variates_sum(experiment)

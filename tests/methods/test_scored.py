@@ -230,7 +230,7 @@ def test_rounds_that_are_not_the_last_before_round_0_ask_nothing() -> None:
 def first_rounds(experiment: Any) -> Any:
     """Plays the rounds before round 0 and round 0 itself; gives the rounds."""
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         return [play_round(experiment, t) for t in range(experiment.first, 1)]
 
 

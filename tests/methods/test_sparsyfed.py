@@ -90,7 +90,7 @@ def test_the_next_mask_is_the_union_of_what_clients_hold(layout: Layout, make_mo
 
 def played(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(experiment.rounds):
             play_round(experiment, t)
     return experiment
@@ -107,7 +107,7 @@ def test_round_0_is_dense_and_later_ones_hold_at_least_what_a_client_sends(make_
     run = make_experiment("method=sparsyfed", "rounds=3", "sparsity=0.8")
     weights, alive = run.setup.layout.maskable, []
     with run.engine.open(run.setup), run.loggers as loggers:
-        loggers.open(run.config, run.folder, None)
+        loggers.open(run.info, None)
         for t in range(run.rounds):
             done = play_round(run, t)
             alive.append(len(done.planned.alive_at))

@@ -127,7 +127,7 @@ def test_the_mask_is_not_sent_to_those_who_can_make_it(make_experiment: Callable
     """A client that keeps nothing is sent it all the same; both sides then agree on what it is."""
     experiment = make_experiment("method=synflow", "rounds=2", "local_epochs=1", f"clients_keep={str(keep).lower()}")
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         done = [play_round(experiment, t) for t in range(2)]
     assert [len(d.record.reports) for d in done] == [3, 3]
     sent = experiment.ledger.total["down/mask"] + experiment.ledger.total["down/catch_up"]
@@ -139,7 +139,7 @@ def test_a_client_that_made_another_mask_says_so_and_is_sent_the_servers(make_ex
     experiment = make_experiment("method=synflow", "rounds=3", "local_epochs=1", "cohort=5")
     other = Positions(experiment.setup.layout, index=experiment.setup.known.index[1:])
     with experiment.engine.open(replace(experiment.setup, known=other)), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         first, second = play_round(experiment, 0), play_round(experiment, 1)
     assert len(first.record.rejected) == 5
     assert "does not hold the trainable positions" in first.record.rejected[0]

@@ -215,7 +215,7 @@ def test_the_rate_is_raised_towards_the_first_by_what_is_left_to_squeeze() -> No
 
 def played(experiment: Any) -> list[Any]:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         return [play_round(experiment, t) for t in range(experiment.first, experiment.rounds)]
 
 
@@ -251,7 +251,7 @@ def test_clients_of_fedmef_without_a_penalty_are_those_of_fedtiny(make_experimen
     mef = make_experiment("method=fedmef", "rounds=2", "readjust.lambda_=0")
     for e in (tiny, mef):
         with e.engine.open(e.setup), e.loggers as loggers:
-            loggers.open(e.config, e.folder, None)
+            loggers.open(e.info, None)
             play_round(e, 0)
     one, other = tiny.server.model, mef.server.model
     both = one.alive & other.alive

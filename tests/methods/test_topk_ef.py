@@ -85,7 +85,7 @@ def test_what_a_client_does_not_send_counts_as_unchanged() -> None:
 
 def played(experiment: Experiment) -> Experiment:
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.config, experiment.folder, None)
+        loggers.open(experiment.info, None)
         for t in range(experiment.rounds):
             play_round(experiment, t)
     return experiment

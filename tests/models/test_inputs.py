@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
-from pffdst.client.step import normalise
+from pffdst.client.module import ClientModule
+from pffdst.methods.local import LocalTraining
 from pffdst.models.inputs import Normalise
 
 IMAGES = torch.from_numpy(load_digits().images * 15.9375).round().to(torch.uint8).unsqueeze(1)[:64]
@@ -16,9 +18,11 @@ MEAN, STD = (0.3053,), (0.3764,)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_it_is_what_training_does_to_the_bit(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    mean, std = (torch.tensor(numbers, dtype=dtype).view(1, -1, 1, 1) for numbers in (MEAN, STD))
     got = Normalise(MEAN, STD, dtype=dtype, memory_format=memory_format)(IMAGES)
-    assert torch.equal(got, normalise(IMAGES, mean, std, memory_format))
+    last, network = memory_format is torch.channels_last, nn.Linear(64, 10).to(dtype)
+    client = ClientModule(network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), MEAN, STD, channels_last=last)
+    assert torch.equal(got, client.inputs(IMAGES))
+    assert torch.allclose(got.double(), (IMAGES.double() / 255 - MEAN[0]) / STD[0], rtol=1e-6, atol=1e-6)
     assert got.dtype == dtype
     assert got.is_contiguous(memory_format=memory_format)
 

@@ -9,8 +9,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from pffdst.build import build, recorded_run
+from pffdst.build import build
 from pffdst.config.session import compose
+from pffdst.launch import recorded_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

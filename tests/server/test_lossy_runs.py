@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pffdst.wire.values import BFloat16, Float16, Int4, Int8, ValueCodec
 
-from pffdst.core.messages import Update
+from pffdst.core.messages import Residual, Update
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.experiment import Experiment
 from pffdst.runs import checkpoint
 from pffdst.server.server import Server
+from pffdst.wire.codecs import Codecs, ValueCodec
+from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
+from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.downlink import Memory, decode_downlink, remember
-from pffdst.wire.uplink import Report, decode_uplink, encode_uplink, residual_of, with_residual
+from pffdst.wire.uplink import Report, UplinkForm, decode_uplink, encode_uplink, with_residual
 
 LOSSY = ["bf16", "fp16", "int8", "int4"]
-RUN = ("rounds=8", "readjust.interval=1", "sparsity=0.9")
+RUN = ("rounds=8", "readjust.schedule.interval=1", "sparsity=0.9")
 
 
 @pytest.fixture(scope="module", params=LOSSY)
@@ -36,8 +37,8 @@ def test_clients_decode_what_the_server_takes_them_to_have_decoded(run: Any) -> 
         decoded = []
         for task in r.tasks:
             before = memories.get(task.client, Memory())
-            memories[task.client] = remember(task.payload, before, setup.layout)
-            decoded.append(decode_downlink(task.payload, before, setup.layout, setup.codec)[0])
+            memories[task.client] = remember(task.payload, before, setup.layout, setup.codecs)
+            decoded.append(decode_downlink(task.payload, before, setup.layout, setup.codecs).model)
         for model in decoded:
             assert torch.equal(model.values, decoded[0].values), "a round has one model, whoever was away"
             assert torch.equal(model.alive, r.planned.alive)
@@ -59,7 +60,7 @@ def test_frozen_weights_are_the_same_everywhere_and_for_ever(run: Any) -> None:
 
 def test_fewer_bits_are_fewer_bytes(run: Any) -> None:
     experiment, rounds = run
-    bits = {BFloat16: 16, Float16: 16, Int8: 8, Int4: 4}[type(experiment.setup.codec)]
+    bits = {BFloat16: 16, Float16: 16, Int8: 8, Int4: 4}[type(experiment.setup.codecs.values)]
     values = sum(int(r.planned.trainable.sum()) * len(r.tasks) for r in rounds)
     for way in ("up", "down"):
         assert experiment.ledger.total[f"{way}/values"] * 8 < values * (bits + 1)
@@ -73,17 +74,15 @@ def test_what_was_lost_on_the_way_down_stays_with_the_server(make_server: Callab
     """Clients that change nothing leave the model as it is, however coarse the messages."""
     server = make_server(codec=codec)
     for t in range(3):
-        plan = server.plan(t)
-        server.dispatch(plan)
-        planned = server.model
-        assert not torch.equal(server.sent.values, planned.values)
-        for client in plan.cohort:
-            payload = encode_uplink(
-                server.sent, server.sent, client, t, Report(10, 0.5, 0.5), codec, moved=False, statistics=True
-            )
-            server.absorb(plan, Update(client, payload))
-        server.conclude(plan)
-        assert torch.allclose(server.model.values, planned.values, atol=1e-6)
+        now = server.begin(t)
+        now.tasks()
+        assert not torch.equal(now.sent.values, now.planned.values)
+        for client in now.plan.cohort:
+            form = UplinkForm(server.rules.codecs)
+            payload, _ = encode_uplink(now.sent, now.sent, client, t, Report(10, 0.5, 0.5), form)
+            now.absorb(Update(client, payload))
+        now.conclude()
+        assert torch.allclose(server.model.values, now.planned.values, atol=1e-6)
 
 
 @pytest.mark.parametrize("codec", [Int8(block=8), Int4(block=8)])
@@ -96,13 +95,12 @@ def test_a_client_that_keeps_its_residual_loses_nothing_over_the_rounds(
     values = start.values.clone()
     values[:32] += change
     trained = start.with_values(values)
-    arrived, residual = torch.zeros(32), None
+    arrived, residual, form = torch.zeros(32), None, UplinkForm(Codecs(codec, Float32()))
     for t in range(10):
         model = trained if residual is None else with_residual(trained, residual)
-        payload = encode_uplink(model, start, 3, t, Report(1, 0.1, 0.1), codec, seed=t, moved=False, statistics=True)
-        upload = decode_uplink(payload, start, 3, t, codec, moved=False, statistics=True)
-        arrived[start.trainable] += upload.weights - start.weights[start.trainable]
-        residual = residual_of(payload, model, start, codec)
+        payload, residual = encode_uplink(model, start, 3, t, Report(1, 0.1, 0.1), form, seed=t, keep_residual=True)
+        upload = decode_uplink(payload, start, 3, t, form)
+        arrived[start.trainable] += upload.weights - start.trained
     left = torch.zeros(32)
     left[start.trainable] = residual.values
     assert torch.allclose(arrived + left, 10 * change, atol=1e-5)
@@ -110,15 +108,20 @@ def test_a_client_that_keeps_its_residual_loses_nothing_over_the_rounds(
 
 def test_a_residual_applies_to_what_is_still_trainable(layout: Layout, make_model: Callable[..., GlobalModel]) -> None:
     old, new = make_model(layout, seed=1), make_model(layout, seed=2)
-    payload = encode_uplink(old, old, 0, 0, Report(1, 0.1, 0.1), Int4(), moved=False, statistics=True)
-    residual = replace(residual_of(payload, old, old, Int4()), values=torch.ones(int(old.trainable.sum())))
-    after = with_residual(new, residual)
+    after = with_residual(new, Residual(old.trainable_at, torch.ones(len(old.trainable_at))))
     assert torch.equal(after.values - new.values > 0.5, torch.cat([old.alive & new.alive, torch.zeros(10) > 1]))
 
 
 # ---- engines and checkpoints ------------------------------------------------------------------------------------
 
-FEEDBACK = ("codec=int4", "codec.client_feedback=true", "clients=4", "cohort=3", "rounds=6", "readjust.interval=1")
+FEEDBACK = (
+    "codec=int4",
+    "codec.client_feedback=true",
+    "clients=4",
+    "cohort=3",
+    "rounds=6",
+    "readjust.schedule.interval=1",
+)
 
 
 def test_residuals_go_through_workers_and_checkpoints(
@@ -142,11 +145,11 @@ def test_residuals_go_through_workers_and_checkpoints(
                 half.server.load_state_dict(state["server"])
                 half.engine.load_state_dict(state["engine"])
             for t in rounds:
-                plan = half.server.plan(t)
-                for update in half.engine.run(half.server.dispatch(plan)):
-                    half.server.absorb(plan, update)
-                half.server.conclude(plan)
+                now = half.server.begin(t)
+                for update in half.engine.run(now.tasks()):
+                    now.absorb(update)
+                now.conclude()
             if not rounds.start:
-                assert any(half.engine.memories.residual(k) is not None for k in range(4))
+                assert any(half.engine.memories.kept(k).residual is not None for k in range(4))
                 checkpoint.save(tmp_path, {"server": half.server.state_dict(), "engine": half.engine.state_dict()})
     assert torch.equal(halves[1].server.model.values, whole.values)

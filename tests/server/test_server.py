@@ -228,8 +228,9 @@ def test_a_client_whose_update_was_refused_still_holds_what_it_was_sent(
 
 
 def nan_weights(update: Update) -> Update:
-    body = unpack(update.payload or b"").section(Tag.TRAINABLE_VALUES).body
-    return spoiled(update, Tag.TRAINABLE_VALUES, Section(1, b"\0\0\xc0\x7f" + body[4:]))
+    """As many values as are due, of which none is a number: all bits of their planes are set."""
+    count = len(unpack(update.payload or b"").section(Tag.TRAINABLE_VALUES).body) // 4
+    return spoiled(update, Tag.TRAINABLE_VALUES, Section(1, b"\xff" * 4 * count))
 
 
 BAD: dict[str, Callable[[Update], Update]] = {

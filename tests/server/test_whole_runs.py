@@ -28,7 +28,7 @@ def has(payload: bytes, tag: Tag) -> bool:
 @pytest.fixture(scope="module")
 def pffdst(make_experiment: MakeExperiment, play: Play) -> Any:
     """Stages of 9 and 10 rounds, readjusted every 2; a quarter is 2.25 and 2.5 rounds, so both end at their third."""
-    experiment = make_experiment("rounds=19", "readjust.interval=2", "sparsity=0.9")
+    experiment = make_experiment("rounds=19", "readjust.schedule.interval=2", "sparsity=0.9")
     return experiment, play(experiment)
 
 
@@ -96,9 +96,11 @@ def test_stage_two_begins_at_zero_and_learns(pffdst: Any) -> None:
     assert torch.equal(start.values[start.layout.maskable :], rounds[8].concluded.values[start.layout.maskable :])
 
 
-def test_stateless_clients_get_the_same_model_for_more_bytes(make_experiment: MakeExperiment, play: Play) -> None:
-    overrides = ("rounds=8", "readjust.interval=1", "sparsity=0.9")
-    kept, stateless = make_experiment(*overrides), make_experiment(*overrides, "participation.stateless=true")
+def test_clients_that_keep_nothing_get_the_same_model_for_more_bytes(
+    make_experiment: MakeExperiment, play: Play
+) -> None:
+    overrides = ("rounds=8", "readjust.schedule.interval=1", "sparsity=0.9")
+    kept, stateless = make_experiment(*overrides), make_experiment(*overrides, "clients_keep=false")
     ends = [play(e)[-1].concluded for e in (kept, stateless)]
     assert torch.equal(ends[0].values, ends[1].values)
     assert stateless.ledger.total["bytes_up"] == kept.ledger.total["bytes_up"]
@@ -112,7 +114,13 @@ def test_stage_two_starts_from_the_model_that_was_asked_for(
     make_experiment: MakeExperiment, play: Play, start_from: str
 ) -> None:
     experiment = make_experiment(
-        "rounds=12", "readjust.interval=1", "eval_every=1", f"freeze.start_from={start_from}", "lr=0.3", "sparsity=0.9"
+        "rounds=12",
+        "readjust.schedule.interval=1",
+        "eval_every=1",
+        f"freeze.start_from={start_from}",
+        "lr=0.3",
+        "sparsity=0.9",
+        "server_ema_warm_up=false",
     )
     stage_one = play(experiment)[:7]
     frozen = stage_one[6].planned
@@ -135,10 +143,10 @@ def test_batches_are_drawn_anew_in_every_round(make_experiment: MakeExperiment) 
     """From one model: another round's order of the same samples gives another result; the same names give the same."""
     experiment = make_experiment("cohort=5", "sparsity=0.5", "freeze=none", "readjust=static")
     server, setup = experiment.server, experiment.setup
-    server.plan(0)
+    server.begin(0)
 
     def weights(t: int, client: int) -> bytes:
-        payload = Broadcast(server.model, t, setup.codec).payload()
+        payload = Broadcast(server.model, t, setup.codecs).payload()
         (update,) = experiment.engine.run([ClientTask(client, t, payload)])
         assert update.payload is not None
         return unpack(update.payload).section(Tag.TRAINABLE_VALUES).body
@@ -157,7 +165,12 @@ def test_batches_are_drawn_anew_in_every_round(make_experiment: MakeExperiment) 
 @pytest.fixture(scope="module")
 def feddst(make_experiment: MakeExperiment, play: Play) -> Any:
     experiment = make_experiment(
-        "method=feddst", "rounds=12", "readjust.interval=2", "readjust.alpha=0.5", "sparsity=0.9", "local_epochs=1"
+        "method=feddst",
+        "rounds=12",
+        "readjust.schedule.interval=2",
+        "readjust.alpha=0.5",
+        "sparsity=0.9",
+        "local_epochs=1",
     )
     return experiment, play(experiment)
 
@@ -184,19 +197,19 @@ def test_masks_go_up_on_readjust_rounds_alone_and_down_when_they_changed(feddst:
 
 def test_every_clients_mask_has_the_servers_counts(feddst: Any) -> None:
     experiment, rounds = feddst
-    codec, layout = experiment.setup.codec, experiment.setup.layout
+    form, counts = experiment.setup.uplink(1), rounds[1].plan.stage.counts
     masks = []
     for update in rounds[1].updates:
-        upload = decode_uplink(update.payload, rounds[1].planned, update.client, 1, codec, moved=True, statistics=True)
-        assert layout.per_layer(upload.trainable) == list(rounds[1].plan.stage.counts)
-        masks.append(upload.trainable)
-    assert not torch.equal(masks[0], masks[1])
-    assert layout.per_layer(rounds[1].concluded.alive) == list(rounds[1].plan.stage.counts)
+        upload = decode_uplink(update.payload, rounds[1].sent, update.client, 1, form)
+        assert upload.at.counts == counts
+        masks.append(upload.at)
+    assert masks[0] != masks[1]
+    assert rounds[1].concluded.alive_at.counts == counts
 
 
 def test_at_a_hundredth_the_mask_hardly_moves(make_experiment: MakeExperiment, play: Play) -> None:
     """Grown zeros lose the server's prune by magnitude: only what every client pruned makes room for them."""
-    rounds = play(make_experiment("method=feddst", "rounds=6", "readjust.interval=1", "readjust.alpha=0.01"))
+    rounds = play(make_experiment("method=feddst", "rounds=6", "readjust.schedule.interval=1", "readjust.alpha=0.01"))
     alive = int(rounds[0].planned.alive.sum())
     assert sum(r.record.mask_changed for r in rounds) < 0.02 * alive
 
@@ -212,7 +225,7 @@ def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
         "model=resnet18",
         "model.width=4",
         "rounds=4",
-        "readjust.interval=1",
+        "readjust.schedule.interval=1",
         f"aggregation.statistics={statistics}",
         "codec.level=0",
     )
@@ -226,7 +239,7 @@ def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
             if statistics == "average":
                 n = setup.samples(update.client)
                 base = r.planned.values[layout.parameters :]
-                total += n * setup.codec.decode(own[Tag.STATISTICS], len(base), "statistics", base=base).double()
+                total += n * setup.codecs.exact.decode(own[Tag.STATISTICS], len(base), "statistics", base=base).double()
                 weight += n
         before, after = (m.values[layout.parameters :] for m in (r.planned, r.concluded))
         assert torch.allclose(after.double(), total / weight) if weight else torch.equal(after, before)
@@ -245,7 +258,7 @@ def test_statistics_are_averaged_by_samples_and_billed_or_stay_at_the_server(
 def test_clients_that_diverge_are_left_out_and_the_run_goes_on(
     make_experiment: MakeExperiment, play: Play, method: str, lr: float
 ) -> None:
-    lively = [] if method == "fedavg" else ["readjust.interval=1"]
+    lively = [] if method == "fedavg" else ["readjust.schedule.interval=1"]
     experiment = make_experiment(f"method={method}", "rounds=6", f"lr={lr}", *lively)
     rounds = play(experiment)
     assert experiment.progress.rejected >= 15  # a client of a single step ends with huge, yet finite weights

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="module")
 def real_round(make_experiment: Callable[..., Any], play: Callable[..., Any]) -> Any:
     """A round of stage 2, in which masks and frozen weights are sent."""
-    return play(make_experiment("rounds=4", "sparsity=0.98", "participation.stateless=true"))[2]
+    return play(make_experiment("rounds=4", "sparsity=0.98", "clients_keep=false"))[2]
 
 
 @pytest.fixture(scope="session")

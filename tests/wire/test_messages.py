@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import replace
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.core.model import Layout
-from pffdst.wire.frame import MAGIC, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-
-sections = st.dictionaries(
-    st.sampled_from(list(Tag)), st.builds(Section, st.integers(0, 255), st.binary(max_size=50)), max_size=len(Tag)
+from pffdst.wire.frame import (
+    FIRST_SIGNAL,
+    MAGIC,
+    VERSION,
+    Kind,
+    Message,
+    Section,
+    Tag,
+    WireError,
+    layout_digest,
+    pack,
+    unpack,
 )
-u32 = st.integers(0, 2**32 - 1)
-messages = st.builds(Message, st.sampled_from(list(Kind)), u32, u32, u32, sections)
+
+TAGS = [*map(int, Tag), *range(FIRST_SIGNAL, FIRST_SIGNAL + 64)]
+sections = st.dictionaries(
+    st.sampled_from(TAGS), st.builds(Section, st.integers(0, 255), st.binary(max_size=50)), max_size=len(Tag)
+)
+u32, rounds = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1)
+messages = st.builds(Message, st.sampled_from(list(Kind)), rounds, u32, u32, sections)
 MESSAGE = Message(Kind.UPLINK, 7, 3, 99, {Tag.REPORT: Section(0, b"abc"), Tag.PARAMETERS: Section(1, b"defgh")})
 
 
-def framed(magic: bytes = MAGIC, version: int = 2, kind: int = 2, count: int | None = None, tail: bytes = b"") -> bytes:
+def framed(
+    magic: bytes = MAGIC, version: int = VERSION, kind: int = 2, count: int | None = None, tail: bytes = b""
+) -> bytes:
     """A frame of one section with a right checksum, whatever else is wrong with it."""
-    head = struct.pack("<4sBBHIII", magic, version, kind, 1 if count is None else count, 7, 3, 99)
+    head = struct.pack("<4sBBHiII", magic, version, kind, 1 if count is None else count, 7, 3, 99)
     rest = struct.pack("<BBHI", Tag.REPORT, 0, 0, 3) + b"abc" if count is None else b""
     return checksummed(head, rest + tail)
 
 
 def checksummed(head: bytes, rest: bytes) -> bytes:
-    return head + struct.pack("<I", zlib.crc32(rest, zlib.crc32(head))) + rest
+    checksum = xxhash.xxh3_64_intdigest(rest, seed=xxhash.xxh3_64_intdigest(head))
+    return head + struct.pack("<Q", checksum) + rest
 
 
 def with_sections(*heads: tuple[int, int, int, int], body: bytes) -> bytes:
-    head = struct.pack("<4sBBHIII", MAGIC, 2, 2, len(heads), 7, 3, 99)
+    head = struct.pack("<4sBBHiII", MAGIC, VERSION, 2, len(heads), 7, 3, 99)
     return checksummed(head, b"".join(struct.pack("<BBHI", *h) for h in heads) + body)
 
 
@@ -47,12 +63,19 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 @given(messages)
 def test_a_message_is_as_long_as_its_header_and_bodies(message: Message) -> None:
     bodies = sum(len(s.body) for s in message.sections.values())
-    assert len(pack(message)) == 24 + 8 * len(message.sections) + bodies
+    assert len(pack(message)) == 28 + 8 * len(message.sections) + bodies
 
 
 def test_the_frame_is_as_documented() -> None:
     assert pack(replace(MESSAGE, sections={Tag.REPORT: Section(0, b"abc")})) == framed()
     assert unpack(framed()).section(Tag.REPORT).body == b"abc"
+
+
+@pytest.mark.parametrize("t", [-(2**31), -7, -1, 0, 2**31 - 1])
+def test_a_round_before_the_first_has_a_negative_number(t: int) -> None:
+    payload = pack(replace(MESSAGE, t=t))
+    assert payload[8:12] == t.to_bytes(4, "little", signed=True)
+    assert unpack(payload).t == t
 
 
 @given(messages, st.data())
@@ -80,7 +103,7 @@ def test_every_byte_of_a_message_counts() -> None:
 
 @given(st.binary(max_size=100))
 def test_no_random_bytes_are_a_message(noise: bytes) -> None:
-    for payload in (noise, MAGIC + noise, pack(MESSAGE)[:24] + noise):
+    for payload in (noise, MAGIC + noise, pack(MESSAGE)[:28] + noise):
         with pytest.raises(WireError):
             unpack(payload)
 
@@ -90,14 +113,17 @@ def test_no_random_bytes_are_a_message(noise: bytes) -> None:
     [
         (b"", "header"),
         (framed(magic=b"PKL\x80"), "magic"),
-        (framed(version=1), "version: expected 2, but got 1"),
+        (framed(version=2), "version: expected 3, but got 2"),
         (framed(kind=0), "kind"),
         (framed(kind=3), "kind"),
         (framed(count=1), "sections: 1"),
         (framed(count=65535), "sections: 65535"),
         (framed(tail=b"x"), "length: 1 bytes follow"),
         (with_sections((0, 0, 0, 0), body=b""), "tag 0"),
-        (with_sections((99, 0, 0, 0), body=b""), "tag 99"),
+        (with_sections((12, 0, 0, 0), body=b""), "tag 12 "),
+        (with_sections((63, 0, 0, 0), body=b""), "tag 63"),
+        (with_sections((128, 0, 0, 0), body=b""), "tag 128"),
+        (with_sections((66, 0, 0, 4), body=b"abc"), "SIGNAL 2: length 4 runs past"),
         (with_sections((Tag.REPORT, 0, 1, 0), body=b""), "badly padded"),
         (with_sections((Tag.REPORT, 0, 0, 1), (Tag.REPORT, 0, 0, 1), body=b"ab"), "repeated"),
         (with_sections((Tag.REPORT, 0, 0, 4), body=b"abc"), "REPORT: length 4 runs past"),
@@ -112,6 +138,8 @@ def test_what_is_wrong_is_named_though_the_checksum_is_right(payload: bytes, fie
 def test_a_section_that_is_not_there_is_named() -> None:
     with pytest.raises(WireError, match="STATISTICS"):
         MESSAGE.section(Tag.STATISTICS)
+    with pytest.raises(WireError, match="SIGNAL 3"):
+        MESSAGE.section(FIRST_SIGNAL + 3)
 
 
 def test_models_that_differ_in_a_name_a_kind_or_a_shape_have_other_digests(layout: Layout) -> None:

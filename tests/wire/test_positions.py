@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from pffdst.core.masks import Move
 from pffdst.core.model import Entry, Layout
+from pffdst.core.positions import Positions
 from pffdst.wire.frame import Section, WireError
 from pffdst.wire.positions import (
     MOST_MOVES,
@@ -22,8 +21,7 @@ from pffdst.wire.positions import (
     decode_positions,
     encode_move,
     encode_positions,
-    from_bitmap,
-    to_bitmap,
+    positions_of,
 )
 from pffdst.wire.sets import encode_set, entropy_bytes, write_varint
 
@@ -36,36 +34,46 @@ LAYOUT = Layout(
     )
 )
 W = LAYOUT.maskable
-NOTHING = torch.zeros(W, dtype=torch.bool)
+NOTHING = Positions.none(LAYOUT)
 densities = st.sampled_from([0.0, 0.003, 0.05, 0.5, 0.97, 1.0])
 seeds = st.integers(0, 10**6)
 
 
-def drawn(seed: int, density: float) -> Tensor:
-    return torch.rand(W, generator=torch.Generator().manual_seed(seed)) < density
+def drawn(seed: int, density: float) -> Positions:
+    return Positions(LAYOUT, bits=torch.rand(W, generator=torch.Generator().manual_seed(seed)) < density)
+
+
+def both(one: Positions, two: Positions) -> Positions:
+    """The positions of both."""
+    return Positions(LAYOUT, bits=one.bits & two.bits)
+
+
+def room(taken: Positions) -> tuple[int, ...]:
+    """Positions per layer that are not taken."""
+    return taken.complement().counts
 
 
 @st.composite
 def frozen_and_held(draw: st.DrawFn) -> Known:
     frozen = drawn(draw(seeds), draw(st.sampled_from([0.0, 0.1, 1.0])))
     held = drawn(draw(seeds), draw(densities)) if draw(st.booleans()) else None
-    return Known(LAYOUT, frozen, held)
+    return Known(frozen, held)
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[Known, Tensor, list[bytes]]:
+def histories(draw: st.DrawFn) -> tuple[Known, Positions, list[bytes]]:
     """Moves from the held mask or afresh: what is known, the mask they lead to, and they, coded."""
     known = draw(frozen_and_held())
     afresh = known.held is None or draw(st.booleans())
     mask, coded = (NOTHING if afresh else known.former), []
     for i in range(draw(st.integers(1, 4))):
-        dropped = None if afresh and i == 0 else mask & drawn(draw(seeds), draw(densities))
-        kept = NOTHING if dropped is None else mask & ~dropped
+        dropped = None if afresh and i == 0 else both(mask, drawn(draw(seeds), draw(densities)))
+        kept = NOTHING if dropped is None else mask.without(dropped)
         share = draw(st.sampled_from([0.0, 0.02, 0.6, 1.0]))
-        counts = tuple(round(share * r) for r in LAYOUT.per_layer(~(kept | known.frozen)))
+        counts = tuple(round(share * r) for r in room(kept.plus(known.barred)))
         move = Move(dropped, counts, draw(st.integers(0, 2**64 - 1)))
-        coded.append(encode_move(move, LAYOUT, mask))
-        mask = move.apply(LAYOUT, mask, known.frozen)
+        coded.append(encode_move(move, mask))
+        mask = move.apply(mask, known.barred)
     return known, mask, coded
 
 
@@ -74,49 +82,45 @@ def histories(draw: st.DrawFn) -> tuple[Known, Tensor, list[bytes]]:
 
 @given(frozen_and_held(), seeds, densities)
 def test_a_mask_comes_back_as_it_was(known: Known, seed: int, density: float) -> None:
-    mask = drawn(seed, density) & ~known.frozen
-    back = decode_positions(encode_positions(mask, known), known, "X")
-    assert back.dtype == torch.bool
-    assert torch.equal(back, mask)
+    mask = drawn(seed, density).without(known.barred)
+    assert decode_positions(encode_positions(mask, known), known, "X") == mask
 
 
 @given(histories())
-def test_a_mask_that_was_made_by_moves_comes_back(history: tuple[Known, Tensor, list[bytes]]) -> None:
+def test_a_mask_that_was_made_by_moves_comes_back(history: tuple[Known, Positions, list[bytes]]) -> None:
     known, mask, moves = history
     for section in (encode_positions(mask, known, moves), as_moves(mask, moves)):
-        assert torch.equal(decode_positions(section, known, "X"), mask)
+        assert decode_positions(section, known, "X") == mask
     assert len(encode_positions(mask, known, moves).body) <= len(encode_positions(mask, known).body) + 8
 
 
-def as_moves(mask: Tensor, moves: list[bytes]) -> Section:
+def as_moves(mask: Positions, moves: list[bytes]) -> Section:
     """The moves, also where another coding is smaller."""
     return Section(Coding.MOVES, checked(mask, write_varint(len(moves)) + b"".join(moves)))
 
 
-@given(st.integers(1, 70), seeds)
-def test_a_bitmap_comes_back_as_it_was(length: int, seed: int) -> None:
-    mask = drawn(seed, 0.5)[:length]
-    assert torch.equal(from_bitmap(to_bitmap(mask), length, "X"), mask)
-    number = sum(1 << j for j in mask.nonzero().flatten().tolist())
-    assert to_bitmap(mask) == number.to_bytes((length + 7) // 8, "little")
+@given(seeds, densities)
+def test_a_bitmap_comes_back_as_it_was(seed: int, density: float) -> None:
+    mask = drawn(seed, density)
+    assert positions_of(mask.bitmap, LAYOUT, "X") == mask
 
 
 # ---- which coding -----------------------------------------------------------------------------------------------
 
 
-def held_and_changed(share: float) -> tuple[Known, Tensor]:
+def held_and_changed(share: float) -> tuple[Known, Positions]:
     """A mask of density 0.2 of which a share of the positions has moved."""
     held = drawn(1, 0.2)
-    left = held & drawn(2, share)
-    joined = ~held & drawn(3, share / 4)
-    return Known(LAYOUT, NOTHING, held), (held & ~left) | joined
+    left = both(held, drawn(2, share))
+    joined = drawn(3, share / 4).without(held)
+    return Known(NOTHING, held), held.without(left).plus(joined)
 
 
 @pytest.mark.parametrize(
     ("density", "coding"), [(0.0, Coding.SET), (0.02, Coding.SET), (0.5, Coding.BITMAP), (1.0, Coding.ALL)]
 )
 def test_a_density_has_its_coding(density: float, coding: Coding) -> None:
-    assert encode_positions(drawn(1, density), Known(LAYOUT, NOTHING)).coding == coding
+    assert encode_positions(drawn(1, density), Known(NOTHING)).coding == coding
 
 
 def test_a_few_changes_are_sent_as_changes_and_many_as_a_new_mask() -> None:
@@ -133,62 +137,60 @@ def test_the_same_mask_again_costs_next_to_nothing() -> None:
 
 def test_a_draw_costs_a_seed_and_a_count_per_layer() -> None:
     move = Move(None, (700, 3, 200), 2**63 - 5)
-    coded = encode_move(move, LAYOUT, NOTHING)
+    coded = encode_move(move, NOTHING)
     for held in (None, drawn(1, 0.2)):
-        section = encode_positions(move.apply(LAYOUT, NOTHING, NOTHING), Known(LAYOUT, NOTHING, held), [coded])
+        section = encode_positions(move.apply(NOTHING, NOTHING), Known(NOTHING, held), [coded])
         assert section.coding == Coding.MOVES
         assert len(section.body) == 4 + 1 + 1 + 8 + 2 + 1 + 2
 
 
 def test_growth_from_a_seed_costs_no_more_than_what_was_dropped() -> None:
     held = drawn(1, 0.2)
-    dropped = held & drawn(2, 0.3)
-    move = Move(dropped, tuple(LAYOUT.per_layer(dropped)), 17)
-    section = encode_positions(
-        move.apply(LAYOUT, held, NOTHING), Known(LAYOUT, NOTHING, held), [encode_move(move, LAYOUT, held)]
-    )
-    alone = encode_set(torch.nonzero(dropped[held]).flatten().numpy(), LAYOUT.per_layer(held))
+    dropped = both(held, drawn(2, 0.3))
+    move = Move(dropped, dropped.counts, 17)
+    section = encode_positions(move.apply(held, NOTHING), Known(NOTHING, held), [encode_move(move, held)])
+    alone = encode_set(held.inside(dropped).nonzero().flatten().numpy(), held.counts)
     assert section.coding == Coding.MOVES
     assert len(section.body) <= len(alone) + 4 + 2 + 2 + 8 + 2 * len(LAYOUT.layers)
 
 
 def test_a_client_that_was_never_there_is_told_how_the_mask_was_made_where_that_is_shorter() -> None:
     start = Move(None, (700, 3, 200), 5)
-    first = start.apply(LAYOUT, NOTHING, NOTHING)
-    prune = Move(first & drawn(2, 0.3), (0, 0, 0), 6)
-    mask = prune.apply(LAYOUT, first, NOTHING)
-    moves = [encode_move(start, LAYOUT, NOTHING), encode_move(prune, LAYOUT, first)]
-    known = Known(LAYOUT, NOTHING)
+    first = start.apply(NOTHING, NOTHING)
+    prune = Move(both(first, drawn(2, 0.3)), (0, 0, 0), 6)
+    mask = prune.apply(first, NOTHING)
+    moves = [encode_move(start, NOTHING), encode_move(prune, first)]
+    known = Known(NOTHING)
     section = encode_positions(mask, known, moves)
     assert section.coding == Coding.MOVES
     assert len(section.body) < 0.6 * len(encode_positions(mask, known).body)
 
 
 def test_a_history_too_long_for_a_decoder_is_not_sent() -> None:
-    nothing_leaves = encode_move(Move(NOTHING, (0, 0, 0), 0), LAYOUT, NOTHING)
-    moves = [encode_move(Move(None, (700, 3, 200), 5), LAYOUT, NOTHING), *[nothing_leaves] * MOST_MOVES]
-    mask = Move(None, (700, 3, 200), 5).apply(LAYOUT, NOTHING, NOTHING)
-    assert encode_positions(mask, Known(LAYOUT, NOTHING), moves).coding != Coding.MOVES
+    nothing_leaves = encode_move(Move(NOTHING, (0, 0, 0), 0), NOTHING)
+    moves = [encode_move(Move(None, (700, 3, 200), 5), NOTHING), *[nothing_leaves] * MOST_MOVES]
+    mask = Move(None, (700, 3, 200), 5).apply(NOTHING, NOTHING)
+    assert encode_positions(mask, Known(NOTHING), moves).coding != Coding.MOVES
     with pytest.raises(WireError, match=f"X: expected 1 to {MOST_MOVES} moves, but got {MOST_MOVES + 1}"):
-        decode_positions(as_moves(mask, moves), Known(LAYOUT, NOTHING), "X")
+        decode_positions(as_moves(mask, moves), Known(NOTHING), "X")
 
 
-def test_what_is_decoded_twice_is_made_once_and_may_be_written_to() -> None:
-    move = encode_move(Move(None, (700, 3, 200), 5), LAYOUT, NOTHING)
-    mask = Move(None, (700, 3, 200), 5).apply(LAYOUT, NOTHING, NOTHING)
-    section = encode_positions(mask, Known(LAYOUT, NOTHING), [move])
-    decode_positions(section, Known(LAYOUT, NOTHING), "X").fill_(True)
-    assert torch.equal(decode_positions(section, Known(LAYOUT, NOTHING), "X"), mask)
+def test_what_is_decoded_twice_is_the_same_and_what_is_read_off_it_may_be_written_to() -> None:
+    move = encode_move(Move(None, (700, 3, 200), 5), NOTHING)
+    mask = Move(None, (700, 3, 200), 5).apply(NOTHING, NOTHING)
+    section = encode_positions(mask, Known(NOTHING), [move])
+    decode_positions(section, Known(NOTHING), "X").bits.fill_(True)
+    assert decode_positions(section, Known(NOTHING), "X") == mask
 
 
 def test_what_is_frozen_costs_nothing() -> None:
     """The held mask froze: a mask beside it is coded among the rest alone."""
     frozen = drawn(1, 0.5)
-    known = Known(LAYOUT, frozen, frozen)
-    assert encode_positions(~frozen, known) == Section(Coding.ALL, b"")
-    mask = drawn(2, 0.01) & ~frozen
-    alone = entropy_bytes(LAYOUT.per_layer(mask), LAYOUT.per_layer(~frozen))
-    for either in (known, Known(LAYOUT, frozen)):
+    known = Known(frozen, frozen)
+    assert encode_positions(frozen.complement(), known) == Section(Coding.ALL, b"")
+    mask = drawn(2, 0.01).without(frozen)
+    alone = entropy_bytes(mask.counts, room(frozen))
+    for either in (known, Known(frozen)):
         assert len(encode_positions(mask, either).body) < alone + 30
 
 
@@ -214,19 +216,19 @@ def test_the_generator_is_the_known_one() -> None:
 @given(seed=st.integers(0, 2**64 - 1), density=densities)
 def test_a_draw_is_the_documented_one(seed: int, density: float) -> None:
     frozen = drawn(4, density)
-    counts = tuple(r // 3 for r in LAYOUT.per_layer(~frozen))
-    mask, keys = Move(None, counts, seed).apply(LAYOUT, NOTHING, frozen), splitmix64(seed, W)
+    counts = tuple(r // 3 for r in room(frozen))
+    mask, keys = Move(None, counts, seed).apply(NOTHING, frozen), splitmix64(seed, W)
     for layer, count in zip(LAYOUT.layers, counts, strict=True):
-        free = [j for j in range(layer.span.start, layer.span.stop) if not frozen[j]]
+        free = [j for j in range(layer.span.start, layer.span.stop) if j not in frozen]
         least = sorted(free, key=keys.__getitem__)[:count]
-        assert sorted(least) == (mask[layer.span].nonzero().flatten() + layer.offset).tolist()
+        assert sorted(least) == (mask.bits[layer.span].nonzero().flatten() + layer.offset).tolist()
 
 
 # ---- what is malformed ------------------------------------------------------------------------------------------
 
 
-def checked(mask: Tensor, body: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(to_bitmap(mask))) + body
+def checked(mask: Positions, body: bytes) -> bytes:
+    return struct.pack("<I", mask.digest) + body
 
 
 def moving(*moves: bytes, count: int | None = None) -> Section:
@@ -241,7 +243,7 @@ MALFORMED: list[tuple[Callable[[], Section], str]] = [
     (lambda: Section(Coding.ALL, b"\0"), "empty body"),
     (lambda: Section(Coding.BITMAP, b"\xff"), f"bitmap of {(W + 7) // 8} bytes"),
     (lambda: Section(Coding.BITMAP, b"\xff" * ((W + 7) // 8)), f"past position {W}"),
-    (lambda: Section(Coding.SET, b"abc"), "crc32 of the mask"),
+    (lambda: Section(Coding.SET, b"abc"), "checksum of the mask"),
     (lambda: Section(Coding.SET, bytes(4) + encode_set(torch.arange(9).numpy(), [3000, 7, 1200])), "checksum"),
     (lambda: Section(Coding.SET, bytes(4)), "ends inside a number"),
     (lambda: Section(Coding.CHANGED, bytes(8)), "holds none"),
@@ -264,14 +266,14 @@ MALFORMED: list[tuple[Callable[[], Section], str]] = [
 @pytest.mark.parametrize(("section", "word"), MALFORMED)
 def test_what_is_malformed_is_named(section: Callable[[], Section], word: str) -> None:
     with pytest.raises(WireError, match=f"PLACE: .*{word}"):
-        decode_positions(section(), Known(LAYOUT, NOTHING), "PLACE")
+        decode_positions(section(), Known(NOTHING), "PLACE")
 
 
 def test_a_change_to_another_mask_than_the_held_one_is_found() -> None:
     known, mask = held_and_changed(0.02)
     section = encode_positions(mask, known)
     with pytest.raises(WireError, match="PLACE"):
-        decode_positions(section, Known(LAYOUT, NOTHING, drawn(8, 0.2)), "PLACE")
+        decode_positions(section, Known(NOTHING, drawn(8, 0.2)), "PLACE")
 
 
 @pytest.mark.parametrize("body", [b"", b"\2\0\0\0"])
@@ -281,9 +283,9 @@ def test_a_change_is_balanced_or_not(body: bytes) -> None:
 
 
 def test_a_frozen_position_cannot_be_claimed() -> None:
-    section = Section(Coding.BITMAP, to_bitmap(drawn(1, 0.1)))
+    section = Section(Coding.BITMAP, drawn(1, 0.1).bitmap)
     with pytest.raises(WireError, match="PLACE: a position is both trainable and frozen"):
-        decode_positions(section, Known(LAYOUT, drawn(1, 0.2)), "PLACE")
+        decode_positions(section, Known(drawn(1, 0.2)), "PLACE")
 
 
 @given(frozen_and_held(), st.integers(0, 7), st.binary(max_size=60))
@@ -292,5 +294,6 @@ def test_any_bytes_are_a_mask_outside_the_frozen_or_an_error(known: Known, codin
         mask = decode_positions(Section(coding, body), known, "X")
     except WireError:
         return
-    assert mask.shape == (W,)
-    assert not bool((mask & known.frozen).any())
+    assert mask.bits.shape == (W,)
+    assert mask.index.tolist() == mask.bits.nonzero().flatten().tolist()
+    assert not bool(mask.inside(known.barred).any())

@@ -5,18 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pffdst.wire.values import Float32
 
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.codecs.floats import Float32
 from pffdst.wire.frame import Kind, Section, Tag, WireError, pack, unpack
 from pffdst.wire.positions import Known, encode_positions
-from pffdst.wire.uplink import Report, Upload, decode_uplink, encode_uplink
+from pffdst.wire.uplink import Report, UplinkForm, Upload, decode_uplink, encode_uplink
 
 MakeModel = Callable[..., GlobalModel]
 CODEC = Float32(level=0)
@@ -32,14 +34,20 @@ def answered(
     start: GlobalModel | None = None,
 ) -> bytes:
     """The update of a client that was sent `start`, or the model it answers with."""
-    return encode_uplink(model, start or model, 3, 7, report, CODEC, moved=moved, statistics=statistics)
+    return encode_uplink(model, start or model, 3, 7, report, form(moved, statistics))[0]
 
 
-def read(payload: bytes, sent: GlobalModel, moved: bool = False, statistics: bool = True) -> Upload:
-    return decode_uplink(payload, sent, 3, 7, CODEC, moved=moved, statistics=statistics)
+def form(moved: bool | Literal["any"] = False, statistics: bool = True) -> UplinkForm:
+    """What updates hold; with `moved` masks of the clients' own."""
+    own: Any = {False: None, True: "layers", "any": "any"}[moved]
+    return UplinkForm(Codecs(CODEC, CODEC), own_masks=own, statistics=statistics)
 
 
-def altered(payload: bytes, changes: dict[Tag, Section | None]) -> bytes:
+def read(payload: bytes, sent: GlobalModel, moved: bool | Literal["any"] = False, statistics: bool = True) -> Upload:
+    return decode_uplink(payload, sent, 3, 7, form(moved, statistics))
+
+
+def altered(payload: bytes, changes: dict[int, Section | None]) -> bytes:
     message = unpack(payload)
     sections = {tag: s for tag, s in (dict(message.sections) | changes).items() if s is not None}
     return pack(replace(message, sections=sections))
@@ -65,8 +73,10 @@ def test_an_update_comes_back_as_it_was(
     model = make_model(layout, seed, alive, frozen, torch.float64 if double else torch.float32)
     upload = read(answered(model, statistics=statistics, report=report), model, statistics=statistics)
     assert (upload.client, upload.report) == (3, report)
-    assert torch.equal(upload.trainable, model.trainable)
-    assert torch.equal(upload.weights, model.weights[model.trainable])
+    assert upload.at == model.trainable_at
+    assert upload.weights is not None
+    assert upload.parameters is not None
+    assert torch.equal(upload.weights, model.trained)
     assert torch.equal(upload.parameters, model.values[32:39])
     assert (upload.statistics is not None) == statistics
     if upload.statistics is not None:
@@ -77,9 +87,9 @@ def test_a_mask_that_moved_comes_with_its_positions(layout: Layout, make_model: 
     sent = make_model(layout, frozen=0.3)
     moved = moved_from(sent)
     upload = read(answered(moved, moved=True, start=sent), sent, moved=True)
-    assert torch.equal(upload.trainable, moved.trainable)
-    assert not torch.equal(upload.trainable, sent.trainable)
-    assert torch.equal(upload.weights, moved.weights[moved.trainable])
+    assert upload.at == moved.trainable_at
+    assert upload.at != sent.trainable_at
+    assert torch.equal(upload.weights, moved.trained)
 
 
 def test_a_mask_that_did_not_move_is_not_sent(layout: Layout, make_model: MakeModel) -> None:
@@ -132,11 +142,12 @@ def test_a_claim_on_a_frozen_position_is_refused(layout: Layout, make_model: Mak
     claimed = sent.trainable.clone()
     claimed[sent.trainable[:20].nonzero()[0]] = False
     claimed[sent.frozen[:20].nonzero()[0]] = True
-    known = Known(layout, torch.zeros_like(sent.frozen))
-    payload = altered(answered(sent, moved=True), {Tag.TRAINABLE_POSITIONS: encode_positions(claimed, known)})
+    section = encode_positions(Positions(layout, bits=claimed), Known(Positions.none(layout)))
+    payload = altered(answered(sent, moved=True), {Tag.TRAINABLE_POSITIONS: section})
     assert layout.per_layer(claimed) == layout.per_layer(sent.trainable)
-    with pytest.raises(WireError, match="both trainable and frozen"):
-        read(payload, sent, moved=True)
+    for moved in (True, "any"):
+        with pytest.raises(WireError, match="both trainable and frozen"):
+            read(payload, sent, moved=moved)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["more", "fewer", "from one layer to the other"])
@@ -150,6 +161,7 @@ def test_other_counts_per_layer_are_refused(layout: Layout, make_model: MakeMode
     payload = answered(sent.with_masks(claimed), moved=True, start=sent)
     with pytest.raises(WireError, match="number of weights"):
         read(payload, sent, moved=True)
+    assert torch.equal(read(payload, sent, moved="any").at.bits, claimed), "where any number is allowed"
 
 
 # ---- values and reports that are not allowed --------------------------------------------------------------------
@@ -203,14 +215,15 @@ def test_no_section_of_noise_is_anything_but_a_wire_error_or_well_formed(
         return
     assert upload.report.samples >= 1
     assert bool(torch.isfinite(upload.weights).all())
-    assert not bool((upload.trainable & sent.frozen).any())
+    assert not bool(upload.at.inside(sent.frozen_at).any())
 
 
 def test_no_damage_to_a_real_payload_goes_unseen(real_round: Any, damages: Callable[[bytes], Iterator[bytes]]) -> None:
     update, t = real_round.updates[0], real_round.t
 
     def received(payload: bytes) -> Upload:
-        return decode_uplink(payload, real_round.planned, update.client, t, Float32(), moved=False, statistics=True)
+        codecs = Codecs(Float32(), Float32())
+        return decode_uplink(payload, real_round.sent, update.client, t, UplinkForm(codecs))
 
     assert received(update.payload).report.samples > 0
     for damaged in damages(update.payload):

@@ -13,9 +13,11 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from pffdst.wire.values import COMPRESSED, DIFFERENCE, BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 from torch import Tensor
 
+from pffdst.wire.codecs.base import COMPRESSED, DIFFERENCE, ValueCodec
+from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
+from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.frame import Section, WireError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "codec"
@@ -55,8 +57,30 @@ def _fitted(other: Tensor, values: Tensor) -> Tensor:
     return torch.nan_to_num(tiled[: values.numel()], posinf=1.0, neginf=-1.0)
 
 
-def test_the_bytes_are_little_endian_singles() -> None:
-    assert Float32(level=0).encode(torch.tensor([1.5, -2.0])) == Section(1, struct.pack("<2f", 1.5, -2.0))
+def planes(values: bytes, width: int) -> bytes:
+    """The first bytes of all values, then their second bytes, and so on."""
+    return b"".join(values[i::width] for i in range(width))
+
+
+def test_the_bytes_are_little_endian_singles_in_planes() -> None:
+    body = planes(struct.pack("<2f", 1.5, -2.0), 4)
+    assert Float32(level=0).encode(torch.tensor([1.5, -2.0])) == Section(1, body)
+
+
+def test_planes_are_compressed_each_where_that_pays() -> None:
+    """A u32 before each: the length of its frame, or 0 where it stands as it is."""
+    values = normal(4000)
+    section, raw = Float32().encode(values), values.numpy().tobytes()
+    at, kept = 0, []
+    for i in range(4):
+        (size,) = struct.unpack_from("<I", section.body, at)
+        part = section.body[at + 4 : at + 4 + (size or 4000)]
+        at += 4 + len(part)
+        kept.append(size == 0)
+        assert (zstandard.decompress(part) if size else part) == raw[i::4]
+    assert at == len(section.body)
+    assert section.coding == 1 | COMPRESSED
+    assert kept == [True, True, True, False], "only sign and exponent of random numbers compress"
 
 
 def test_a_small_change_takes_fewer_bytes_than_the_values() -> None:
@@ -147,9 +171,9 @@ def test_a_block_has_a_scale_of_its_own() -> None:
 
 def test_the_integers_are_laid_out_as_documented() -> None:
     four, eight = Int4(block=4, level=0), Int8(block=2, level=0)
-    body = b"\x04\x00" + struct.pack("<H", 0x3F80) + bytes([0x71 & 0xFF, 0x8F])
+    body = b"\x04\x00" + struct.pack("<H", 0x3F80) + bytes([0x71, 0x8F])
     assert four.encode(torch.tensor([1.0, 7.0, -1.0])) == Section(6, body)
-    scales = struct.pack("<2H", 0x3F80, 0x4000)
+    scales = planes(struct.pack("<2H", 0x3F80, 0x4000), 2)
     assert eight.encode(torch.tensor([127.0, -3.0, 254.0])) == Section(5, b"\x02\x00" + scales + bytes([127, 253, 127]))
 
 
@@ -223,8 +247,11 @@ def test_a_frame_that_promises_too_much_is_refused_before_it_is_opened(codec: Va
     """A bomb of a few hundred bytes that would decompress to a gigabyte."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 30))
     assert len(bomb) < 1 << 17
+    form = codec.formats[0]
+    head = b"\x40\x00"[: codec.head_bytes(form)]
+    body = head + struct.pack("<I", len(bomb)) + bomb
     with pytest.raises(WireError, match="PLACE: a frame of 1073741824 bytes"):
-        codec.decode(Section(codec.formats[0] | COMPRESSED, bomb), 1000, "PLACE")
+        codec.decode(Section(form | COMPRESSED, body), 1000, "PLACE")
 
 
 @pytest.mark.parametrize("codec", CODECS)

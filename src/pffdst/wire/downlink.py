@@ -31,7 +31,19 @@ from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen, Signal, Signals
 from pffdst.wire.codecs import Codecs
-from pffdst.wire.frame import BROADCAST, Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
+from pffdst.wire.frame import (
+    BROADCAST,
+    FIRST_SIGNAL,
+    Kind,
+    Message,
+    Section,
+    Tag,
+    WireError,
+    layout_digest,
+    name_of,
+    pack,
+    unpack,
+)
 from pffdst.wire.positions import Known, decode_positions, encode_positions
 from pffdst.wire.sets import decode_set, encode_set
 from pffdst.wire.signals import SignalCoder
@@ -273,9 +285,17 @@ def decode_downlink(
     message = payload if isinstance(payload, Message) else unpack(payload)
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
         raise WireError("model: the message is not a downlink of this client's model")
+    _check_sections(message, declared)
     after = _after(message, memory, layout, codecs)
     model = _model(codecs, after, tuple(message.section(tag) for tag in _SENT))
     return Received(model, message.t, SignalCoder(declared, model, codecs).decode(message))
+
+
+def _check_sections(message: Message, declared: tuple[Signal, ...]) -> None:
+    """No section but those that a downlink of this round may have; one that is missing is named where it is read."""
+    known = {Tag.HELD, *_KEPT, *_SENT, *_CHANGES, *range(FIRST_SIGNAL, FIRST_SIGNAL + len(declared))}
+    if more := sorted(set(message.sections) - known):
+        raise WireError(f"sections: {', '.join(map(name_of, more))} is not due in this round")
 
 
 # Clients that lack different things are sent different messages of one model: it is made once.

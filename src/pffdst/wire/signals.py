@@ -8,7 +8,6 @@ after their length as u32, then the coding byte of the values and the values.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -19,7 +18,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen, Signal, Signals
 from pffdst.wire.codecs import Codecs
-from pffdst.wire.frame import FIRST_SIGNAL, Message, Section, WireError
+from pffdst.wire.frame import FIRST_SIGNAL, MOST_SIGNALS, Message, Section, WireError
 from pffdst.wire.positions import Known, at_outside, places_outside
 from pffdst.wire.sets import decode_set, encode_set
 
@@ -32,11 +31,19 @@ _VALUES = ("values", "dense", "parameters")
 @final
 @dataclass(frozen=True)
 class SignalCoder:
-    """Signals beside the model that was `sent`, by the run's codecs. `declared` says which, in order."""
+    """Signals beside the model that was `sent`, by the run's codecs. `declared` says which, in order.
+
+    ValueError where two have one name, or where there are more than sections for them.
+    """
 
     declared: tuple[Signal, ...]
     sent: GlobalModel
     codecs: Codecs
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.declared]
+        if len(set(names)) != len(names) or len(names) > MOST_SIGNALS:
+            raise ValueError(f"Expected at most {MOST_SIGNALS} signals of different names in a round, but got {names}")
 
     @property
     def tags(self) -> set[int]:
@@ -107,11 +114,3 @@ class SignalCoder:
         barred = signal.barred(self.sent)
         places = decode_set(body, Known(barred).free, signal.name)
         return Positions(self.sent.layout, index=torch.from_numpy(at_outside(places, barred)))
-
-
-def declared(signals: Sequence[Signal]) -> tuple[Signal, ...]:
-    """The signals of a round. ValueError where two have one name."""
-    names = [s.name for s in signals]
-    if len(set(names)) != len(names):
-        raise ValueError(f"Expected signals of different names, but got {names}")
-    return tuple(signals)

@@ -72,7 +72,9 @@ class _Blocks(ValueCodec):
             raise ValueError(f"an integer is below {-self.most}")
         block = int.from_bytes(head, "little")
         each = np.repeat(from_upper(joined(scales, "<u2")), block)[: len(integers)]
-        return added_to(torch.from_numpy(each * integers.astype(np.float32)), base)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in its place
+            values = each * integers.astype(np.float32)
+        return added_to(torch.from_numpy(values), base)
 
 
 @final

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask, RoundPlan, Update
 from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.core.seeding import generator_for

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from pffdst.cli import dashboard, status
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import asks_for_search, preflight
-from pffdst.config.session import session
-from pffdst.search.settings import read_search
+from pffdst.config.compose import session
+from pffdst.search.definition import read_search
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

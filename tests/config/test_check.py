@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import ConfigError, check, problems_of
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Origin
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import RootConfig, register
-from pffdst.config.session import Composed, compose, session
+from pffdst.config.compose import Composed, compose, session
 from pffdst.core.errors import UserError
 
 

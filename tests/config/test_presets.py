@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from pffdst.config.check import GROUPS, problems_of
 from pffdst.config.schema import RootConfig
-from pffdst.config.session import Composed, compose, session
-from pffdst.config.targets import accepted_keys, locate, own_keys
+from pffdst.config.compose import Composed, compose, session
+from pffdst.config.constructors import accepted_keys, locate, own_keys
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml"))

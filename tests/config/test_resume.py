@@ -14,7 +14,7 @@ from pffdst.config.check import ConfigError
 from pffdst.config.identity import fingerprint
 from pffdst.config.overrides import preflight
 from pffdst.config.resume import expand, quoted
-from pffdst.config.session import compose, session
+from pffdst.config.compose import compose, session
 
 
 @functools.cache

@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import problems_of
-from pffdst.config.grid import jobs_in
+from pffdst.config.sweeps import jobs_in
 from pffdst.config.identity import fingerprint
 from pffdst.config.ranges import range_problems
-from pffdst.config.session import Composed, Session, session
+from pffdst.config.compose import Composed, Session, session
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.errors import UserError
 from pffdst.core.messages import Residual, Update
 from pffdst.engines.base import EngineError

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
 

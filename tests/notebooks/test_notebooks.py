@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from pffdst.build import build, recorded_run
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from pffdst.config.grid import grid_of
+from pffdst.config.sweeps import grid_of
 from pffdst.runs.jobs import Job, State, job_of, jobs_of, table_of
-from pffdst.search.study import DATABASE, Study, front_table
+from pffdst.search.trials import DATABASE, Trials, front_table
 
 __all__ = ["main"]
 
@@ -56,16 +56,16 @@ def _is_several(folder: Path) -> bool:
 
 
 def _show_jobs(folder: Path, console: Console) -> None:
-    jobs, study = _jobs(folder)
-    console.print(table_of(jobs, folder, "Sweep" if study is None else "Search"))
-    if study is not None and any(job.done for job in jobs):
-        console.print(front_table(study))
-    console.print(_counts(jobs) + (f"; {study.left} to go" if study is not None else ""), highlight=False)
-    console.print(_how_on(folder, jobs, study), highlight=False, markup=False)
+    jobs, trials = _jobs(folder)
+    console.print(table_of(jobs, folder, "Sweep" if trials is None else "Search"))
+    if trials is not None and any(job.done for job in jobs):
+        console.print(front_table(trials))
+    console.print(_counts(jobs) + (f"; {trials.left} to go" if trials is not None else ""), highlight=False)
+    console.print(_how_on(folder, jobs, trials), highlight=False, markup=False)
 
 
-def _jobs(folder: Path) -> tuple[list[Job], Study | None]:
-    return jobs_of(folder, grid_of(folder)), Study.load(folder)
+def _jobs(folder: Path) -> tuple[list[Job], Trials | None]:
+    return jobs_of(folder, grid_of(folder)), Trials.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -97,13 +97,13 @@ def _counts(jobs: Sequence[Job]) -> str:
     return ", ".join(f"{count[state]} {state}" for state in _STATES if count[state] > 0) or "nothing begun"
 
 
-def _how_on(folder: Path, jobs: Sequence[Job], study: Study | None = None) -> str:
+def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> str:
     """The command that does what is left, or a word where there is none to write."""
     if any(job.state == "running" for job in jobs):
         return "Somebody is at work here."
-    if study is not None and study.left > 0:
-        return f"To go on: {shlex.join(['python', 'train.py', *study.given])}"
-    if study is not None or all(job.done for job in jobs):
+    if trials is not None and trials.left > 0:
+        return f"To go on: {shlex.join(['python', 'train.py', *trials.given])}"
+    if trials is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
     if not (folder / _SWEEP).is_file():
         return f"To go on: {shlex.join(['python', 'train.py', f'resume={folder}'])}"

@@ -22,10 +22,10 @@ from rich.syntax import Syntax
 
 from pffdst.config.check import check, tidy
 from pffdst.config.identity import fingerprint
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Origin
 from pffdst.config.overrides import asks_for_search, composition_line, preflight
 from pffdst.config.schema import register
-from pffdst.config.session import VERSION_BASE
+from pffdst.config.compose import VERSION_BASE
 from pffdst.core.errors import UserError
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
 from pffdst.runs.jobs import has_checkpoint, mark_failed
@@ -86,7 +86,7 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
         if asks_for_search(sys.argv[1:]):
             _refuse_ranks("A search", "the search")
-            from pffdst.search.loop import run_search  # Optuna is needed by searches alone
+            from pffdst.search.runner import run_search  # Optuna is needed by searches alone
 
             return run_search(sys.argv[1:], config_dir, task)
         hydra.main(str(config_dir), "train", VERSION_BASE)(task)()

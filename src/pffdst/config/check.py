@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Origin
 from pffdst.config.ranges import range_problems
-from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
+from pffdst.config.constructors import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
 from pffdst.core.errors import UserError
 
 __all__ = ["GROUPS", "ConfigError", "check", "problems_of", "tidy"]

@@ -22,8 +22,8 @@ from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.ranges import range_problems
 from pffdst.config.resume import expand, folder_problems, key_of
 from pffdst.config.schema import RootConfig
-from pffdst.config.session import Composed, Session, session
-from pffdst.config.targets import did_you_mean, own_keys
+from pffdst.config.compose import Composed, Session, session
+from pffdst.config.constructors import did_you_mean, own_keys
 
 __all__ = ["asks_for_search", "composition_line", "opened_for", "preflight", "sweep_problems"]
 

@@ -17,11 +17,11 @@ from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
 from pffdst.config.resume import key_of, quoted
-from pffdst.config.session import Composed, Session
-from pffdst.config.targets import TargetError, did_you_mean, key_problems, locate, own_keys
+from pffdst.config.compose import Composed, Session
+from pffdst.config.constructors import TargetError, did_you_mean, key_problems, locate, own_keys
 from pffdst.cost.ledger import Ledger
 from pffdst.metrics.names import ACCURACIES, best_of, columns, last5_of
-from pffdst.search.study import OBJECTIVES, Direction, Value
+from pffdst.search.trials import OBJECTIVES, Direction, Value
 
 __all__ = ["SPACE", "Search", "read_search", "sampler_for", "written"]
 

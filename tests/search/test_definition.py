@@ -11,11 +11,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import asks_for_search, preflight
-from pffdst.config.session import compose, session
+from pffdst.config.compose import compose, session
 from pffdst.core.errors import UserError
-from pffdst.search.loop import refuse_another
-from pffdst.search.settings import Search, read_search, sampler_for, written
-from pffdst.search.study import Study
+from pffdst.search.runner import refuse_another
+from pffdst.search.definition import Search, read_search, sampler_for, written
+from pffdst.search.trials import Trials
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "search").glob("*.yaml"))
@@ -122,7 +122,7 @@ def test_a_search_on_the_test_set_says_so_in_its_name(tmp_path: Path) -> None:
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    study = Study.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
+    study = Trials.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
     refuse_another(read(tmp_path, GOOD, "search.trials=9", "engine.workers=1"), study)
     for text, given, told in (
         (GOOD.replace("0.01", "0.02"), "name=x", r"search\.space\.lr\.low: saved 0\.01, now 0\.02"),

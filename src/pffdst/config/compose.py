@@ -19,7 +19,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, open_dict
 
 from pffdst.config.check import tidy
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Origin
 from pffdst.config.schema import register
 
 __all__ = ["VERSION_BASE", "Composed", "Session", "compose", "session"]

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from pffdst.cli import dashboard, status
 from pffdst.config.check import ConfigError
-from pffdst.config.overrides import asks_for_search, preflight
 from pffdst.config.compose import session
+from pffdst.config.flags import CommandLine
+from pffdst.config.overrides import preflight
 from pffdst.search.definition import read_search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ COMMANDS = [
 # words of the README that stand for something of the reader's own
 PLACEHOLDERS = ("FOLDER", "DATE/RUN", "DIR")
 LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-SEARCHES = [line for line in COMMANDS if asks_for_search(shlex.split(line)[2:])]
+SEARCHES = [line for line in COMMANDS if CommandLine.of(shlex.split(line)[2:]).searches]
 
 
 def problems_of(command: str) -> list[str]:
@@ -76,7 +77,7 @@ def test_the_dashboard_starts(command: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_offline_runs_lie_where_the_sync_command_looks() -> None:
     [command] = [line for line in LINES if line.startswith("wandb sync")]
     written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml"))["hydra"]["run"]["dir"]
-    runs = re.sub(r"\$\{now:.*?\}(_\$\{name\})?", "*", written).replace("${paths.logs}", "logs")
+    runs = re.sub(r"\$\{now:.*?\}[^/]*", "*", written).replace("${paths.logs}", "logs")
     assert shlex.split(command)[2] == f"{runs}/wandb/offline-run-*"
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.client.step import LocalTraining
 from pffdst.client.turn import ClientSetup
-from pffdst.config.check import ConfigError
+from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.identity import differences, engine_identity, fingerprint
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, initialise
@@ -48,8 +48,6 @@ from pffdst.server.server import Server, ServerRules
 __all__ = ["build", "follow", "launch", "recorded_run"]
 
 _log = logging.getLogger(__name__)
-# A method's label names the overrides that make it an ablation.
-_METHOD_GROUPS = ("allocation", "readjust", "freeze", "aggregation", "codec")
 
 
 def launch(cfg: DictConfig) -> float:
@@ -241,14 +239,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
     samples = dataset.train.labels.numel()
-    problems = list(instantiate(cfg.partition).problems(samples, cfg.clients))
-    needed = getattr(get_class(cfg.model._target_), "min_size", 1)
-    if dataset.size < needed:
-        problems.append(
-            f"the model needs images of at least {needed}x{needed}, but {dataset.name} has "
-            f"{dataset.size}x{dataset.size}: use model=cnn"
-        )
-    if problems:
+    if problems := data_problems(cfg, samples=samples, size=dataset.size, dataset=dataset.name):
         raise ConfigError(problems)
 
 
@@ -315,27 +306,19 @@ def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
     ]
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    for node in cfg.logger.values():
+    for node in (cfg.logger or {}).values():
         if node is not None:
-            name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+            name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
             chosen.append(instantiate(node, group=sweep, tags=[*cfg.tags, cfg.method_name, cfg.name], name=name))
     return Loggers(chosen)
 
 
 def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
     return {
-        "method": _method(cfg),
+        "method": cfg.label,
         "dataset": dataset.name,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
         "evaluated_on": "validation" if cfg.validation_share > 0 else "test",
     }
-
-
-def _method(cfg: DictConfig) -> str:
-    """The preset's name, and the overrides that make an ablation of it: `pffdst freeze=none`."""
-    if not HydraConfig.initialized():
-        return str(cfg.method_name)
-    given = [str(line) for line in HydraConfig.get().overrides.task]
-    return " ".join([cfg.method_name, *(line for line in given if line.split("=")[0].split(".")[0] in _METHOD_GROUPS)])

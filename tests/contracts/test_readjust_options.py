@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import random_positions
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.seeding import derive_seed, generator_for
@@ -110,4 +111,4 @@ def test_a_rule_reaches_other_processes_as_it_is(rule: ReadjustRule) -> None:
 
 
 def test_stages_of_the_usual_length_are_welcome(rule: ReadjustRule) -> None:
-    assert rule.problems([60, 60]) == []
+    assert rule.problems(Facts(stage_lengths=(60, 60))) == []

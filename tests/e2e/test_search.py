@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pffdst.search.trials import Trials, Trial
+from pffdst.search.trials import Trial, Trials
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]

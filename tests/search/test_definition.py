@@ -10,11 +10,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pffdst.config.check import ConfigError
-from pffdst.config.overrides import asks_for_search, preflight
 from pffdst.config.compose import compose, session
+from pffdst.config.flags import CommandLine
+from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError
-from pffdst.search.runner import refuse_another
 from pffdst.search.definition import Search, read_search, sampler_for, written
+from pffdst.search.runner import refuse_another
 from pffdst.search.trials import Trials
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,8 +147,8 @@ def test_a_written_value_is_read_back_as_it_was(value: Any) -> None:
 
 
 def test_which_command_lines_search() -> None:
-    assert asks_for_search(["seed=1", "search=digits_lr"])
+    assert CommandLine.of(["seed=1", "search=digits_lr"]).searches
     for other in (["seed=1"], ["search=null"], ["search=digits_lr", "--cfg", "job"], ["search=digits_lr", "--help"]):
-        assert not asks_for_search(other)
+        assert not CommandLine.of(other).searches
     with pytest.raises(ConfigError, match=r"write python train\.py search=digits_lr"):
         preflight(["-m", "search=digits_lr"], ROOT / "configs")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
+from pffdst.core.program import command_line
+
 __all__ = ["main"]
 
 _COMMANDS = {
+    "train": ("pffdst.cli.train", "train one model, a sweep of them, or search for one"),
     "report": ("pffdst.report.__main__", "compare runs on one page"),
     "status": ("pffdst.cli.status", "what is done, running, failed, stopped or missing"),
     "dashboard": ("pffdst.cli.dashboard", "make a workspace in Weights & Biases"),
@@ -20,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in _COMMANDS:
         return int(importlib.import_module(_COMMANDS[given[0]][0]).main(given[1:]))
+    close = difflib.get_close_matches(given[0], _COMMANDS, n=1) if given else []
     asked = bool(given) and given[0] in ("-h", "--help")
-    lines = ["usage: python -m pffdst COMMAND [ARGUMENTS]", ""]
+    usage = command_line("COMMAND").removesuffix(" COMMAND")
+    lines = [f"usage: {usage} COMMAND [ARGUMENTS]", ""]
     lines += [f"  {name:<10} {what}" for name, (_, what) in _COMMANDS.items()]
+    if close:
+        lines += ["", f"{given[0]}: no such command; did you mean {close[0]}?"]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pffdst.client.callbacks import BrokenMaskError
 from pffdst.client.turn import ClientSetup, Inbox, Trained, answer, unreadable
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
 from pffdst.data.batches import SharedImages, batch_indices, steps
@@ -90,7 +91,7 @@ class BatchedEngine(Engine):
         self._executor: ThreadPoolExecutor | None = None
         self._undo = contextlib.ExitStack()
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What this machine lacks."""
         if torch.cuda.is_available():
             return []

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pffdst.config.compose import Session
+from pffdst.config.flags import CommandLine
 from pffdst.config.identity import differences
 from pffdst.config.overrides import opened_for
 from pffdst.config.resume import quoted
-from pffdst.config.compose import Session
 from pffdst.core.errors import UserError
+from pffdst.core.program import command_line
 from pffdst.core.seeding import derive_seed
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.units import format_figure
 from pffdst.runs.jobs import locked, read_run, result_folder
-from pffdst.search.definition import Search, read_search, sampler_for, written
+from pffdst.search.definition import Search, assigned, read_search, sampler_for
 from pffdst.search.trials import Proposal, Trials, front_table, shown
 
 __all__ = ["refuse_another", "run_search"]
@@ -41,11 +40,11 @@ def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
         ConfigError: with every problem of the search.
         UserError: where its folder holds another search, or another process is at work there.
     """
-    args, _ = get_args_parser().parse_known_intermixed_args(list(argv))
-    with opened_for(args, config_dir) as opened:
-        search = read_search(opened, args.overrides)
+    line = CommandLine.of(argv)
+    with opened_for(line, config_dir) as opened:
+        search = read_search(opened, line.overrides)
         with locked(search.folder):
-            trials = Trials.open(search.folder, search.spec, args.overrides, search.trials)
+            trials = Trials.open(search.folder, search.spec, line.overrides, search.trials)
             refuse_another(search, trials)
             seed = int(search.spec["seed"])
             return _Run(search, trials, seed, _launcher(opened, search, task), Console()).to_the_end()
@@ -75,7 +74,7 @@ class _Run:
         self._say(f"{self._done()} of {self._search.trials} trials done, {len(failed)} failed")
         if in_a_row < _IN_A_ROW:
             return 0
-        again = shlex.join([Path(sys.executable).name, *sys.argv])
+        again = command_line("train", sys.argv[1:])
         self._say(f"The search ended after {_IN_A_ROW} failures in a row: {failed[-1].error}")
         self._say(f"What is done is kept; to go on: {again}")
         return 1
@@ -95,7 +94,7 @@ class _Run:
         """One trial; whether it gave its figures."""
         values = "  ".join(f"{key}={shown(value)}" for key, value in proposal.values.items())
         self._say(f"\ntrial {proposal.number}{' (resumed)' if proposal.resumed else ''}: {values}")
-        own = [written(key, value) for key, value in proposal.values.items()]
+        own = [assigned(key, value) for key, value in proposal.values.items()]
         self._launcher.launch([[*self._search.overrides, *own]], initial_job_idx=proposal.number)
         reached, problem = _figures(self._search.folder / str(proposal.number), list(self._search.objectives))
         if problem is not None:
@@ -127,9 +126,8 @@ def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str 
 def _launcher(opened: Session, search: Search, task: Task) -> Any:
     """Hydra's launcher, as a sweep would use it: job folders below the search's own, W&B's group its name."""
     own = [f"hydra.sweep.dir={quoted(str(search.folder.resolve()))}", "hydra.mode=MULTIRUN", "hydra/hydra_logging=none"]
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    config = hydra.compose_config(opened.config_name, [*search.overrides, *own], run_mode=RunMode.MULTIRUN)
+    lines = [*search.overrides, *own, *opened.places]
+    config = opened.loader.load_configuration(opened.config_name, lines, run_mode=RunMode.MULTIRUN)
     context = HydraContext(config_loader=opened.loader, callbacks=Callbacks())
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 

@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from pffdst.metrics.units import format_figure
 
-__all__ = ["DATABASE", "OBJECTIVES", "Direction", "Proposal", "Trials", "Trial", "Value", "front_table", "shown"]
+__all__ = ["DATABASE", "OBJECTIVES", "Direction", "Proposal", "Trial", "Trials", "Value", "front_table", "shown"]
 
 Direction = Literal["maximize", "minimize"]
 Value = bool | int | float | str | None

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
 from pffdst.data.dataset import DataError
 
@@ -121,8 +122,8 @@ class Partitioner(ABC):
     """A way to give samples to clients; the test samples follow with the same proportions per class."""
 
     @abstractmethod
-    def problems(self, samples: int, clients: int) -> list[str]:
-        """Why `clients` cannot have shares of `samples` training samples; empty when they can."""
+    def problems(self, facts: Facts) -> list[str]:
+        """Why `facts.clients` cannot have shares of `facts.samples` training samples; empty when they can."""
 
     @abstractmethod
     def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Shares:
@@ -135,20 +136,33 @@ class Partitioner(ABC):
 class Division(Partitioner):
     """A way in which every sample is exactly one client's."""
 
-    def problems(self, samples: int, clients: int) -> list[str]:
-        """Fewer than 1 client, or more clients than samples."""
-        if clients < 1:
+    def problems(self, facts: Facts) -> list[str]:
+        """Fewer than 1 client, more clients than samples, or what is wrong with the settings."""
+        samples, clients = facts.samples, facts.clients
+        if clients is not None and clients < 1:
             return [f"clients must be 1 or more, got {clients}"]
+        if found := self._settings_problems():
+            return found
+        if samples is None or clients is None:
+            return []
         if clients > samples:
             return [
                 f"clients={clients} is more than the {samples} training samples; write clients={samples} or fewer, "
                 "or partition=drawn, whose clients share samples"
             ]
+        return self._share_problems(samples, clients)
+
+    def _settings_problems(self) -> list[str]:
+        """Settings out of range."""
+        return []
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        """Why so many clients cannot have shares of so many samples, which are no fewer than they."""
         return []
 
     def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> Partition:
         """Assigns every sample to exactly one client."""
-        if problems := self.problems(len(train_labels), clients):
+        if problems := self.problems(Facts(samples=len(train_labels), clients=clients)):
             raise PartitionError("\n".join(problems))
         train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
         owner, moved = self._assign(train, clients, seed)
@@ -185,9 +199,8 @@ class Dirichlet(Division):
     min_size: int
     retries: int
 
-    def problems(self, samples: int, clients: int) -> list[str]:
-        """Also: alpha, min_size or retries out of range, or too few samples for every client to get min_size."""
-        found = super().problems(samples, clients)
+    def _settings_problems(self) -> list[str]:
+        found = []
         if not 0 < self.alpha <= _ALPHA_MAX:
             found.append(
                 f"partition.alpha must be above 0 and at most {_ALPHA_MAX:g}, got {self.alpha}; "
@@ -197,13 +210,16 @@ class Dirichlet(Division):
             found.append(f"partition.min_size must be 1 or more, got {self.min_size}")
         if self.retries < 0:
             found.append(f"partition.retries must be 0 or more, got {self.retries}")
-        if not found and clients * self.min_size > samples:
-            found.append(
-                f"partition.min_size={self.min_size} for clients={clients} needs {clients * self.min_size} training "
-                f"samples, there are {samples}; write clients={samples // self.min_size} or fewer, "
-                f"or partition.min_size={samples // clients}"
-            )
         return found
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        if clients * self.min_size <= samples:
+            return []
+        return [
+            f"partition.min_size={self.min_size} for clients={clients} needs {clients * self.min_size} training "
+            f"samples, there are {samples}; write clients={samples // self.min_size} or fewer, "
+            f"or partition.min_size={samples // clients}"
+        ]
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
         per_class = np.bincount(labels)
@@ -244,18 +260,17 @@ class Shards(Division):
 
     per_client: int
 
-    def problems(self, samples: int, clients: int) -> list[str]:
-        """Also: per_client below 1, or more shards than samples."""
-        found = super().problems(samples, clients)
-        if self.per_client < 1:
-            found.append(f"partition.per_client must be 1 or more, got {self.per_client}")
-        if not found and self.per_client * clients > samples:
-            found.append(
-                f"partition.per_client={self.per_client} for clients={clients} needs {self.per_client * clients} "
-                f"training samples, there are {samples}; write clients={samples // self.per_client} or fewer, "
-                f"or partition.per_client={samples // clients}"
-            )
-        return found
+    def _settings_problems(self) -> list[str]:
+        return [] if self.per_client >= 1 else [f"partition.per_client must be 1 or more, got {self.per_client}"]
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        if self.per_client * clients <= samples:
+            return []
+        return [
+            f"partition.per_client={self.per_client} for clients={clients} needs {self.per_client * clients} "
+            f"training samples, there are {samples}; write clients={samples // self.per_client} or fewer, "
+            f"or partition.per_client={samples // clients}"
+        ]
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
         generator = _shuffle(seed)

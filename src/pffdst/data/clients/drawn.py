@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
 from pffdst.data.clients.divided import Partitioner, PartitionError, Shares, checked_labels, follow
 
@@ -47,15 +48,14 @@ class Drawn(Partitioner):
             if not holds:
                 raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
 
-    def problems(self, samples: int, clients: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Fewer than 1 client or sample: any other numbers go together."""
-        return [
-            f"{name} must be 1 or more, got {n}" for name, n in (("clients", clients), ("samples", samples)) if n < 1
-        ]
+        given = (("clients", facts.clients), ("samples", facts.samples))
+        return [f"{name} must be 1 or more, got {n}" for name, n in given if n is not None and n < 1]
 
     def split(self, train_labels: Tensor, test_labels: Tensor, clients: int, classes: int, seed: int) -> DrawnShares:
         """Names the clients' draws, and divides the test set among the panel."""
-        if problems := self.problems(len(train_labels), clients):
+        if problems := self.problems(Facts(samples=len(train_labels), clients=clients)):
             raise PartitionError("\n".join(problems))
         train, test = checked_labels(train_labels, classes), checked_labels(test_labels, classes)
         by_class = torch.from_numpy(np.argsort(train, kind="stable"))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.seeding import derive_seed
 from pffdst.data.dataset import DataError, Dataset, DataSource, Declared, ImageSet
 
@@ -29,7 +30,7 @@ class DigitsSource(DataSource):
     std: Sequence[float] | None
     test_share: float
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range."""
         found = self._declared.problems()
         if not 0 < self.test_share < 1:

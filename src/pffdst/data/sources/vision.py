@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.data.cache import ImageCache
 from pffdst.data.dataset import DataError, Dataset, DataSource, Declared
 from pffdst.data.sources.archive import ARCHIVES, Archive
@@ -36,7 +37,7 @@ class VisionSource(DataSource):
     std: Sequence[float] | None
     parquet: Mapping[str, str]
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and files that are not there and will not be downloaded."""
         found = self._declared.problems()
         if self.archive not in ARCHIVES:
@@ -104,7 +105,7 @@ class ParquetSource(DataSource):
     std: Sequence[float] | None
     parquet: Mapping[str, str]
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and shards that are not there."""
         found = self._declared.problems()
         if not self._folder.is_dir():

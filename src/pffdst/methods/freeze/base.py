@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+from pffdst.core.facts import Facts
 from pffdst.core.model import Stage
 
 __all__ = ["FreezeSchedule", "StartFrom"]
@@ -34,7 +35,6 @@ class FreezeSchedule(ABC):
             start += length
         return tuple(stages)
 
-    def problems(self, rounds: int) -> list[str]:
-        """What stands against a run of `rounds` rounds, one sentence each."""
-        del rounds
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against a run of `facts.rounds` rounds, one sentence each."""
         return []

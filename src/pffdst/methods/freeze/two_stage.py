@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import final, get_args
 
+from pffdst.core.facts import Facts
 from pffdst.methods.freeze.base import FreezeSchedule, StartFrom
 
 __all__ = ["TwoStage"]
@@ -42,8 +43,11 @@ class TwoStage(FreezeSchedule):
         """k_l // 2 and the rest."""
         return [tuple(k // 2 for k in counts), tuple(k - k // 2 for k in counts)]
 
-    def problems(self, rounds: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Each stage takes a round."""
+        rounds = facts.rounds
+        if rounds is None:
+            return []
         if rounds < 2:
             return [f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"]
         if self.stage_lengths(rounds)[0] == 0:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move
 from pffdst.core.model import GlobalModel, Stage
 
@@ -59,7 +60,6 @@ class ReadjustRule(ABC):
         del stage_lengths
         return []
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
-        """What stands against stages of these lengths (rounds), one sentence each."""
-        del stage_lengths
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against stages of `facts.stage_lengths` rounds, one sentence each."""
         return []

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move, smallest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.methods.readjust.base import ReadjustRule, room_left
@@ -68,9 +69,10 @@ class ServerDifferential(ReadjustRule):
             f"{min(still)} rounds, the mask is only pruned once; a smaller interval or more rounds readjust it"
         ]
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A stage must be long enough to hold its final prune."""
-        if min(stage_lengths) >= 2:
+        stage_lengths = facts.stage_lengths
+        if stage_lengths is None or min(stage_lengths) >= 2:
             return []
         enough = max(2 * len(stage_lengths), sum(stage_lengths) + 1)  # more where stages differ much in length
         return [

@@ -19,7 +19,8 @@ from pffdst.search.definition import read_search
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SCALE = (ROOT / "docs/scale.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README + SCALE, flags=re.DOTALL)
+COMMAND_LINE = (ROOT / "docs/command_line.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + SCALE + COMMAND_LINE, flags=re.DOTALL)
 COMMANDS = [
     line.split(" #")[0].strip()
     for block in BLOCKS

@@ -77,8 +77,9 @@ def test_the_end_names_the_next_step(sweep: Path, capsys: pytest.CaptureFixture[
 def test_jobs_that_never_began_are_missing_and_the_sweep_has_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job(tmp_path / "x=" / "a", "failed", seed=0)
-    task = ["lr=0.1", "seed=0,1", "name=a b", "++momentum=0.123456789"]
+    folder = job(tmp_path / "x=" / "a", "failed")
+    (folder / ".hydra" / "overrides.yaml").write_text("- ++model.dropout=0.1\n- seed=0\n")
+    task = ["++model.dropout=0.1", "seed=0,1"]
     saved = {"hydra": {"sweeper": {"params": None}, "overrides": {"task": task}}}
     OmegaConf.save(OmegaConf.create(saved), tmp_path / "multirun.yaml")
     with pytest.raises(SystemExit):

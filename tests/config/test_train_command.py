@@ -53,7 +53,7 @@ def test_a_run(run: Any) -> None:
 
     code, out, err = run(launch, "experiment=exp", "partition=equal", "sparsity=0.95")
     assert (code, err) == (0, "")
-    assert out.startswith("to compare runs: python -m pffdst report ")
+    assert out == "to look at it: python -m pffdst report logs/runs/exp -o report.html\n"
     [cfg] = seen
     assert (cfg.sparsity, cfg.rounds) == (0.95, 60)
     assert "alpha" not in cfg.partition

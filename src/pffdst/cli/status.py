@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -19,11 +20,13 @@ from pffdst.cli.sweep_table import counts, table_of
 from pffdst.config.sweeps import grid_of
 from pffdst.core.program import command_line
 from pffdst.runs.jobs import Job, job_folders, job_of, jobs_of
-from pffdst.search.trials import DATABASE, Trials, front_table
+
+if TYPE_CHECKING:
+    from pffdst.search.trials import Trials
 
 __all__ = ["main"]
 
-_SWEEP = "multirun.yaml"
+_SWEEP, _SEARCH = "multirun.yaml", "search.db"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -51,20 +54,27 @@ def _show(folder: Path, console: Console) -> bool:
 
 
 def _is_several(folder: Path) -> bool:
-    return (folder / _SWEEP).is_file() or (folder / DATABASE).is_file()
+    return (folder / _SWEEP).is_file() or (folder / _SEARCH).is_file()
 
 
 def _show_jobs(folder: Path, console: Console) -> None:
     jobs, trials = _jobs(folder)
     console.print(table_of(jobs, folder, "Sweep" if trials is None else "Search"))
     if trials is not None and any(job.done for job in jobs):
+        from pffdst.search.trials import front_table
+
         console.print(front_table(trials))
     console.print(counts(jobs) + (f"; {trials.left} to go" if trials is not None else ""), highlight=False)
     console.print(_how_on(folder, jobs, trials), highlight=False, markup=False)
 
 
 def _jobs(folder: Path) -> tuple[list[Job], Trials | None]:
-    return jobs_of(folder, grid_of(folder)), Trials.load(folder)
+    jobs = jobs_of(folder, grid_of(folder))
+    if not (folder / _SEARCH).is_file():
+        return jobs, None
+    from pffdst.search.trials import Trials  # Optuna is needed by searches alone
+
+    return jobs, Trials.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -77,7 +87,7 @@ def _show_below(root: Path, console: Console) -> bool:
         table.add_column(name, overflow="fold")
     for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         job = None if _is_several(folder) else job_of(folder)
-        kind = "run" if job is not None else "search" if (folder / DATABASE).is_file() else "sweep"
+        kind = "run" if job is not None else "search" if (folder / _SEARCH).is_file() else "sweep"
         state = job.status if job is not None else counts(_jobs(folder)[0])
         table.add_row(kind, str(folder.relative_to(root)), state)
     console.print(table)
@@ -86,7 +96,7 @@ def _show_below(root: Path, console: Console) -> bool:
 
 def _found(root: Path) -> list[Path]:
     """Runs, sweeps and searches at any depth; a sweep's own jobs are left to it."""
-    several = {path.parent for name in (_SWEEP, DATABASE) for path in root.rglob(name)}
+    several = {path.parent for name in (_SWEEP, _SEARCH) for path in root.rglob(name)}
     return [*several, *(path for path in job_folders(root) if not several & {path, *path.parents})]
 
 

@@ -34,7 +34,7 @@ from pffdst.runs.jobs import has_checkpoint, mark_failed
 
 __all__ = ["Interrupted", "cli", "configs", "follow", "job", "main", "run"]
 
-_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"})
+_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "-sc", "--shell-completion"})
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Pat
             Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
         accuracy = launch(cfg)
         if not sweep:
-            print(f"to compare runs: {command_line('report', [str(folder), '-o', 'report.html'])}")
+            print(f"to look at it: {command_line('report', [str(_short(folder)), '-o', 'report.html'])}")
         return accuracy
     except KeyboardInterrupt:
         raise Interrupted(folder, sweep) from None
@@ -244,6 +244,11 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
 
 def _folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path.cwd()
+
+
+def _short(folder: Path) -> Path:
+    """The folder as it is seen from the working directory, where it lies below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _in_sweep() -> bool:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import final
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pffdst.build import build
+from pffdst.client.turn import ClientSetup
 from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask, RoundPlan, Update
 from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.core.seeding import generator_for
+from pffdst.engines.base import Engine, Job
 from pffdst.experiment import Experiment
+from pffdst.observers import Observer
 from pffdst.run import play_round
-from pffdst.server.server import RoundRecord
+from pffdst.server.round import Round, RoundRecord
+
+settings.register_profile("pffdst", deadline=None)  # a busy machine is no fault of the program
+settings.load_profile("pffdst")
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -34,8 +41,9 @@ SMALL = (
 MakeExperiment = Callable[..., Experiment]
 
 
+@final
 @dataclass(frozen=True)
-class Round:
+class Seen:
     """One round of a run: the model as planned, as clients decode it and after the mean; every message, the bill."""
 
     plan: RoundPlan
@@ -76,38 +84,61 @@ def make_experiment(tmp_path_factory: pytest.TempPathFactory, config_dir: Path) 
 
 
 @pytest.fixture(scope="session")
-def play() -> Callable[[Experiment], list[Round]]:
+def play() -> Callable[[Experiment], list[Seen]]:
     """Plays all rounds with the program's own loop and gives what was seen in each."""
 
-    def played(experiment: Experiment) -> list[Round]:
-        with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-            loggers.open(experiment.config, experiment.folder, None)
-            return [_watched(experiment, t) for t in range(experiment.rounds)]
+    def played(experiment: Experiment) -> list[Seen]:
+        network = Network(experiment.engine)
+        watcher = Watcher(network)
+        watched = replace(experiment, engine=network, observers=(*experiment.observers, watcher))
+        with network.open(watched.setup), watched.loggers as loggers:
+            loggers.open(watched.config, watched.folder, None)
+            for t in range(watched.first, watched.rounds):
+                play_round(watched, t)
+        return watcher.seen
 
     return played
 
 
-def _watched(experiment: Experiment, t: int) -> Round:
-    server, seen, updates = experiment.server, {}, []
-    real: dict[str, Any] = {name: getattr(server, name) for name in ("dispatch", "absorb", "conclude")}
+@final
+class Watcher(Observer):
+    """Notes every finished round."""
 
-    def dispatch(plan: RoundPlan) -> list[ClientTask]:
-        seen.update(plan=plan, planned=server.model, tasks=real["dispatch"](plan), sent=server.sent)
-        return list(seen["tasks"])
+    def __init__(self, network: Network) -> None:
+        self.network, self.seen = network, list[Seen]()
 
-    def absorb(plan: RoundPlan, update: Update) -> None:
-        updates.append(update)
-        real["absorb"](plan, update)
+    def on_round(self, experiment: Experiment, done: Round) -> None:
+        tasks, updates = self.network.messages
+        bill = Counter(experiment.ledger.round)
+        self.seen.append(
+            Seen(done.plan, done.planned, done.sent, tasks, updates, done.record, experiment.server.model, bill)
+        )
 
-    def conclude(plan: RoundPlan) -> RoundRecord:
-        seen["record"] = real["conclude"](plan)
-        return seen["record"]
 
-    with pytest.MonkeyPatch.context() as patch:
-        for spy in (dispatch, absorb, conclude):
-            patch.setattr(server, spy.__name__, spy)
-        play_round(experiment, t)
-    return Round(updates=updates, concluded=server.model, bill=Counter(experiment.ledger.round), **seen)
+@final
+class Network(Engine):
+    """An engine whose messages are seen, of the last round."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.device, self.channels_last = engine.device, engine.channels_last
+        self.messages: tuple[list[ClientTask], list[Update]] = ([], [])
+
+    def start(self, setup: ClientSetup) -> None:
+        self.engine.memories = self.memories
+        self.engine.start(setup)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
+        return self.engine.train(jobs)
+
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
+        self.messages = (list(tasks), [])
+        for update in self.engine.run(tasks):
+            self.messages[1].append(update)
+            yield update
 
 
 @pytest.fixture(scope="session")

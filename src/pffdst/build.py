@@ -1,27 +1,24 @@
-"""From a checked configuration to a run: the only place where configured classes are made."""
+"""From a checked configuration to the parts of a run: the only place where configured classes are made."""
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from pffdst.client.step import LocalTraining
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
-from pffdst.config.identity import differences, engine_identity, fingerprint
-from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, initialise
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
 from pffdst.data.clients.divided import Partition, Shares
@@ -30,188 +27,165 @@ from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
-from pffdst.experiment import STATE_FORMAT, Experiment
+from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
-from pffdst.loggers.tables import print_summary
+from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
+from pffdst.methods.local import LocalTraining
+from pffdst.methods.method import Method
+from pffdst.methods.participation import Population
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns
-from pffdst.run import run
-from pffdst.runs import checkpoint
-from pffdst.runs import jobs as sweeps
-from pffdst.runs.provenance import PROVENANCE, provenance
 from pffdst.server.server import Server, ServerRules
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.codecs.floats import Float32
 
-__all__ = ["build", "follow", "launch", "recorded_run"]
+__all__ = ["Parts", "build", "follow", "parts"]
 
 _log = logging.getLogger(__name__)
 
 
-def launch(cfg: DictConfig) -> float:
-    """Runs a composed and checked configuration in its folder, or what is left of it; gives its last-5 accuracy.
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration makes in every process of a run: all that clients need, and the initial model.
 
-    Raises UserError where the folder holds another run, is in use, or a checkpoint cannot be read.
+    `network` is the run's one construction; whoever trains or evaluates has a copy. `freeze` is the schedule of the
+    stages in `setup`.
     """
-    hydra = HydraConfig.get()
-    folder, identity = Path(hydra.runtime.output_dir), fingerprint(cfg)
-    in_sweep = hydra.mode == RunMode.MULTIRUN
-    resume = cfg.resume
-    if in_sweep and resume is False:
-        attempt = sweeps.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg))
-        if attempt is not None and attempt.folder != folder.resolve():
-            sweeps.mark_skipped(folder, attempt.folder)
-        if attempt is not None:
-            _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
-            folder, resume = attempt.folder, True
-    with sweeps.locked(folder):
-        summary = finished(folder, identity) if resume is not False else None
-        if summary is None:
-            state = starting_state(cfg, folder, resume, identity)
-            summary = recorded_run(build(cfg, folder, identity), state, engine_identity(cfg))
-        else:
-            print_summary(summary)
-    return float(summary["last5_acc_global"])
+
+    dataset: Dataset
+    shares: Shares
+    network: nn.Module
+    model: GlobalModel
+    freeze: FreezeSchedule
+    setup: ClientSetup
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one input."""
+        return self.dataset.channels, self.dataset.size, self.dataset.size
 
 
-def finished(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The summary of a run that is done already, or None."""
-    known = sweeps.read_run(folder)
-    if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
-        return None
-    summary: dict[str, Any] = json.loads((folder / sweeps.SUMMARY).read_text())
-    return summary
-
-
-def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> Mapping[str, Any] | None:
-    """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
-    checkpoints = folder / "checkpoints"
-    if resume is False:
-        if checkpoints.exists() or (folder / sweeps.SUMMARY).exists():
-            raise UserError(
-                f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
-            )
-        return None
-    if resume is True:
-        found = checkpoint.latest(checkpoints)
-        if found is None:
-            if not (folder / sweeps.RUN).exists():
-                raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
-            _log.warning("%s has no checkpoint yet: the run starts from round 1", folder)
-            return None
-        state, path = found
-    else:
-        path = Path(str(resume))
-        state = checkpoint.load(path)
-    if state["format"] != STATE_FORMAT:
-        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
-    if state["fingerprint"] != identity:
-        raise UserError(_another_configuration(cfg, folder, path))
-    _log.info("resuming after round %d from %s", state["t"], path)
-    return state
-
-
-def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
-    lines = []
-    if (folder / "config.yaml").exists():
-        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        now = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(saved, dict)
-        assert isinstance(now, dict)
-        lines = differences({str(k): v for k, v in saved.items()}, {str(k): v for k, v in now.items()})
-    what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
-    return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
-
-
-def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine: str) -> dict[str, Any]:
-    """Runs, with the status in run.json and the resolved configuration in config.yaml."""
-    folder, identity = experiment.folder, experiment.fingerprint
-    text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
-    checkpoint.write_atomically(folder / "config.yaml", text.encode())
-    note_provenance(folder, 0 if state is None else int(state["t"]))
-    experiment.describe_clients()
-    sweeps.mark(folder, identity, "running", engine)
-    summary = run(experiment, state)
-    sweeps.mark(folder, identity, "done", engine)
-    return summary
-
-
-def note_provenance(folder: Path, t: int) -> None:
-    """Adds to provenance.json [{"from_round", "machine", "versions", "command", "date", "git"}] what now goes on.
-
-    A run from the start (t = 0) begins it anew; a resumed one has an entry for each time it was taken up.
-    """
-    path = folder / PROVENANCE
-    before = []
-    if t > 0 and path.exists():
-        with suppress(ValueError):
-            before = json.loads(path.read_text())
-    text = json.dumps([*before, {"from_round": t + 1, **provenance()}], indent=2)
-    checkpoint.write_atomically(path, text.encode() + b"\n")
-
-
-def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
-    """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
+def parts(cfg: DictConfig) -> Parts:
+    """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
     dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
     if cfg.validation_share > 0:
         dataset = dataset.with_validation(cfg.validation_share, cfg.seed)
     _check_fit(cfg, dataset)
-    engine = _engine(cfg)
     shares = _shares(cfg, dataset)
-    shape = (dataset.channels, dataset.size, dataset.size)
+    network = initialise(
+        lambda: instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes), cfg.seed
+    )
+    flat = FlatModule(network)
+    layout, method = flat.layout, Method(instantiate(cfg.readjust), instantiate(cfg.updates))
+    freeze: FreezeSchedule = instantiate(cfg.freeze)
+    stages = freeze.stages(cfg.rounds, instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity))
+    model = _initial(cfg, flat, method, stages)
+    codec = instantiate(cfg.codec)
+    setup = ClientSetup(
+        network=copy.deepcopy(network),
+        layout=layout,
+        training=_training(cfg),
+        method=method,
+        stages=stages,
+        codecs=Codecs(codec, Float32(codec.level, codec.difference)),
+        send_statistics=instantiate(cfg.aggregation).statistics == "average",
+        seed=cfg.seed,
+        mean=dataset.mean,
+        std=dataset.std,
+        images=dataset.train,
+        shares=shares,
+        callbacks=tuple(_named(cfg.callbacks)),
+    )
+    return Parts(dataset, shares, network, model, freeze, setup)
 
-    def network() -> Any:
-        return instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
 
-    initial = FlatModule(initialise(network, cfg.seed).to(engine.device))
-    layout = initial.layout
-    server = _server(cfg, initial)
-    setup = _setup(cfg, dataset, shares, server, network())
+def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
+    """The initial model: nothing is dead before the first round is planned."""
+    layout, values = flat.layout, flat.read()
+    everything, nothing = Positions.all(layout), Positions.none(layout)
+    model = GlobalModel.of(everything, nothing, values[: layout.maskable], values[layout.maskable :])
+    if not cfg.sparse_init:
+        return model
+    return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
+
+
+def _training(cfg: DictConfig) -> LocalTraining:
+    return LocalTraining(
+        epochs=cfg.local_epochs,
+        batch_size=cfg.batch_size,
+        lr=cfg.lr,
+        momentum=cfg.momentum,
+        weight_decay=cfg.weight_decay,
+        prox_mu=cfg.prox_mu,
+        clip_norm=cfg.clip_norm,
+        rounds=cfg.rounds,
+        objective=instantiate(cfg.objective),
+        optimizer=instantiate(cfg.optimizer),
+        lr_schedule=instantiate(cfg.lr_schedule),
+        augmentation=instantiate(cfg.augmentation),
+    )
+
+
+def _named(node: Any) -> list[Any]:
+    """What the keyed nodes of a group make; null ones are left out."""
+    return [instantiate(child) for child in (node or {}).values() if child is not None]
+
+
+def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
+    """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
+    made, engine = parts(cfg), _engine(cfg)
+    dataset, setup = made.dataset, made.setup
+    for rule in setup.method:
+        for remark in rule.remarks([stage.length for stage in setup.stages]):
+            _log.warning("%s", remark)
+    network = FlatModule(copy.deepcopy(made.network).to(engine.device))
     return Experiment(
         folder=folder,
         config=_plain(cfg),
         fingerprint=identity,
-        labels=_labels(cfg, dataset, initial),
+        labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
         eval_every_bytes=cfg.eval_every_bytes,
         checkpoint_every=cfg.checkpoint_every,
         device=engine.device,
         setup=setup,
-        server=server,
+        server=_server(cfg, made),
         engine=engine,
-        ledger=Ledger(FlopCounter.of(initial.module, layout, shape), cfg.local_epochs, cfg.batch_size),
-        evaluator=Evaluator(
-            dataset.test,
-            shares.test_owner(),
-            shares.tested,
-            dataset.mean,
-            dataset.std,
-            channels_last=engine.channels_last,
-        ),
-        network=initial,
+        ledger=Ledger(FlopCounter.of(network.module, setup.layout, made.shape), cfg.local_epochs, cfg.batch_size),
+        evaluator=_evaluator(made, engine),
+        network=network,
         clients=ClientRecord.of(
-            cfg.clients, dataset.classes, lambda client: dataset.train.labels[shares.train(client)].numpy()
+            cfg.clients, dataset.classes, lambda client: dataset.train.labels[made.shares.train(client)].numpy()
         ),
-        loggers=_loggers(cfg, layout),
+        loggers=_loggers(cfg, setup.layout),
+        observers=tuple(_named(cfg.observers)),
         profile=cfg.profile,
     )
 
 
-def _engine(cfg: DictConfig) -> Engine:
-    """The configured engine; under torchrun one of many, and the other ranks are told the configuration.
+def _evaluator(made: Parts, engine: Engine) -> Evaluator:
+    dataset, shares = made.dataset, made.shares
+    return Evaluator(
+        dataset.test,
+        shares.test_owner(),
+        shares.tested,
+        dataset.mean,
+        dataset.std,
+        channels_last=engine.channels_last,
+    )
 
-    They are told once the data are here: what was downloaded and decoded lies in the cache for those beside.
-    """
+
+def _engine(cfg: DictConfig) -> Engine:
+    """The configured engine; under torchrun one of many, and the other ranks are sent the configuration as it opens."""
     engine: Engine = instantiate(cfg.engine)
     ranks = current()
-    if ranks is None:
-        return engine
-    for peer in ranks.links:
-        ranks.send(peer, OmegaConf.to_yaml(cfg, resolve=True).encode())
-    return Distributed(engine, ranks)
+    return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def follow(ranks: Ranks) -> None:
@@ -221,10 +195,7 @@ def follow(ranks: Ranks) -> None:
     def make(text: str) -> tuple[Engine, ClientSetup]:
         cfg = OmegaConf.create(text)
         assert isinstance(cfg, DictConfig)
-        dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
-        network = instantiate(cfg.model, channels=dataset.channels, size=dataset.size, classes=dataset.classes)
-        server = _server(cfg, FlatModule(network))
-        return instantiate(cfg.engine), _setup(cfg, dataset, _shares(cfg, dataset), server, network)
+        return instantiate(cfg.engine), parts(cfg).setup
 
     follow_with(ranks, make)
 
@@ -252,50 +223,28 @@ def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
     return shares
 
 
-def _server(cfg: DictConfig, initial: FlatModule) -> Server:
-    """The server and what it goes by. Nothing is dead before the first round is planned."""
-    layout = initial.layout
-    rule = instantiate(cfg.readjust)
-    counts = instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity)
-    schedule = instantiate(cfg.freeze)
-    for remark in rule.remarks(schedule.stage_lengths(cfg.rounds)):
-        _log.warning("%s", remark)
-    stages = schedule.stages(cfg.rounds, counts)
-    alive = torch.ones(layout.maskable, dtype=torch.bool)
-    model = GlobalModel(layout, initial.read(), alive, ~alive)
-    if cfg.sparse_init:
-        model = model.with_values(scaled_to_density(model.values, layout, rule.start_counts(model, stages[0])))
+def _server(cfg: DictConfig, made: Parts) -> Server:
+    """The server and what it goes by."""
+    setup = made.setup
     rules = ServerRules(
-        stages=stages,
-        rule=rule,
-        start_from=schedule.start_from,
+        method=setup.method,
+        stages=setup.stages,
+        freeze=made.freeze,
         aggregation=instantiate(cfg.aggregation),
+        optimizer=instantiate(cfg.server_optimizer),
         participation=instantiate(cfg.participation),
-        codec=instantiate(cfg.codec),
+        population=Population(setup.clients, setup.samples),
+        codecs=setup.codecs,
         seed=cfg.seed,
-        clients=cfg.clients,
         cohort=cfg.cohort,
         ema=cfg.server_ema,
+        ema_warm_up=cfg.server_ema_warm_up,
+        keep=cfg.clients_keep,
+        density=1.0 - cfg.sparsity,
+        network=lambda: copy.deepcopy(made.network),
+        shape=made.shape,
     )
-    return Server(model, rules)
-
-
-def _setup(cfg: DictConfig, dataset: Dataset, shares: Shares, server: Server, network: Any) -> ClientSetup:
-    """What the clients know: the same objects as the server's, which keep no state."""
-    return ClientSetup(
-        network=network,
-        layout=server.model.layout,
-        training=LocalTraining(cfg.local_epochs, cfg.batch_size, cfg.lr, cfg.momentum, cfg.weight_decay, cfg.prox_mu),
-        rule=server.rules.rule,
-        stages=server.rules.stages,
-        codec=server.rules.codec,
-        send_statistics=server.rules.aggregation.statistics == "average",
-        seed=cfg.seed,
-        mean=dataset.mean,
-        std=dataset.std,
-        images=dataset.train,
-        shares=shares,
-    )
+    return Server(made.model, rules)
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:

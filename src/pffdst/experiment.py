@@ -29,18 +29,23 @@ from pffdst.metrics.clients import CLIENTS_FILE, ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.history import History
 from pffdst.metrics.names import Row
+from pffdst.observers import Observer
 from pffdst.runs import checkpoint
-from pffdst.server.server import RoundRecord, Server
+from pffdst.server.round import RoundRecord
+from pffdst.server.server import Server
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 
 
 @final
 @dataclass
 class Progress:
-    """What grows over a run beside the model: the next round, the evaluations, the time, who was left out."""
+    """What grows over a run beside the model: the next round, the evaluations, the time, who was left out.
+
+    `stop` says why the run ends before its last round, where an observer ends it.
+    """
 
     t: int = 0
     history: History = field(default_factory=History)
@@ -49,6 +54,7 @@ class Progress:
     memory: PeakMemory = field(default_factory=PeakMemory)
     watch: Stopwatch = field(default_factory=Stopwatch)
     row: Row = field(default_factory=dict)
+    stop: str | None = None
     scores: dict[str, Evaluation] = field(default_factory=dict)
 
 
@@ -77,6 +83,7 @@ class Experiment:
     network: FlatModule
     clients: ClientRecord
     loggers: Loggers
+    observers: tuple[Observer, ...] = ()
     profile: bool | Literal["trace"] = False
     progress: Progress = field(default_factory=Progress)
 
@@ -90,6 +97,8 @@ class Experiment:
         """
         if t + 1 == self.rounds:
             return True
+        if t < 0:
+            return False
         if self.eval_every_bytes == 0:
             return (t + 1) % self.eval_every == 0
         after = self.ledger.total["paper_bytes"]
@@ -118,7 +127,7 @@ class Experiment:
         return self.progress.history.extend(row)
 
     def _scores(self) -> dict[str, Evaluation]:
-        return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model())}
+        return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model)}
 
     def _accuracies(self, plan: RoundPlan) -> Row:
         with self.progress.watch.part("evaluate"):
@@ -143,8 +152,8 @@ class Experiment:
 
     def _mask(self, plan: RoundPlan, record: RoundRecord) -> Row:
         model = self.server.model
-        layers, alive = model.layout.layers, model.layout.per_layer(model.alive)
-        frozen, total = int(model.frozen.sum()), sum(alive)
+        layers, alive = model.layout.layers, model.alive_at.counts
+        frozen, total = len(model.frozen_at), sum(alive)
         row: Row = {
             names.SPARSITY: model.sparsity,
             names.ALIVE: total,
@@ -159,6 +168,11 @@ class Experiment:
     # ---- checkpoint ------------------------------------------------------------------------------------------------
 
     @property
+    def first(self) -> int:
+        """The first round: 0, or below it where a rule warms up."""
+        return -self.setup.method.warm_up
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of last.ckpt and previous.ckpt."""
         return self.folder / "checkpoints"
@@ -166,7 +180,7 @@ class Experiment:
     def save_if_due(self) -> None:
         """A checkpoint every `checkpoint_every` rounds and at the end."""
         with self.progress.watch.part("checkpoint"):
-            if self.progress.t % self.checkpoint_every == 0 or self.progress.t == self.rounds:
+            if self.progress.t % self.checkpoint_every == 0 or self.progress.t >= self.rounds or self.progress.stop:
                 self.save()
 
     def save(self) -> None:
@@ -188,6 +202,7 @@ class Experiment:
                 "engine": self.engine.state_dict(),
                 "ledger": self.ledger.state_dict(),
                 "loggers": self.loggers.state_dict(),
+                "observers": [observer.state_dict() for observer in self.observers],
             },
         )
 
@@ -201,6 +216,8 @@ class Experiment:
         self.server.load_state_dict(state["server"])
         self.engine.load_state_dict(state["engine"])
         self.ledger.load_state_dict(state["ledger"])
+        for observer, own in zip(self.observers, state["observers"], strict=True):
+            observer.load_state_dict(own)
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
@@ -216,7 +233,7 @@ class Experiment:
         content = self._safetensors(self.server.model)
         checkpoint.write_atomically(self.folder / "model.safetensors", content)
         checkpoint.write_atomically(
-            self.folder / "model_ema.safetensors", self._safetensors(self.server.averaged_model())
+            self.folder / "model_ema.safetensors", self._safetensors(self.server.averaged_model)
         )
         summary = self._summary(hashlib.sha256(content).hexdigest())
         checkpoint.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""The loop over rounds: plan, encode, run, absorb, evaluate, log, checkpoint."""
+"""The loop over rounds: begin, exchange, conclude, evaluate, log, checkpoint."""
 
 from __future__ import annotations
 
@@ -7,73 +7,83 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pffdst.core.messages import RoundPlan
+from pffdst.cost.ledger import unpacked
 from pffdst.experiment import Experiment
 from pffdst.measure.memory import release_free_memory
 from pffdst.measure.stopwatch import tracing
-from pffdst.server.server import RoundRecord
+from pffdst.server.round import Round
 
-__all__ = ["run"]
+__all__ = ["play_round", "run"]
 
 _log = logging.getLogger(__name__)
 
 
 def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Plays all rounds, or those after the checkpoint `state`; gives the summary, which is also on disk."""
-    folder = experiment.folder if experiment.profile == "trace" else None
+    folder, progress = experiment.folder if experiment.profile == "trace" else None, experiment.progress
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers, tracing(folder) as traced:
+        progress.t = experiment.first
         if state is not None:
             experiment.restore(state)
         loggers.open(experiment.config, experiment.folder, None if state is None else state["loggers"])
-        for t in range(experiment.progress.t, experiment.rounds):
+        for t in range(progress.t, experiment.rounds):
             play_round(experiment, t)
             traced()
+            if progress.stop is not None:
+                _log.info("round %d is the last: %s", t + 1, progress.stop)
+                break
         summary = experiment.finish()
         loggers.summary(summary)
     return summary
 
 
-def play_round(experiment: Experiment, t: int) -> None:
+def play_round(experiment: Experiment, t: int) -> Round:
     """Round t, from the plan to the checkpoint."""
     began = time.monotonic()
-    server, progress, watch = experiment.server, experiment.progress, experiment.progress.watch
+    progress, watch = experiment.progress, experiment.progress.watch
     with watch.part("plan"):
-        plan = server.plan(t)
-    exchange(experiment, plan)
+        done = experiment.server.begin(t)
+    exchange(experiment, done)
     with watch.part("aggregate"):
-        record = server.conclude(plan)
-    report_rejected(plan, record)
-    progress.rejected += len(record.rejected)
+        done.conclude()
+    report_rejected(done)
+    progress.rejected += len(done.record.rejected)
     progress.t = t + 1
-    progress.row = experiment.row(plan, record, time.monotonic() - began)
+    progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
     with watch.part("log"):
         experiment.loggers.log(progress.row)
+    for observer in experiment.observers:
+        progress.stop = observer.on_round(experiment, done) or progress.stop
     experiment.lap(began)
     experiment.save_if_due()
     release_free_memory()
+    return done
 
 
-def exchange(experiment: Experiment, plan: RoundPlan) -> None:
+def exchange(experiment: Experiment, now: Round) -> None:
     """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
-    server, ledger, setup, watch = experiment.server, experiment.ledger, experiment.setup, experiment.progress.watch
-    dense_gradient = setup.rule.wants_gradient(plan.stage, plan.t)
-    ledger.begin(server.model, dense_gradient=dense_gradient, news=server.holdings.news)
+    ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
+    method = setup.method
+    probes, trains = method.probes(plan.stage, plan.t), method.trains(plan.t)
+    ledger.begin(now.planned, probes=probes, trains=trains, news=now.news)
     with watch.part("encode"):
-        tasks = server.dispatch(plan)
+        tasks = now.tasks()
     for task in tasks:
         ledger.down(task)
     for done, update in enumerate(watch.over("clients", experiment.engine.run(tasks)), start=1):
         experiment.loggers.step("clients", done, len(tasks))
         watch.client(update.timings)
-        ledger.up(update, setup.samples(update.client))
         with watch.part("aggregate"):
-            server.absorb(plan, update)
+            message = unpacked(update.payload)
+            ledger.up(update, message, setup.samples(update.client))
+            now.absorb(update, message)
     ledger.end()
 
 
-def report_rejected(plan: RoundPlan, record: RoundRecord) -> None:
+def report_rejected(done: Round) -> None:
     """Names the clients that were left out of the round, and why."""
+    record, number = done.record, done.plan.t + 1
     for client, problem in record.rejected.items():
-        _log.warning("round %d: client %d is left out: %s", plan.t + 1, client, problem)
+        _log.warning("round %d: client %d is left out: %s", number, client, problem)
     if record.rejected and not record.reports:
-        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", plan.t + 1)
+        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)

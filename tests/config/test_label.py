@@ -25,8 +25,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
         ("method=pffdst_lean codec=fp32", "pffdst_lean codec=fp32"),
         ("method=pffdst_paper freeze=none", "pffdst_paper freeze=none"),
         ("method=pffdst_paper freeze.start_from=best_test", "pffdst_paper"),
-        ("readjust.interval=5", "pffdst readjust.interval=5"),
-        ("readjust.interval=10", "pffdst"),
+        ("readjust.schedule.interval=5", "pffdst readjust.schedule.interval=5"),
+        ("readjust.schedule.interval=10", "pffdst"),
         ("readjust=static freeze=none", "pffdst readjust=static freeze=none"),
         ("experiment=debug", "pffdst"),
         ("experiment=lenet_cifar10_paper", "pffdst_paper"),
@@ -40,11 +40,11 @@ def test_the_label_of_a_command_line(typed: str, label: str) -> None:
 
 def test_an_ablation_of_an_experiments_yaml_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
-    text = "# @package _global_\ndefaults:\n  - override /freeze: none\nreadjust:\n  interval: 4\n"
+    text = "# @package _global_\ndefaults:\n  - override /freeze: none\nreadjust:\n  schedule: {interval: 4}\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with session(CONFIGS, searchpath=[f"file://{tmp_path}"]) as opened:
         by_experiment = opened.compose(["experiment=mine"]).cfg
-        typed = opened.compose(["freeze=none", "readjust.interval=4"]).cfg
+        typed = opened.compose(["freeze=none", "readjust.schedule.interval=4"]).cfg
     assert by_experiment.label == "pffdst freeze=none"
     assert fingerprint(by_experiment) == fingerprint(typed), "a label changes no result"
 

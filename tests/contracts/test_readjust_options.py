@@ -10,12 +10,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from pffdst.methods.readjust.base import ReadjustRule
 
 from pffdst.core.facts import Facts
 from pffdst.core.masks import random_positions
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.seeding import derive_seed, generator_for
-from pffdst.methods.readjust.base import ReadjustRule
 
 OPTIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "readjust").glob("*.yaml"))
 LAYOUT = Layout(

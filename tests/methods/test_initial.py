@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pffdst.core.flat import FlatModule, initialise
-from pffdst.core.masks import random_positions
+from pffdst.core.masks import draw
+from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.methods.allocation import Erk
 from pffdst.methods.initial import scaled_to_density
@@ -32,8 +33,8 @@ def test_outputs_on_digits_vary_as_those_of_the_dense_model_do(seed: int, densit
     flat = FlatModule(initialise(network, seed))
     dense, layout = flat.read(), flat.layout
     counts = Erk().counts(layout, density)
-    everywhere = torch.ones(layout.maskable, dtype=torch.bool)
-    alive = random_positions(layout, everywhere, counts, derive_seed(seed, "grow", 0))
+    alive = torch.ones(layout.total, dtype=torch.bool)
+    alive[: layout.maskable] = draw(Positions.none(layout), counts, derive_seed(seed, "grow", 0)).bits
     images = torch.as_tensor(load_digits().data, dtype=torch.float32)
 
     def spread(values: Tensor) -> float:
@@ -48,7 +49,7 @@ def test_outputs_on_digits_vary_as_those_of_the_dense_model_do(seed: int, densit
 
 @pytest.mark.parametrize("method", ["pffdst", "feddst"])
 def test_a_run_scales_its_layers_to_what_is_alive_when_it_starts(make_experiment: Any, play: Any, method: str) -> None:
-    short = (f"method={method}", "rounds=4", "readjust.interval=1")
+    short = (f"method={method}", "rounds=4", "readjust.schedule.interval=1")
     plain = play(make_experiment(*short))[0].planned
     scaled = play(make_experiment(*short, "sparse_init=true"))[0].planned
     assert torch.equal(plain.alive, scaled.alive)

@@ -6,10 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pffdst.core.model import Entry, Layout
+from pffdst.core.positions import Positions
 from pffdst.server.holdings import Holdings
 
 CLIENTS = 3
-MASK = torch.arange(20) % 3 == 0
+LAYOUT = Layout((Entry("a", (4, 5), 0, "maskable"),))
+MASK = Positions(LAYOUT, bits=torch.arange(20) % 3 == 0)
 events = st.lists(
     st.one_of(
         st.sampled_from(["mask", "freeze"]), st.tuples(st.sampled_from(["sent", "lost"]), st.integers(0, CLIENTS - 1))
@@ -62,15 +65,16 @@ def test_holdings_go_through_a_checkpoint_as_a_copy() -> None:
 
 
 def test_a_mask_is_kept_as_long_as_somebody_holds_it() -> None:
-    holdings, masks = Holdings(2), [torch.rand(20) < 0.5 for _ in range(5)]
-    assert holdings.mask(0, 20) is None
+    holdings, masks = Holdings(2), [Positions(LAYOUT, bits=torch.rand(20) < 0.5) for _ in range(5)]
+    assert holdings.mask(0, LAYOUT) is None
+    assert holdings.empty
     for version, mask in enumerate(masks, start=1):
         holdings.new_mask(mask)
         if version in (2, 3):
             holdings.sent(version - 2)
     for client, version in ((0, 2), (1, 3)):
         assert holdings.lacks(client).held == version
-        assert torch.equal(holdings.mask(version, 20), masks[version - 1])
+        assert holdings.mask(version, LAYOUT) == masks[version - 1]
     assert set(holdings.state_dict()["masks"]) == {2, 3, 5}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pffdst.wire.values import BFloat16, Float16, Int4, Int8, ValueCodec
 
 from pffdst.core.messages import Update
 from pffdst.core.model import GlobalModel, Layout
@@ -17,7 +18,6 @@ from pffdst.runs import checkpoint
 from pffdst.server.server import Server
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.uplink import Report, decode_uplink, encode_uplink, residual_of, with_residual
-from pffdst.wire.values import BFloat16, Float16, Int4, Int8, ValueCodec
 
 LOSSY = ["bf16", "fp16", "int8", "int4"]
 RUN = ("rounds=8", "readjust.interval=1", "sparsity=0.9")

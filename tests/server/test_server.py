@@ -10,22 +10,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from pffdst.core.messages import RoundPlan, Update
-from pffdst.methods.aggregation import MaskedMean, ServerMomentum
+from pffdst.core.messages import Update
+from pffdst.methods.aggregation import MaskedMean
 from pffdst.methods.freeze.none import NoFreezing
-from pffdst.methods.participation import Uniform
+from pffdst.methods.freeze.two_stage import TwoStage
 from pffdst.methods.readjust.client_gradient import ClientGradient
 from pffdst.methods.readjust.server_differential import ServerDifferential
+from pffdst.methods.schedule import Every
+from pffdst.methods.server_optimizer import Momentum
 from pffdst.runs import checkpoint
+from pffdst.server.round import Round
 from pffdst.server.server import Server
 from pffdst.wire.frame import Section, Tag, pack, unpack
 
 MakeServer = Callable[..., Server]
 Answer = Callable[..., Update]
-PlayRounds = Callable[..., list[RoundPlan]]
+PlayRounds = Callable[..., list[Round]]
 
 
-def tags(payload: bytes) -> set[Tag]:
+def smr() -> ServerDifferential:
+    return ServerDifferential(schedule=Every(1, until=0.25))
+
+
+def client_gradient(interval: int = 1, alpha: float = 0.5) -> ClientGradient:
+    return ClientGradient(alpha, Every(interval, first=1, until=0.5))
+
+
+def tags(payload: bytes) -> set[int]:
     return set(unpack(payload).sections)
 
 
@@ -41,7 +52,7 @@ def spoiled(update: Update, tag: Tag, section: Section) -> Update:
 def test_the_first_round_keeps_initial_weights_at_random_positions(make_server: MakeServer) -> None:
     server = make_server()
     initial = server.model
-    plan = server.plan(0)
+    plan = server.begin(0).plan
     model = server.model
     assert model.layout.per_layer(model.alive) == [4, 3]
     assert torch.equal(model.weights[model.alive], initial.weights[model.alive])
@@ -52,13 +63,13 @@ def test_the_first_round_keeps_initial_weights_at_random_positions(make_server: 
 
 def test_the_same_state_gives_the_same_plan(make_server: MakeServer) -> None:
     one, two = make_server(seed=0), make_server(seed=0)
-    assert one.plan(0) == two.plan(0)
+    assert one.begin(0).plan == two.begin(0).plan
     assert torch.equal(one.model.alive, two.model.alive)
 
 
 def test_the_seed_draws_mask_and_cohort(make_server: MakeServer) -> None:
     servers = [make_server(seed=seed, rounds=40) for seed in range(4)]
-    cohorts = {tuple(s.plan(t).cohort for t in range(3)) for s in servers}
+    cohorts = {tuple(s.begin(t).plan.cohort for t in range(3)) for s in servers}
     masks = {tuple(s.model.alive.tolist()) for s in servers}
     assert len(cohorts) == len(masks) == 4
 
@@ -67,7 +78,7 @@ def test_what_is_alive_freezes_at_half_time(make_server: MakeServer, play_rounds
     server = make_server()
     play_rounds(server, range(4))
     before = server.model
-    plan = server.plan(4)
+    plan = server.begin(4).plan
     after = server.model
     assert plan.froze
     assert torch.equal(after.frozen, before.alive)
@@ -79,63 +90,63 @@ def test_what_is_alive_freezes_at_half_time(make_server: MakeServer, play_rounds
 def test_a_weight_of_value_zero_freezes_like_any_other(make_server: MakeServer, answer: Answer) -> None:
     server = make_server()
     for t in range(4):
-        plan = server.plan(t)
-        for client in plan.cohort:
-            server.absorb(plan, answer(server, plan, client, values=torch.zeros(42)))
-        server.conclude(plan)
+        now = server.begin(t)
+        for client in now.plan.cohort:
+            now.absorb(answer(now, client, values=torch.zeros(42)))
+        now.conclude()
     alive = server.model.alive
     assert not bool(server.model.weights.any())
-    server.plan(4)
+    server.begin(4)
     assert torch.equal(server.model.frozen, alive)
 
 
 def test_it_freezes_at_the_start_of_the_second_stage_alone(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    assert [p.froze for p in play_rounds(make_server(), range(8))] == [t == 4 for t in range(8)]
-    assert not any(p.froze for p in play_rounds(make_server(schedule=NoFreezing()), range(8)))
+    assert [r.plan.froze for r in play_rounds(make_server(), range(8))] == [t == 4 for t in range(8)]
+    assert not any(r.plan.froze for r in play_rounds(make_server(freeze=NoFreezing()), range(8)))
 
 
 @pytest.mark.parametrize("start_from", ["ema", "best_test"])
 def test_what_freezes_is_the_model_that_was_asked_for(
     make_server: MakeServer, play_rounds: PlayRounds, start_from: str
 ) -> None:
-    server = make_server(start_from=start_from)
+    server = make_server(freeze=TwoStage(start_from))  # type: ignore[arg-type]
     for t, accuracy in enumerate((0.3, 0.9, 0.5, 0.9)):
-        (plan,) = play_rounds(server, [t])
-        server.note_accuracy(plan, accuracy)
+        (done,) = play_rounds(server, [t])
+        server.note_accuracy(done.plan, accuracy)
         if t == 1:
             best = server.model.values
-    average = server.averaged_model().values
-    server.plan(4)
+    average = server.averaged_model.values
+    server.begin(4)
     assert torch.equal(server.model.values, best if start_from == "best_test" else average)
 
 
 def test_the_best_of_an_exploring_round_is_not_eligible(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(rounds=24, start_from="best_test", rule=ServerDifferential(1))
+    server = make_server(rounds=24, freeze=TwoStage("best_test"), readjust=smr())
     wanted = None
     for t in range(12):  # exploration ends with the prune at the start of round 3
-        (plan,) = play_rounds(server, [t])
-        server.note_accuracy(plan, 1.0 if t < 3 else 0.5 + t / 100 if t < 8 else 0.1)
+        (done,) = play_rounds(server, [t])
+        server.note_accuracy(done.plan, 1.0 if t < 3 else 0.5 + t / 100 if t < 8 else 0.1)
         wanted = server.model if t == 7 else wanted
     assert wanted is not None
-    server.plan(12)
+    server.begin(12)
     assert torch.equal(server.model.values, wanted.values)
     assert torch.equal(server.model.frozen, wanted.alive)
 
 
 def test_without_an_evaluated_round_the_last_model_freezes(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(start_from="best_test")
+    server = make_server(freeze=TwoStage("best_test"))
     play_rounds(server, range(4))
     last = server.model.values
-    server.plan(4)
+    server.begin(4)
     assert torch.equal(server.model.values, last)
 
 
 def test_pruned_and_grown_are_what_changed(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(rounds=16, rule=ServerDifferential(1), schedule=NoFreezing())
+    server = make_server(rounds=16, readjust=smr(), freeze=NoFreezing())
     play_rounds(server, [0])
     for t in range(1, 5):
         before = server.model.alive
-        (plan,) = play_rounds(server, [t])
+        plan = play_rounds(server, [t])[0].plan
         after = server.model.alive
         assert (plan.pruned, plan.grown) == (int((before & ~after).sum()), int((after & ~before).sum()))
     assert (plan.pruned, plan.grown) == (7, 0)
@@ -147,41 +158,44 @@ def test_pruned_and_grown_are_what_changed(make_server: MakeServer, play_rounds:
 def test_a_mask_is_sent_once_to_whoever_lacks_it(make_server: MakeServer, answer: Answer) -> None:
     server, have = make_server(rounds=40), set[int]()
     for t in range(20):
-        plan = server.plan(t)
-        for task in server.dispatch(plan):
+        now = server.begin(t)
+        for task in now.tasks():
             assert (Tag.TRAINABLE_POSITIONS in tags(task.payload)) == (task.client not in have)
             have.add(task.client)
-        for client in plan.cohort:
-            server.absorb(plan, answer(server, plan, client))
-        server.conclude(plan)
+        for client in now.plan.cohort:
+            now.absorb(answer(now, client))
+        now.conclude()
 
 
 def test_clients_that_lack_the_same_share_one_payload(make_server: MakeServer) -> None:
     server = make_server()
-    tasks = server.dispatch(server.plan(0))
+    now = server.begin(0)
+    tasks = now.tasks()
     assert len({id(task.payload) for task in tasks}) == 1
-    assert [task.client for task in tasks] == list(server.plan(0).cohort)
+    assert [task.client for task in tasks] == list(now.plan.cohort)
 
 
 def test_frozen_weights_are_sent_once_to_each_client(make_server: MakeServer, answer: Answer) -> None:
     server, have = make_server(rounds=40), set[int]()
     for t in range(40):
-        plan = server.plan(t)
+        now = server.begin(t)
         if t == 20:
             have.clear()
-        for task in server.dispatch(plan):
+        for task in now.tasks():
             assert (Tag.FROZEN_VALUES in tags(task.payload)) == (t >= 20 and task.client not in have)
             have.add(task.client)
-        for client in plan.cohort:
-            server.absorb(plan, answer(server, plan, client))
-        server.conclude(plan)
+        for client in now.plan.cohort:
+            now.absorb(answer(now, client))
+        now.conclude()
     assert len(have) == 6
 
 
-def test_stateless_clients_are_sent_everything_every_time(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(participation=Uniform(stateless=True))
+def test_clients_that_keep_nothing_are_sent_everything_every_time(
+    make_server: MakeServer, play_rounds: PlayRounds
+) -> None:
+    server = make_server(keep=False)
     play_rounds(server, range(6))
-    for task in server.dispatch(server.plan(6)):
+    for task in server.begin(6).tasks():
         assert {Tag.TRAINABLE_POSITIONS, Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES} <= tags(task.payload)
 
 
@@ -190,11 +204,11 @@ def test_a_client_that_could_not_read_its_message_is_sent_everything_again(
 ) -> None:
     server = make_server(cohort=6)
     play_rounds(server, range(5))
-    plan = server.plan(5)
-    server.dispatch(plan)
-    server.absorb(plan, Update(2, None, "could not read the server's message"))
-    server.conclude(plan)
-    tasks = server.dispatch(server.plan(6))
+    now = server.begin(5)
+    now.tasks()
+    now.absorb(Update(2, None, "could not read the server's message"))
+    now.conclude()
+    tasks = server.begin(6).tasks()
     everything = {Tag.TRAINABLE_POSITIONS, Tag.FROZEN_POSITIONS, Tag.FROZEN_VALUES}
     assert [everything <= tags(task.payload) for task in tasks] == [task.client == 2 for task in tasks]
 
@@ -203,11 +217,11 @@ def test_a_client_whose_update_was_refused_still_holds_what_it_was_sent(
     make_server: MakeServer, answer: Answer
 ) -> None:
     server = make_server(cohort=6)
-    plan = server.plan(0)
-    server.dispatch(plan)
-    server.absorb(plan, replace(answer(server, plan, 0), payload=b"garbage"))
-    server.conclude(plan)
-    assert not any(Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in server.dispatch(server.plan(1)))
+    now = server.begin(0)
+    now.tasks()
+    now.absorb(replace(answer(now, 0), payload=b"garbage"))
+    now.conclude()
+    assert not any(Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in server.begin(1).tasks())
 
 
 # ---- absorb -----------------------------------------------------------------------------------------------------
@@ -232,16 +246,15 @@ BAD: dict[str, Callable[[Update], Update]] = {
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_update_is_left_out_and_named(make_server: MakeServer, answer: Answer, bad: str) -> None:
     with_it, without = make_server(cohort=6), make_server(cohort=6)
-    plan = with_it.plan(0)
-    without.plan(0)
-    for server in (with_it, without):
-        server.dispatch(plan)
+    one, two = with_it.begin(0), without.begin(0)
+    for now in (one, two):
+        now.tasks()
         for client in (0, 3, 4, 5):
-            server.absorb(plan, answer(server, plan, client))
-    wrong = BAD[bad](answer(with_it, plan, 1))
-    with_it.absorb(plan, wrong)
-    record = with_it.conclude(plan)
-    without.conclude(plan)
+            now.absorb(answer(now, client))
+    wrong = BAD[bad](answer(one, 1))
+    one.absorb(wrong)
+    record = one.conclude()
+    two.conclude()
     assert torch.equal(with_it.model.values, without.model.values)
     assert list(record.rejected) == [wrong.client]
     assert len(record.reports) == 4
@@ -249,27 +262,26 @@ def test_a_bad_update_is_left_out_and_named(make_server: MakeServer, answer: Ans
 
 
 def test_a_round_of_bad_updates_keeps_the_model(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(aggregation=ServerMomentum(), rule=ClientGradient(interval=1, alpha=0.5))
+    server = make_server(optimizer=Momentum(), readjust=client_gradient())
     play_rounds(server, range(2))
-    plan = server.plan(2)
+    now = server.begin(2)
     before = server.model
-    for client in plan.cohort:
-        server.absorb(plan, Update(client, b"garbage"))
-    record = server.conclude(plan)
-    assert set(record.rejected) == set(plan.cohort)
+    for client in now.plan.cohort:
+        now.absorb(Update(client, b"garbage"))
+    record = now.conclude()
+    assert set(record.rejected) == set(now.plan.cohort)
     assert record.reports == []
-    for name in ("values", "alive", "frozen"):
-        assert torch.equal(getattr(server.model, name), getattr(before, name))
+    assert server.model.same_as(before)
 
 
 def test_rejections_of_one_round_are_not_carried_into_the_next(make_server: MakeServer, answer: Answer) -> None:
     server = make_server()
-    plan = server.plan(0)
-    server.absorb(plan, Update(plan.cohort[0], None, "gone"))
-    server.conclude(plan)
-    plan = server.plan(1)
-    server.absorb(plan, answer(server, plan, plan.cohort[0]))
-    record = server.conclude(plan)
+    now = server.begin(0)
+    now.absorb(Update(now.plan.cohort[0], None, "gone"))
+    now.conclude()
+    now = server.begin(1)
+    now.absorb(answer(now, now.plan.cohort[0]))
+    record = now.conclude()
     assert record.rejected == {}
     assert len(record.reports) == 1
 
@@ -277,31 +289,31 @@ def test_rejections_of_one_round_are_not_carried_into_the_next(make_server: Make
 # ---- conclude ---------------------------------------------------------------------------------------------------
 
 
-def mean_of(server: Server, updates: dict[int, Tensor]) -> Tensor:
+def mean_of(updates: dict[int, Tensor]) -> Tensor:
     weights = {client: 10 * (client + 1) for client in updates}
     total = sum(weights.values())
     return sum((weights[k] * v.double() for k, v in updates.items()), torch.zeros(42, dtype=torch.float64)) / total
 
 
-def answered(server: Server, plan: RoundPlan, answer: Answer) -> dict[int, Tensor]:
+def answered(now: Round, answer: Answer) -> dict[int, Tensor]:
     """Has every client of the cohort answer random numbers; gives those, frozen weights and all."""
     sent = {}
-    for client in plan.cohort:
-        model = server.model
-        noise = torch.randn(42, generator=torch.Generator().manual_seed(100 * plan.t + client))
+    for client in now.plan.cohort:
+        model = now.sent
+        noise = torch.randn(42, generator=torch.Generator().manual_seed(100 * now.plan.t + client))
         at = torch.cat([model.trainable, torch.ones(10, dtype=torch.bool)])
         sent[client] = torch.where(at, noise, model.values)
-        server.absorb(plan, answer(server, plan, client, values=sent[client]))
+        now.absorb(answer(now, client, values=sent[client]))
     return sent
 
 
 def test_the_next_model_is_the_mean_by_sample_counts(make_server: MakeServer, answer: Answer) -> None:
     server = make_server()
     for t in range(8):
-        plan = server.plan(t)
+        now = server.begin(t)
         before = server.model
-        expected = mean_of(server, answered(server, plan, answer))
-        server.conclude(plan)
+        expected = mean_of(answered(now, answer))
+        now.conclude()
         assert torch.allclose(server.model.values.double(), expected, atol=1e-6)
         assert torch.equal(server.model.weights[before.frozen], before.weights[before.frozen])
         assert bool((server.model.weights[~server.model.alive] == 0).all())
@@ -320,35 +332,35 @@ def test_kept_statistics_stay_as_they_are(make_server: MakeServer, play_rounds: 
 def test_the_server_average_is_its_recursion_and_begins_anew_at_the_freeze(
     make_server: MakeServer, play_rounds: PlayRounds, stages: str, beta: float
 ) -> None:
-    server = make_server(ema=beta, **({"schedule": NoFreezing()} if stages == "one" else {}))
+    server = make_server(ema=beta, **({"freeze": NoFreezing()} if stages == "one" else {}))
     slow: Tensor | None = None
     for t in range(8):
         play_rounds(server, [t])
         values = server.model.values.double()
         restart = slow is None or (stages == "two" and t == 4)
         slow = values if restart else beta * slow + (1 - beta) * values  # type: ignore[operator]
-        averaged = server.averaged_model()
+        averaged = server.averaged_model
         assert torch.allclose(averaged.values.double(), slow, atol=1e-6)
         assert torch.equal(averaged.weights[server.model.frozen], server.model.weights[server.model.frozen])
         assert bool((averaged.weights[~averaged.alive] == 0).all())
 
 
 def test_the_server_average_has_the_masks_of_the_model(make_server: MakeServer, play_rounds: PlayRounds) -> None:
-    server = make_server(rounds=24, rule=ServerDifferential(1))
+    server = make_server(rounds=24, readjust=smr())
     for t in range(24):
         play_rounds(server, [t])
-        averaged = server.averaged_model()
+        averaged = server.averaged_model
         assert bool((averaged.weights[~server.model.alive] == 0).all())
         assert torch.equal(averaged.weights[server.model.frozen], server.model.weights[server.model.frozen])
 
 
 def test_clients_masks_are_joined_and_pruned_back(make_server: MakeServer, answer: Answer) -> None:
-    server = make_server(rounds=40, schedule=NoFreezing(), rule=ClientGradient(interval=1, alpha=0.5))
+    server = make_server(rounds=40, freeze=NoFreezing(), readjust=client_gradient())
     for t in range(20):
-        plan = server.plan(t)
-        for client in plan.cohort:
-            server.absorb(plan, answer(server, plan, client))
-        record = server.conclude(plan)
+        now = server.begin(t)
+        for client in now.plan.cohort:
+            now.absorb(answer(now, client))
+        record = now.conclude()
         assert server.model.layout.per_layer(server.model.alive) == [8, 6]
         assert bool((server.model.weights[~server.model.alive] == 0).all())
         assert record.mask_changed >= 0
@@ -357,15 +369,15 @@ def test_clients_masks_are_joined_and_pruned_back(make_server: MakeServer, answe
 def test_a_mask_that_the_clients_moved_is_sent_in_the_next_round_and_no_other(
     make_server: MakeServer, answer: Answer
 ) -> None:
-    server = make_server(rounds=40, cohort=6, schedule=NoFreezing(), rule=ClientGradient(interval=4, alpha=1.0))
+    server = make_server(rounds=40, cohort=6, freeze=NoFreezing(), readjust=client_gradient(4, 1.0))
     sent, moved = [], []
     for t in range(16):
-        plan = server.plan(t)
+        now = server.begin(t)
         before = server.model.alive
-        sent.append([Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in server.dispatch(plan)])
-        for client in plan.cohort:
-            server.absorb(plan, answer(server, plan, client))
-        server.conclude(plan)
+        sent.append([Tag.TRAINABLE_POSITIONS in tags(task.payload) for task in now.tasks()])
+        for client in now.plan.cohort:
+            now.absorb(answer(now, client))
+        now.conclude()
         moved.append(not torch.equal(before, server.model.alive))
     assert sent == [[new] * 6 for new in (True, *moved[:-1])]
     assert 1 <= sum(moved) <= 4
@@ -374,11 +386,12 @@ def test_a_mask_that_the_clients_moved_is_sent_in_the_next_round_and_no_other(
 # ---- checkpoint -------------------------------------------------------------------------------------------------
 
 
-RULES: dict[str, dict[str, Any]] = {
-    "pffdst": {"rule": ServerDifferential(1)},
-    "pffdst from the best": {"rule": ServerDifferential(1), "start_from": "best_test"},
-    "feddst": {"rule": ClientGradient(interval=1, alpha=0.5), "schedule": NoFreezing()},
-    "momentum": {"aggregation": ServerMomentum()},
+RULES: dict[str, Callable[[], dict[str, Any]]] = {
+    "pffdst": lambda: {"readjust": smr()},
+    "pffdst from the best": lambda: {"readjust": smr(), "freeze": TwoStage("best_test")},
+    "pffdst from the average": lambda: {"readjust": smr(), "freeze": TwoStage("ema"), "ema_warm_up": True},
+    "feddst": lambda: {"readjust": client_gradient(), "freeze": NoFreezing()},
+    "momentum": lambda: {"readjust": smr(), "optimizer": Momentum()},
 }
 
 
@@ -389,23 +402,18 @@ def test_a_server_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
 ) -> None:
     def played(server: Server, rounds: range) -> Server:
         for t in rounds:
-            (plan,) = play_rounds(server, [t])
-            server.note_accuracy(plan, 1 / (1 + t % 5))
+            (done,) = play_rounds(server, [t])
+            server.note_accuracy(done.plan, 1 / (1 + t % 5))
         return server
 
     def fresh() -> Server:
-        given = RULES[rules]
-        if "aggregation" in given:
-            given = given | {"aggregation": ServerMomentum()}
-        return make_server(rounds=16, **given)
+        return make_server(rounds=16, **RULES[rules]())
 
     checkpoint.save(tmp_path, played(fresh(), range(stop)).state_dict())
     again = fresh()
     again.load_state_dict(checkpoint.load(tmp_path / "last.ckpt"))
     played(again, range(stop, 16))
     whole = played(fresh(), range(16))
-    assert torch.equal(again.model.values, whole.model.values)
-    assert torch.equal(again.model.alive, whole.model.alive)
-    assert torch.equal(again.model.frozen, whole.model.frozen)
-    assert torch.equal(again.averaged_model().values, whole.averaged_model().values)
+    assert again.model.same_as(whole.model)
+    assert again.averaged_model.same_as(whole.averaged_model)
     assert [again.holdings.lacks(k) for k in range(6)] == [whole.holdings.lacks(k) for k in range(6)]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pffdst.wire.values import Float32
 
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, digest, remember
 from pffdst.wire.frame import BROADCAST, Kind, Section, Tag, WireError, pack, unpack
 from pffdst.wire.positions import to_bitmap, values_at
-from pffdst.wire.values import Float32
 
 MakeModel = Callable[..., GlobalModel]
 CODEC = Float32(level=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8
 from torch import Tensor
 
 from pffdst.core.model import Entry, GlobalModel, Layout
@@ -16,7 +17,6 @@ from pffdst.wire.downlink import Memory, decode_downlink
 from pffdst.wire.frame import VERSION, WireError, unpack
 from pffdst.wire.positions import from_bitmap
 from pffdst.wire.uplink import decode_uplink
-from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8
 
 FOLDER = Path(__file__).parent / "golden"
 CONTENT = json.loads((FOLDER / f"version{VERSION}.json").read_text())

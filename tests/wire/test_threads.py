@@ -9,9 +9,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from pffdst.wire.values import ValueCodec
 
 from pffdst.core.seeding import generator_for
-from pffdst.wire.values import ValueCodec
 
 CODECS = sorted((Path(__file__).resolve().parents[2] / "configs" / "codec").glob("*.yaml"))
 THREADS, VECTORS, LENGTH = 8, 24, 60_000

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pffdst.wire.values import Float32
 
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.wire.frame import Kind, Section, Tag, WireError, pack, unpack
 from pffdst.wire.positions import Known, encode_positions
 from pffdst.wire.uplink import Report, Upload, decode_uplink, encode_uplink
-from pffdst.wire.values import Float32
 
 MakeModel = Callable[..., GlobalModel]
 CODEC = Float32(level=0)

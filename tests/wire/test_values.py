@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from pffdst.wire.values import COMPRESSED, DIFFERENCE, BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 from torch import Tensor
 
 from pffdst.wire.frame import Section, WireError
-from pffdst.wire.values import COMPRESSED, DIFFERENCE, BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "codec"
 CODECS = [pytest.param(instantiate(OmegaConf.load(path)), id=path.stem) for path in sorted(CONFIGS.glob("*.yaml"))]

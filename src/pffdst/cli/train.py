@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(cfg: DictConfig) -> float:
     """One run of a composed configuration; gives its final accuracy."""
-    from pffdst.build import launch  # with torch, which the look at the command line does without
+    from pffdst.launch import launch  # with torch, which the look at the command line does without
 
     return job(cfg, launch)
 

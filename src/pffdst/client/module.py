@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from pffdst.client.step import LocalTraining, add_regularisers_, cross_entropy, make_optimizer, normalise
+from pffdst.client.loaded import Loaded, Masks
+from pffdst.client.step import Batch, add_regularisers_, any_moved, clip_, decay_
 from pffdst.core.flat import FlatModule
 from pffdst.core.model import GlobalModel
+from pffdst.core.positions import Positions
+from pffdst.methods.local import LocalTraining
+from pffdst.models.inputs import Normalise
+
+if TYPE_CHECKING:
+    from pffdst.client.turn import Turn
 
 __all__ = ["ClientModule"]
-
-Batch = tuple[Tensor, Tensor]
 
 
 @final
 class ClientModule(LightningModule):
-    """Trains `network` on uint8 batches. Masks and freezing are the callbacks' business, not this class's.
+    """Trains `network` on uint8 batches. What a method adds is its rules' business, which the `turn` brings.
 
-    `start` is the model the current client began the round from.
+    `totals` are the sums of loss and of correct answers over the `seen` samples of a turn; `masks` are what may not
+    move now, which the callbacks see to. With `in_place` the optimizer's memory and its learning rate keep their
+    addresses from client to client, as recorded steps need it.
     """
 
     def __init__(
@@ -33,79 +40,193 @@ class ClientModule(LightningModule):
         *,
         channels_last: bool,
         device: str = "cpu",
+        in_place: bool = False,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # before `flat` takes its tensors: moving a module replaces its buffers
         self.network = network.to(device).to(memory_format=self.memory_format)
-        self.training_numbers = training
         dtype = next(network.parameters()).dtype
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype, device=device).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=dtype, device=device).view(1, -1, 1, 1), persistent=False)
+        self.inputs = Normalise(mean, std, dtype=dtype, memory_format=self.memory_format, device=device)
+        self.training_numbers = training
         self.flat = FlatModule(self.network)
-        self.start: GlobalModel | None = None
-        self._anchors: list[Tensor] = []
-        self._steps: list[tuple[Tensor, Tensor, int]] = []
+        self.masks = Masks()
+        self.lr = training.lr
+        self.turn: Turn | None = None
+        self.totals = torch.zeros(
+            2, dtype=torch.float64, device=device
+        )  # loss and correct answers, over `seen` samples
+        self.seen = 0
+        self._loaded: Loaded | None = None
+        self._trainable: Positions | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._in_place = in_place
+
+    # ---- a turn ------------------------------------------------------------------------------------------------------
 
     @property
-    def current(self) -> GlobalModel:
-        """`start`, once `begin` was called."""
-        if self.start is None:
+    def loaded(self) -> Loaded:
+        """What the client began with."""
+        if self._loaded is None:
             raise RuntimeError("Expected ClientModule.begin to be called before training")
-        return self.start
+        return self._loaded
 
-    def begin(self, start: GlobalModel) -> None:
-        """Becomes a client that starts from `start`: weights and statistics loaded, metrics and gradients empty."""
-        self.start = start
-        self.flat.write_(start.values)
+    @property
+    def start(self) -> GlobalModel:
+        """The model the client began with."""
+        model = self.loaded.model
+        assert model is not None
+        return model
+
+    @property
+    def trainable(self) -> Positions:
+        """The positions that may change now."""
+        return self.start.trainable_at if self._trainable is None else self._trainable
+
+    @torch.no_grad()
+    def begin(self, loaded: Loaded, lr: float | None = None, turn: Turn | None = None) -> None:
+        """Becomes a client that starts from what is `loaded`: its values and masks, sums and gradients empty."""
+        self._loaded, self.turn, self.masks, self._trainable = loaded, turn, loaded.masks, None
+        torch._foreach_copy_(self.flat.tensors, loaded.tensors)
         self.network.zero_grad(set_to_none=True)
         self.train()
-        self._steps.clear()
-        self._anchors = []
-        if self.training_numbers.prox_mu != 0.0:
-            self._anchors = [p.detach().clone() for p in self.flat.parameters]
+        self.totals.zero_()
+        self.seen = 0
+        self.lr = self.training_numbers.lr if lr is None else lr
+        if turn is not None:
+            turn.enter(self)
+
+    @torch.no_grad()
+    def train_on(self, trainable: Positions | None) -> None:
+        """From now on these positions may change and no others; None: all that are not frozen."""
+        thawed = self.loaded.masks.thawed
+        if trainable is None:
+            self.masks = Masks([], thawed)
+            self._trainable = self.start.frozen_at.complement()
+            return
+        alive = self.start.frozen_at.plus(trainable)
+        masks = self.flat.masks_like(alive.bits)
+        left = self.trainable.without(trainable)
+        torch._foreach_mul_(self.flat.weights, masks)
+        self._forget_momentum(self.flat.masks_like(~trainable.without(self.trainable).plus(left).bits))
+        self.masks, self._trainable = Masks(masks, thawed), trainable
+
+    def _forget_momentum(self, kept: list[Tensor]) -> None:
+        """Whatever the optimizer remembers of a weight begins anew where a mask of `kept` is 0."""
+        if self._optimizer is not None:
+            for weight, mask in zip(self.flat.weights, kept, strict=True):
+                for value in self._optimizer.state.get(weight, {}).values():
+                    if isinstance(value, Tensor) and value.shape == mask.shape:
+                        value.mul_(mask)
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate from this step on."""
+        self.lr = lr
+        if self._optimizer is not None:
+            for group in self._optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr)
+                else:
+                    group["lr"] = lr
+
+    # ---- a step ------------------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] to logits [B, classes]."""
-        return self.network(normalise(images, self.mean, self.std, self.memory_format))  # type: ignore[no-any-return, arg-type]
+        """uint8 images [B, C, H, W] to the network's outputs [B, classes]."""
+        return self.network(self.inputs(images))  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one batch; what the metrics need is kept without waiting for it."""
-        del batch_index
+        """The loss of one batch; what is reported of it is summed up without waiting."""
+        if self.turn is not None:
+            self.turn.before_step()
         images, labels = batch
-        logits = self(images)
-        loss = cross_entropy(logits, labels)
+        return self.loss_of(self.training_numbers.augmentation(images), labels)
+
+    def loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of images as they are fed: what an engine may record."""
+        outputs = self(images)
+        loss = self.training_numbers.objective.loss(outputs, labels)
         with torch.no_grad():
-            self._steps.append((loss.detach(), (logits.argmax(1) == labels).sum(), labels.numel()))
+            correct = (outputs.argmax(1) == labels).sum()
+            self.totals.add_(torch.stack([loss.detach().double() * labels.numel(), correct.double()]))
+            self.seen += labels.numel()
         return loss
 
     def on_after_backward(self) -> None:
-        """Decay and proximal term join the gradient before any mask does."""
-        numbers = self.training_numbers
-        add_regularisers_(self.flat.parameters, self._anchors, numbers.weight_decay, numbers.prox_mu)
+        """Clipping, decay, proximal term and the objective's and rules' own terms; masks come after all of them."""
+        numbers, parameters = self.training_numbers, self.flat.parameters
+        anchors = self.loaded.parameters if numbers.anchored else []
+        if numbers.clip_norm > 0.0:
+            clip_(parameters, self.masks.both, numbers.clip_norm)
+        decoupled = numbers.optimizer.decoupled
+        add_regularisers_(parameters, anchors, 0.0 if decoupled else numbers.weight_decay, numbers.prox_mu)
+        numbers.objective.regularise_(parameters, anchors if numbers.objective.anchored else [])
+        if self.turn is not None:
+            self.turn.shape_gradient_()
+        if decoupled and numbers.weight_decay != 0.0:
+            decay_(parameters, self.masks.both, self.lr * numbers.weight_decay)
 
-    def configure_optimizers(self) -> torch.optim.SGD:
-        """A fresh optimizer for this client."""
-        return make_optimizer(self.flat.parameters, self.training_numbers)
+    def on_train_epoch_end(self) -> None:
+        """An epoch is over."""
+        if self.turn is not None:
+            self.turn.epoch_end()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """This client's optimizer, which remembers nothing: one object serves all clients in turn."""
+        if self._optimizer is None:
+            numbers = self.training_numbers
+            self._optimizer = numbers.optimizer.make(self.flat.parameters, self.lr, numbers.momentum)
+            if self._in_place:
+                for group in self._optimizer.param_groups:
+                    group["lr"] = torch.tensor(float(self.lr), device=self.totals.device)
+        if self._in_place:
+            memory = [v for state in self._optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+            if memory:
+                torch._foreach_zero_(memory)
+        else:
+            self._optimizer.state.clear()
+        self.set_lr(self.lr)
+        return self._optimizer
+
+    # ---- what it has become ------------------------------------------------------------------------------------------
+
+    def broken(self, *, dead: bool) -> Tensor | None:
+        """Whether a weight that is dead (or frozen) is another number than it was; None where there is none.
+
+        bool [], on the network's device.
+        """
+        masks = self.masks.alive if dead else self.masks.thawed
+        if not masks:
+            return None
+        weights, loaded = self.flat.weights, self.loaded.tensors[: len(self.flat.weights)]
+        stay = [torch.zeros_like(w) for w in weights] if dead and self._trainable is not None else loaded
+        return any_moved(weights, stay, masks)
 
     def trained(self) -> GlobalModel:
-        """The model as it is now, under the masks it started with."""
-        return self.current.with_values(self.flat.read())
+        """The model as it is now, under the masks it has now."""
+        start, flat = self.start, self.flat.read()
+        weights, rest = flat[: start.layout.maskable], flat[start.layout.maskable :]
+        if self._trainable is not None:
+            start = start.moved(start.frozen_at.plus(self._trainable))
+        return start.with_trained(start.trainable_at.gather(weights), rest)
 
     def training_metrics(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the samples of all steps since `begin`."""
-        losses, correct, counts = zip(*self._steps, strict=True)
-        seen = torch.tensor(counts, dtype=torch.float64)
-        # not torchmetrics' MeanMetric: it drops its weights where NaN, a diverged client's loss, is to stay NaN
-        loss = (torch.stack(losses).double().cpu() * seen).sum() / seen.sum()
-        return float(loss), float(torch.stack(correct).sum() / seen.sum())
+        """Mean loss and accuracy over the samples of all steps since `begin`; 0 where there was none."""
+        loss, correct = self.totals.tolist()
+        return (loss / self.seen, correct / self.seen) if self.seen else (0.0, 0.0)
 
     def gradient_of(self, batch: Batch) -> Tensor:
         """The dense gradient [W] of one batch, without decay or proximal term, normalisation in training mode.
 
-        Running statistics of the module move; read the trained model first.
+        On the CPU. Statistics and sums are as they were before.
         """
+        kept = [t.clone() for t in self.flat.statistics]
+        totals, seen = self.totals.clone(), self.seen
         self.network.zero_grad(set_to_none=True)
-        images, labels = batch
-        cross_entropy(self(images), labels).backward()  # type: ignore[no-untyped-call]
+        self.loss_of(*batch).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.totals.copy_(totals)
+            self.seen = seen
+            if kept:
+                torch._foreach_copy_(self.flat.statistics, kept)
         return self.flat.gradient()

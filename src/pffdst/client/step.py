@@ -1,49 +1,33 @@
-"""The pure functions of a client's step, shared by every engine.
+"""One local step: the same functions in every engine.
 
-One step: loss and gradient of a batch, decay and proximal term added to the gradient, gradient masked, SGD. Because
-the gradient is masked last and momentum starts at 0, dead weights stay 0 and frozen ones keep their bits.
+Loss and gradient of a batch; the gradient clipped; decay, proximal term and the objective's own terms added; the
+rules' hand in it; gradients masked; the optimizer. Because the gradient is masked last and momentum starts at 0, dead
+weights stay 0 and frozen ones keep their bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-import torch.nn.functional as F
+from lightning.pytorch import Callback
 from torch import Tensor
 
-__all__ = ["LocalTraining", "add_regularisers_", "cross_entropy", "make_optimizer", "mask_gradients_", "normalise"]
+if TYPE_CHECKING:
+    from pffdst.client.module import ClientModule
+
+__all__ = ["Hooks", "add_regularisers_", "any_moved", "clip_", "decay_", "local_step", "mask_gradients_"]
+
+Batch = tuple[Tensor, Tensor]
 
 
-@final
-@dataclass(frozen=True)
-class LocalTraining:
-    """The numbers of a client's round: E epochs of SGD(lr, momentum) with weight decay and FedProx's mu."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    prox_mu: float
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """uint8 [B, C, H, W] to (images / 255 - mean) / std in the dtype of `mean` [1, C, 1, 1]."""
-    scaled = images.to(mean.dtype, memory_format=memory_format).div_(255.0)
-    return scaled.sub_(mean).div_(std)
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [B, classes], the loss every method trains."""
-    return F.cross_entropy(logits, labels)
-
-
-def make_optimizer(parameters: Sequence[Tensor], training: LocalTraining) -> torch.optim.SGD:
-    """A fresh SGD, momentum at 0. Its own weight decay is off: it would come after the mask (`add_regularisers_`)."""
-    return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, fused=True)
+@torch.no_grad()
+def clip_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], clip_norm: float) -> None:
+    """Scales the gradients so that the 2-norm of what is applied, all layers together, is at most `clip_norm`."""
+    for own in masks:
+        mask_gradients_(parameters[: len(own)], own)
+    torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
 
 
 @torch.no_grad()
@@ -67,3 +51,79 @@ def mask_gradients_(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     pairs = [(w.grad, mask) for w, mask in zip(weights, masks, strict=True) if w.grad is not None]
     if pairs:
         torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
+
+
+@torch.no_grad()
+def decay_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], amount: float) -> None:
+    """Takes `amount` (lr times decay) of itself off every parameter, frozen ones excepted: decoupled weight decay."""
+    masked = len(masks[0]) if masks else 0
+    for p, *own in zip(parameters[:masked], *masks, strict=True):
+        factor = own[0] if len(own) == 1 else own[0] * own[1]
+        p.addcmul_(p, factor, value=-amount)
+    if masked < len(parameters):
+        torch._foreach_mul_(list(parameters[masked:]), 1.0 - amount)
+
+
+@torch.no_grad()
+def any_moved(weights: Sequence[Tensor], stay: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Whether a weight whose mask is 0 is another number than it was (`stay`); bool [], on the weights' device."""
+    found = [((w != s) & (m == 0) & ~w.isnan()).any() for w, s, m in zip(weights, stay, masks, strict=True)]
+    return torch.stack(found).any()
+
+
+@final
+class Hooks:
+    """The Lightning callbacks of a client, called without a Trainer (`trainer` is None)."""
+
+    NAMES: Final = (
+        "on_train_start",
+        "on_train_epoch_start",
+        "on_train_batch_start",
+        "on_after_backward",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_train_epoch_end",
+        "on_train_end",
+    )
+    IN_STEPS: Final = ("on_train_batch_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end")
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._calls = {name: [getattr(c, name) for c in callbacks if _overrides(c, name)] for name in self.NAMES}
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether a hook inside single steps is overridden."""
+        return any(self._calls[name] for name in self.IN_STEPS)
+
+    def __call__(self, name: str, module: ClientModule, *arguments: Any) -> None:
+        """Calls a hook of all callbacks."""
+        for call in self._calls[name]:
+            call(None, module, *arguments)
+
+
+def _overrides(callback: Callback, name: str) -> bool:
+    return getattr(type(callback), name) is not getattr(Callback, name)
+
+
+def local_step(
+    module: ClientModule,
+    batch: Batch,
+    index: int,
+    optimizer: Any,
+    hooks: Hooks,
+    forward: Callable[[Batch, int], Tensor] | None = None,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+) -> None:
+    """One step on a batch, in the order in which a Trainer calls hooks.
+
+    `forward` stands in for `module.training_step` (a wrapper's) and `backward` for the loss's own.
+    """
+    hooks("on_train_batch_start", module, batch, index)
+    optimizer.zero_grad(set_to_none=True)
+    loss = (forward or module.training_step)(batch, index)
+    backward(loss)
+    hooks("on_after_backward", module)
+    module.on_after_backward()
+    hooks("on_before_optimizer_step", module, optimizer)
+    optimizer.step()
+    hooks("on_train_batch_end", module, loss, batch, index)

@@ -1,30 +1,33 @@
-"""A client's whole turn but the loop over its batches: receive, load, fit, move the mask if asked, answer."""
+"""A client's whole turn but the loop over its batches: receive, load, fit, measure, answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
 
-import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
-from pffdst.client.step import LocalTraining
-from pffdst.core.messages import ClientTask, Residual, Timings, Update
+from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
-from pffdst.core.seeding import derive_seed, generator_for
-from pffdst.data.batches import ClientBatches, SharedImages
+from pffdst.core.positions import Positions
+from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
+from pffdst.data.batches import ClientBatches, SharedImages, steps
 from pffdst.data.clients.divided import Shares
 from pffdst.data.dataset import ImageSet
-from pffdst.methods.readjust.base import ReadjustRule
-from pffdst.wire.downlink import Memory, decode_downlink
+from pffdst.methods.local import LocalTraining
+from pffdst.methods.method import Method, stage_of
+from pffdst.methods.rule import Answer, Rule
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.downlink import Memory, Received, decode_downlink
 from pffdst.wire.frame import WireError
-from pffdst.wire.uplink import Report, encode_uplink, residual_of, with_residual
-from pffdst.wire.values import ValueCodec
+from pffdst.wire.uplink import Report, UplinkForm, encode_uplink, with_residual
 
-__all__ = ["ClientSetup", "ClientWork", "Fit", "Inbox", "Trained", "answer", "unreadable"]
+__all__ = ["ClientSetup", "ClientWork", "Fit", "Inbox", "Trained", "Turn", "answer", "unreadable"]
 
 Fit = Callable[[ClientModule, ClientBatches], None]
 
@@ -34,22 +37,23 @@ Fit = Callable[[ClientModule, ClientBatches], None]
 class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
-    `shares` says which training samples are whose. `network` is a template: its weights are overwritten by what
-    arrives.
+    `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
+    weights are overwritten by what arrives.
     """
 
     network: nn.Module
     layout: Layout
     training: LocalTraining
-    rule: ReadjustRule
+    method: Method
     stages: tuple[Stage, ...]
-    codec: ValueCodec
+    codecs: Codecs
     send_statistics: bool
     seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     images: SharedImages | ImageSet
     shares: Shares
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def clients(self) -> int:
@@ -64,17 +68,17 @@ class ClientSetup:
         """A client's training samples, int64 [n_k]."""
         return self.shares.train(client)
 
-    def shuffling(self, task: ClientTask, stream: str) -> torch.Generator:
-        """The draw that orders a client's samples in a round, named by run, round and client."""
-        return generator_for(self.seed, stream, task.t, task.client)
+    def steps(self, client: int) -> int:
+        """B, the local steps of a client's turn."""
+        return self.training.epochs * steps(self.samples(client), self.training.batch_size)
 
     def stage_of(self, t: int) -> Stage:
         """The stage that holds round t."""
-        return next(s for s in self.stages if s.start <= t < s.stop)
+        return stage_of(self.stages, t)
 
-    def wants_gradient(self, t: int) -> bool:
-        """Whether clients end round t with a dense gradient and move their masks."""
-        return self.rule.wants_gradient(self.stage_of(t), t)
+    def uplink(self, t: int) -> UplinkForm:
+        """What the updates of round t hold."""
+        return self.method.uplink(self.codecs, self.stage_of(t), t, statistics=self.send_statistics)
 
 
 @final
@@ -83,57 +87,190 @@ class Inbox:
 
     def __init__(self, setup: ClientSetup) -> None:
         self._setup = setup
-        self._last: tuple[bytes, Memory, GlobalModel] | None = None
+        self._last: tuple[bytes, Memory, Received] | None = None
 
-    def receive(self, task: ClientTask, memory: Memory) -> GlobalModel:
-        """The model a client starts from. Raises WireError where the message cannot be read."""
-        kept = self._last
+    def receive(self, task: ClientTask, memory: Memory) -> Received:
+        """What a client starts from. Raises WireError where the message cannot be read."""
+        kept, setup = self._last, self._setup
         if kept is None or kept[0] is not task.payload or kept[1] is not memory:
-            model, t = decode_downlink(task.payload, memory, self._setup.layout, self._setup.codec)
-            if t != task.t:
-                raise WireError(f"round: expected {task.t}, but got {t}")
-            self._last = kept = (task.payload, memory, model)
+            declared = setup.method.down(setup.stage_of(task.t), task.t)
+            received = decode_downlink(task.payload, memory, setup.layout, setup.codecs, declared)
+            if received.t != task.t:
+                raise WireError(f"round: expected {task.t}, but got {received.t}")
+            self._last = kept = (task.payload, memory, received)
         return kept[2]
+
+
+# ---- what rules see ------------------------------------------------------------------------------------------------
+
+
+@final
+class Turn:
+    """One client's turn as its rules see it (`ClientTurn` says what they may do).
+
+    `batch` gives the first batch of the client's samples in the order of a named draw, on the network's device.
+    """
+
+    def __init__(
+        self,
+        setup: ClientSetup,
+        task: ClientTask,
+        received: Received,
+        memory: Mapping[str, Tensor],
+        batch: Callable[[str], tuple[Tensor, Tensor]],
+    ) -> None:
+        self.client, self.t = task.client, task.t
+        self.stage, self.rounds = setup.stage_of(task.t), setup.training.rounds
+        self.samples, self.steps = setup.samples(task.client), setup.steps(task.client)
+        self.step, self.epoch = 0, 0
+        self.start, self.received, self.memory = received.model, received.signals, memory
+        self.scratch: dict[str, Any] = {}
+        self._setup, self._batch = setup, batch
+        self.epochs = setup.training.epochs
+        self._module: ClientModule | None = None
+        rules = tuple(setup.method)
+        self._before = [rule for rule in rules if _has(rule, "before_step")]
+        self._shape = [rule for rule in rules if _has(rule, "shape_gradient_")]
+        self._after_epoch = [rule for rule in rules if _has(rule, "epoch_end")]
+
+    # ---- what the module tells it ------------------------------------------------------------------------------------
+
+    def enter(self, module: ClientModule) -> None:
+        """The model is loaded."""
+        self._module = module
+        for rule in self._setup.method:
+            rule.begin(self)
+
+    def before_step(self) -> None:
+        """A step is about to begin."""
+        for rule in self._before:
+            rule.before_step(self)
+
+    def shape_gradient_(self) -> None:
+        """The gradient is there."""
+        for rule in self._shape:
+            rule.shape_gradient_(self)
+        self.step += 1
+
+    def epoch_end(self) -> None:
+        """An epoch is over."""
+        self.epoch += 1
+        if self.epoch < self.epochs:
+            for rule in self._after_epoch:
+                rule.epoch_end(self, self.epoch - 1)
+
+    def measure(self) -> tuple[dict[str, Any], ...]:
+        """What each rule measures after the last step."""
+        return tuple(rule.measure(self) for rule in self._setup.method)
+
+    # ---- what rules ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def module(self) -> ClientModule:
+        """The client's module."""
+        assert self._module is not None  # rules are called once it is there
+        return self._module
+
+    @property
+    def layout(self) -> Layout:
+        """The order of the tensors."""
+        return self._setup.layout
+
+    @property
+    def network(self) -> nn.Module:
+        """The client's network."""
+        return self.module.network
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The maskable tensors, in the layout's order."""
+        return self.module.flat.weights
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All tensors that train, maskable ones first."""
+        return self.module.flat.parameters
+
+    @property
+    def lr(self) -> float:
+        """The learning rate now."""
+        return self.module.lr
+
+    @property
+    def trainable(self) -> Positions:
+        """What may change now."""
+        return self.module.trainable
+
+    def train_on(self, trainable: Positions) -> None:
+        """From now on these positions may change, and no others."""
+        self.module.train_on(trainable)
+
+    def train_all(self) -> None:
+        """From now on every maskable weight that is not frozen may change."""
+        self.module.train_on(None)
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate from this step on."""
+        self.module.set_lr(lr)
+
+    def values(self) -> Tensor:
+        """The maskable weights now, flat [W], on the network's device."""
+        return self.module.flat.maskable()
+
+    def gradient(self, stream: str = "probe") -> Tensor:
+        """The dense gradient of one batch, flat [W], on the network's device."""
+        return self.module.gradient_of(self._batch(stream))
+
+    def generator_seed(self, stream: str) -> int:
+        """The seed of a named draw of this client in this round."""
+        return derive_seed(self._setup.seed, stream, self.t, self.client)
+
+
+def _has(rule: Rule, hook: str) -> bool:
+    return getattr(type(rule), hook) is not getattr(Rule, hook)
+
+
+# ---- a turn --------------------------------------------------------------------------------------------------------
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A client after its last epoch: the model under the masks it started with, its mean training loss and accuracy.
+    """A client after its last step: the model under the masks it has now, its mean training loss and accuracy.
 
-    `gradient` [W] is the dense gradient of one batch, on rounds on which the rule wants it.
+    `measured` is what each rule measured.
     """
 
     model: GlobalModel
     loss: float
     accuracy: float
-    gradient: Tensor | None = None
+    measured: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
 def answer(
-    setup: ClientSetup, task: ClientTask, start: GlobalModel, trained: Trained, residual: Residual | None
-) -> tuple[bytes, Residual | None]:
-    """The update's bytes, and what the client keeps; with a gradient the mask is moved first."""
-    model, moved = trained.model, trained.gradient is not None
-    report = Report(setup.samples(task.client), trained.loss, trained.accuracy)
-    if trained.gradient is not None:
-        model = setup.rule.on_client(model, trained.gradient, setup.stage_of(task.t), task.t)
-    if residual is not None:
-        model = with_residual(model, residual)
-    payload = encode_uplink(
+    setup: ClientSetup, task: ClientTask, start: GlobalModel, trained: Trained, kept: Kept
+) -> tuple[bytes, Kept]:
+    """The update's bytes, and what the client keeps. The rules have their say first."""
+    stage, form = setup.stage_of(task.t), setup.uplink(task.t)
+    made = Answer(trained.model)
+    for rule, measured in zip(setup.method, trained.measured, strict=True):
+        made = rule.answer(made, measured, stage, task.t)
+    own = form.own_masks is not None
+    if made.own_mask != own:
+        raise ValueError(f"Expected a rule that declares own masks to send one, but got own_mask={made.own_mask}")
+    model = made.model if kept.residual is None else with_residual(made.model, kept.residual)
+    payload, residual = encode_uplink(
         model,
         start,
         task.client,
         task.t,
-        report,
-        setup.codec,
+        Report(setup.samples(task.client), trained.loss, trained.accuracy),
+        form,
         seed=derive_seed(setup.seed, "uplink", task.t, task.client),
-        moved=moved,
-        statistics=setup.send_statistics,
+        signals=made.signals,
+        keep_residual=setup.codecs.values.client_feedback and not own,  # its next mask will be another
     )
-    if moved or not setup.codec.client_feedback:  # a mask that the client moved is not the next one it will have
-        return payload, None
-    return payload, residual_of(payload, model, start, setup.codec)
+    return payload, Kept(residual, made.memory)
 
 
 def unreadable(task: ClientTask, error: WireError) -> Update:
@@ -152,39 +289,47 @@ class ClientWork:
         self.module = ClientModule(
             setup.network, setup.training, setup.mean, setup.std, channels_last=channels_last, device=device
         )
+        self._loaded = Loaded(self.module.flat)
         self._inbox = Inbox(setup)
 
-    def turn(self, task: ClientTask, memory: Memory, fit: Fit, residual: Residual | None = None) -> Update:
+    def turn(self, task: ClientTask, memory: Memory, fit: Fit, kept: Kept | None = None) -> Update:
         """One client's round. A payload that cannot be read makes an Update with its problem, never an exception."""
         began = time.perf_counter()
         try:
-            start = self._inbox.receive(task, memory)
+            received = self._inbox.receive(task, memory)
         except WireError as error:
             return unreadable(task, error)
         decoded = time.perf_counter()
-        self.module.begin(start)
-        fit(self.module, self._batches(task, "client"))
-        trained = self._trained(task)
+        kept = kept or Kept()
+        with seeded_global_state(self.setup.seed, "forward", task.t, task.client):
+            trained = self._train(task, received, kept, fit)
         done = time.perf_counter()
-        payload, left = answer(self.setup, task, start, trained, residual)
+        payload, left = answer(self.setup, task, received.model, trained, kept)
         timings = Timings(decoded - began, done - decoded, time.perf_counter() - done)
         return Update(task.client, payload, None, timings, left)
 
+    def _train(self, task: ClientTask, received: Received, kept: Kept, fit: Fit) -> Trained:
+        """What the client has become."""
+        setup, module = self.setup, self.module
+        if not self._loaded.holds(received.model):
+            self._loaded.load_(received.model)
+        turn = Turn(setup, task, received, kept.memory, lambda stream: self._first(task, stream))
+        module.begin(self._loaded, setup.training.lr_at(task.t), turn)
+        if setup.method.trains(task.t):
+            fit(module, self._batches(task, "client"))
+        model, (loss, accuracy) = module.trained(), module.training_metrics()
+        return Trained(model, loss, accuracy, turn.measure())
+
+    def _first(self, task: ClientTask, stream: str) -> tuple[Tensor, Tensor]:
+        """The first batch of the client's samples in the order of a named draw."""
+        device = self.module.flat.tensors[0].device
+        images, labels = next(iter(self._batches(task, stream)))
+        return images.to(device), labels.to(device)
+
     def _batches(self, task: ClientTask, stream: str) -> ClientBatches:
-        """The client's own samples in the round's order."""
+        """The client's own samples in the order of a named draw."""
         setup = self.setup
-        indices, generator = setup.indices(task.client), setup.shuffling(task, stream)
+        indices, generator = setup.indices(task.client), generator_for(setup.seed, stream, task.t, task.client)
         batches = ClientBatches(self.data.images, self.data.labels, indices, setup.training.batch_size, generator)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
         return batches
-
-    def _trained(self, task: ClientTask) -> Trained:
-        """What the module has become, with the dense gradient where the rule wants it."""
-        module = self.module
-        model, (loss, accuracy) = module.trained(), module.training_metrics()
-        gradient = None
-        if self.setup.wants_gradient(task.t):
-            device = module.flat.tensors[0].device
-            images, labels = next(iter(self._batches(task, "probe")))
-            gradient = module.gradient_of((images.to(device), labels.to(device)))
-        return Trained(model, loss, accuracy, gradient)

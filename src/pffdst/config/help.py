@@ -16,7 +16,7 @@ _TRAIN = (
     ("method=feddst sparsity=0.95 seed=1", "another method; any setting below by its name"),
     ("experiment=lenet_cifar10", "a setting of the paper"),
     ("readjust=static freeze=none", "ablations: options instead of a method's own"),
-    ("readjust.interval=5 partition.alpha=1", "a key of the chosen option"),
+    ("readjust.schedule.interval=5 partition.alpha=1", "a key of the chosen option"),
     ("logger=[csv,wandb]", "several loggers; logger=null for none beside the CSV"),
     ("-m method=pffdst,feddst seed=0,1,2", "a sweep: every combination; -m sweep=NAME for a saved one"),
     ("search=digits_lr", "a search: Optuna proposes trial after trial"),

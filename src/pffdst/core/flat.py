@@ -78,6 +78,7 @@ class FlatModule:
         self.tensors = [(parameters | buffers)[e.name] for e in self.layout.entries]
         self.weights = self.tensors[: len(self.layout.layers)]
         self.parameters = [parameters[e.name] for e in self.layout.entries if e.kind != "statistic"]
+        self.statistics = self.tensors[len(self.parameters) :]
 
     @torch.no_grad()
     def write_(self, values: Tensor) -> None:
@@ -94,14 +95,14 @@ class FlatModule:
         return flat
 
     @torch.no_grad()
-    def gradient(self, out: Tensor | None = None) -> Tensor:
-        """The gradient of the maskable weights, flat [W], on the CPU or in `out`; a weight without one counts as 0."""
-        flat = torch.empty(self.layout.maskable, dtype=self.weights[0].dtype) if out is None else out
-        flat.zero_()
-        for entry, weight in zip(self.layout.layers, self.weights, strict=True):
-            if weight.grad is not None:
-                flat[entry.span].view(entry.shape).copy_(weight.grad)
-        return flat
+    def maskable(self) -> Tensor:
+        """The maskable weights, flat [W], on the module's own device."""
+        return torch.cat([weight.detach().reshape(-1) for weight in self.weights])
+
+    @torch.no_grad()
+    def gradient(self) -> Tensor:
+        """The gradient of the maskable weights, flat [W], on the module's own device; one that has none counts as 0."""
+        return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).reshape(-1) for w in self.weights])
 
     @torch.no_grad()
     def masks_like(self, mask: Tensor) -> list[Tensor]:

@@ -1,10 +1,13 @@
-"""Pure functions on flat masks [W]: per-layer top-k choices and uniform draws. Counts are exact, ties never matter."""
+"""Choices among positions: per-layer top-k by partial selection, uniform draws, moves of a mask.
+
+Counts are exact and ties have an order: nothing depends on how a library sorts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -12,70 +15,138 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
 
-__all__ = ["Move", "keep_largest", "largest", "random_positions", "smallest"]
-
+__all__ = ["Move", "draw", "first", "largest", "largest_dead", "smallest"]
 
 _WHOLE = (1 << 64) - 1
+_STRIDE = 64  # of the sample that tells where to look for the largest of very many
 
-Choose = Callable[[Tensor, int], Tensor]
-
-
-def _per_layer(layout: Layout, candidates: Tensor, counts: Sequence[int], choose: Choose) -> Tensor:
-    """A mask [W] of `counts[l]` positions per layer; `choose` picks among a layer's candidate positions [n] (flat)."""
-    chosen = torch.zeros_like(candidates)
-    for entry, count in zip(layout.layers, counts, strict=True):
-        if count == 0:
-            continue
-        positions = candidates[entry.span].nonzero().flatten() + entry.offset
-        if count > positions.numel():
-            raise ValueError(f"Expected at least {count} candidates in layer {entry.name}, but got {positions.numel()}")
-        chosen[choose(positions, count)] = True
-    return chosen
+Array = NDArray[Any]
 
 
-def smallest(layout: Layout, score: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mask [W] of the `counts[l]` candidates of least |score| in each layer; among equals the lower index."""
-    magnitude = score.abs()
-    return _per_layer(layout, candidates, counts, lambda at, k: at[magnitude[at].argsort(stable=True)[:k]])
+# ---- one layer -----------------------------------------------------------------------------------------------------
 
 
-def largest(layout: Layout, score: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mask [W] of the `counts[l]` candidates of greatest |score| in each layer; among equals the lower index."""
-    return keep_largest(layout, score, torch.zeros_like(score), candidates, counts)
+def first(key: Array, count: int, support: Array | None = None) -> NDArray[np.int64]:
+    """Where the `count` least of `key` [n] lie, increasing; among equals more `support` [n] wins, then the lower index.
+
+    NaN comes last. Partial selection: O(n), however many are taken.
+    """
+    if count >= len(key):
+        return np.arange(len(key))
+    if count == 0:
+        return np.empty(0, np.int64)
+    edge = np.partition(key, count - 1)[count - 1]
+    if np.isnan(edge):  # numpy sorts NaN last, but no comparison finds it
+        key, edge = np.nan_to_num(key, nan=np.inf), np.inf
+    inside = np.flatnonzero(key < edge)
+    ties = np.flatnonzero(key == edge)
+    missing = count - len(inside)
+    if support is not None and missing < len(ties):
+        ties = ties[np.argsort(-support[ties], kind="stable")]
+    return np.sort(np.concatenate([inside, ties[:missing]]))
 
 
-def keep_largest(layout: Layout, score: Tensor, support: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
-    """As `largest`, but among exact ties of |score| the position with more `support` [W] wins, then the lower index."""
-    magnitude = score.abs()
+def _greatest_of_many(key: Array, count: int) -> NDArray[np.int64]:
+    """As `first` of -key, for few of very many: a sample tells above what to look."""
+    sampled = key[::_STRIDE]
+    expected = count * 3 // (2 * _STRIDE) + 16
+    if expected < len(sampled):
+        edge = np.partition(sampled, len(sampled) - expected)[len(sampled) - expected]
+        few = np.flatnonzero(key >= edge)
+        if count <= len(few) < len(key) // 2:
+            return few[first(-key[few], count)]
+    return first(-key, count)
 
-    def choose(at: Tensor, k: int) -> Tensor:
-        at = at[support[at].argsort(stable=True, descending=True)]
-        return at[magnitude[at].argsort(stable=True, descending=True)[:k]]
 
-    return _per_layer(layout, candidates, counts, choose)
+# ---- all layers ----------------------------------------------------------------------------------------------------
 
 
-def random_positions(layout: Layout, candidates: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """Mask [W] of `counts[l]` uniformly random candidates in each layer: those of least key.
+def smallest(among: Positions, score: Tensor, counts: Sequence[int]) -> Positions:
+    """The `counts[l]` positions of least |score| in each layer; `score` [k] is that of the positions `among`.
+
+    Among equals the lower index. ValueError where a layer has fewer positions than are asked for.
+    """
+    return _select(among, score.abs().numpy(), counts)
+
+
+def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Tensor | None = None) -> Positions:
+    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index.
+
+    NaN is greater than any number.
+    """
+    key = np.nan_to_num(-score.abs().numpy(), copy=False, nan=-np.inf)
+    return _select(among, key, counts, None if support is None else support.numpy())
+
+
+def _select(among: Positions, key: Array, counts: Sequence[int], support: Array | None = None) -> Positions:
+    places, found = among.index.numpy(), []
+    for entry, span, count in zip(among.layout.layers, among.spans(), counts, strict=True):
+        _check(entry.name, span.stop - span.start, count)
+        own = None if support is None else support[span]
+        found.append(places[span][first(key[span], count, own)])
+    return Positions(among.layout, index=torch.from_numpy(np.concatenate(found)))
+
+
+def largest_dead(gradient: Tensor, alive: Positions, counts: Sequence[int]) -> Positions:
+    """The `counts[l]` positions of greatest |gradient| outside `alive` in each layer; among equals the lower index.
+
+    `gradient` is flat [W] on any device: only the chosen positions leave it. ValueError as for `smallest`.
+    """
+    layout, found = alive.layout, []
+    for entry, size, count in zip(layout.layers, alive.counts, counts, strict=True):
+        _check(entry.name, entry.size - size, count)
+    for entry, span, count in zip(layout.layers, alive.spans(), counts, strict=True):
+        if count > 0:
+            own = alive.index[span] - entry.offset
+            found.append(_largest_outside(gradient[entry.span], own, count) + entry.offset)
+    return Positions(layout, index=torch.cat(found) if found else torch.empty(0, dtype=torch.int64))
+
+
+def _largest_outside(gradient: Tensor, own: Tensor, count: int) -> Tensor:
+    """The `count` places of greatest magnitude of one layer's gradient that are not among its `own`, increasing."""
+    magnitude = gradient.abs()
+    if magnitude.device.type == "cpu":
+        key = magnitude.numpy()
+        key[own.numpy()] = -1.0
+        if np.isnan(key.max()):
+            key = np.nan_to_num(key, nan=np.inf)
+        return torch.from_numpy(_greatest_of_many(key, count))
+    magnitude = magnitude.nan_to_num_(nan=torch.inf).index_fill_(0, own.to(magnitude.device), -1.0)
+    order = magnitude.sort(descending=True, stable=True).indices  # a top-k on a device breaks ties as it likes
+    return order[:count].sort().values.cpu()
+
+
+def draw(taken: Positions, counts: Sequence[int], seed: int) -> Positions:
+    """`counts[l]` uniformly random positions outside `taken` in each layer: those of least key.
 
     The key of position j is splitmix64's output number j from `seed`: the same on every machine, in every language, and
-    never the same for two positions.
+    never the same for two positions. ValueError where a layer has too few free positions.
     """
-
-    def choose(at: Tensor, k: int) -> Tensor:
-        keys = _splitmix64(seed, at.numpy())
-        if k == len(keys):
-            return at
-        few = np.flatnonzero(keys < np.uint64(min(_WHOLE, round(_WHOLE * k / len(keys) * 1.1) + (1 << 57))))
-        if len(few) < k:  # an unlikely draw
-            few = np.arange(len(keys))
-        return at[torch.from_numpy(few[np.argpartition(keys[few], k - 1)[:k]])]
-
-    return _per_layer(layout, candidates, counts, choose)
+    found = []
+    for entry, size, count in zip(taken.layout.layers, taken.counts, counts, strict=True):
+        _check(entry.name, entry.size - size, count)
+        if count > 0:
+            blocked = taken.bits[entry.span].numpy()
+            found.append(_least_keys(seed, entry.offset, blocked, entry.size - size, count) + entry.offset)
+    index = np.concatenate(found) if found else np.empty(0, np.int64)
+    return Positions(taken.layout, index=torch.from_numpy(index))
 
 
-def _splitmix64(seed: int, number: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _least_keys(seed: int, offset: int, blocked: Array, free: int, count: int) -> NDArray[np.int64]:
+    """The `count` places of least key in a layer that are not `blocked` [n], of which `free` there are; increasing."""
+    if count == free:
+        return np.flatnonzero(~blocked)
+    keys = splitmix64(seed, np.arange(offset, offset + len(blocked)))
+    few = np.flatnonzero(keys < np.uint64(min(_WHOLE, round(_WHOLE * count / free * 1.1) + (1 << 57))))
+    few = few[~blocked[few]]
+    if len(few) < count:  # an unlikely draw
+        few = np.flatnonzero(~blocked)
+    return np.sort(few[np.argpartition(keys[few], count - 1)[:count]])
+
+
+def splitmix64(seed: int, number: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Output `number` (from 0) of the generator that starts at `seed` (Steele, Lea and Flood 2014)."""
     z = (number.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -84,30 +155,48 @@ def _splitmix64(seed: int, number: NDArray[np.int64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def _check(name: str, there: int, count: int) -> None:
+    if count > there:
+        raise ValueError(f"Expected at least {count} candidates in layer {name}, but got {there}")
+
+
+# ---- moves ---------------------------------------------------------------------------------------------------------
+
+
 @final
 @dataclass(frozen=True)
 class Move:
-    """How a trainable mask changes: `dropped` [W] leave it, then `counts[l]` random free positions per layer join it.
+    """How a trainable mask changes: `dropped` leave it, then `counts[l]` random free positions per layer join it.
 
     Without `dropped` everything leaves: the mask is drawn afresh. Free is what is neither frozen nor kept, so what was
     dropped may come back. `seed` names the draw: who knows the frozen weights and, unless it is drawn afresh, the mask
     before needs only `dropped`, the counts and the seed.
     """
 
-    dropped: Tensor | None
+    dropped: Positions | None
     counts: tuple[int, ...]
     seed: int
 
     def on(self, model: GlobalModel) -> GlobalModel:
         """The model after the move. What leaves becomes 0, also where it joins again."""
-        trainable = self.apply(model.layout, model.trainable, model.frozen)
+        trainable = self.apply(model.trainable_at, model.frozen_at)
         if self.dropped is not None:
-            model = model.with_masks(model.alive & ~self.dropped)
-        return model.with_masks(model.frozen | trainable)
+            model = model.moved(model.alive_at.without(self.dropped))
+        return model.moved(model.frozen_at.plus(trainable))
 
-    def apply(self, layout: Layout, trainable: Tensor, frozen: Tensor) -> Tensor:
-        """The trainable mask [W] after the move. ValueError if a layer has too few free positions."""
-        kept = torch.zeros_like(trainable) if self.dropped is None else trainable & ~self.dropped
+    def apply(self, trainable: Positions, frozen: Positions) -> Positions:
+        """The trainable mask after the move. ValueError if a layer has too few free positions."""
+        kept = Positions.none(trainable.layout) if self.dropped is None else trainable.without(self.dropped)
         if not any(self.counts):
             return kept
-        return kept | random_positions(layout, ~(kept | frozen), self.counts, self.seed)
+        return kept.plus(draw(kept.plus(frozen), self.counts, self.seed))
+
+
+def room_left(model: GlobalModel) -> list[int]:
+    """Weights per layer that are not frozen: where a trainable set can lie."""
+    return [e.size - z for e, z in zip(model.layout.layers, model.frozen_at.counts, strict=True)]
+
+
+def sizes_of(layout: Layout) -> tuple[int, ...]:
+    """Weights per layer."""
+    return tuple(e.size for e in layout.layers)

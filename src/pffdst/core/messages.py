@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from torch import Tensor
 
 from pffdst.core.model import Stage
+from pffdst.core.positions import Positions
 
-__all__ = ["ClientTask", "Residual", "RoundPlan", "Timings", "Update"]
+__all__ = ["ClientTask", "Kept", "Residual", "RoundPlan", "Timings", "Update"]
 
 
 @final
@@ -38,9 +40,9 @@ class ClientTask:
 @final
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What rounding took from a client's update: `values` [n] at the True positions of `mask`, a bitmap of W bits."""
+    """What rounding took from a client's update: `values` [k] at the positions `at`."""
 
-    mask: bytes
+    at: Positions
     values: Tensor
 
 
@@ -53,15 +55,32 @@ class Timings(NamedTuple):
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a client keeps to itself between its turns, beside what it was sent.
+
+    `residual` is what rounding took from its last update; `memory` is what its rules keep, by name.
+    """
+
+    residual: Residual | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to keep."""
+        return self.residual is not None or bool(self.memory)
+
+
+@final
 @dataclass(frozen=True)
 class Update:
     """What came back from a client: bytes, or why there are none.
 
-    `timings` and `residual` did not travel: the residual is what the client keeps to itself until its next turn.
+    `timings` and `kept` did not travel: the client keeps the second to itself until its next turn.
     """
 
     client: int
     payload: bytes | None
     problem: str | None = None
     timings: Timings = field(default_factory=Timings)
-    residual: Residual | None = None
+    kept: Kept = field(default_factory=Kept)

@@ -7,13 +7,15 @@ bool vectors of length W), then the other parameters, then the floating-point st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pffdst.core.positions import Positions
 
 __all__ = ["Entry", "GlobalModel", "Layout", "Stage"]
 
@@ -102,49 +104,138 @@ class Layout:
 
 
 @final
-@dataclass(frozen=True)
 class GlobalModel:
-    """The one sparse model: `values` float32 [N], `alive` bool [W] (m), `frozen` bool [W] (z, a subset of alive).
+    """The one sparse model: what is alive (m) and frozen (z, a subset), and the values there. It never changes.
 
-    Dead maskable weights are exactly 0 in `values`. Nobody writes into the tensors: a change makes a new model.
+    Kept are the `held` values [A] of the A alive weights and the `rest` [N - W]: what it costs to make the next model
+    grows with what is alive. Everything else is a view that is made when it is asked for, once: `values` float [N] with
+    dead weights exactly 0, `alive`, `frozen` and `trainable` bool [W]. Nobody writes into the tensors.
     """
 
-    layout: Layout
-    values: Tensor
-    alive: Tensor
-    frozen: Tensor
+    def __init__(self, layout: Layout, values: Tensor, alive: Tensor, frozen: Tensor) -> None:
+        self._set(layout, Positions(layout, bits=alive), Positions(layout, bits=frozen))
+        self.__dict__["values"] = values
+
+    @classmethod
+    def of(cls, alive_at: Positions, frozen_at: Positions, held: Tensor, rest: Tensor) -> GlobalModel:
+        """The model with `held` [A] at the alive positions and `rest` [N - W]."""
+        model = cls.__new__(cls)
+        model._set(alive_at.layout, alive_at, frozen_at)
+        model.__dict__.update(held=held, rest=rest)
+        return model
+
+    def _set(self, layout: Layout, alive_at: Positions, frozen_at: Positions) -> None:
+        self.layout, self.alive_at, self.frozen_at = layout, alive_at, frozen_at
+
+    @cached_property
+    def values(self) -> Tensor:
+        """All values [N] in the layout's order."""
+        return torch.cat([self.alive_at.spread(self.held), self.rest])
+
+    @cached_property
+    def held(self) -> Tensor:
+        """The values [A] at the alive positions."""
+        return self.alive_at.gather(self.weights)
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """The values [N - W] that are not maskable: parameters, then statistics."""
+        return self.values[self.layout.maskable :]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return (self.held if "held" in self.__dict__ else self.values).dtype
 
     @property
     def weights(self) -> Tensor:
         """The maskable weights, a view [W] of the values."""
-        return self.values[: self.alive.numel()]
+        return self.values[: self.layout.maskable]
 
-    @cached_property
+    @property
+    def alive(self) -> Tensor:
+        """m, bool [W]."""
+        return self.alive_at.bits
+
+    @property
+    def frozen(self) -> Tensor:
+        """z, bool [W]."""
+        return self.frozen_at.bits
+
+    @property
     def trainable(self) -> Tensor:
         """m & ~z, bool [W]."""
-        return self.alive & ~self.frozen
+        return self.trainable_at.bits
 
     @cached_property
-    def places(self) -> Tensor:
-        """The trainable positions, int64, increasing."""
-        return torch.from_numpy(np.flatnonzero(self.trainable.numpy()))
+    def trainable_at(self) -> Positions:
+        """The trainable positions."""
+        return self.alive_at.without(self.frozen_at)
+
+    @cached_property
+    def trained(self) -> Tensor:
+        """The values [T] at the trainable positions."""
+        return self.held[self._moving] if len(self.frozen_at) else self.held
+
+    @cached_property
+    def _moving(self) -> Tensor:
+        """Where in `held` the trainable values lie, int64 [T]."""
+        return (~self.alive_at.inside(self.frozen_at)).nonzero().flatten()
+
+    def only_trainable(self, held: Tensor) -> Tensor:
+        """`held` [A] with the frozen weights' own values."""
+        if len(self.frozen_at) == 0:
+            return held
+        return self.held.index_copy(0, self._moving, held[self._moving])
 
     @property
     def sparsity(self) -> float:
         """1 - alive / W over the whole model."""
-        return 1.0 - int(self.alive.sum()) / self.alive.numel()
+        return 1.0 - len(self.alive_at) / self.layout.maskable
 
-    def with_masks(self, alive: Tensor, frozen: Tensor | None = None) -> GlobalModel:
-        """The model under another alive mask: weights that are dead in it become exactly 0."""
-        values = self.values.clone()
-        values[: alive.numel()].masked_fill_(~alive, 0.0)
-        return replace(self, values=values, alive=alive, frozen=self.frozen if frozen is None else frozen)
+    def with_held(self, held: Tensor, rest: Tensor) -> GlobalModel:
+        """Other values under the same masks."""
+        return self._alike(GlobalModel.of(self.alive_at, self.frozen_at, held, rest))
+
+    def with_trained(self, trained: Tensor, rest: Tensor) -> GlobalModel:
+        """Other values [T] at the trainable positions and another rest; frozen weights keep theirs."""
+        if len(self.frozen_at) == 0:
+            return self.with_held(trained, rest)
+        model = self.with_held(self.held.index_copy(0, self._moving, trained), rest)
+        model.__dict__["trained"] = trained
+        return model
 
     def with_values(self, values: Tensor) -> GlobalModel:
         """The model with other values [N] under the same masks."""
-        model = replace(self, values=values)
-        model.__dict__.update({name: self.__dict__[name] for name in ("trainable", "places") if name in self.__dict__})
+        model = GlobalModel.__new__(GlobalModel)
+        model._set(self.layout, self.alive_at, self.frozen_at)
+        model.__dict__["values"] = values
+        return self._alike(model)
+
+    def _alike(self, model: GlobalModel) -> GlobalModel:
+        """Gives what this model knows of its masks to one that has the same."""
+        model.__dict__.update({n: self.__dict__[n] for n in ("trainable_at", "_moving") if n in self.__dict__})
         return model
+
+    def moved(self, alive_at: Positions) -> GlobalModel:
+        """The model under another alive mask: what dies leaves, what is new is 0."""
+        return GlobalModel.of(alive_at, self.frozen_at, self.alive_at.carry(self.held, alive_at), self.rest)
+
+    def freezing(self, frozen_at: Positions) -> GlobalModel:
+        """The model with another frozen mask."""
+        return GlobalModel.of(self.alive_at, frozen_at, self.held, self.rest)
+
+    def with_masks(self, alive: Tensor, frozen: Tensor | None = None) -> GlobalModel:
+        """The model under another alive mask bool [W]: weights that are dead in it become exactly 0."""
+        moved = self.moved(Positions(self.layout, bits=alive))
+        return moved if frozen is None else moved.freezing(Positions(self.layout, bits=frozen))
+
+    def same_as(self, other: GlobalModel) -> bool:
+        """Whether both are one model, to the bit of every value."""
+        if self is other:
+            return True
+        masks = self.alive_at == other.alive_at and self.frozen_at == other.frozen_at
+        return masks and torch.equal(self.held, other.held) and torch.equal(self.rest, other.rest)
 
 
 @final

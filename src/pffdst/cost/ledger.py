@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, final
 
@@ -10,11 +11,11 @@ from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import GlobalModel
 from pffdst.cost.flops import FlopCounter
 from pffdst.data.batches import steps
-from pffdst.wire.frame import Tag, WireError, unpack
+from pffdst.wire.frame import FIRST_SIGNAL, Message, Section, Tag, WireError, unpack
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "unpacked"]
 
-_PARTS = {
+_PARTS: dict[int, str] = {
     Tag.TRAINABLE_POSITIONS: "mask",
     Tag.TRAINABLE_VALUES: "values",
     Tag.FROZEN_POSITIONS: "frozen",
@@ -24,15 +25,22 @@ _PARTS = {
 }
 
 
-def parts_of(payload: bytes) -> Counter[str]:
-    """A payload's length by part: header, mask, values, frozen, dense. What cannot be read counts as header."""
+def unpacked(payload: bytes | None) -> Message | None:
+    """A payload's frame, read once for whoever needs it; None where there is none that can be read."""
+    if payload is None:
+        return None
     try:
-        sections = unpack(payload).sections
+        return unpack(payload)
     except WireError:
-        return Counter({"header": len(payload)})
+        return None
+
+
+def parts_of(payload: bytes, message: Message | None) -> Counter[str]:
+    """A payload's length by part: header, mask, values, frozen, dense, signals. What cannot be read is header."""
+    sections: Mapping[int, Section] = {} if message is None else message.sections
     parts: Counter[str] = Counter()
     for tag, section in sections.items():
-        parts[_PARTS.get(tag, "header")] += len(section.body)
+        parts["signals" if tag >= FIRST_SIGNAL else _PARTS.get(tag, "header")] += len(section.body)
     parts["header"] += len(payload) - parts.total()
     return parts
 
@@ -49,7 +57,7 @@ class Ledger:
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")
     NAMES = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", *FLOPS)
-    PARTS = ("header", "mask", "values", "frozen", "dense", "catch_up")
+    PARTS = ("header", "mask", "values", "frozen", "dense", "signals", "catch_up")
     BY_PART = tuple("/".join(key) for key in product(("up", "down"), PARTS))
     COLUMNS = tuple("/".join(key) for key in product(("cost", "round"), (*NAMES, *BY_PART)))
 
@@ -61,16 +69,18 @@ class Ledger:
         self.total: Counter[str] = Counter()
         self.round: Counter[str] = Counter()
 
-    def begin(self, model: GlobalModel, *, dense_gradient: bool, news: tuple[bool, bool] = (True, True)) -> None:
-        """A round starts with `model`; on `dense_gradient` rounds each client adds one dense batch.
+    def begin(
+        self, model: GlobalModel, *, probes: int, trains: bool = True, news: tuple[bool, bool] = (True, True)
+    ) -> None:
+        """A round starts with `model`; each client adds so many dense batches, its `probes`, to what it trains.
 
         `news`: whether nobody was sent this mask before, and whether nobody was sent these frozen weights.
         """
         self.round = Counter()
-        layout = model.layout
-        alive, trainable = layout.per_layer(model.alive), layout.per_layer(model.trainable)
-        self._per_sample = self._flops.parts(alive, trainable)
-        self._per_probe = self._flops.dense_gradient(alive) if dense_gradient else {}
+        alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
+        self._per_sample = self._flops.parts(alive, trainable) if trains else {}
+        self._per_probe = self._flops.dense_gradient(alive) if probes else {}
+        self._probes = probes
         self._paper = 4 * (sum(trainable) + self._leftovers)
         self._paper_frozen = 4 * (sum(alive) - sum(trainable))
         self._old = [part for part, new in zip(("mask", "frozen"), news, strict=True) if not new]
@@ -80,7 +90,7 @@ class Ledger:
         """A payload went to a client."""
         key = id(task.payload)  # payloads are shared, and alive for the round
         if key not in self._parts:
-            parts = parts_of(task.payload)
+            parts = parts_of(task.payload, unpacked(task.payload))
             frozen = self._paper_frozen if parts["frozen"] else 0
             for part in self._old:
                 parts["catch_up"] += parts.pop(part, 0)
@@ -91,18 +101,21 @@ class Ledger:
         self.round["frozen_bytes"] += frozen
         self.round.update({f"down/{name}": size for name, size in parts.items()})
 
-    def up(self, update: Update, samples: int) -> None:
-        """A client with so many `samples` trained and answered; what was rejected later travelled all the same."""
+    def up(self, update: Update, message: Message | None, samples: int) -> None:
+        """A client with so many `samples` trained and answered; what was rejected later travelled all the same.
+
+        `message` is the frame of its payload, if it could be read.
+        """
         if update.payload is None:
             return
         self.round["bytes_up"] += len(update.payload)
         self.round["paper_bytes"] += self._paper
         probe = samples if steps(samples, self._batch_size) == 1 else self._batch_size
-        for counts, images in ((self._per_sample, self._epochs * samples), (self._per_probe, probe)):
+        for counts, images in ((self._per_sample, self._epochs * samples), (self._per_probe, self._probes * probe)):
             for name, count in counts.items():
                 self.round[f"flops_{name}"] += images * count
                 self.round["flops"] += images * count
-        self.round.update({f"up/{name}": size for name, size in parts_of(update.payload).items()})
+        self.round.update({f"up/{name}": size for name, size in parts_of(update.payload, message).items()})
 
     def end(self) -> None:
         """The round joins the totals."""
@@ -113,5 +126,5 @@ class Ledger:
         return dict(self.total)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """Goes back to what `state_dict` gave."""
         self.total = Counter(state)

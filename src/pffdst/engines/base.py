@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 
 from pffdst.client.turn import ClientSetup, ClientWork, Fit
-from pffdst.core.messages import ClientTask, Residual, Update
+from pffdst.core.messages import ClientTask, Kept, Update
 from pffdst.engines.memories import ClientMemories
 from pffdst.wire.downlink import Memory
 from pffdst.wire.frame import WireError
@@ -26,7 +26,7 @@ class Job:
 
     task: ClientTask
     memory: Memory
-    residual: Residual | None = None
+    kept: Kept = field(default_factory=Kept)
 
 
 class EngineError(RuntimeError):
@@ -59,7 +59,7 @@ class Engine(ABC):
     def start(self, setup: ClientSetup) -> None:
         """Builds what lasts for the run."""
 
-    def close(self) -> None:  # noqa: B027 (an engine that took nothing has nothing to give back)
+    def close(self) -> None:
         """Gives back processes and files. May be called twice."""
 
     @abstractmethod
@@ -69,11 +69,11 @@ class Engine(ABC):
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
         """The updates of a round in the cohort's order; clients keep what they were sent."""
         own = self.memories
-        jobs = [Job(task, own.of(task.client), own.residual(task.client)) for task in tasks]
+        jobs = [Job(task, own.of(task.client), own.kept(task.client)) for task in tasks]
         for task, update in zip(tasks, self.train(jobs), strict=True):
             with contextlib.suppress(WireError):  # the client said so itself: update.problem
                 own.receive(task.client, task.payload)
-                own.keep(task.client, update.residual)
+                own.keep(task.client, update.kept)
             yield update
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,5 +114,21 @@ def run_in_process(work: ClientWork, fit: Fit, jobs: Sequence[Job]) -> Iterator[
     """One client after another in this process."""
     for job in jobs:
         with one_thread():
-            update = work.turn(job.task, job.memory, fit, job.residual)
+            update = turn_of(job, work, fit)
         yield update
+
+
+def turn_of(job: Job, work: ClientWork, fit: Fit) -> Update:
+    """One client's turn; what goes wrong in it names the client and the round."""
+    with named(job):
+        return work.turn(job.task, job.memory, fit, job.kept)
+
+
+@contextlib.contextmanager
+def named(job: Job) -> Iterator[None]:
+    """An exception inside gets a note that says whose turn it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in client {job.task.client}, round {job.task.t + 1}")
+        raise

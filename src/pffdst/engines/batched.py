@@ -15,22 +15,26 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
 
 from pffdst.client.callbacks import BrokenMaskError
-from pffdst.client.turn import ClientSetup, Inbox, Trained, answer, unreadable
+from pffdst.client.loaded import Loaded
+from pffdst.client.step import Hooks
+from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unreadable
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
-from pffdst.data.batches import SharedImages, batch_indices, steps
+from pffdst.core.seeding import generator_for, seeded_global_state
+from pffdst.data.batches import SharedImages, batch_indices
 from pffdst.data.dataset import ImageSet
-from pffdst.engines.base import Engine, Job, one_thread
+from pffdst.engines.base import Engine, Job, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
-from pffdst.engines.slots import Figures, Loaded, Slot, SlotSettings
+from pffdst.engines.slots import Figures, Slot, SlotSettings
+from pffdst.wire.downlink import Received
 from pffdst.wire.frame import WireError
 
 __all__ = ["BatchedEngine", "numerics"]
@@ -43,12 +47,17 @@ _WINDOW = 16  # clients per stream that are given out before the first of them m
 
 @final
 @dataclass(frozen=True, eq=False)
-class Turn:
+class Waiting:
     """A client that is to train from `start`; `decoded` seconds went into reading its message."""
 
     job: Job
-    start: GlobalModel
+    received: Received
     decoded: float
+
+    @property
+    def start(self) -> GlobalModel:
+        """The model that it trains from."""
+        return self.received.model
 
     @property
     def client(self) -> int:
@@ -88,7 +97,7 @@ class BatchedEngine(Engine):
         self._settings = SlotSettings(
             torch.device(self.device), channels_last, precision == "bf16", record and self.device == "cuda"
         )
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
         self._undo = contextlib.ExitStack()
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
@@ -112,9 +121,10 @@ class BatchedEngine(Engine):
         images = setup.images.open() if isinstance(setup.images, SharedImages) else setup.images
         if self.device == "cuda":
             images = ImageSet(images.images.to(self.device), images.labels.to(self.device))
-            self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
+        self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
+        self._settings = self._recording(setup)
         self._slots = [Slot(setup, images, self._settings) for _ in range(self._streams)]
-        self._loaded = Loaded(self._slots[0].flat)
+        self._loaded = Loaded(self._slots[0].flat, in_place=self._settings.record)
         self._figures: queue.SimpleQueue[Figures] = queue.SimpleQueue()
         for _ in range(2 * self._streams):
             self._figures.put(Figures(self._slots[0].flat, self._settings.device))
@@ -123,11 +133,19 @@ class BatchedEngine(Engine):
         """Ends threads and workers, and gives the device's memory back."""
         if self._fallback is not None:
             self._fallback.close()
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
+        if self.device == "cuda":
             torch.cuda.synchronize()
-        self._executor, self._slots = None, []
+        self._slots = []
         self._undo.close()
+
+    def _recording(self, setup: ClientSetup) -> SlotSettings:
+        """Steps in which a rule, a callback or the clipping has a hand are not recorded, which is said once."""
+        hands = setup.method.touches_steps or Hooks(setup.callbacks).in_steps
+        if self._settings.record and hands:
+            _log.info("engine=batched: a rule or a callback has a hand in every step: steps are not recorded")
+            return replace(self._settings, record=False)
+        return self._settings
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """A window of clients at a time, the longest of it first; updates in the jobs' order."""
@@ -141,26 +159,26 @@ class BatchedEngine(Engine):
                     continue
                 self._load(window[0].start)
                 answers = self._give_out(window)
-                for turn in window:
-                    yield answers.pop(turn.client).result()
+                for waiting in window:
+                    yield answers.pop(waiting.client).result()
 
-    def _windows(self, jobs: Sequence[Job]) -> Iterator[list[Turn] | Update]:
+    def _windows(self, jobs: Sequence[Job]) -> Iterator[list[Waiting] | Update]:
         """Clients that start from the same model, together; the answer of one that could not read its message."""
         limit = _WINDOW * self._streams if self.device == "cuda" else 1
-        window: list[Turn] = []
+        window: list[Waiting] = []
         for job in jobs:
             began = time.perf_counter()
             try:
-                start = self._inbox.receive(job.task, job.memory)
+                received = self._inbox.receive(job.task, job.memory)
             except WireError as error:
                 yield from [window] if window else []
                 window = []
                 yield unreadable(job.task, error)
                 continue
-            if window and (len(window) == limit or not _same(window[0].start, start)):
+            if window and (len(window) == limit or not window[0].start.same_as(received.model)):
                 yield window
                 window = []
-            window.append(Turn(job, start, time.perf_counter() - began))
+            window.append(Waiting(job, received, time.perf_counter() - began))
         if window:
             yield window
 
@@ -168,68 +186,78 @@ class BatchedEngine(Engine):
         """The window's model to the device; all clients of the one before have been answered."""
         if not self._loaded.holds(model):
             self._loaded.load_(model)
-        model.places  # noqa: B018 - computed once, before threads ask for it
+        model.trainable_at.index  # noqa: B018 - computed once, before threads ask for it
         for slot in self._slots:
             slot.load = 0
             if slot.stream is not None:
                 slot.stream.wait_stream(torch.cuda.current_stream())
 
-    def _give_out(self, window: Sequence[Turn]) -> dict[int, Future[Update]]:
+    def _give_out(self, window: Sequence[Waiting]) -> dict[int, Future[Update]]:
         """Every client to the slot with least to do, the longest first."""
         setup = self._setup
-        work = {t.client: steps(setup.samples(t.client), setup.training.batch_size) for t in window}
+        work = {w.client: setup.steps(w.client) for w in window}
         answers = {}
-        for turn in sorted(window, key=lambda t: -work[t.client]):
+        for waiting in sorted(window, key=lambda w: -work[w.client]):
             slot = min(self._slots, key=lambda s: s.load)
-            slot.load += work[turn.client]
-            answers[turn.client] = self._play(turn, slot)
+            slot.load += work[waiting.client]
+            answers[waiting.client] = self._play(waiting, slot)
         return answers
 
-    def _play(self, turn: Turn, slot: Slot) -> Future[Update]:
+    def _play(self, waiting: Waiting, slot: Slot) -> Future[Update]:
         """Gives a client's steps to the slot's stream, and what they make to a thread that encodes it."""
-        setup, task = self._setup, turn.job.task
+        setup, task = self._setup, waiting.job.task
         own, training = setup.indices(task.client), setup.training
-        epochs = batch_indices(len(own), training.batch_size, training.epochs, setup.shuffling(task, "client"))
-        batches = [own[batch] for epoch in epochs for batch in epoch]
-        probe = None
-        if setup.wants_gradient(task.t):
-            first = next(batch_indices(len(own), training.batch_size, 1, setup.shuffling(task, "probe")))[0]
-            probe = own[first]
+
+        def order(stream: str, epochs: int) -> list[list[Tensor]]:
+            draw = generator_for(setup.seed, stream, task.t, task.client)
+            batches = batch_indices(len(own), training.batch_size, epochs, draw)
+            return [[own[batch] for batch in epoch] for epoch in batches]
+
+        def first(stream: str) -> tuple[Tensor, Tensor]:
+            return slot.batch(order(stream, 1)[0][0])
+
         figures = self._figures.get()  # waits until the answers of earlier clients have left some free
         clock = _Clock(slot.stream)
-        with torch.cuda.stream(slot.stream):
+        turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, first)
+        epochs = order("client", training.epochs) if setup.method.trains(task.t) else []
+        with torch.cuda.stream(slot.stream), seeded_global_state(setup.seed, "forward", task.t, task.client):
             clock.begin()
-            slot.train(self._loaded, batches)
-            slot.read(self._loaded, figures, probe)
+            slot.train(self._loaded, turn, training.lr_at(task.t), epochs)
+            slot.read(turn, figures)
             clock.end()
-        return self._submit(turn, figures, clock, gradient=probe is not None)
+        return self._submit(waiting, figures, clock)
 
-    def _submit(self, turn: Turn, figures: Figures, clock: _Clock, *, gradient: bool) -> Future[Update]:
-        if self._executor is not None:
-            return self._executor.submit(self._answer, turn, figures, clock, gradient=gradient)
-        done: Future[Update] = Future()
-        done.set_result(self._answer(turn, figures, clock, gradient=gradient))
-        return done
+    def _submit(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Future[Update]:
+        return self._executor.submit(self._answer, waiting, figures, clock)
 
-    def _answer(self, turn: Turn, figures: Figures, clock: _Clock, *, gradient: bool) -> Update:
-        """A client's update, once its figures have arrived."""
-        setup, job = self._setup, turn.job
+    def _answer(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Update:
+        """A client's update, once its figures have arrived. Runs in a thread of its own, on a CPU as well."""
+        setup, job = self._setup, waiting.job
         try:
-            seconds = clock.wait()
-            began = time.perf_counter()
-            loss, correct, moved = figures.totals.tolist()
-            if moved != 0.0:
-                raise BrokenMaskError(
-                    "Expected dead and frozen weights to stay as they are while training, but some moved"
-                )
-            seen = setup.samples(turn.client) * setup.training.epochs
-            own: Tensor | None = figures.gradient if gradient else None
-            trained = Trained(turn.start.with_values(figures.values), loss / seen, correct / seen, own)
-            payload, residual = answer(setup, job.task, turn.start, trained, job.residual)
-            timings = Timings(turn.decoded, seconds, time.perf_counter() - began)
-            return Update(turn.client, payload, None, timings, residual)
+            with named(job):
+                seconds = clock.wait()
+                began = time.perf_counter()
+                payload, kept = answer(setup, job.task, waiting.start, self._trained(waiting, figures), job.kept)
+            timings = Timings(waiting.decoded, seconds, time.perf_counter() - began)
+            return Update(waiting.client, payload, None, timings, kept)
         finally:
             self._figures.put(figures)
+
+    def _trained(self, waiting: Waiting, figures: Figures) -> Trained:
+        """What the client has become, from its figures."""
+        setup, model = self._setup, waiting.start
+        loss, correct, moved = figures.totals.tolist()
+        if moved != 0.0:
+            raise BrokenMaskError("Expected dead and frozen weights to stay as they are while training, but some moved")
+        trainable = figures.trainable
+        assert trainable is not None  # the slot has read it
+        if trainable is not model.trainable_at:
+            model = model.moved(model.frozen_at.plus(trainable))
+        weights, rest = figures.values[: setup.layout.maskable], figures.values[setup.layout.maskable :]
+        model = model.with_trained(trainable.gather(weights).clone(), rest.clone())
+        trains = setup.method.trains(waiting.job.task.t)
+        seen = setup.samples(waiting.client) * setup.training.epochs if trains else 1
+        return Trained(model, loss / seen, correct / seen, figures.measured)
 
 
 @final
@@ -260,12 +288,6 @@ class _Clock:
         first, last = self._events
         last.synchronize()
         return float(first.elapsed_time(last)) / 1e3
-
-
-def _same(a: GlobalModel, b: GlobalModel) -> bool:
-    return a is b or (
-        torch.equal(a.values, b.values) and torch.equal(a.alive, b.alive) and torch.equal(a.frozen, b.frozen)
-    )
 
 
 def _check(device: str, streams: int, precision: str) -> None:

@@ -18,18 +18,19 @@ from typing import Any, NoReturn, final
 from pffdst.client.turn import ClientSetup
 from pffdst.core.errors import UserError
 from pffdst.core.messages import ClientTask, Update
+from pffdst.core.model import Layout
 from pffdst.data.batches import SharedImages
 from pffdst.engines.base import Engine, EngineError, Job, one_thread
 from pffdst.engines.packets import (
     bytes_of,
     dumps,
     loads,
+    pack_kept,
     pack_memory,
-    pack_residual,
     pack_update,
     tensor_of,
+    unpack_kept,
     unpack_memory,
-    unpack_residual,
     unpack_update,
 )
 from pffdst.engines.ranks import Ranks
@@ -62,16 +63,24 @@ def data_digest(setup: ClientSetup) -> int:
 
 @final
 class Distributed(Engine):
-    """Rank 0's side: `own` runs this process's share of the clients, `ranks` lead to the others."""
+    """Rank 0's side: `own` runs this process's share of the clients, `ranks` lead to the others.
 
-    def __init__(self, own: Engine, ranks: Ranks) -> None:
-        self._own, self._ranks = own, ranks
+    `configuration` is the text that they make their clients from.
+    """
+
+    def __init__(self, own: Engine, ranks: Ranks, configuration: str = "") -> None:
+        self._own, self._ranks, self._configuration = own, ranks, configuration
         self.device, self.channels_last = own.device, own.channels_last
         own.beside = ranks.beside
 
     def start(self, setup: ClientSetup) -> None:
-        """Starts this process's engine and hears that the others have started theirs on the same data."""
-        self._samples = setup.samples
+        """Starts this process's engine and hears that the others have started theirs on the same data.
+
+        They are told the configuration now that the data are here: what was decoded lies in the cache for those beside.
+        """
+        for peer in self._ranks.links:
+            self._ranks.send(peer, self._configuration.encode())
+        self._samples, self._layout = setup.samples, setup.layout
         self._own.start(setup)
         digest = data_digest(setup)
         for peer, link in self._ranks.links.items():
@@ -107,7 +116,7 @@ class Distributed(Engine):
         failure, fields = loads(self._ranks.receive(peer))
         if failure is not None:
             raise EngineError(f"{self._ranks.links[peer].name} failed while training a client:\n{failure}")
-        return unpack_update(fields)
+        return unpack_update(fields, self._layout)
 
     def _hand_out(self, jobs: Sequence[Job], owners: Sequence[int]) -> None:
         """Sends the jobs. A payload or memory that several ranks need is broadcast once, another goes where it is."""
@@ -121,7 +130,7 @@ class Distributed(Engine):
             for key, blob in zip(keys, (job.task.payload, job.memory), strict=True):
                 blobs[key] = blob
                 needed.setdefault(key, set()).add(owner)
-            tasks[owner].append((job.task.client, job.task.t, *keys, pack_residual(job.residual)))
+            tasks[owner].append((job.task.client, job.task.t, *keys, pack_kept(job.kept)))
         packed = {key: _pack_blob(blob) for key, blob in blobs.items()}
         common = dumps({key: packed[key] for key, peers in needed.items() if len(peers) > 1})
         for peer, own in tasks.items():
@@ -134,8 +143,8 @@ def _pack_blob(blob: Any) -> Any:
     return tensor_of(blob) if isinstance(blob, bytes) else pack_memory(blob)
 
 
-def _unpack_blob(packed: Any) -> Any:
-    return unpack_memory(packed) if isinstance(packed, tuple) else bytes_of(packed)
+def _unpack_blob(packed: Any, layout: Layout) -> Any:
+    return unpack_memory(packed, layout) if isinstance(packed, tuple) else bytes_of(packed)
 
 
 def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> NoReturn:
@@ -154,18 +163,18 @@ def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> N
     ranks.send(0, dumps(ready))
     while True:
         try:
-            for update in engine.train(_jobs(ranks)):
+            for update in engine.train(_jobs(ranks, setup.layout)):
                 ranks.send(0, dumps((None, pack_update(update))))
         except Exception:
             ranks.send(0, dumps((traceback.format_exc(), None)))
 
 
-def _jobs(ranks: Ranks) -> list[Job]:
+def _jobs(ranks: Ranks, layout: Layout) -> list[Job]:
     """This rank's jobs of the next round."""
     size, only, own = loads(ranks.receive(0))
     packed = only | loads(ranks.broadcast(None, size))
-    blobs = {key: _unpack_blob(blob) for key, blob in packed.items()}
+    blobs = {key: _unpack_blob(blob, layout) for key, blob in packed.items()}
     return [
-        Job(ClientTask(client, t, blobs[payload]), blobs[memory], unpack_residual(residual))
-        for client, t, payload, memory, residual in own
+        Job(ClientTask(client, t, blobs[payload]), blobs[memory], unpack_kept(kept, layout))
+        for client, t, payload, memory, kept in own
     ]

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
 from lightning.fabric import Fabric
+from lightning.pytorch import Callback
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.module import ClientModule
+from pffdst.client.step import Hooks, local_step
 from pffdst.data.batches import ClientBatches
 
-__all__ = ["FabricFit"]
+__all__ = ["FabricFit", "epochs"]
+
+
+def epochs(module: ClientModule, hooks: Hooks, count: int, step: Any, batches: ClientBatches) -> None:
+    """The loop over epochs and batches, with the hooks around them in a Trainer's order; `step` takes a batch."""
+    hooks("on_train_start", module)
+    for _ in range(count):
+        hooks("on_train_epoch_start", module)
+        for index, batch in enumerate(batches):
+            step(batch, index)
+        hooks("on_train_epoch_end", module)
+        module.on_train_epoch_end()
+    hooks("on_train_end", module)
 
 
 @final
 class FabricFit:
     """E epochs of a client: the Trainer's steps and hooks in the Trainer's order, and nothing else."""
 
-    def __init__(self, epochs: int, device: str) -> None:
+    def __init__(self, epochs: int, device: str, callbacks: Sequence[Callback] = ()) -> None:
         accelerator = "cpu" if device == "cpu" else "gpu"
         self.epochs = epochs
         devices = 1 if device == "cpu" else [torch.cuda.current_device()]  # a rank's own
-        self.fabric = Fabric(accelerator=accelerator, devices=devices, callbacks=[MaskCallback(), FreezeCallback()])
+        self.fabric = Fabric(accelerator=accelerator, devices=devices)
+        self._hooks = Hooks([*callbacks, MaskCallback(), FreezeCallback()])
         self._module: Any = None
+        self._optimizer: Any = None
         self._set_up_for: ClientModule | None = None
 
     def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
         """Trains `module` on `batches`."""
-        fabric = self.fabric
+        fabric, optimizer = self.fabric, module.configure_optimizers()
         if self._set_up_for is not module:
             self._module, self._set_up_for = fabric.setup_module(module), module
-        optimizer = fabric.setup_optimizers(module.configure_optimizers())
-        fabric.call("on_train_start", trainer=None, pl_module=module)
-        for _ in range(self.epochs):
-            for index, batch in enumerate(batches):
-                self._step(module, fabric.to_device(batch), index, optimizer)
-        fabric.call("on_train_end", trainer=None, pl_module=module)
+            self._optimizer = fabric.setup_optimizers(optimizer)
 
-    def _step(self, module: ClientModule, batch: Any, index: int, optimizer: Any) -> None:
-        optimizer.zero_grad()
-        loss = self._module.training_step(batch, index)
-        self.fabric.backward(loss)
-        module.on_after_backward()
-        self.fabric.call("on_before_optimizer_step", trainer=None, pl_module=module, optimizer=optimizer)
-        optimizer.step()
+        def step(batch: Any, index: int) -> None:
+            local_step(
+                module,
+                fabric.to_device(batch),
+                index,
+                self._optimizer,
+                self._hooks,
+                forward=self._module.training_step,
+                backward=fabric.backward,
+            )
+
+        epochs(module, self._hooks, self.epochs, step, batches)

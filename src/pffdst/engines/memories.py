@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any, final
 
 import torch
 
-from pffdst.core.messages import Residual
+from pffdst.core.messages import Kept, Residual
 from pffdst.core.model import Layout
-from pffdst.engines.packets import pack_memory, tensor_of, unpack_memory
+from pffdst.core.positions import Positions
+from pffdst.engines.packets import pack_memory, unpack_memory
 from pffdst.runs.checkpoint import from_sparse, to_sparse
 from pffdst.wire.downlink import Memory, remember
 
@@ -21,7 +21,7 @@ __all__ = ["ClientMemories"]
 class ClientMemories:
     """One index per client into a table of distinct memories: flat in the number of clients.
 
-    Residuals are each client's own; there are none unless the codec asks for them.
+    What a client keeps besides is its own; there is none of it unless the codec or a rule asks for it.
     """
 
     def __init__(self, clients: int, layout: Layout) -> None:
@@ -29,7 +29,7 @@ class ClientMemories:
         self._index = torch.zeros(clients, dtype=torch.int32)
         self._keepers = Counter({0: clients})  # clients by index
         self._table: dict[int, Memory] = {0: Memory()}
-        self._residuals: dict[int, Residual] = {}
+        self._kept: dict[int, Kept] = {}
         self._next = 1
         self._last: dict[tuple[int, int], int] = {}
         self._payload: list[bytes] = []
@@ -38,9 +38,9 @@ class ClientMemories:
         """What a client keeps now."""
         return self._table[int(self._index[client])]
 
-    def residual(self, client: int) -> Residual | None:
-        """What rounding took from a client's last update; None where it is not kept."""
-        return self._residuals.get(client)
+    def kept(self, client: int) -> Kept:
+        """What a client keeps of its own last turn."""
+        return self._kept.get(client, Kept())
 
     def receive(self, client: int, payload: bytes) -> None:
         """A client keeps what a payload tells it to. Raises WireError as the client itself would."""
@@ -55,15 +55,15 @@ class ClientMemories:
         self._keepers.subtract((before,))
         self._keepers[after] += 1
 
-    def keep(self, client: int, residual: Residual | None) -> None:
-        """A client keeps its residual; its mask is the one it was last sent, which is not held twice."""
-        if residual is None:
-            self._residuals.pop(client, None)
+    def keep(self, client: int, kept: Kept) -> None:
+        """A client keeps something to itself; its mask is the one it was last sent, which is not held twice."""
+        if not kept.anything:
+            self._kept.pop(client, None)
             return
-        mask = self.of(client).trainable
-        if mask is not None and mask == residual.mask:
-            residual = replace(residual, mask=mask)
-        self._residuals[client] = residual
+        mask, residual = self.of(client).trainable, kept.residual
+        if residual is not None and mask is not None and mask == residual.at:
+            kept = Kept(Residual(mask, residual.values), kept.memory)
+        self._kept[client] = kept
 
     def _intern(self, memory: Memory) -> int:
         """The table's index of a memory, which is added if it is new; memories nobody keeps are dropped."""
@@ -78,21 +78,24 @@ class ClientMemories:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, for the checkpoint."""
-        masks = {id(r.mask): r.mask for r in self._residuals.values()}
+        masks = {id(k.residual.at): k.residual.at for k in self._kept.values() if k.residual is not None}
         return {
             "index": to_sparse(self._index),
             "next": self._next,
             "table": {index: pack_memory(memory) for index, memory in self._table.items()},
-            "masks": {key: tensor_of(mask) for key, mask in masks.items()},
-            "residuals": {client: (id(r.mask), r.values) for client, r in self._residuals.items()},
+            "masks": {key: mask.packed() for key, mask in masks.items()},
+            "residuals": {c: (id(k.residual.at), k.residual.values) for c, k in self._kept.items() if k.residual},
+            "memory": {c: dict(k.memory) for c, k in self._kept.items() if k.memory},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """Goes back to what `state_dict` gave."""
         self._index, self._next = from_sparse(state["index"]), state["next"]
         values, counts = torch.unique(self._index, return_counts=True)
         self._keepers = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        self._table = {index: unpack_memory(packed) for index, packed in state["table"].items()}
-        masks = {key: mask.numpy().tobytes() for key, mask in state["masks"].items()}
-        self._residuals = {c: Residual(masks[key], values) for c, (key, values) in state["residuals"].items()}
+        self._table = {index: unpack_memory(packed, self._layout) for index, packed in state["table"].items()}
+        masks = {key: Positions.unpacked(self._layout, mask) for key, mask in state["masks"].items()}
+        residuals = {c: Residual(masks[key], values) for c, (key, values) in state["residuals"].items()}
+        memory = state["memory"]
+        self._kept = {c: Kept(residuals.get(c), memory.get(c, {})) for c in {*residuals, *memory}}
         self._last, self._payload = {}, []

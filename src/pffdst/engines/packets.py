@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pffdst.core.messages import Residual, Timings, Update
+from pffdst.core.messages import Kept, Residual, Timings, Update
+from pffdst.core.model import Layout
+from pffdst.core.positions import Positions
 from pffdst.wire.downlink import Memory
 from pffdst.wire.frame import pack_section, unpack_section
 
@@ -17,12 +19,12 @@ __all__ = [
     "bytes_of",
     "dumps",
     "loads",
+    "pack_kept",
     "pack_memory",
-    "pack_residual",
     "pack_update",
     "tensor_of",
+    "unpack_kept",
     "unpack_memory",
-    "unpack_residual",
     "unpack_update",
 ]
 
@@ -35,7 +37,7 @@ def dumps(content: Any) -> bytes:
 
 
 def loads(packet: bytes) -> Any:
-    """The other way round."""
+    """What `dumps` wrote."""
     return torch.load(io.BytesIO(packet), weights_only=True)
 
 
@@ -45,29 +47,35 @@ def tensor_of(body: bytes | None) -> Tensor | None:
 
 
 def bytes_of(packed: Tensor | None) -> bytes | None:
-    """The other way round."""
+    """The bytes that `tensor_of` took."""
     return None if packed is None else packed.numpy().tobytes()
 
 
 def pack_memory(memory: Memory) -> tuple[Any, ...]:
-    """What a client keeps."""
-    return (*map(tensor_of, (memory.trainable, memory.frozen)), pack_section(memory.frozen_values))
+    """What a client keeps of what it was sent."""
+    masks = (None if at is None else at.packed() for at in (memory.trainable, memory.frozen))
+    return (*masks, pack_section(memory.frozen_values))
 
 
-def unpack_memory(packed: tuple[Any, ...]) -> Memory:
-    """The other way round."""
+def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
+    """The memory that `pack_memory` packed."""
     trainable, frozen, values = packed
-    return Memory(bytes_of(trainable), bytes_of(frozen), unpack_section(values))
+    trainable_at, frozen_at = (None if at is None else Positions.unpacked(layout, at) for at in (trainable, frozen))
+    return Memory(trainable_at, frozen_at, unpack_section(values))
 
 
-def pack_residual(residual: Residual | None) -> tuple[Any, ...] | None:
-    """What rounding took from a client's update, if that is kept."""
-    return None if residual is None else (tensor_of(residual.mask), residual.values)
+def pack_kept(kept: Kept) -> tuple[Any, ...]:
+    """What a client keeps of its own last turn."""
+    residual = None if kept.residual is None else (kept.residual.at.packed(), kept.residual.values)
+    return residual, dict(kept.memory)
 
 
-def unpack_residual(packed: tuple[Any, ...] | None) -> Residual | None:
-    """The other way round."""
-    return None if packed is None else Residual(bytes_of(packed[0]) or b"", packed[1])
+def unpack_kept(packed: tuple[Any, ...], layout: Layout) -> Kept:
+    """What `pack_kept` packed."""
+    residual, memory = packed
+    if residual is not None:
+        residual = Residual(Positions.unpacked(layout, residual[0]), residual[1])
+    return Kept(residual, memory)
 
 
 def pack_update(update: Update) -> dict[str, Any]:
@@ -75,12 +83,12 @@ def pack_update(update: Update) -> dict[str, Any]:
     changed = {
         "payload": tensor_of(update.payload),
         "timings": tuple(update.timings),
-        "residual": pack_residual(update.residual),
+        "kept": pack_kept(update.kept),
     }
     return vars(update) | changed
 
 
-def unpack_update(fields: dict[str, Any]) -> Update:
-    """The other way round."""
-    payload, residual = bytes_of(fields["payload"]), unpack_residual(fields["residual"])
-    return Update(**(fields | {"payload": payload, "timings": Timings(*fields["timings"]), "residual": residual}))
+def unpack_update(fields: dict[str, Any], layout: Layout) -> Update:
+    """The answer that `pack_update` packed."""
+    payload, kept = bytes_of(fields["payload"]), unpack_kept(fields["kept"], layout)
+    return Update(**(fields | {"payload": payload, "timings": Timings(*fields["timings"]), "kept": kept}))

@@ -31,7 +31,7 @@ import torch
 from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.messages import Update
 from pffdst.data.batches import SharedImages
-from pffdst.engines.base import EngineError, Job, one_thread
+from pffdst.engines.base import EngineError, Job, one_thread, turn_of
 from pffdst.engines.fabric_loop import FabricFit
 from pffdst.measure.memory import release_free_memory
 
@@ -135,7 +135,7 @@ class WorkerPool:
                 self._send(worker, ("blob", key, blob))
                 worker.has.add(key)
         worker.position = position
-        self._send(worker, ("task", replace(task, payload=b""), *keys, job.residual))
+        self._send(worker, ("task", replace(task, payload=b""), *keys, job.kept))
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
         try:
@@ -210,7 +210,7 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
     try:
         known = pickle.loads(setup) if isinstance(setup, bytes) else setup
         work = ClientWork(known, channels_last=channels_last)
-        fit = FabricFit(work.setup.training.epochs, "cpu")
+        fit = FabricFit(work.setup.training.epochs, "cpu", work.setup.callbacks)
         pipe.send(("ready", None))
         blobs: dict[tuple[str, int], Any] = {}
         while True:
@@ -222,9 +222,9 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
             elif kind == "blob":
                 blobs[rest[0]] = rest[1]
             else:
-                task, payload_key, memory_key, residual = rest
+                task, payload_key, memory_key, kept = rest
                 task = replace(task, payload=blobs[payload_key])
-                pipe.send(("update", work.turn(task, blobs[memory_key], fit, residual)))
+                pipe.send(("update", turn_of(Job(task, blobs[memory_key], kept), work, fit)))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return
     except Exception:

@@ -11,19 +11,21 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from pffdst.client.callbacks import FreezeCallback, MaskCallback
+from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
-from pffdst.client.step import add_regularisers_, cross_entropy, mask_gradients_
-from pffdst.client.turn import ClientSetup
+from pffdst.client.step import Hooks, local_step
+from pffdst.client.turn import ClientSetup, Turn
 from pffdst.core.flat import FlatModule
-from pffdst.core.model import GlobalModel
+from pffdst.core.positions import Positions
 from pffdst.data.dataset import ImageSet
 
-__all__ = ["Figures", "Loaded", "Slot", "SlotSettings"]
+__all__ = ["Figures", "Slot", "SlotSettings"]
 
 _WARM_UPS = 2  # steps before a recording: momentum is made, libraries choose their algorithms
 
@@ -43,60 +45,17 @@ class SlotSettings:
 class Figures:
     """What is read of a trained client, in memory that the device can write to by itself while others train.
 
-    `values` [N]; `gradient` [W], valid on gradient rounds; `totals` float64 [3]: sums of loss and of correct answers
-    over all samples of all epochs, and whether a weight moved that had to stay.
+    `values` [N]; `totals` float64 [3]: sums of loss and of correct answers over all samples of all epochs, and whether
+    a weight moved that had to stay; `trainable` the positions of `values` that trained; `measured` what rules measured.
     """
 
     def __init__(self, flat: FlatModule, device: torch.device) -> None:
         pinned = device.type == "cuda"
         dtype, layout = flat.tensors[0].dtype, flat.layout
         self.values = torch.empty(layout.total, dtype=dtype, pin_memory=pinned)
-        self.gradient = torch.empty(layout.maskable, dtype=dtype, pin_memory=pinned)
         self.totals = torch.empty(3, dtype=torch.float64, pin_memory=pinned)
-
-
-@final
-class Loaded:
-    """The model of a round on the device, from which all slots load their clients. Its tensors keep their addresses.
-
-    `tensors` lie as the network's do; `masks` are 1 where a weight is trainable, 0 where it is dead or frozen.
-    """
-
-    def __init__(self, flat: FlatModule) -> None:
-        self._flat = flat
-        self.tensors = [torch.empty_like(t) for t in flat.tensors]
-        self.parameters = [t for t, e in zip(self.tensors, flat.layout.entries, strict=True) if e.kind != "statistic"]
-        self.masks = [torch.ones_like(w) for w in flat.weights]
-        self.masked = False
-        self._stay = self._weights = torch.empty(0)
-        self.model: GlobalModel | None = None
-
-    def holds(self, model: GlobalModel) -> bool:
-        """Whether this very model is loaded: clients that were sent different messages read the same from them."""
-        own = self.model
-        return own is model or (
-            own is not None
-            and torch.equal(own.values, model.values)
-            and torch.equal(own.alive, model.alive)
-            and torch.equal(own.frozen, model.frozen)
-        )
-
-    @torch.no_grad()
-    def load_(self, model: GlobalModel) -> None:
-        """Brings a model to the device. No slot may be at work with the one before."""
-        layout, device = model.layout, self.tensors[0].device
-        values, trainable = model.values.to(device), model.trainable.to(device)
-        for (_, part), tensor in zip(layout.split(values), self.tensors, strict=True):
-            tensor.copy_(part)
-        for (_, bits), mask in zip(layout.split(trainable), self.masks, strict=True):
-            mask.copy_(bits)
-        self._weights, self._stay = values[: layout.maskable], ~trainable
-        self.masked = bool((~model.trainable).any())
-        self.model = model
-
-    def moved(self, weights: Tensor) -> Tensor:
-        """Whether a dead or frozen weight of a flat [W] is another number than before; NaN is a diverged client's."""
-        return ((weights != self._weights) & self._stay & ~weights.isnan()).any()
+        self.trainable: Positions | None = None
+        self.measured: tuple[dict[str, Any], ...] = ()
 
 
 @final
@@ -113,90 +72,107 @@ class Slot:
             setup.std,
             channels_last=settings.channels_last,
             device=str(device),
+            in_place=settings.record,
         )
-        self._module.train()
         self.flat = self._module.flat
-        self._optimizer = self._module.configure_optimizers()
-        self._batch = torch.zeros(setup.training.batch_size + 1, dtype=torch.int64, device=device)
-        self._totals = torch.zeros(2, dtype=torch.float64, device=device)
+        self._hooks = Hooks([*setup.callbacks, MaskCallback(), FreezeCallback()])
+        size = setup.training.batch_size + 1
+        self._images = torch.zeros(size, *data.images.shape[1:], dtype=torch.uint8, device=device)
+        self._labels = torch.zeros(size, dtype=torch.int64, device=device)
         self._values = torch.empty(setup.layout.total, dtype=self.flat.tensors[0].dtype, device=device)
-        self._gradient = torch.empty(setup.layout.maskable, dtype=self._values.dtype, device=device)
-        self._recorded: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self._recorded: dict[tuple[int, bool, bool], torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if settings.record else None
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.load = 0  # steps given to this slot in the present window
 
-    def train(self, loaded: Loaded, batches: Sequence[Tensor]) -> None:
-        """Trains a client from the loaded model on batches of samples' numbers, int64 [b] each."""
-        lengths = [len(batch) for batch in batches]
-        if self._settings.record:
-            for length in sorted(set(lengths)):
-                self._record(loaded, length)  # which moves weights: before any are loaded
-        self._load(loaded)
-        order = torch.cat(list(batches)).to(self._batch.device, non_blocking=True)
-        for batch in torch.split(order, lengths):
-            self._batch[: len(batch)].copy_(batch)
-            if self._settings.record:
-                self._recorded[len(batch), loaded.masked].replay()
-            else:
-                self._step(loaded, len(batch))
+    def batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of the samples int64 [b], on the device."""
+        samples = samples.to(self._labels.device, non_blocking=True)
+        return self._data.images.index_select(0, samples), self._data.labels.index_select(0, samples)
+
+    def train(self, loaded: Loaded, turn: Turn, lr: float, epochs: Sequence[Sequence[Tensor]]) -> None:
+        """Trains a client from the loaded model on its epochs' batches of samples' numbers, int64 [b] each."""
+        module, lengths = self._module, {len(batch) for epoch in epochs for batch in epoch}
+        if self._settings.record and epochs:
+            self._prepare(loaded, lr, sorted(lengths))  # which moves weights: before any are loaded
+        module.begin(loaded, lr, turn)
+        optimizer = module.configure_optimizers()
+        self._hooks("on_train_start", module)
+        for epoch in epochs:
+            self._hooks("on_train_epoch_start", module)
+            for index, batch in enumerate(epoch):
+                self._step(self.batch(batch), index, optimizer)
+            self._hooks("on_train_epoch_end", module)
+            module.on_train_epoch_end()
+        self._hooks("on_train_end", module)
+
+    def _step(self, batch: tuple[Tensor, Tensor], index: int, optimizer: Any) -> None:
+        """One step, replayed where it is recorded."""
+        if not self._settings.record:
+            local_step(self._module, batch, index, optimizer, self._hooks, forward=self._forward)
+            return
+        images, labels = self._setup.training.augmentation(batch[0]), batch[1]
+        length = len(labels)
+        self._images[:length].copy_(images)
+        self._labels[:length].copy_(labels)
+        self._recorded[self._key(length)].replay()
+
+    def _forward(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        with self._autocast():
+            return self._module.training_step(batch, index)
+
+    def _key(self, length: int) -> tuple[int, bool, bool]:
+        masks = self._module.masks
+        return length, bool(masks.alive), bool(masks.thawed)
+
+    # ---- what a client became ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def read(self, loaded: Loaded, into: Figures, probe: Tensor | None) -> None:
-        """Copies what the client became; `probe` are the samples of its dense gradient, where one is due.
+    def read(self, turn: Turn, into: Figures) -> None:
+        """Copies what the client became, and what the rules measure of it.
 
         On CUDA the copies are under way when this returns: an event of the stream tells when they have arrived.
         """
+        module = self._module
         values = self.flat.read(self._values)
-        moved = loaded.moved(values[: self._setup.layout.maskable])
+        found = [module.broken(dead=dead) for dead in (True, False)]
+        moved = [m.double()[None] for m in found if m is not None]
+        broken = torch.cat(moved).amax()[None] if moved else module.totals.new_zeros(1)
         into.values.copy_(values, non_blocking=True)
-        into.totals.copy_(torch.cat([self._totals, moved.double()[None]]), non_blocking=True)
-        if probe is not None:
-            with torch.enable_grad():
-                self._backward(probe.to(self._batch.device))
-            into.gradient.copy_(self.flat.gradient(self._gradient), non_blocking=True)
+        into.totals.copy_(torch.cat([module.totals, broken]), non_blocking=True)
+        into.trainable = module.trainable
+        with torch.enable_grad(), self._autocast():
+            into.measured = turn.measure()
 
-    @torch.no_grad()
-    def _load(self, loaded: Loaded) -> None:
-        """A client's beginning: the round's model, momentum 0, no samples seen."""
-        torch._foreach_copy_(self.flat.tensors, loaded.tensors)
-        momenta = [s["momentum_buffer"] for s in self._optimizer.state.values() if s.get("momentum_buffer") is not None]
-        if momenta:
-            torch._foreach_zero_(momenta)
-        self._totals.zero_()
+    # ---- recording ---------------------------------------------------------------------------------------------------
 
-    def _record(self, loaded: Loaded, length: int) -> None:
-        """Records the step for batches of this length, unless it is recorded already."""
-        key = (length, loaded.masked)
-        if key in self._recorded:
-            return
+    def _prepare(self, loaded: Loaded, lr: float, lengths: Sequence[int]) -> None:
+        """Records the step for batches of these lengths, unless it is recorded already."""
+        self._module.begin(loaded, lr)
+        if any(self._key(length) not in self._recorded for length in lengths):
+            optimizer = self._module.configure_optimizers()
+            for length in lengths:
+                if self._key(length) not in self._recorded:
+                    self._recorded[self._key(length)] = self._record(length, optimizer)
+
+    def _record(self, length: int, optimizer: Any) -> torch.cuda.CUDAGraph:
         for _ in range(_WARM_UPS):
-            self._step(loaded, length)
+            self._recordable(length, optimizer)
         graph = torch.cuda.CUDAGraph()
         # only this thread records: those that encode may go on using the device
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
-            self._step(loaded, length)
-        self._recorded[key] = graph
+            self._recordable(length, optimizer)
+        return graph
 
-    def _step(self, loaded: Loaded, length: int) -> None:
-        """One step on the first `length` samples of the batch's buffer."""
-        training = self._setup.training
-        loss, correct = self._backward(self._batch[:length])
-        add_regularisers_(self.flat.parameters, loaded.parameters, training.weight_decay, training.prox_mu)
-        if loaded.masked:
-            mask_gradients_(self.flat.weights, loaded.masks)
-        self._optimizer.step()
-        self._totals += torch.stack([loss.double() * length, correct.double()])
+    def _recordable(self, length: int, optimizer: Any) -> None:
+        """One step on the first `length` samples of the buffers: what no hook has a hand in."""
 
-    def _backward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of a batch, its mean loss and number of correct answers."""
-        labels = self._data.labels.index_select(0, samples)
-        self._module.zero_grad(set_to_none=True)
-        with self._autocast():
-            logits = self._module(self._data.images.index_select(0, samples))
-            loss = cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        def forward(batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            with self._autocast():
+                return self._module.loss_of(*batch)
+
+        batch = self._images[:length], self._labels[:length]
+        local_step(self._module, batch, 0, optimizer, self._hooks, forward=forward)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if not self._settings.bf16:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.module import ClientModule
@@ -24,7 +24,7 @@ __all__ = ["TrainerEngine", "TrainerFit"]
 class TrainerFit:
     """E epochs of a client by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
 
-    def __init__(self, epochs: int, device: str = "cpu") -> None:
+    def __init__(self, epochs: int, device: str = "cpu", callbacks: Sequence[Callback] = ()) -> None:
         # once per client it would say that it starts, that it stops, and which features are off
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
@@ -34,7 +34,7 @@ class TrainerFit:
                 devices=1,
                 max_epochs=epochs,
                 barebones=True,
-                callbacks=[MaskCallback(), FreezeCallback()],
+                callbacks=[*callbacks, MaskCallback(), FreezeCallback()],
             )
 
     def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
@@ -68,7 +68,7 @@ class TrainerEngine(Engine):
     def start(self, setup: ClientSetup) -> None:
         """One module, one Trainer."""
         self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
-        self._fit = TrainerFit(setup.training.epochs, self.device)
+        self._fit = TrainerFit(setup.training.epochs, self.device, setup.callbacks)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """One client after another."""

@@ -22,25 +22,23 @@ _log = logging.getLogger(__name__)
 class RunLogger(ABC):
     """Writes down one run: opened once, a row per round, a summary at the end, closed whatever happened."""
 
-    def open(  # noqa: B027 - a logger that needs nothing at the start is a logger
-        self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None
-    ) -> None:
+    def open(self, config: Mapping[str, Any], folder: Path, resume_state: Mapping[str, str] | None) -> None:
         """Before the first round. `config` is the resolved configuration, `folder` the run's own folder (it exists).
 
         `resume_state` is the `state_dict` of the checkpoint the run goes on from, None for a run that starts at 0.
         """
 
-    def step(self, what: str, done: int, total: int) -> None:  # noqa: B027
+    def step(self, what: str, done: int, total: int) -> None:
         """Within a round: `done` of `total` clients or evaluated images, as `what` says; for progress alone."""
 
     @abstractmethod
     def log(self, row: Row) -> None:
         """One round; see `metrics.names` for the keys. `row["round"]` grows from call to call."""
 
-    def summary(self, values: Mapping[str, Any]) -> None:  # noqa: B027
+    def summary(self, values: Mapping[str, Any]) -> None:
         """The finished run's figures, once, after the last row."""
 
-    def close(self, status: Status) -> None:  # noqa: B027
+    def close(self, status: Status) -> None:
         """Lets go of files and processes. Does nothing to a logger that was never opened or is closed already."""
 
     def state_dict(self) -> dict[str, str]:

@@ -1,140 +1,187 @@
-"""The mean of a cohort's updates, per coordinate over those that hold it, and what the server makes of it."""
+"""The mean of a cohort's updates, per coordinate: one update at a time, so that never two are in memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, final, get_args
+from dataclasses import dataclass
+from typing import Literal, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pffdst.core.model import GlobalModel
+from pffdst.core.positions import Positions
+from pffdst.methods.rule import Absent, Cohort
 from pffdst.wire.uplink import Upload
 
-__all__ = ["Aggregation", "MaskedMean", "RunningMean", "ServerMomentum"]
+__all__ = ["Aggregation", "Aggregator", "MaskedMean", "RunningMean"]
 
 Statistics = Literal["average", "keep_server"]
+Weights = Literal["samples", "clients"]
+
+
+class Aggregator(ABC):
+    """What a round's updates are put into, one by one."""
+
+    @abstractmethod
+    def add(self, upload: Upload) -> None:
+        """Takes one update in."""
+
+    @abstractmethod
+    def result(self) -> Cohort | None:
+        """What the updates come to; None where there was none."""
+
+
+class Aggregation(ABC):
+    """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither."""
+
+    statistics: Statistics
+
+    @abstractmethod
+    def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
+        """For a round in which `model` was sent; `absent` says what a position counts for that a client lacks."""
 
 
 @final
-class RunningMean:
-    """w_j = sum_k n_k m_kj w_kj / sum_k n_k m_kj, one update at a time, so that never two are in memory.
+@dataclass(frozen=True)
+class MaskedMean(Aggregation):
+    """The weighted mean: FedAvg and all sparse methods. A client weighs as much as its `samples`, or all the same."""
 
-    Sums are float64; where no client holds j (or statistics were not sent) the server keeps its own value. Weights of
-    clients with one mask, which is nearly always the server's, add up at its True positions and are spread out at once.
+    statistics: Statistics = "average"
+    weights: Weights = "samples"
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("statistics", self.statistics, Statistics), ("weights", self.weights, Weights)):
+            if value not in get_args(known):
+                names = ", ".join(get_args(known))
+                raise ValueError(f"Expected `aggregation.{key}` to be one of {names}, but got {value!r}")
+
+    def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
+        """An empty mean."""
+        return RunningMean(model, absent, self.weights)
+
+
+@final
+class RunningMean(Aggregator):
+    """w_j = sum_k n_k m_kj w_kj / sum_k n_k m_kj.
+
+    Sums are float64, kept at the positions that some client holds. Weights of clients with one mask, which is nearly
+    always the server's, add up before they are put in their places. Where no client holds j (or statistics were not
+    sent) the server keeps its own value.
     """
 
-    def __init__(self, model: GlobalModel) -> None:
-        self._model = model
-        self._sums = torch.zeros(model.layout.total, dtype=torch.float64)
-        self._support = torch.zeros(model.layout.maskable, dtype=torch.float64)
-        self._parameters = self._statistics = 0
-        self._mask: Tensor | None = None
-        self._held, self._held_samples = torch.empty(0, dtype=torch.float64), 0
+    def __init__(self, model: GlobalModel, absent: Absent = "left_out", weights: Weights = "samples") -> None:
+        self._model, self._absent, self._weights = model, absent, weights
+        self._rest = torch.zeros(len(model.rest), dtype=torch.float64)
+        self._total, self._statistics, self._clients, self._samples = 0, 0, 0, 0
+        self._at: Positions | None = None
+        self._held, self._held_weight = torch.empty(0, dtype=torch.float64), 0
+        self._places = _Places(model.layout.maskable)
 
     def add(self, upload: Upload) -> None:
         """Takes one update into the mean."""
-        layout, n = self._model.layout, upload.report.samples
-        if self._mask is not upload.trainable:
+        layout, n = self._model.layout, upload.report.samples if self._weights == "samples" else 1
+        self._clients += 1
+        self._samples += upload.report.samples
+        if upload.weights is None or upload.parameters is None:
+            return
+        if self._at is not upload.at:
             self._spread()
-            self._mask, self._held = upload.trainable, torch.zeros(upload.weights.numel(), dtype=torch.float64)
+            self._at, self._held = upload.at, torch.zeros(len(upload.weights), dtype=torch.float64)
         self._held.add_(upload.weights, alpha=n)
-        self._held_samples += n
-        self._sums[layout.maskable : layout.parameters] += n * upload.parameters.double()
-        self._parameters += n
+        self._held_weight += n
+        parameters = layout.parameters - layout.maskable
+        self._rest[:parameters] += n * upload.parameters.double()
+        self._total += n
         if upload.statistics is not None:
-            self._sums[layout.parameters :] += n * upload.statistics.double()
+            self._rest[parameters:] += n * upload.statistics.double()
             self._statistics += n
 
     def _spread(self) -> None:
         """Puts what was added under one mask in its places."""
-        if self._mask is not None:
-            at = torch.from_numpy(np.flatnonzero(self._mask.numpy()))
-            self._sums.index_add_(0, at, self._held)
-            self._support.index_add_(0, at, self._support.new_full((1,), self._held_samples).expand(at.numel()))
-        self._mask, self._held_samples = None, 0
+        if self._at is not None:
+            self._places.add(self._at, self._held, self._held_weight)
+        self._at, self._held_weight = None, 0
 
-    @property
-    def support(self) -> Tensor:
-        """float64 [W]: samples of the clients that hold each weight."""
+    def result(self) -> Cohort | None:
+        """The mean as a model over the union of the positions that were sent and those that clients hold."""
+        if self._clients == 0:
+            return None
         self._spread()
-        return self._support
+        model = self._model
+        mean, support = model, torch.zeros(len(model.alive_at), dtype=torch.float64)
+        if self._total > 0:
+            at, sums, held_by = self._places.sums()
+            alive = model.alive_at if at == model.trainable_at else model.alive_at.plus(at)
+            support = at.carry(held_by, alive)
+            values = self._values(model.alive_at.carry(model.held, alive), at.carry(sums, alive), support)
+            if len(model.frozen_at):
+                values = torch.where(alive.inside(model.frozen_at), model.alive_at.carry(model.held, alive), values)
+            mean = GlobalModel.of(alive, model.frozen_at, values, self._mean_rest())
+        return Cohort(mean, support, self._samples, self._clients, model)
 
-    @property
-    def samples(self) -> int:
-        """Samples behind the mean; 0 where no update came."""
-        return self._parameters
+    def _values(self, own: Tensor, sums: Tensor, support: Tensor) -> Tensor:
+        """The mean at each position, from what the server sent, the sums and the weight of who holds it."""
+        if self._absent == "zero":
+            return (sums / self._total).to(own.dtype)
+        if self._absent == "unchanged":
+            return ((sums + (self._total - support) * own.double()) / self._total).to(own.dtype)
+        mean = (sums / support.clamp_min(1.0)).to(own.dtype)
+        return torch.where(support > 0, mean, own)
 
-    def mean(self) -> Tensor:
-        """The mean [N] in the model's dtype."""
-        model, layout = self._model, self._model.layout
-        dense = torch.full((layout.total - layout.maskable,), float(self._parameters), dtype=torch.float64)
-        dense[layout.parameters - layout.maskable :] = self._statistics
-        weight = torch.cat([self.support, dense])
-        mean = (self._sums / weight.clamp_min(1.0)).to(model.values.dtype)
-        return torch.where(weight > 0, mean, model.values)
-
-
-class Aggregation(ABC):
-    """What the server makes of the mean. `statistics`: normalisation statistics are averaged and sent, or neither."""
-
-    def __init__(self, statistics: Statistics = "average") -> None:
-        if statistics not in get_args(Statistics):
-            names = ", ".join(get_args(Statistics))
-            raise ValueError(f"Expected `aggregation.statistics` to be one of {names}, but got {statistics!r}")
-        self.statistics = statistics
-
-    @abstractmethod
-    def step(self, model: GlobalModel, mean: Tensor) -> Tensor:
-        """The next values [N] from the model of the round and the mean of its updates."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the server keeps between rounds beside the model."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        del state
+    def _mean_rest(self) -> Tensor:
+        """The mean of what is not maskable; statistics that were not sent stay."""
+        model, parameters = self._model, self._model.layout.parameters - self._model.layout.maskable
+        mean = self._rest / max(self._total, 1)
+        if self._statistics == 0:
+            mean[parameters:] = model.rest[parameters:].double()
+        elif self._statistics != self._total:
+            mean[parameters:] = self._rest[parameters:] / self._statistics
+        return mean.to(model.dtype)
 
 
 @final
-class MaskedMean(Aggregation):
-    """The mean itself: FedAvg and all sparse methods."""
+class _Places:
+    """Sums at positions that come to be known as updates arrive: O(what is held), whatever W is."""
 
-    def step(self, model: GlobalModel, mean: Tensor) -> Tensor:
-        """The mean."""
-        del model
-        return mean
+    def __init__(self, maskable: int) -> None:
+        self._maskable = maskable
+        self._first: Positions | None = None
+        self._slots: np.ndarray | None = None
+        self._index = np.empty(0, np.int64)
+        self._sums, self._support = np.empty(0), np.empty(0)
 
+    def add(self, at: Positions, sums: Tensor, weight: int) -> None:
+        """Adds `sums` [k] at the positions `at`, which clients of so much weight hold."""
+        if self._first is None:
+            self._first, self._sums, self._support = at, sums.numpy(), np.full(len(at), float(weight))
+            return
+        if self._first is at:
+            self._sums += sums.numpy()
+            self._support += weight
+            return
+        if self._slots is None:
+            self._index = self._first.index.numpy()
+            self._slots = np.full(self._maskable, -1, np.int32)
+            self._slots[self._index] = np.arange(len(self._index), dtype=np.int32)
+        places = at.index.numpy()
+        slots = self._slots[places]
+        new = places[slots < 0]
+        if len(new):
+            self._slots[new] = np.arange(len(self._index), len(self._index) + len(new), dtype=np.int32)
+            self._index = np.concatenate([self._index, new])
+            grown = np.zeros(len(new))
+            self._sums, self._support = np.concatenate([self._sums, grown]), np.concatenate([self._support, grown])
+            slots = self._slots[places]
+        self._sums[slots] += sums.numpy()
+        self._support[slots] += weight
 
-@final
-class ServerMomentum(Aggregation):
-    """FedAvgM: v = beta v + (mean - w), w + v. Statistics take the mean: a variance must not overshoot below 0.
-
-    Dead and frozen weights have no momentum.
-    """
-
-    def __init__(self, statistics: Statistics = "average", beta: float = 0.9) -> None:
-        super().__init__(statistics)
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Expected `aggregation.beta` to be in [0, 1), but got {beta}")
-        self.beta = beta
-        self._velocity: Tensor | None = None
-
-    def step(self, model: GlobalModel, mean: Tensor) -> Tensor:
-        """w + v for parameters."""
-        parameters = model.layout.parameters
-        change = mean[:parameters] - model.values[:parameters]
-        velocity = change if self._velocity is None else self.beta * self._velocity + change
-        velocity[: model.alive.numel()].masked_fill_(~model.trainable, 0.0)
-        self._velocity = velocity
-        return torch.cat([model.values[:parameters] + velocity, mean[parameters:]])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The velocity v."""
-        return {"velocity": self._velocity}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self._velocity = state["velocity"]
+    def sums(self) -> tuple[Positions, Tensor, Tensor]:
+        """The positions that anybody holds, the sums there and the weight of who holds each."""
+        assert self._first is not None
+        if self._slots is None:
+            return self._first, torch.from_numpy(self._sums), torch.from_numpy(self._support)
+        order = np.argsort(self._index)
+        at = Positions(self._first.layout, index=torch.from_numpy(self._index[order]))
+        return at, torch.from_numpy(self._sums[order]), torch.from_numpy(self._support[order])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import final
 
 from pffdst.core.model import Entry, Layout
@@ -72,14 +73,21 @@ def erk_raw(entry: Entry) -> float:
 
 
 @final
+@dataclass(frozen=True)
 class Erk(Allocation):
-    """Erdos-Renyi-Kernel: density_l = min(1, eps r_l), eps solved so that the whole has the density asked for."""
+    """Erdos-Renyi-Kernel: density_l = min(1, eps r_l), eps solved so that the whole has the density asked for.
+
+    With `dense_output` the last layer is dense whatever its r_l, and its weights count in the whole: so the published
+    comparison of FedTiny, FedMef and FedRTS has it. Where it alone is more than the whole, it is treated as any other.
+    """
+
+    dense_output: bool = False
 
     def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
         """Layers that would exceed 1 are dense and eps is solved again over the rest until none exceeds 1."""
         raw = [erk_raw(e) for e in layers]
         budget = density * sum(e.size for e in layers)
-        dense: set[int] = set()
+        dense: set[int] = {len(layers) - 1} if self.dense_output and layers[-1].size < budget else set()
         while len(dense) < len(layers):
             rest = [i for i in range(len(layers)) if i not in dense]
             left = budget - sum(layers[i].size for i in dense)

@@ -17,8 +17,8 @@ import psutil
 __all__ = ["PROVENANCE", "commit", "machine", "provenance", "versions"]
 
 PROVENANCE = "provenance.json"
+COMMIT = "PFFDST_COMMIT"
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy")
-_SOURCE = Path(__file__).resolve().parents[2]
 
 
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -59,14 +59,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """The commit this program is of, with -dirty where tracked files differ from it; else `unknown`."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def commit() -> str | None:
+    """The commit this program is of, with -dirty where tracked files differ from it.
+
+    That of the repository which tracks this very file; where none does (an installed package, a copy inside another
+    repository), what the environment's PFFDST_COMMIT says; else None.
+    """
+    here = Path(__file__).resolve()
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
+        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return os.environ.get(COMMIT) or None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says there; None where it says no, or is not installed."""
     try:
-        found = subprocess.run(command, cwd=_SOURCE, capture_output=True, text=True, check=False)
+        found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     except OSError:
-        return "unknown"  # no git
-    return found.stdout.strip() or "unknown"
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def _cpu() -> str:

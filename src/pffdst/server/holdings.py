@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pffdst.core.model import Layout
+from pffdst.core.positions import Positions
 from pffdst.runs.checkpoint import from_sparse, to_sparse
 
 __all__ = ["Holdings", "Lacks"]
@@ -24,7 +25,7 @@ class Lacks(NamedTuple):
 
 @final
 class Holdings:
-    """Two integers per client, and each mask that some client still holds, once, in W bits.
+    """Two integers per client, and each mask that some client still holds, once, compressed.
 
     Version 0 is "nothing"; a new mask or freeze makes a new version. How many clients hold which is counted as it
     changes: nothing that happens in a round goes over all clients.
@@ -40,18 +41,23 @@ class Holdings:
         self._moves: list[bytes] = []  # of the latest versions, the first of them perhaps afresh
         self._afresh = False
 
-    def new_mask(self, mask: Tensor, move: bytes | None = None, *, afresh: bool = False) -> None:
-        """The trainable mask changed, to `mask` [W]: every client lacks it.
+    def new_mask(self, mask: Positions, move: bytes | None = None, *, afresh: bool = False) -> None:
+        """The trainable mask changed, to `mask`: every client lacks it.
 
         `move`, if there is one, is the coded move that made it: from the version before, or `afresh`.
         """
         self._masks = {version: bits for version, bits in self._masks.items() if self._holders[version] > 0}
         self._mask_version += 1
-        self._masks[self._mask_version] = torch.from_numpy(np.packbits(mask.numpy()))
+        self._masks[self._mask_version] = mask.packed()
         if afresh or move is None:
             self._moves, self._afresh = [], afresh
         if move is not None:
             self._moves.append(move)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no mask yet."""
+        return self._mask_version == 0
 
     def new_frozen(self) -> None:
         """The frozen weights changed: every client lacks them."""
@@ -62,12 +68,9 @@ class Holdings:
         held = int(self._mask[client])
         return Lacks(held == 0 or held != self._mask_version, int(self._frozen[client]) != self._frozen_version, held)
 
-    def mask(self, version: int, length: int) -> Tensor | None:
-        """The mask bool [length] of a version that a client holds; None for version 0."""
-        if version == 0:
-            return None
-        bits = np.unpackbits(self._masks[version].numpy(), count=length)
-        return torch.from_numpy(bits.view(np.bool_))
+    def mask(self, version: int, layout: Layout) -> Positions | None:
+        """The mask of a version that a client holds; None for version 0."""
+        return None if version == 0 else Positions.unpacked(layout, self._masks[version])
 
     def moves(self, held: int) -> list[bytes] | None:
         """The moves that lead to the current mask: from version `held`, or from none; None where they are not known."""
@@ -108,7 +111,7 @@ class Holdings:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """Goes back to what `state_dict` gave."""
         self._mask, self._frozen = from_sparse(state["mask"]), from_sparse(state["frozen"])
         self._holders, self._frozen_holders = _counted(self._mask), _counted(self._frozen)
         self._mask_version, self._frozen_version = state["versions"]

@@ -1,27 +1,30 @@
-"""The server: plans a round, writes its messages, takes the answers in, makes the next model."""
+"""The server: the one sparse model between rounds, and what makes the next round of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, final
 
-import torch
-from torch import Tensor
+from torch import nn
 
 from pffdst.core.masks import Move
-from pffdst.core.messages import ClientTask, RoundPlan, Update
+from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel, Stage
+from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed, generator_for
-from pffdst.methods.aggregation import Aggregation, RunningMean
-from pffdst.methods.freeze.base import StartFrom
-from pffdst.methods.participation import Participation
-from pffdst.methods.readjust.base import ReadjustRule
-from pffdst.server.holdings import Holdings, Lacks
-from pffdst.wire.downlink import Broadcast
-from pffdst.wire.frame import Section, WireError, pack_section, unpack_section
-from pffdst.wire.positions import encode_move, put_at_, values_at
-from pffdst.wire.uplink import Report, decode_uplink
-from pffdst.wire.values import ValueCodec
+from pffdst.methods.aggregation import Aggregation
+from pffdst.methods.freeze.base import FreezeSchedule
+from pffdst.methods.method import Method, stage_of
+from pffdst.methods.participation import Participation, Population
+from pffdst.methods.rule import Start
+from pffdst.methods.server_optimizer import ServerOptimizer
+from pffdst.server.average import ServerAverage
+from pffdst.server.holdings import Holdings
+from pffdst.server.round import Round
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.frame import Section, pack_section, unpack_section
+from pffdst.wire.positions import encode_move
 
 __all__ = ["Server", "ServerRules"]
 
@@ -29,234 +32,173 @@ __all__ = ["Server", "ServerRules"]
 @final
 @dataclass(frozen=True)
 class ServerRules:
-    """What the server goes by. `ema` is beta of the server average; `cohort` is K of `clients` C."""
+    """What the server goes by.
 
+    `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` makes quicker
+    at first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
+    copy of the run's network and `shape` is that of one input, for rules that score weights.
+    """
+
+    method: Method
     stages: tuple[Stage, ...]
-    rule: ReadjustRule
-    start_from: StartFrom
+    freeze: FreezeSchedule
     aggregation: Aggregation
+    optimizer: ServerOptimizer
     participation: Participation
-    codec: ValueCodec
+    population: Population
+    codecs: Codecs
     seed: int
-    clients: int
     cohort: int
     ema: float
+    ema_warm_up: bool = True
+    keep: bool = True
+    density: float = 1.0
+    network: Callable[[], nn.Module] | None = None
+    shape: tuple[int, ...] = ()
 
-
-@final
-@dataclass
-class RoundRecord:
-    """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed."""
-
-    reports: list[Report] = field(default_factory=list)
-    rejected: dict[int, str] = field(default_factory=dict)
-    mask_changed: int = 0
+    @property
+    def statistics(self) -> bool:
+        """Whether statistics of normalisation layers are sent and averaged."""
+        return self.aggregation.statistics == "average"
 
 
 @final
 class Server:
-    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average [N] or None.
+    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average.
 
-    `sent` is what clients decode of the model in a round: the same, but for a lossy codec.
+    `begin` makes a round, which makes the next model when it is concluded.
     """
 
     def __init__(self, model: GlobalModel, rules: ServerRules) -> None:
-        self.model = model
-        self.rules = rules
-        self.average: Tensor | None = None
-        self.holdings = Holdings(rules.clients)
-        self.sent = model
-        self._frozen_values: Section | None = None
-        self._best: tuple[float, Tensor] | None = None
-        self._mean: RunningMean | None = None
-        self._record = RoundRecord()
-        self._alive_before = model.alive
+        self.model, self.rules = model, rules
+        self.average = ServerAverage(rules.ema, warm_up=rules.ema_warm_up)
+        self.holdings = Holdings(rules.population.clients)
+        self.frozen_values: Section | None = None
+        self._start_model = rules.freeze.start_model()
 
-    # ---- plan -------------------------------------------------------------------------------------------------
+    @property
+    def averaged_model(self) -> GlobalModel:
+        """The server average as a model."""
+        return self.average.model(self.model)
 
-    def plan(self, t: int) -> RoundPlan:
-        """Freezes, readjusts and draws the cohort of round t. The same state gives the same plan."""
-        rules = self.rules
-        stage = next(s for s in rules.stages if s.start <= t < s.stop)
-        before = self._alive_before = self.model.alive
-        froze = t == stage.start and stage.index > 0
-        if t == stage.start:
-            self._begin_stage(stage)
+    def begin(self, t: int) -> Round:
+        """Freezes, readjusts and draws the cohort of round t. The same state gives the same round."""
+        stage, before = stage_of(self.rules.stages, t), self.model.alive_at
+        froze = False
+        if t < 0:
+            self._warm_up(t)
+        elif t == stage.start:
+            froze = self._begin_stage(stage)
         else:
-            self._make(rules.rule.on_server(self.model, stage, t, derive_seed(rules.seed, "grow", t)))
-        cohort = rules.participation.cohort(rules.clients, rules.cohort, generator_for(rules.seed, "cohort", t))
-        pruned = int((before & ~self.model.alive).sum())
-        grown = int((self.model.alive & ~before).sum())
-        self._mean, self._record, self.sent = RunningMean(self.model), RoundRecord(), self.model
-        return RoundPlan(t, stage, cohort, pruned if t > 0 else 0, grown if t > 0 else 0, froze)
+            for rule in self.rules.method:
+                self._make(rule.before_round(self.model, stage, t, derive_seed(self.rules.seed, "grow", t)))
+        now = self.model.alive_at
+        moved = t > 0 and now is not before
+        plan = RoundPlan(
+            t,
+            stage,
+            self._cohort(t),
+            pruned=len(before.without(now)) if moved else 0,
+            grown=len(now.without(before)) if moved else 0,
+            froze=froze,
+        )
+        return Round(self, plan, before)
 
-    def _begin_stage(self, stage: Stage) -> None:
-        """Freezes what is alive (not at the run's start) and draws the stage's trainable positions.
+    def _cohort(self, t: int) -> tuple[int, ...]:
+        rules, clients, size = self.rules, self.rules.population.clients, self.rules.cohort
+        if t < 0:
+            size = max(rule.cohort_size(t, clients, size) for rule in rules.method if rule.warm_up >= -t)
+        return rules.participation.cohort(t, rules.population, size, generator_for(rules.seed, "cohort", t))
+
+    # ---- masks and stages --------------------------------------------------------------------------------------------
+
+    def _warm_up(self, t: int) -> None:
+        """Before round 0 the initial model is sent whole."""
+        if t == -self.rules.method.warm_up:
+            self.holdings.new_mask(self.model.trainable_at)
+
+    def _begin_stage(self, stage: Stage) -> bool:
+        """Freezes (not at the run's start) and finds the stage's trainable positions.
 
         The first stage keeps the initial weights at its positions; later ones grow from 0.
         """
-        if stage.index == 0:
-            self.model = replace(self.model, frozen=torch.zeros_like(self.model.alive))
-        else:
+        if stage.index > 0:
             self._freeze(stage)
-        counts = self.rules.rule.start_counts(self.model, stage)
-        self._make(Move(None, counts, derive_seed(self.rules.seed, "grow", stage.start)))
+        rules, rule = self.rules, self.rules.method.readjust
+        seed = derive_seed(rules.seed, "grow", stage.start)
+        network = None if rules.network is None else rules.network()
+        chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.shape))
+        if chosen is None:
+            chosen = Move(None, rule.start_counts(self.model, stage), seed)
+        if isinstance(chosen, Positions):
+            chosen = self.model.moved(self.model.frozen_at.plus(chosen))
+        self._make(chosen)
+        return stage.index > 0
 
     def _freeze(self, stage: Stage) -> None:
-        """What is alive freezes, with the values that clients will decode: they are coded once, here.
+        """Weights freeze with the values that clients will decode: they are coded once, here.
 
         A lossy codec must not round again what is frozen already: later freezes are sent exactly.
         """
-        rules, again = self.rules, bool(self.model.frozen.any())
-        model = self.model.with_values(self._stage_model())
-        codec = rules.codec.leftovers if again else rules.codec
-        coded = codec.encode(values_at(model.weights, model.alive), seed=derive_seed(rules.seed, "freeze", stage.start))
-        values = model.values.clone()
-        decoded = codec.decode(coded, int(model.alive.sum()), "FROZEN_VALUES")
-        put_at_(values[: model.layout.maskable], model.alive, decoded)
-        self.model = replace(model.with_values(values), frozen=model.alive)
-        self.average, self._best, self._frozen_values = None, None, coded
+        rules, again = self.rules, len(self.model.frozen_at) > 0
+        model = self._start_model.model(self.model, self.averaged_model)
+        frozen = rules.freeze.freezes(model, stage)
+        codec = rules.codecs.exact if again else rules.codecs.values
+        values = model.alive_at.carry(model.held, frozen)
+        coded = codec.encode(values, seed=derive_seed(rules.seed, "freeze", stage.start))
+        decoded = codec.decode(coded, len(frozen), "FROZEN_VALUES")
+        self.model = GlobalModel.of(frozen, frozen, decoded, model.rest)
+        self.frozen_values = coded
+        self.average.begin_anew()
         self.holdings.new_frozen()
 
-    def _stage_model(self) -> Tensor:
-        """The values [N] that freeze: of the last model, the server average, or the best evaluated one."""
-        if self.rules.start_from == "ema" and self.average is not None:
-            return self.average
-        if self.rules.start_from == "best_test" and self._best is not None:
-            return self._best[1]
-        return self.model.values
+    def _make(self, change: Move | GlobalModel | None) -> None:
+        """Moves the trainable mask, if there is a change."""
+        if isinstance(change, Move):
+            coded = encode_move(change, self.model.trainable_at)
+            self.model = change.on(self.model)
+            self.holdings.new_mask(self.model.trainable_at, coded, afresh=change.dropped is None)
+        elif change is not None:
+            self.take(change)
 
-    def _make(self, move: Move | None) -> None:
-        """Moves the trainable mask, if there is a move."""
-        if move is not None:
-            self._take(move.on(self.model), move)
-
-    def _take(self, model: GlobalModel, move: Move | None) -> None:
+    def take(self, model: GlobalModel) -> None:
         """Takes a model whose mask may have moved; clients lack a mask that did."""
-        if move is not None or not torch.equal(model.trainable, self.model.trainable):
-            coded = None if move is None else encode_move(move, model.layout, self.model.trainable)
-            self.holdings.new_mask(model.trainable, coded, afresh=move is not None and move.dropped is None)
+        if model.trainable_at != self.model.trainable_at or self.holdings.empty:
+            self.holdings.new_mask(model.trainable_at)
         self.model = model
 
-    # ---- dispatch -----------------------------------------------------------------------------------------------
-
-    def dispatch(self, plan: RoundPlan) -> list[ClientTask]:
-        """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
-        rules, model = self.rules, self.model
-        broadcast = Broadcast(
-            model,
-            plan.t,
-            rules.codec,
-            seed=derive_seed(rules.seed, "downlink", plan.t),
-            frozen_values=self._frozen_values,
-        )
-        self.sent = broadcast.sent
-        payloads: dict[Lacks, bytes] = {}
-        tasks = []
-        for client in plan.cohort:
-            lacks = Lacks(True, True, 0) if rules.participation.stateless else self.holdings.lacks(client)
-            if lacks not in payloads:
-                payloads[lacks] = broadcast.payload(
-                    held=self.holdings.mask(lacks.held, model.layout.maskable),
-                    mask=lacks.mask,
-                    frozen=lacks.frozen,
-                    moves=self.holdings.moves(lacks.held),
-                )
-            self.holdings.sent(client)
-            tasks.append(ClientTask(client, plan.t, payloads[lacks]))
-        return tasks
-
-    # ---- absorb -------------------------------------------------------------------------------------------------
-
-    def absorb(self, plan: RoundPlan, update: Update) -> None:
-        """Takes an update into the round's mean, or leaves it out and says why in the record."""
-        if update.payload is None:
-            self._record.rejected[update.client] = update.problem or "no answer"
-            self.holdings.forget(update.client)
-            return
-        try:
-            upload = decode_uplink(
-                update.payload,
-                self.sent,
-                update.client,
-                plan.t,
-                self.rules.codec,
-                moved=self.rules.rule.wants_gradient(plan.stage, plan.t),
-                statistics=self.rules.aggregation.statistics == "average",
-            )
-        except WireError as error:
-            self._record.rejected[update.client] = str(error)
-            return
-        assert self._mean is not None  # plan() made it
-        self._mean.add(upload)
-        self._record.reports.append(upload.report)
-
-    def conclude(self, plan: RoundPlan) -> RoundRecord:
-        """Makes the next model from the round's mean; without a single update it stays as it is."""
-        mean, model, rules = self._mean, self.model, self.rules
-        assert mean is not None  # plan() made it
-        if mean.samples > 0:
-            values = rules.aggregation.step(model, self._whole(mean.mean()))
-            held = replace(model.with_values(values), alive=model.alive | (mean.support > 0))
-            self._take(rules.rule.after_aggregate(held, mean.support, plan.stage), None)
-        self._update_average()
-        self._record.mask_changed = int((self.model.alive & ~self._alive_before).sum())
-        return self._record
-
-    def _whole(self, mean: Tensor) -> Tensor:
-        """The mean [N] with what a lossy codec took away on the way down: error feedback at the server.
-
-        Clients moved on from `sent`, so the server adds their mean change to the exact values that it kept.
-        """
-        if self.rules.codec.exact:
-            return mean
-        assert self._mean is not None
-        weights = self.model.weights
-        lost = torch.where(self._mean.support > 0, weights - self.sent.weights, 0.0)
-        return torch.cat([mean[: len(weights)] + lost, mean[len(weights) :]])
-
-    def _update_average(self) -> None:
-        """The server average under the current masks; frozen weights are what they are."""
-        model = self.model
-        if self.average is None:
-            self.average = model.values.clone()
-            return
-        average = torch.lerp(model.values, self.average, self.rules.ema)
-        weights = average[: model.alive.numel()]
-        weights.masked_fill_(~model.alive, 0.0)
-        self.average = average
-        weights[model.frozen] = model.weights[model.frozen]
-
-    def averaged_model(self) -> GlobalModel:
-        """The server average as a model."""
-        return self.model if self.average is None else self.model.with_values(self.average)
+    # ---- evaluation and checkpoint -----------------------------------------------------------------------------------
 
     def note_accuracy(self, plan: RoundPlan, accuracy: float) -> None:
-        """Keeps the best evaluated model of the stage after exploration, where the schedule starts from it."""
-        if self.rules.start_from != "best_test" or plan.t < self.rules.rule.exploration_end(plan.stage):
-            return
-        if self._best is None or accuracy > self._best[0]:
-            self._best = (accuracy, self.model.values.clone())
-
-    # ---- checkpoint -----------------------------------------------------------------------------------------------
+        """Tells what a later stage may start from how good the model of this round is."""
+        explored = plan.t >= self.rules.method.readjust.exploration_end(plan.stage)
+        self._start_model.note(explored, accuracy, self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next round depends on; no random state, since every draw is named."""
+        model = self.model
         return {
-            "values": self.model.values,
-            "alive": self.model.alive,
-            "frozen": self.model.frozen,
-            "average": self.average,
-            "best": self._best,
-            "frozen_values": pack_section(self._frozen_values),
+            "alive": model.alive_at.packed(),
+            "frozen": model.frozen_at.packed(),
+            "held": model.held,
+            "rest": model.rest,
+            "average": self.average.state_dict(),
+            "start_model": self._start_model.state_dict(),
+            "frozen_values": pack_section(self.frozen_values),
             "holdings": self.holdings.state_dict(),
-            "aggregation": self.rules.aggregation.state_dict(),
+            "rules": [rule.state_dict() for rule in self.rules.method],
+            "optimizer": self.rules.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self.model = GlobalModel(self.model.layout, state["values"], state["alive"], state["frozen"])
-        self.average, self._best = state["average"], state["best"]
-        self._frozen_values = unpack_section(state["frozen_values"])
+        """Goes back to what `state_dict` gave."""
+        layout = self.model.layout
+        alive, frozen = (Positions.unpacked(layout, state[name]) for name in ("alive", "frozen"))
+        self.model = GlobalModel.of(alive, frozen, state["held"], state["rest"])
+        self.average.load_state_dict(state["average"], layout)
+        self._start_model.load_state_dict(state["start_model"], layout)
+        self.frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
-        self.rules.aggregation.load_state_dict(state["aggregation"])
+        for rule, own in zip(self.rules.method, state["rules"], strict=True):
+            rule.load_state_dict(own, layout)
+        self.rules.optimizer.load_state_dict(state["optimizer"], layout)

@@ -5,11 +5,11 @@
     4       1     format version
     5       1     kind: 1 downlink, 2 uplink
     6       2     number of sections
-    8       4     round t
+    8       4     round t, signed: rounds before the first have negative numbers
     12      4     client (uplink; 0xFFFFFFFF in a downlink, which may go to many)
-    16      4     model: crc32 of the layout both sides must share
-    20      4     crc32 of everything else in the message
-    24      8 each   section headers: tag u8, coding u8, two zero bytes, length u32
+    16      4     model: checksum of the layout both sides must share
+    20      8     xxh3 (64 bits) of everything else in the message
+    28      8 each   section headers: tag u8, coding u8, two zero bytes, length u32
     ...           section bodies in the same order, back to back
 
 All integers are little-endian. Nothing is executed or allocated on the word of a length that was not checked.
@@ -18,7 +18,6 @@ All integers are little-endian. Nothing is executed or allocated on the word of 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -26,12 +25,14 @@ from typing import final
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from pffdst.core.model import Layout
 
 __all__ = [
     "BROADCAST",
+    "FIRST_SIGNAL",
     "Kind",
     "Message",
     "Section",
@@ -45,11 +46,12 @@ __all__ = [
 ]
 
 MAGIC = b"PFFD"
-VERSION = 2
+VERSION = 3
 BROADCAST = 0xFFFFFFFF
-_HEADER = struct.Struct("<4sBBHIIII")
+_HEADER = struct.Struct("<4sBBHiIIQ")
 _SECTION = struct.Struct("<BBHI")
-_CRC_AT = 20
+_HASH_AT = 20
+FIRST_SIGNAL, MOST_SIGNALS = 64, 64  # sections of what a rule sends (signals.py)
 
 
 class WireError(Exception):
@@ -76,13 +78,22 @@ class Tag(IntEnum):
     REPORT = 8
 
 
+def name_of(tag: int) -> str:
+    """What a section is called in messages."""
+    return Tag(tag).name if tag in tuple(Tag) else f"SIGNAL {tag - FIRST_SIGNAL}"
+
+
+def _is_tag(tag: int) -> bool:
+    return tag in tuple(Tag) or FIRST_SIGNAL <= tag < FIRST_SIGNAL + MOST_SIGNALS
+
+
 @final
 @dataclass(frozen=True)
 class Section:
     """One part of a message: how its body is coded, and the body."""
 
     coding: int
-    body: bytes
+    body: bytes | memoryview
 
 
 def pack_section(section: Section | None) -> tuple[int, Tensor] | None:
@@ -104,19 +115,19 @@ class Message:
     t: int
     client: int
     model: int
-    sections: Mapping[Tag, Section] = field(default_factory=dict)
+    sections: Mapping[int, Section] = field(default_factory=dict)
 
-    def section(self, tag: Tag) -> Section:
+    def section(self, tag: int) -> Section:
         """The section `tag`; WireError where it is missing."""
         if tag not in self.sections:
-            raise WireError(f"section {tag.name}: expected in a {self.kind.name} message, but it is missing")
+            raise WireError(f"section {name_of(tag)}: expected in a {self.kind.name} message, but it is missing")
         return self.sections[tag]
 
 
 def layout_digest(layout: Layout) -> int:
-    """crc32 of the names, kinds and shapes of a model's tensors: both ends must mean the same model."""
+    """The names, kinds and shapes of a model's tensors as 32 bits: both ends must mean the same model."""
     text = ";".join(f"{e.name}:{e.kind}:{','.join(map(str, e.shape))}" for e in layout.entries)
-    return zlib.crc32(text.encode())
+    return xxhash.xxh3_64_intdigest(text.encode()) & 0xFFFFFFFF
 
 
 def pack(message: Message) -> bytes:
@@ -124,24 +135,30 @@ def pack(message: Message) -> bytes:
     heads = b"".join(_SECTION.pack(tag, s.coding, 0, len(s.body)) for tag, s in message.sections.items())
     bodies = [s.body for s in message.sections.values()]
     fields = (MAGIC, VERSION, message.kind, len(bodies), message.t, message.client, message.model)
-    crc = zlib.crc32(heads, zlib.crc32(_HEADER.pack(*fields, 0)[:_CRC_AT]))
-    for body in bodies:
-        crc = zlib.crc32(body, crc)
-    return b"".join((_HEADER.pack(*fields, crc), heads, *bodies))
+    checksum = _hash(_HEADER.pack(*fields, 0), heads, *bodies)
+    return b"".join((_HEADER.pack(*fields, checksum), heads, *bodies))
+
+
+def _hash(header: bytes | memoryview, *rest: bytes | memoryview) -> int:
+    """The checksum of a header, up to where it stands itself, and of all that follows."""
+    found = xxhash.xxh3_64(seed=xxhash.xxh3_64_intdigest(header[:_HASH_AT]))
+    for piece in rest:
+        found.update(piece)
+    return found.intdigest()
 
 
 def _header(payload: bytes) -> tuple[Kind, int, int, int, int]:
     """Kind, number of sections, round, client and model of a payload whose frame and checksum are right."""
     if len(payload) < _HEADER.size:
         raise WireError(f"header: expected at least {_HEADER.size} bytes, but got {len(payload)}")
-    magic, version, kind, sections, t, client, model, crc = _HEADER.unpack_from(payload)
+    magic, version, kind, sections, t, client, model, checksum = _HEADER.unpack_from(payload)
     if magic != MAGIC:
         raise WireError(f"magic: expected {MAGIC!r}, but got {magic!r}")
     if version != VERSION:
         raise WireError(f"version: expected {VERSION}, but got {version}")
-    rest = memoryview(payload)
-    if zlib.crc32(rest[_HEADER.size :], zlib.crc32(rest[:_CRC_AT])) != crc:
-        raise WireError("crc32: the payload does not have the checksum it names")
+    view = memoryview(payload)
+    if _hash(view[: _HEADER.size], view[_HEADER.size :]) != checksum:
+        raise WireError("checksum: the payload does not have the one that it names")
     if kind not in tuple(Kind):
         raise WireError(f"kind: expected 1 or 2, but got {kind}")
     return Kind(kind), sections, t, client, model
@@ -153,14 +170,14 @@ def unpack(payload: bytes) -> Message:
     start = _HEADER.size + count * _SECTION.size
     if start > len(payload):
         raise WireError(f"sections: {count} section headers do not fit into {len(payload)} bytes")
-    sections: dict[Tag, Section] = {}
+    view, sections = memoryview(payload), dict[int, Section]()
     for i in range(count):
         tag, coding, zero, length = _SECTION.unpack_from(payload, _HEADER.size + i * _SECTION.size)
-        if tag not in tuple(Tag) or zero != 0 or Tag(tag) in sections:
+        if not _is_tag(tag) or zero != 0 or tag in sections:
             raise WireError(f"section {i}: tag {tag} is unknown, repeated or badly padded")
         if start + length > len(payload):
-            raise WireError(f"section {Tag(tag).name}: length {length} runs past the end of the payload")
-        sections[Tag(tag)] = Section(coding, payload[start : start + length])
+            raise WireError(f"section {name_of(tag)}: length {length} runs past the end of the payload")
+        sections[tag] = Section(coding, view[start : start + length])
         start += length
     if start != len(payload):
         raise WireError(f"length: {len(payload) - start} bytes follow the last section")

@@ -14,7 +14,8 @@ layers of the mask before it, after the set's length as a varint; the seed, u64,
 drawn, as varints. A first move without any that leave begins from no position at all.
 
 Free is what is neither in the mask nor frozen; "in the layers of X" counts positions of X alone. Codings 2 to 4 begin
-with the crc32 of the bitmap of the mask they decode to: a table or a draw that differs between two machines is found.
+with the checksum of the mask they decode to, 32 bits of xxh3 of its positions as increasing u32: a table or a draw
+that differs between two machines is found.
 A draw takes, in each layer, the free positions j of least key; the key is splitmix64's output j from the seed.
 """
 
@@ -22,8 +23,7 @@ from __future__ import annotations
 
 import functools
 import struct
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import final
@@ -31,28 +31,17 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pffdst.core.masks import Move
 from pffdst.core.model import Layout
+from pffdst.core.positions import Positions, bits_of
 from pffdst.wire.frame import Section, WireError
 from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint, write_varint
 
-__all__ = [
-    "MOST_MOVES",
-    "Coding",
-    "Known",
-    "decode_positions",
-    "encode_move",
-    "encode_positions",
-    "from_bitmap",
-    "put_at_",
-    "to_bitmap",
-    "values_at",
-]
+__all__ = ["MOST_MOVES", "Coding", "Known", "decode_positions", "encode_move", "encode_positions", "positions_of"]
 
 MOST_MOVES = 64  # in one section: a decoder's work has a bound
-_CRC = struct.Struct("<I")
+_CHECKSUM = struct.Struct("<I")
 _SEED = struct.Struct("<Q")
 _LEAVES, _DRAWS = 1, 2
 
@@ -70,91 +59,97 @@ class Coding(IntEnum):
 @final
 @dataclass(frozen=True)
 class Known:
-    """What both ends know beforehand: the layers, the frozen positions, and the mask [W] the receiver holds, if any."""
+    """What both ends know beforehand: the barred positions (frozen ones), and the mask the receiver holds, if any."""
 
-    layout: Layout
-    frozen: Tensor
-    held: Tensor | None = None
+    barred: Positions
+    held: Positions | None = None
 
     @property
-    def former(self) -> Tensor:
+    def layout(self) -> Layout:
+        """The layers."""
+        return self.barred.layout
+
+    @property
+    def former(self) -> Positions:
         """The held mask without what froze since."""
         assert self.held is not None
-        return self.held & ~self.frozen
+        return self.held.without(self.barred)
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """How many positions of each layer are not barred."""
+        return _room(self.layout, self.barred)
 
 
-# ---- flat masks ----------------------------------------------------------------------------------------------------
+def _room(layout: Layout, taken: Positions) -> tuple[int, ...]:
+    return tuple(e.size - n for e, n in zip(layout.layers, taken.counts, strict=True))
 
 
-def values_at(values: Tensor, mask: Tensor) -> Tensor:
-    """The values [W] at the True positions of a flat bool mask [W], in order.
-
-    The same as `values[mask]` in a sixth of the time: numpy finds the positions faster than torch does.
-    """
-    return values.index_select(0, _indices(mask))
+# ---- places among others -------------------------------------------------------------------------------------------
 
 
-def put_at_(values: Tensor, mask: Tensor, chosen: Tensor) -> None:
-    """Writes `chosen` to the True positions of a flat bool mask [W]: the other way round."""
-    values.index_copy_(0, _indices(mask), chosen)
+def places_in(chosen: Positions, universe: Positions) -> NDArray[np.int64]:
+    """The places of the chosen positions, all of the universe, among the universe's positions."""
+    if universe.everything:
+        return chosen.index.numpy()
+    return np.searchsorted(universe.index.numpy(), chosen.index.numpy())
 
 
-def _indices(mask: Tensor) -> Tensor:
-    return torch.from_numpy(_positions(mask))
+def places_outside(chosen: Positions, taken: Positions) -> NDArray[np.int64]:
+    """The places of the chosen positions, none of them taken, among those that are not taken. O(chosen + taken)."""
+    own = chosen.index.numpy()
+    return own if len(taken) == 0 else own - np.searchsorted(taken.index.numpy(), own)
 
 
-def _positions(mask: Tensor) -> NDArray[np.int64]:
-    return np.flatnonzero(mask.numpy())
-
-
-def to_bitmap(mask: Tensor) -> bytes:
-    """A flat bool mask [W] as ceil(W / 8) bytes."""
-    return np.packbits(mask.numpy(), bitorder="little").tobytes()
-
-
-def from_bitmap(body: bytes, length: int, name: str) -> Tensor:
-    """The other way round. Raises WireError naming `name` where the bytes are not such a bitmap."""
-    if len(body) != (length + 7) // 8:
-        raise WireError(f"{name}: expected a bitmap of {(length + 7) // 8} bytes, but got {len(body)}")
-    bits = np.unpackbits(np.frombuffer(body, np.uint8), bitorder="little")
-    if bits[length:].any():
-        raise WireError(f"{name}: bits past position {length} are set")
-    return torch.from_numpy(bits[:length].view(np.bool_))
+def at_outside(places: NDArray[np.int64], taken: Positions) -> NDArray[np.int64]:
+    """The positions that lie at these places among those that are not taken: `places_outside` undone."""
+    if len(taken) == 0:
+        return places
+    # before the i-th taken position lie index[i] - i free ones
+    free_before = taken.index.numpy() - np.arange(len(taken))
+    return places + np.searchsorted(free_before, places, side="right")
 
 
 # ---- encoding ------------------------------------------------------------------------------------------------------
 
 
-def encode_positions(mask: Tensor, known: Known, moves: Sequence[bytes] | None = None) -> Section:
-    """The mask [W] in the coding that is smallest by its entropy.
+def encode_positions(mask: Positions, known: Known, moves: Sequence[bytes] | None = None) -> Section:
+    """The mask in the coding that is smallest by its entropy.
 
     `moves`, if given, are how the mask was made (`encode_move`): from the held one, or the first of them afresh.
     """
-    if bool((mask | known.frozen).all()):
+    layout = known.layout
+    if len(mask) + len(known.barred) == layout.maskable:
         return Section(Coding.ALL, b"")
-    numbers = 2 * len(known.layout.layers)  # about what the counts of a set take
-    estimates = {Coding.BITMAP: mask.numel() / 8, Coding.SET: numbers + _entropy_in(known.layout, mask, ~known.frozen)}
-    if known.held is not None:
-        estimates[Coding.CHANGED] = 2 * numbers + _changed_entropy(mask, known)
+    numbers = 2 * len(layout.layers)  # about what the counts of a set take
+    estimates = {
+        Coding.BITMAP: layout.maskable / 8,
+        Coding.SET: numbers + entropy_bytes(mask.counts, known.free),
+    }
+    change = None if known.held is None else _change(mask, known)
+    if change is not None:
+        estimates[Coding.CHANGED] = 2 * numbers + change.entropy
     if moves is not None and len(moves) <= MOST_MOVES:
         estimates[Coding.MOVES] = float(sum(map(len, moves)))
     coding = min(estimates, key=lambda c: estimates[c])
-    bitmap = to_bitmap(mask)
     if coding is Coding.BITMAP:
-        return Section(coding, bitmap)
+        return Section(coding, mask.bitmap)
     if coding is Coding.MOVES:
         assert moves is not None
         body = b"".join((write_varint(len(moves)), *moves))
+    elif coding is Coding.CHANGED:
+        assert change is not None
+        body = change.body
     else:
-        body = _BODIES[coding](mask, known)
-    return Section(coding, _CRC.pack(zlib.crc32(bitmap)) + body)
+        body = encode_set(places_outside(mask, known.barred), known.free)
+    return Section(coding, _CHECKSUM.pack(mask.digest) + body)
 
 
-def encode_move(move: Move, layout: Layout, before: Tensor) -> bytes:
-    """One move of the trainable mask `before` [W]."""
+def encode_move(move: Move, before: Positions) -> bytes:
+    """One move of the trainable mask `before`."""
     dropped, drawn = b"", b""
     if move.dropped is not None:
-        leaving = encode_set(_ranks(move.dropped, before), layout.per_layer(before))
+        leaving = encode_set(places_in(move.dropped, before), before.counts)
         dropped = write_varint(len(leaving)) + leaving
     if move.dropped is None or any(move.counts):
         drawn = _SEED.pack(move.seed) + b"".join(write_varint(count) for count in move.counts)
@@ -162,93 +157,101 @@ def encode_move(move: Move, layout: Layout, before: Tensor) -> bytes:
     return bytes((kind,)) + dropped + drawn
 
 
-def _entropy_in(layout: Layout, chosen: Tensor, universe: Tensor) -> float:
-    return entropy_bytes(layout.per_layer(chosen), layout.per_layer(universe))
+@final
+@dataclass(frozen=True)
+class _Change:
+    """The former mask, what left it, what joined it, and what was not free to join."""
+
+    former: Positions
+    left: Positions
+    joined: Positions
+    taken: Positions
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """How many positions of each layer were free to join."""
+        return _room(self.former.layout, self.taken)
+
+    @property
+    def entropy(self) -> float:
+        """The least bytes that tell it."""
+        return entropy_bytes(self.left.counts, self.former.counts) + entropy_bytes(self.joined.counts, self.free)
+
+    @property
+    def body(self) -> bytes:
+        """Coding 3."""
+        balanced = self.left.counts == self.joined.counts
+        left, joined = places_in(self.left, self.former), places_outside(self.joined, self.taken)
+        both = np.concatenate([left, joined + len(self.former)])
+        return bytes((balanced,)) + encode_set(both, [*self.former.counts, *self.free], balanced=balanced)
 
 
-def _changed_entropy(mask: Tensor, known: Known) -> float:
+def _change(mask: Positions, known: Known) -> _Change:
     former = known.former
-    left, joined = _entropy_in(known.layout, former & ~mask, former), mask & ~former
-    return left + _entropy_in(known.layout, joined, ~(former | known.frozen))
-
-
-def _set_body(mask: Tensor, known: Known) -> bytes:
-    return encode_set(_ranks(mask, ~known.frozen), known.layout.per_layer(~known.frozen))
-
-
-def _changed_body(mask: Tensor, known: Known) -> bytes:
-    former = known.former
-    free = ~(former | known.frozen)
-    left, joined = _ranks(former & ~mask, former), _ranks(mask & ~former, free)
-    sizes = known.layout.per_layer(former)
-    balanced = known.layout.per_layer(former & ~mask) == known.layout.per_layer(mask & ~former)
-    universe = [*sizes, *known.layout.per_layer(free)]
-    return bytes((balanced,)) + encode_set(np.concatenate([left, joined + sum(sizes)]), universe, balanced=balanced)
-
-
-_BODIES: dict[Coding, Callable[[Tensor, Known], bytes]] = {Coding.SET: _set_body, Coding.CHANGED: _changed_body}
-
-
-def _ranks(chosen: Tensor, universe: Tensor) -> NDArray[np.int64]:
-    """The places of the chosen positions, all of the universe, among the universe's positions."""
-    inside = chosen.numpy()
-    return np.flatnonzero(inside if bool(universe.all()) else inside[universe.numpy()])
+    return _Change(former, former.without(mask), mask.without(former), former.plus(known.barred))
 
 
 # ---- decoding ------------------------------------------------------------------------------------------------------
 
 
-def decode_positions(section: Section, known: Known, name: str) -> Tensor:
-    """A section back to the mask bool [W]. Raises WireError naming `name` where it is malformed."""
+def decode_positions(section: Section, known: Known, name: str) -> Positions:
+    """A section back to the mask. Raises WireError naming `name` where it is malformed."""
     if section.coding not in tuple(Coding):
         raise WireError(f"{name}: position coding {section.coding} is unknown")
-    coding, body = Coding(section.coding), section.body
+    coding, body = Coding(section.coding), bytes(section.body)
     if coding is Coding.ALL:
         if body:
             raise WireError(f"{name}: expected an empty body for coding 'all', but got {len(body)} bytes")
-        return ~known.frozen
+        return known.barred.complement()
     if coding is Coding.BITMAP:
-        mask = from_bitmap(body, known.layout.maskable, name)
+        mask = positions_of(body, known.layout, name)
     else:
         mask = _decode_checked(coding, body, known, name)
-    if bool((mask & known.frozen).any()):
+    if bool(mask.inside(known.barred).any()):
         raise WireError(f"{name}: a position is both trainable and frozen")
     return mask
 
 
-def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Tensor:
-    if len(body) < _CRC.size:
-        raise WireError(f"{name}: expected the crc32 of the mask, but got {len(body)} bytes")
-    rest = body[_CRC.size :]
+def positions_of(bitmap: bytes, layout: Layout, name: str) -> Positions:
+    """The set of a bitmap. Raises WireError naming `name` where the bytes are not one."""
+    try:
+        return Positions(layout, bits=bits_of(bitmap, layout.maskable))
+    except ValueError as error:
+        raise WireError(f"{name}: {error}") from error
+
+
+def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Positions:
+    if len(body) < _CHECKSUM.size:
+        raise WireError(f"{name}: expected the checksum of the mask, but got {len(body)} bytes")
+    rest = body[_CHECKSUM.size :]
     if coding is Coding.SET:
-        mask = torch.zeros_like(known.frozen)
-        mask[_at(~known.frozen, decode_set(rest, known.layout.per_layer(~known.frozen), name))] = True
+        places = decode_set(rest, known.free, name)
+        mask = Positions(known.layout, index=torch.from_numpy(at_outside(places, known.barred)))
     elif coding is Coding.CHANGED:
         mask = _decode_changed(rest, known, name)
     else:
         mask = _decode_moves(rest, known, name)
-    if zlib.crc32(to_bitmap(mask)) != _CRC.unpack_from(body)[0]:
+    if mask.digest != _CHECKSUM.unpack_from(body)[0]:
         raise WireError(f"{name}: the decoded mask does not have the checksum that was sent")
     return mask
 
 
-def _decode_changed(body: bytes, known: Known, name: str) -> Tensor:
+def _decode_changed(body: bytes, known: Known, name: str) -> Positions:
     if known.held is None:
         raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
     if not body or body[0] > 1:
         raise WireError(f"{name}: expected a byte 0 or 1, but got {body[:1]!r}")
     former = known.former
-    free = ~(former | known.frozen)
-    sizes = known.layout.per_layer(former)
-    places = decode_set(body[1:], [*sizes, *known.layout.per_layer(free)], name, balanced=body[0] == 1)
-    cut = np.searchsorted(places, sum(sizes))
-    mask = former.clone()
-    mask[_at(former, places[:cut])] = False
-    mask[_at(free, places[cut:] - sum(sizes))] = True
-    return mask
+    taken, size = former.plus(known.barred), len(former)
+    universe = [*former.counts, *_room(known.layout, taken)]
+    places = decode_set(body[1:], universe, name, balanced=body[0] == 1)
+    cut = np.searchsorted(places, size)
+    left = Positions(known.layout, index=former.index[torch.from_numpy(places[:cut])])
+    joined = Positions(known.layout, index=torch.from_numpy(at_outside(places[cut:] - size, taken)))
+    return former.without(left).plus(joined)
 
 
-def _decode_moves(body: bytes, known: Known, name: str) -> Tensor:
+def _decode_moves(body: bytes, known: Known, name: str) -> Positions:
     view = memoryview(body)
     count, at = read_varint(view, 0, name)
     if not 1 <= count <= MOST_MOVES:
@@ -260,15 +263,15 @@ def _decode_moves(body: bytes, known: Known, name: str) -> Tensor:
         at = end
     if at != len(body):
         raise WireError(f"{name}: {len(body) - at} bytes follow the last move")
-    former = torch.zeros_like(known.frozen)
+    former = Positions.none(known.layout)
     if moves[0][0] & _LEAVES:
         if known.held is None:
             raise WireError(f"{name}: a change to a mask was sent to a client that holds none")
         former = known.former
-    bitmap, frozen = to_bitmap(former), to_bitmap(known.frozen)
+    bitmap, barred = former.bitmap, known.barred.bitmap
     for move in moves:
-        bitmap = _moved(known.layout, bitmap, frozen, move, name)
-    return from_bitmap(bitmap, known.layout.maskable, name)
+        bitmap = _moved(known.layout, bitmap, barred, move, name)
+    return positions_of(bitmap, known.layout, name)
 
 
 def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
@@ -290,13 +293,14 @@ def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
 
 # Clients that were away for different times are sent different moves to the same masks: each is made once.
 @functools.lru_cache(maxsize=8)
-def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str) -> bytes:
+def _moved(layout: Layout, before: bytes, barred: bytes, body: bytes, name: str) -> bytes:
     """The mask after one whole move of the mask `before`; masks are bitmaps."""
-    mask, blocked = (from_bitmap(bitmap, layout.maskable, name) for bitmap in (before, frozen))
-    view, at, dropped = memoryview(body), 1, torch.zeros_like(mask)
+    mask, blocked = (positions_of(bitmap, layout, name) for bitmap in (before, barred))
+    view, at, dropped = memoryview(body), 1, Positions.none(layout)
     if body[0] & _LEAVES:
         length, at = read_varint(view, at, name)
-        dropped[_at(mask, decode_set(body[at : at + length], layout.per_layer(mask), name))] = True
+        places = decode_set(body[at : at + length], mask.counts, name)
+        dropped = Positions(layout, index=mask.index[torch.from_numpy(places)])
         at += length
     counts, seed = [0] * len(layout.layers), 0
     if body[0] & _DRAWS:
@@ -305,11 +309,6 @@ def _moved(layout: Layout, before: bytes, frozen: bytes, body: bytes, name: str)
         for i in range(len(counts)):
             counts[i], at = read_varint(view, at, name)
     try:
-        return to_bitmap(Move(dropped, tuple(counts), seed).apply(layout, mask, blocked))
+        return Move(dropped, tuple(counts), seed).apply(mask, blocked).bitmap
     except ValueError as error:
         raise WireError(f"{name}: {error}") from error
-
-
-def _at(universe: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """The positions that lie at these places among the universe's."""
-    return torch.from_numpy(places if bool(universe.all()) else _positions(universe)[places])

@@ -1,30 +1,25 @@
-"""Client to server: the trained weights, the dense leftovers, a short report, and a mask where the client moved it."""
+"""Client to server: trained weights, the dense rest, a report, signals, and a mask where it is the client's own."""
 
 from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
 
-import torch
 from torch import Tensor
 
 from pffdst.core.messages import Residual
 from pffdst.core.model import GlobalModel, Layout
-from pffdst.wire.frame import Kind, Message, Section, Tag, WireError, layout_digest, pack, unpack
-from pffdst.wire.positions import (
-    Known,
-    decode_positions,
-    encode_positions,
-    from_bitmap,
-    put_at_,
-    to_bitmap,
-    values_at,
-)
-from pffdst.wire.values import ValueCodec
+from pffdst.core.positions import Positions
+from pffdst.core.signals import Chosen, Signal, Signals
+from pffdst.wire.codecs import Codecs, ValueCodec
+from pffdst.wire.frame import Kind, Message, Section, Tag, WireError, layout_digest, name_of, pack, unpack
+from pffdst.wire.positions import Known, decode_positions, encode_positions
+from pffdst.wire.signals import SignalCoder
 
-__all__ = ["Report", "Upload", "decode_uplink", "encode_uplink", "residual_of", "with_residual"]
+__all__ = ["Report", "UplinkForm", "Upload", "decode_uplink", "encode_uplink", "with_residual"]
 
 _REPORT = struct.Struct("<Idd")
 
@@ -41,18 +36,57 @@ class Report:
 
 @final
 @dataclass(frozen=True)
-class Upload:
-    """A decoded update: trainable weights at the True positions of `trainable` [W], dense leftovers, report.
+class UplinkForm:
+    """What a round's updates hold, as both ends know it.
 
-    `parameters` are the biases and normalisation parameters; `statistics` is None where they were not sent.
+    `values`: the trained weights and parameters are sent (not in a round that only asks for signals); `own_masks`:
+    clients send masks of their own, with as many weights per layer as they were sent (`layers`) or as they like
+    (`any`); `statistics`: those of normalisation layers are sent; `signals`: what the rules ask for.
+    """
+
+    codecs: Codecs
+    values: bool = True
+    own_masks: Literal["layers", "any"] | None = None
+    statistics: bool = True
+    signals: tuple[Signal, ...] = ()
+
+    def rest(self, layout: Layout) -> list[tuple[Tag, slice]]:
+        """The sections of values that are not maskable, and where these lie in the rest [N - W]."""
+        if not self.values:
+            return []
+        parameters, total = layout.parameters - layout.maskable, layout.total - layout.maskable
+        sections = [(Tag.PARAMETERS, slice(0, parameters))]
+        return [*sections, (Tag.STATISTICS, slice(parameters, total))] if self.statistics else sections
+
+    def tags(self, layout: Layout) -> set[int]:
+        """The sections that are due."""
+        tags: set[int] = {Tag.REPORT, *(tag for tag, _ in self.rest(layout))}
+        if self.values:
+            tags.add(Tag.TRAINABLE_VALUES)
+        if self.values and self.own_masks is not None:
+            tags.add(Tag.TRAINABLE_POSITIONS)
+        return tags
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """A decoded update: trained weights [k] at the positions `at`, the dense rest, the report and the signals.
+
+    `parameters` are the biases and normalisation parameters; `statistics` is None where they were not sent. All three
+    are None in a round that only asked for signals.
     """
 
     client: int
     report: Report
-    trainable: Tensor
-    weights: Tensor
-    parameters: Tensor
+    at: Positions
+    weights: Tensor | None
+    parameters: Tensor | None
     statistics: Tensor | None
+    signals: Mapping[str, Tensor | Positions | Chosen] = field(default_factory=dict)
+
+
+# ---- encoding ------------------------------------------------------------------------------------------------------
 
 
 def encode_uplink(
@@ -61,51 +95,50 @@ def encode_uplink(
     client: int,
     t: int,
     report: Report,
-    codec: ValueCodec,
+    form: UplinkForm,
     *,
     seed: int = 0,
-    moved: bool,
-    statistics: bool,
-) -> bytes:
+    signals: Signals | None = None,
+    keep_residual: bool = False,
+) -> tuple[bytes, Residual | None]:
     """The update of a client that trained `model` from `start`, which the server knows.
 
-    `moved`: the mask is the client's own and is sent; `statistics`: so are those.
+    With `keep_residual` what rounding took is given back too: error feedback at the client.
     """
-    layout, leftovers = model.layout, codec.leftovers
-    sections: dict[Tag, Section] = {}
-    if moved:
-        known = Known(layout, start.frozen, start.trainable)
-        sections[Tag.TRAINABLE_POSITIONS] = encode_positions(model.trainable, known)
-    places = model.places if moved else start.places
-    weights, base = (m.weights.index_select(0, places) for m in (model, start))
-    sections[Tag.TRAINABLE_VALUES] = codec.encode(weights, seed=seed, base=base)
-    for tag, span in _leftovers(layout, statistics=statistics):
-        sections[tag] = leftovers.encode(model.values[span], base=start.values[span])
+    layout = model.layout
+    sections: dict[int, Section] = {}
+    residual = None
+    if form.values:
+        own = form.own_masks is not None
+        if own:
+            sections[Tag.TRAINABLE_POSITIONS] = encode_positions(
+                model.trainable_at, Known(start.frozen_at, start.trainable_at)
+            )
+        base = _base(start, model.trainable_at if own else start.trainable_at)
+        coded = form.codecs.values.encode(model.trained, seed=seed, base=base)
+        sections[Tag.TRAINABLE_VALUES] = coded
+        if keep_residual:
+            decoded = form.codecs.values.decode(coded, len(base), Tag.TRAINABLE_VALUES.name, base=base)
+            residual = Residual(start.trainable_at, model.trained - decoded)
+    for tag, span in form.rest(layout):
+        sections[tag] = form.codecs.exact.encode(model.rest[span], base=start.rest[span])
     sections[Tag.REPORT] = Section(0, _REPORT.pack(report.samples, report.loss, report.accuracy))
-    return pack(Message(Kind.UPLINK, t, client, layout_digest(layout), sections))
+    sections |= SignalCoder(form.signals, start, form.codecs).encode(signals or {}, seed + 1)
+    return pack(Message(Kind.UPLINK, t, client, layout_digest(layout), sections)), residual
+
+
+def _base(start: GlobalModel, at: Positions) -> Tensor:
+    """The values [k] that both ends hold at the positions of an update; 0 where the client has grown."""
+    return start.trainable_at.carry(start.trained, at)
 
 
 def with_residual(model: GlobalModel, residual: Residual) -> GlobalModel:
     """The model with a residual added to the trainable weights that it still applies to."""
-    layout, values = model.layout, model.values.clone()
-    lost = torch.zeros(layout.maskable, dtype=values.dtype)
-    put_at_(lost, from_bitmap(residual.mask, layout.maskable, "residual"), residual.values.to(values.dtype))
-    values[: layout.maskable] += lost.masked_fill_(~model.trainable, 0.0)
-    return model.with_values(values)
+    lost = residual.at.carry(residual.values.to(model.dtype), model.trainable_at)
+    return model.with_trained(model.trained + lost, model.rest)
 
 
-def residual_of(payload: bytes, model: GlobalModel, start: GlobalModel, codec: ValueCodec) -> Residual:
-    """What rounding took from the update `payload` of `model`: error feedback at the client."""
-    section = unpack(payload).section(Tag.TRAINABLE_VALUES)
-    base = start.weights.index_select(0, start.places)
-    decoded = codec.decode(section, len(base), Tag.TRAINABLE_VALUES.name, base=base)
-    return Residual(to_bitmap(start.trainable), model.weights.index_select(0, start.places) - decoded)
-
-
-def _leftovers(layout: Layout, *, statistics: bool) -> list[tuple[Tag, slice]]:
-    """The sections of values that are not maskable, and where these lie."""
-    parameters = (Tag.PARAMETERS, slice(layout.maskable, layout.parameters))
-    return [parameters, (Tag.STATISTICS, slice(layout.parameters, layout.total))] if statistics else [parameters]
+# ---- decoding ------------------------------------------------------------------------------------------------------
 
 
 def _decode_report(section: Section) -> Report:
@@ -119,44 +152,44 @@ def _decode_report(section: Section) -> Report:
     return report
 
 
-def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags: set[Tag]) -> None:
+def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags: set[int]) -> None:
     """The message is this client's, of this round, of this model, and holds just the sections due."""
     if message.kind is not Kind.UPLINK or message.model != layout_digest(sent.layout):
         raise WireError("model: the message is not an uplink of this run's model")
     if (message.client, message.t) != (client, t):
         raise WireError(f"client: expected client {client} in round {t}, but got {message.client} in {message.t}")
     if set(message.sections) != tags:
-        got = ", ".join(sorted(tag.name for tag in message.sections))
-        raise WireError(f"sections: expected {', '.join(sorted(tag.name for tag in tags))}, but got {got}")
+        got = ", ".join(sorted(map(name_of, message.sections)))
+        raise WireError(f"sections: expected {', '.join(sorted(map(name_of, tags)))}, but got {got}")
 
 
-def _decode_trainable(message: Message, sent: GlobalModel) -> Tensor:
-    """The client's own mask: outside the frozen weights, with as many weights per layer as it was sent."""
-    layout, known = sent.layout, Known(sent.layout, sent.frozen, sent.trainable)
+def _decode_trainable(message: Message, sent: GlobalModel, form: UplinkForm) -> Positions:
+    """The client's own mask: outside the frozen weights, per layer as many as it was sent, if that is due."""
+    known = Known(sent.frozen_at, sent.trainable_at)
     trainable = decode_positions(message.section(Tag.TRAINABLE_POSITIONS), known, "TRAINABLE_POSITIONS")
-    if layout.per_layer(trainable) != layout.per_layer(sent.trainable):
+    if form.own_masks == "layers" and trainable.counts != sent.trainable_at.counts:
         raise WireError("TRAINABLE_POSITIONS: a layer does not have the number of weights it was sent with")
     return trainable
 
 
-def decode_uplink(
-    payload: bytes, sent: GlobalModel, client: int, t: int, codec: ValueCodec, *, moved: bool, statistics: bool
-) -> Upload:
+def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: int, form: UplinkForm) -> Upload:
     """Reads an update to the model that was `sent` in round t. Raises WireError where anything does not fit."""
-    message, layout = unpack(payload), sent.layout
-    leftovers = _leftovers(layout, statistics=statistics)
-    tags = {Tag.TRAINABLE_VALUES, Tag.REPORT, *(tag for tag, _ in leftovers)}
-    _check_frame(message, sent, client, t, tags | ({Tag.TRAINABLE_POSITIONS} if moved else set()))
-    trainable = _decode_trainable(message, sent) if moved else sent.trainable
+    message = payload if isinstance(payload, Message) else unpack(payload)
+    layout, coder = sent.layout, SignalCoder(form.signals, sent, form.codecs)
+    _check_frame(message, sent, client, t, form.tags(layout) | coder.tags)
 
-    def read(tag: Tag, reader: ValueCodec, base: Tensor) -> Tensor:
-        values = reader.decode(message.section(tag), len(base), tag.name, base=base)
-        if values.dtype != sent.values.dtype:  # a double that no single can hold would make the mean infinite
-            raise WireError(f"{tag.name}: expected {sent.values.dtype}, but got {values.dtype}")
+    def read(tag: Tag, codec: ValueCodec, base: Tensor) -> Tensor:
+        values = codec.decode(message.section(tag), len(base), tag.name, base=base)
+        if values.dtype != sent.dtype:  # a double that no single can hold would make the mean infinite
+            raise WireError(f"{tag.name}: expected {sent.dtype}, but got {values.dtype}")
         return values
 
-    base = values_at(sent.weights, trainable) if moved else sent.weights.index_select(0, sent.places)
-    weights = read(Tag.TRAINABLE_VALUES, codec, base)
-    parts = {tag: read(tag, codec.leftovers, sent.values[span]) for tag, span in leftovers}
+    at, weights = sent.trainable_at, None
+    if form.values:
+        at = at if form.own_masks is None else _decode_trainable(message, sent, form)
+        weights = read(Tag.TRAINABLE_VALUES, form.codecs.values, _base(sent, at))
+    parts = {tag: read(tag, form.codecs.exact, sent.rest[span]) for tag, span in form.rest(layout)}
     report = _decode_report(message.section(Tag.REPORT))
-    return Upload(client, report, trainable, weights, parts[Tag.PARAMETERS], parts.get(Tag.STATISTICS))
+    return Upload(
+        client, report, at, weights, parts.get(Tag.PARAMETERS), parts.get(Tag.STATISTICS), coder.decode(message)
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 from torch import Tensor
 
 from pffdst.core.masks import Move
@@ -24,7 +25,6 @@ from pffdst.wire.downlink import Broadcast, Memory, decode_downlink, remember
 from pffdst.wire.frame import VERSION
 from pffdst.wire.positions import Coding, Known, encode_move, encode_positions, to_bitmap, values_at
 from pffdst.wire.uplink import Report, decode_uplink, encode_uplink
-from pffdst.wire.values import BFloat16, Float16, Float32, Int4, Int8, ValueCodec
 
 LAYOUT = Layout(
     (

@@ -1,23 +1,20 @@
-"""What a freeze schedule is: how a run is divided into stages, and from which model a later stage starts."""
+"""What a freeze schedule is: how a run is divided into stages, what freezes, and from which model a stage starts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 from pffdst.core.facts import Facts
-from pffdst.core.model import Stage
+from pffdst.core.model import GlobalModel, Stage
+from pffdst.core.positions import Positions
+from pffdst.methods.freeze.start import Last, StartModel
 
-__all__ = ["FreezeSchedule", "StartFrom"]
-
-StartFrom = Literal["last", "ema", "best_test"]
+__all__ = ["FreezeSchedule"]
 
 
 class FreezeSchedule(ABC):
-    """Divides the rounds into stages. At the start of every stage but the first all alive weights freeze."""
-
-    start_from: StartFrom = "last"
+    """Divides the rounds into stages. At the start of every stage but the first weights freeze."""
 
     @abstractmethod
     def stage_lengths(self, rounds: int) -> list[int]:
@@ -26,6 +23,17 @@ class FreezeSchedule(ABC):
     @abstractmethod
     def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
         """Trainable weights per layer of each stage; over the stages they sum to `counts` (k_l)."""
+
+    def start_model(self) -> StartModel:
+        """Keeps what a later stage starts from; made once for a run, and told of every evaluation."""
+        return Last()
+
+    def freezes(self, model: GlobalModel, stage: Stage) -> Positions:
+        """What freezes when `stage` begins, of the alive weights of the model it starts from: all of them.
+
+        A weight that does not freeze is drawn anew with the stage's trainable set. What is frozen stays so.
+        """
+        return model.alive_at
 
     def stages(self, rounds: int, counts: Sequence[int]) -> tuple[Stage, ...]:
         """The stages of a run of `rounds` rounds whose final model has `counts` alive weights per layer."""

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import final, get_args
+from typing import Literal, final
 
 from pffdst.core.facts import Facts
-from pffdst.methods.freeze.base import FreezeSchedule, StartFrom
+from pffdst.methods.freeze.base import FreezeSchedule
+from pffdst.methods.freeze.start import START_MODELS, StartModel
 
 __all__ = ["TwoStage"]
 
@@ -20,18 +21,18 @@ class TwoStage(FreezeSchedule):
     """Stages [0, F) and [F, R), each with half of the final alive weights: k_l // 2, then the rest.
 
     F = floor(`at` R): stage 2 begins after a share `at` of the rounds; half of them in the paper. `start_from` says
-    which stage-1 model is frozen: the `last` one, the server average (`ema`), or `best_test`, the best evaluated round
-    after exploration ended, which chooses on test data as the paper does.
+    which stage-1 model is frozen: the `last` one, the server average (`ema`), `best_test`, the best evaluated round
+    after exploration ended, which chooses on test data as the paper does, or a `StartModel` of one's own.
     """
 
-    start_from: StartFrom = "last"
+    start_from: Literal["last", "ema", "best_test"] | StartModel = "last"
     at: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.0 < self.at < 1.0:
             raise ValueError(f"Expected `freeze.at`, a share of rounds, strictly between 0 and 1, but got {self.at}")
-        if self.start_from not in get_args(StartFrom):
-            names = ", ".join(get_args(StartFrom))
+        if not isinstance(self.start_from, StartModel) and self.start_from not in START_MODELS:
+            names = ", ".join(START_MODELS)
             raise ValueError(f"Expected `freeze.start_from` to be one of {names}, but got {self.start_from!r}")
 
     def stage_lengths(self, rounds: int) -> list[int]:
@@ -42,6 +43,10 @@ class TwoStage(FreezeSchedule):
     def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
         """k_l // 2 and the rest."""
         return [tuple(k // 2 for k in counts), tuple(k - k // 2 for k in counts)]
+
+    def start_model(self) -> StartModel:
+        """As `start_from` says."""
+        return self.start_from if isinstance(self.start_from, StartModel) else START_MODELS[self.start_from]()
 
     def problems(self, facts: Facts) -> list[str]:
         """Each stage takes a round."""

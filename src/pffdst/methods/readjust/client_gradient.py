@@ -3,67 +3,87 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, final
 
-from torch import Tensor
-
-from pffdst.core.masks import keep_largest, largest, smallest
+from pffdst.core.masks import largest, largest_dead, smallest
 from pffdst.core.model import GlobalModel, Stage
-from pffdst.methods.readjust.base import ReadjustRule
+from pffdst.core.positions import Positions
+from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
+from pffdst.methods.schedule import Every, UpdateSchedule
 
-__all__ = ["ClientGradient"]
+__all__ = ["ClientGradient", "pruned_back"]
 
 
 @final
 @dataclass(frozen=True)
-class ClientGradient(ReadjustRule):
-    """On rounds t with (t - 1) % Delta R == 0 in the first half of a stage a share alpha_t of each layer moves.
+class ClientGradient(Rule):
+    """On the rounds of the schedule a share alpha_t of each layer moves, in the first half of a stage.
 
     alpha_t = alpha / 2 (1 + cos(pi t / (L / 2))), t counted from the stage's start.
     """
 
-    interval: int = 10
     alpha: float = 0.01
+    schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=1, until=0.5))
 
     def __post_init__(self) -> None:
-        if self.interval < 1:
-            raise ValueError(f"Expected `readjust.interval` to be at least 1 round, but got {self.interval}")
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"Expected `readjust.alpha` to be in [0, 1], but got {self.alpha}; write e.g. 0.01")
 
-    def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """The stage's counts: readjustment keeps them."""
-        del model
-        return stage.counts
-
     def exploration_end(self, stage: Stage) -> int:
         """Half of the stage."""
-        return stage.start + math.ceil(stage.length / 2)
+        return stage.start + math.ceil(self.schedule.end(stage))
 
-    def wants_gradient(self, stage: Stage, t: int) -> bool:
-        """(t - 1) % Delta R == 0 and t < L / 2, t counted from the stage's start."""
-        since = t - stage.start
-        return (since - 1) % self.interval == 0 and since < stage.length / 2
+    def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
+        """On readjust rounds clients move their masks and send them."""
+        return "layers" if self.schedule.due(stage, t) else None
+
+    def probes(self, stage: Stage, t: int) -> int:
+        """One dense batch on readjust rounds."""
+        return int(self.schedule.due(stage, t))
 
     def share(self, stage: Stage, t: int) -> float:
         """alpha_t of round t."""
-        return self.alpha / 2 * (1 + math.cos(math.pi * (t - stage.start) / (stage.length / 2)))
+        return self.alpha / 2 * self.schedule.decay(stage, t)
 
-    def on_client(self, model: GlobalModel, gradient: Tensor, stage: Stage, t: int) -> GlobalModel:
-        """Prune to sparsity s + (1 - s) alpha_t per layer by magnitude, grow back by the largest gradients, at 0."""
-        have = model.layout.per_layer(model.trainable)
-        room = model.layout.per_layer(~model.alive)
-        share = self.share(stage, t)
-        # a dense layer has no dead weight to grow: nothing moves in it
-        counts = [0 if r == 0 else round(share * k) for k, r in zip(have, room, strict=True)]
-        pruned = smallest(model.layout, model.weights, model.trainable, counts)
-        kept = model.with_masks(model.alive & ~pruned)
-        return kept.with_masks(kept.alive | largest(model.layout, gradient, ~kept.alive, counts))
+    def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
+        """How many weights of each layer move in round t; a dense layer has no dead weight to grow."""
+        share, sizes = self.share(stage, t), [e.size for e in model.layout.layers]
+        dead = [size - alive for size, alive in zip(sizes, model.alive_at.counts, strict=True)]
+        return [0 if d == 0 else round(share * k) for k, d in zip(model.trainable_at.counts, dead, strict=True)]
 
-    def after_aggregate(self, model: GlobalModel, support: Tensor, stage: Stage) -> GlobalModel:
+    def measure(self, turn: ClientTurn) -> dict[str, Any]:
+        """The largest gradients of dead weights, and of the weights that are about to die."""
+        if not self.schedule.due(turn.stage, turn.t):
+            return {}
+        counts = self.moving(turn.start, turn.stage, turn.t)
+        start = turn.start
+        # What is pruned may grow back: it competes with the dead, by its gradient.
+        trained = start.trainable_at.gather(turn.values()).cpu()
+        pruned = smallest(start.trainable_at, trained, counts)
+        return {"pruned": pruned, "grown": largest_dead(turn.gradient(), start.alive_at.without(pruned), counts)}
+
+    def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
+        """The trained model under the mask that moved; what grew is 0."""
+        if "pruned" not in measured:
+            return trained
+        pruned: Positions = measured["pruned"]
+        kept = trained.model.moved(trained.model.alive_at.without(pruned))
+        return replace(trained, model=kept.moved(kept.alive_at.plus(measured["grown"])), own_mask=True)
+
+    def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
         """The union of the clients' masks is pruned back to the stage's counts, per layer, by magnitude."""
-        if tuple(model.layout.per_layer(model.trainable)) == stage.counts:
-            return model
-        keep = keep_largest(model.layout, model.weights, support, model.trainable, stage.counts)
-        return model.with_masks(keep | model.frozen)
+        return pruned_back(cohort.mean, cohort.support, stage)
+
+
+def pruned_back(model: GlobalModel, support: Any, stage: Stage) -> GlobalModel:
+    """The model with the stage's counts of trainable weights: per layer the largest |w| stay.
+
+    Among exact ties more `support` [A] wins, then the lower index.
+    """
+    trainable = model.trainable_at
+    if trainable.counts == stage.counts:
+        return model
+    among = support[~model.alive_at.inside(model.frozen_at)] if len(model.frozen_at) else support
+    return model.moved(largest(trainable, model.trained, stage.counts, among).plus(model.frozen_at))

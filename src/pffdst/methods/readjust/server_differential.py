@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from pffdst.core.facts import Facts
-from pffdst.core.masks import Move, smallest
+from pffdst.core.masks import Move, room_left, smallest
 from pffdst.core.model import GlobalModel, Stage
-from pffdst.methods.readjust.base import ReadjustRule, room_left
+from pffdst.methods.rule import Rule
+from pffdst.methods.schedule import Every, UpdateSchedule
 
 __all__ = ["ServerDifferential"]
 
 
 @final
 @dataclass(frozen=True)
-class ServerDifferential(ReadjustRule):
+class ServerDifferential(Rule):
     """The stage begins at density d + f (f = rho d); the server prunes the smallest and regrows at random.
 
-    Every `interval` rounds (Delta R) in the first quarter of the stage n_l = round(rho k_l) weights per layer move;
-    at the quarter's end n_l are pruned and none grown, and the mask is fixed at density d. Clients do nothing.
+    On the rounds of the schedule (every Delta R in the first quarter of the stage) n_l = round(rho k_l) weights per
+    layer move; at the quarter's end n_l are pruned and none grown, and the mask is fixed at density d. Clients do
+    nothing.
     """
 
-    interval: int = 10
     ratio: float = 0.5
+    schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=0, until=0.25))
 
     def __post_init__(self) -> None:
-        if self.interval < 1:
-            raise ValueError(f"Expected `readjust.interval` to be at least 1 round, but got {self.interval}")
         if not 0.0 <= self.ratio <= 1.0:
             raise ValueError(f"Expected `readjust.ratio` (rho) to be in [0, 1], but got {self.ratio}")
 
@@ -43,30 +43,25 @@ class ServerDifferential(ReadjustRule):
 
     def exploration_end(self, stage: Stage) -> int:
         """t0 + ceil(L / 4): the round of the final prune."""
-        return stage.start + math.ceil(stage.length / 4)
+        return stage.start + math.ceil(self.schedule.end(stage))
 
-    def on_server(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | None:
+    def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
         """Prune and grow on readjustment rounds; prune alone when exploration ends; else nothing."""
         last = t == self.exploration_end(stage)
-        if not last and not self.readjusts(stage, t):
+        if not last and not self.schedule.due(stage, t):
             return None
         counts = self.differential(model, stage)
-        pruned = smallest(model.layout, model.weights, model.trainable, counts)
+        pruned = smallest(model.trainable_at, model.trained, counts)
         return Move(pruned, (0,) * len(counts) if last else counts, seed)
-
-    def readjusts(self, stage: Stage, t: int) -> bool:
-        """Whether round t moves the mask: every `interval` rounds, strictly inside the first quarter of the stage."""
-        since = t - stage.start
-        return since % self.interval == 0 and 0 < since < stage.length / 4
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
         """A quarter of a stage shorter than the interval holds no readjustment."""
-        still = [n for n in stage_lengths if not self.interval < n / 4]
+        still = [n for n in stage_lengths if not any(self.schedule.due(Stage(0, 0, n, ()), t) for t in range(1, n))]
         if not still:
             return []
         return [
-            f"readjust.interval={self.interval}: no readjustment falls into the first quarter of a stage of "
-            f"{min(still)} rounds, the mask is only pruned once; a smaller interval or more rounds readjust it"
+            f"readjust.schedule: no readjustment falls into the first part of a stage of {min(still)} rounds, the mask "
+            "is only pruned once; a smaller readjust.schedule.interval or more rounds readjust it"
         ]
 
     def problems(self, facts: Facts) -> list[str]:

@@ -5,22 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from pffdst.core.model import GlobalModel, Stage
-from pffdst.methods.readjust.base import ReadjustRule
+from pffdst.methods.rule import Rule
 
 __all__ = ["Static"]
 
 
 @final
 @dataclass(frozen=True)
-class Static(ReadjustRule):
+class Static(Rule):
     """`random_mask` without freezing, FedAvg with a dense allocation."""
-
-    def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """The stage's counts."""
-        del model
-        return stage.counts
-
-    def exploration_end(self, stage: Stage) -> int:
-        """There is no exploration."""
-        return stage.start

@@ -1,0 +1,53 @@
+"""What travels beside the trained values of a model because a method's rule asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+from torch import Tensor
+
+from pffdst.core.model import GlobalModel
+from pffdst.core.positions import Positions
+
+__all__ = ["Chosen", "Signal", "Signals"]
+
+
+@final
+@dataclass(frozen=True)
+class Signal:
+    """One thing that travels beside the trained values, declared by a rule so that both ends expect it.
+
+    `form`:
+        values      float [`length`]
+        positions   a set of maskable positions (`Positions`)
+        chosen      such a set with a value at each (`Chosen`)
+
+    `among` says which positions may be chosen: the `dead` ones of the model that was sent, the `alive`, or `all`.
+    `lossy`: the values go by the run's codec; else exactly.
+    """
+
+    name: str
+    form: Literal["values", "positions", "chosen"]
+    length: int = 0
+    among: Literal["dead", "alive", "all"] = "dead"
+    lossy: bool = False
+
+    def barred(self, sent: GlobalModel) -> Positions:
+        """The positions that may not be chosen, of the model that was sent."""
+        if self.among == "all":
+            return Positions.none(sent.layout)
+        return sent.alive_at if self.among == "dead" else sent.alive_at.complement()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Positions and the values [k] there."""
+
+    at: Positions
+    values: Tensor
+
+
+Signals = Mapping[str, Tensor | Positions | Chosen]

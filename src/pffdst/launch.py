@@ -1,0 +1,129 @@
+"""Starting, resuming and recording a run of a composed and checked configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from pffdst.build import build
+from pffdst.config.identity import differences, engine_identity, fingerprint
+from pffdst.core.errors import UserError
+from pffdst.experiment import STATE_FORMAT, Experiment
+from pffdst.loggers.tables import print_summary
+from pffdst.run import run
+from pffdst.runs import checkpoint, jobs
+from pffdst.runs.provenance import PROVENANCE, provenance
+
+__all__ = ["launch", "recorded_run"]
+
+_log = logging.getLogger(__name__)
+
+
+def launch(cfg: DictConfig) -> float:
+    """Runs a composed and checked configuration in its folder, or what is left of it; gives its last-5 accuracy.
+
+    Raises UserError where the folder holds another run, is in use, or a checkpoint cannot be read.
+    """
+    hydra = HydraConfig.get()
+    folder, identity = Path(hydra.runtime.output_dir), fingerprint(cfg)
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    resume = cfg.resume
+    if in_sweep and resume is False:
+        attempt = jobs.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg))
+        if attempt is not None and attempt.folder != folder.resolve():
+            jobs.mark_skipped(folder, attempt.folder)
+        if attempt is not None:
+            _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
+            folder, resume = attempt.folder, True
+    with jobs.locked(folder):
+        summary = finished(folder, identity) if resume is not False else None
+        if summary is None:
+            state = starting_state(cfg, folder, resume, identity)
+            summary = recorded_run(build(cfg, folder, identity), state, engine_identity(cfg))
+        else:
+            print_summary(summary)
+    return float(summary["last5_acc_global"])
+
+
+def finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The summary of a run that is done already, or None."""
+    known = jobs.read_run(folder)
+    if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
+        return None
+    summary: dict[str, Any] = json.loads((folder / jobs.SUMMARY).read_text())
+    return summary
+
+
+def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> Mapping[str, Any] | None:
+    """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
+    checkpoints = folder / "checkpoints"
+    if resume is False:
+        if checkpoints.exists() or (folder / jobs.SUMMARY).exists():
+            raise UserError(
+                f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
+            )
+        return None
+    if resume is True:
+        found = checkpoint.latest(checkpoints)
+        if found is None:
+            if not (folder / jobs.RUN).exists():
+                raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
+            _log.warning("%s has no checkpoint yet: the run starts from round 1", folder)
+            return None
+        state, path = found
+    else:
+        path = Path(str(resume))
+        state = checkpoint.load(path)
+    if state["format"] != STATE_FORMAT:
+        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
+    if state["fingerprint"] != identity:
+        raise UserError(_another_configuration(cfg, folder, path))
+    _log.info("resuming after round %d from %s", state["t"], path)
+    return state
+
+
+def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
+    lines = []
+    if (folder / "config.yaml").exists():
+        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        now = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(saved, dict)
+        assert isinstance(now, dict)
+        lines = differences({str(k): v for k, v in saved.items()}, {str(k): v for k, v in now.items()})
+    what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
+    return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
+
+
+def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine: str) -> dict[str, Any]:
+    """Runs, with the status in run.json and the resolved configuration in config.yaml."""
+    folder, identity = experiment.folder, experiment.fingerprint
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
+    checkpoint.write_atomically(folder / "config.yaml", text.encode())
+    note_provenance(folder, 0 if state is None else int(state["t"]))
+    experiment.describe_clients()
+    jobs.mark(folder, identity, "running", engine)
+    summary = run(experiment, state)
+    jobs.mark(folder, identity, "done", engine)
+    return summary
+
+
+def note_provenance(folder: Path, t: int) -> None:
+    """Adds to provenance.json [{"from_round", "machine", "versions", "command", "date", "git"}] what now goes on.
+
+    A run from the start (t = 0) begins it anew; a resumed one has an entry for each time it was taken up.
+    """
+    path = folder / PROVENANCE
+    before = []
+    if t > 0 and path.exists():
+        with suppress(ValueError):
+            before = json.loads(path.read_text())
+    text = json.dumps([*before, {"from_round": t + 1, **provenance()}], indent=2)
+    checkpoint.write_atomically(path, text.encode() + b"\n")

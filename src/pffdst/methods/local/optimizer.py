@@ -1,0 +1,61 @@
+"""A client's optimizer. It is fresh in every turn, and masks reach all it does through the gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+__all__ = ["AdamW", "LocalOptimizer", "Sgd"]
+
+
+class LocalOptimizer(ABC):
+    """Makes optimizers whose step leaves a parameter alone whose gradient was always 0.
+
+    Their own weight decay must be off: `weight_decay` is added to the gradient before the mask or, with `decoupled`,
+    taken off the trainable weights before the step, as AdamW has it.
+    """
+
+    decoupled: ClassVar[bool] = False
+
+    @abstractmethod
+    def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
+        """An optimizer of these parameters; `lr` and `momentum` are the numbers of the command line."""
+
+
+@final
+@dataclass(frozen=True)
+class Sgd(LocalOptimizer):
+    """SGD with momentum (0: plain SGD)."""
+
+    nesterov: bool = False
+
+    def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
+        """A fused SGD, momentum at 0."""
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=self.nesterov, fused=True)
+
+
+@final
+@dataclass(frozen=True)
+class AdamW(LocalOptimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019). `momentum` is not used: it has beta1."""
+
+    decoupled: ClassVar[bool] = True
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for key, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"Expected `optimizer.{key}` to be in [0, 1), but got {value}")
+        if self.eps <= 0.0:
+            raise ValueError(f"Expected `optimizer.eps` to be above 0, but got {self.eps}")
+
+    def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
+        """A fused Adam, moments at 0."""
+        return torch.optim.Adam(parameters, lr=lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

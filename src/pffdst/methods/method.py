@@ -1,0 +1,77 @@
+"""A run's rules as one: what the server and the clients ask of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, final
+
+from pffdst.core.model import Stage
+from pffdst.core.signals import Signal
+from pffdst.methods.rule import Absent, Rule, touches_steps
+from pffdst.wire.codecs import Codecs
+from pffdst.wire.uplink import UplinkForm
+
+__all__ = ["Method"]
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """The rule that moves masks (group `readjust`) and the one that changes updates (group `updates`)."""
+
+    readjust: Rule
+    updates: Rule
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter((self.readjust, self.updates))
+
+    @property
+    def warm_up(self) -> int:
+        """Rounds before round 0."""
+        return max(rule.warm_up for rule in self)
+
+    @property
+    def absent(self) -> Absent:
+        """What a position counts for that a client does not hold."""
+        return next((rule.absent for rule in self if rule.absent != "left_out"), "left_out")
+
+    @property
+    def touches_steps(self) -> bool:
+        """Whether a rule has a hand in single steps."""
+        return any(map(touches_steps, self))
+
+    def trains(self, t: int) -> bool:
+        """Whether clients train in round t, or only answer what the rules ask."""
+        return t >= 0 or any(rule.trains_in_warm_up for rule in self)
+
+    def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
+        """What travels down beside the model."""
+        return tuple(signal for rule in self for signal in rule.down(stage, t))
+
+    def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
+        """What clients send beside their update."""
+        return tuple(signal for rule in self for signal in rule.up(stage, t))
+
+    def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
+        """Whether clients send masks of their own."""
+        return next((own for rule in self if (own := rule.own_masks(stage, t)) is not None), None)
+
+    def probes(self, stage: Stage, t: int) -> int:
+        """Dense gradient batches a client computes beside its steps."""
+        return sum(rule.probes(stage, t) for rule in self)
+
+    def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
+        """What the updates of round t hold."""
+        return UplinkForm(
+            codecs,
+            values=t >= 0,
+            own_masks=self.own_masks(stage, t),
+            statistics=statistics,
+            signals=self.up(stage, t),
+        )
+
+
+def stage_of(stages: tuple[Stage, ...], t: int) -> Stage:
+    """The stage that holds round t; rounds before round 0 belong to the first."""
+    return next(s for s in stages if t < s.stop)

@@ -1,0 +1,167 @@
+"""FedRTS (NeurIPS 25): masks are drawn by Thompson sampling from what aggregate and clients say of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pffdst.core.masks import largest, largest_dead
+from pffdst.core.model import GlobalModel, Layout, Stage
+from pffdst.core.positions import Positions
+from pffdst.core.signals import Signal, Signals
+from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
+from pffdst.methods.schedule import Every, UpdateSchedule
+
+__all__ = ["FedRts"]
+
+
+@final
+@dataclass
+class _Beliefs:
+    """Beta(a, b) of every maskable weight, and the votes of the round that goes on."""
+
+    a: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    b: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    votes: Tensor = field(default_factory=lambda: torch.empty(0))
+    samples: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class FedRts(Rule):
+    """On the schedule's rounds clients send the places of their greatest gradients of dead weights; masks are drawn.
+
+    Per weight Beta(a, b), at first Beta(1, 1), never reset. Every round, for alive i, X_i = gamma 1[i in top-kappa_l
+    of |mean w|] + (1 - gamma) sum_k p_k 1[i in top-kappa_l of |w_k|], p_k by samples, kappa_l = k_l - zeta_t k_l; on
+    adjusting rounds, for dead i, X_i = gamma / 2 + (1 - gamma) sum_k p_k 1[i in the places of k]. Then a += lambda X,
+    b += lambda (1 - X); on adjusting rounds xi ~ Beta(a, b) is drawn over the whole layer and the top k_l stay.
+    `alpha` is a of zeta_t = a / 2 (1 + cos(pi t / T_end)); `gamma` weighs the aggregate; `step` is lambda. With
+    `sampling` false the means of the Betas stand in for draws.
+    """
+
+    alpha: float = 0.4
+    gamma: float = 0.5
+    step: float = 10.0
+    sampling: bool = True
+    schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=0, until=0.6))
+    _beliefs: _Beliefs = field(default_factory=_Beliefs, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for key, value in (("alpha", self.alpha), ("gamma", self.gamma)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"Expected `readjust.{key}` to be in [0, 1], but got {value}")
+        if self.step <= 0.0:
+            raise ValueError(f"Expected `readjust.step` (lambda) to be above 0, but got {self.step}")
+
+    def exploration_end(self, stage: Stage) -> int:
+        """The last adjusting round is over."""
+        return stage.start + int(np.ceil(self.schedule.end(stage)))
+
+    def moving(self, trainable: Positions, dead: list[int], stage: Stage, t: int) -> list[int]:
+        """zeta_t k_l, at most what is dead of a layer."""
+        share = self.alpha / 2 * self.schedule.decay(stage, t)
+        return [min(round(share * k), room) for k, room in zip(trainable.counts, dead, strict=True)]
+
+    def _kept(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
+        """kappa_l."""
+        moving = self.moving(model.trainable_at, _dead(model), stage, t)
+        return [k - n for k, n in zip(model.trainable_at.counts, moving, strict=True)]
+
+    # ---- client ------------------------------------------------------------------------------------------------------
+
+    def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
+        """The places, on adjusting rounds."""
+        return (Signal("places", "positions", among="dead"),) if self.schedule.due(stage, t) else ()
+
+    def probes(self, stage: Stage, t: int) -> int:
+        """One dense batch on adjusting rounds."""
+        return int(self.schedule.due(stage, t))
+
+    def measure(self, turn: ClientTurn) -> dict[str, Any]:
+        """The places of the zeta_t k_l greatest gradients of dead weights, at the trained weights."""
+        if not self.schedule.due(turn.stage, turn.t):
+            return {}
+        start = turn.start
+        counts = self.moving(start.trainable_at, _dead(start), turn.stage, turn.t)
+        return {"places": largest_dead(turn.gradient(), start.alive_at, counts)}
+
+    def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
+        """The places beside what was trained."""
+        return replace(trained, signals=trained.signals | dict(measured))
+
+    # ---- server ------------------------------------------------------------------------------------------------------
+
+    def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
+        """The client's votes: its own greatest weights, and the places it sends."""
+        beliefs = self._begun(model.layout)
+        top = largest(model.trainable_at, model.trained, self._kept(model, stage, t))
+        beliefs.votes[top.index] += samples
+        beliefs.samples += samples
+        places = signals.get("places")
+        if isinstance(places, Positions):
+            beliefs.votes[places.index] += samples
+
+    def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
+        """Beliefs follow the round; on adjusting rounds a mask is drawn from them."""
+        mean, beliefs = cohort.mean, self._begun(cohort.mean.layout)
+        clients = (beliefs.votes / max(beliefs.samples, 1)).numpy()
+        alive = mean.trainable_at.index.numpy()
+        aggregate = np.zeros(mean.layout.maskable, np.float32)
+        aggregate[largest(mean.trainable_at, mean.trained, self._kept(mean, stage, t)).index.numpy()] = 1.0
+        due = self.schedule.due(stage, t)
+        outcome = self.gamma * aggregate + (1 - self.gamma) * clients
+        if due:  # of the dead the server has no opinion
+            outcome[~mean.alive] += self.gamma / 2
+        seen = slice(None) if due else alive
+        beliefs.a[seen] += self.step * outcome[seen]
+        beliefs.b[seen] += self.step * (1 - outcome[seen])
+        beliefs.votes.zero_()
+        beliefs.samples = 0
+        return self._drawn(mean, stage, seed) if due else mean
+
+    def _drawn(self, model: GlobalModel, stage: Stage, seed: int) -> GlobalModel:
+        """The model under a drawn mask: per layer the k_l weights of greatest xi; what is new is 0."""
+        a, b = (x.astype(np.float64) for x in (self._beliefs.a, self._beliefs.b))
+        xi = np.random.default_rng(seed).beta(a, b) if self.sampling else a / (a + b)
+        free = model.frozen_at.complement()
+        chosen = largest(free, free.gather(torch.from_numpy(xi)), stage.counts)
+        return model.moved(model.frozen_at.plus(chosen))
+
+    def _begun(self, layout: Layout) -> _Beliefs:
+        beliefs = self._beliefs
+        if len(beliefs.a) == 0:
+            beliefs.a, beliefs.b = (np.ones(layout.maskable, np.float32) for _ in range(2))
+        if len(beliefs.votes) == 0:
+            beliefs.votes = torch.zeros(layout.maskable)
+        return beliefs
+
+    def state_dict(self) -> dict[str, Any]:
+        """a and b, compressed: most of them are alike."""
+        return {name: _packed(getattr(self._beliefs, name)) for name in ("a", "b")}
+
+    def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
+        """Goes back to what `state_dict` gave."""
+        for name in ("a", "b"):
+            setattr(self._beliefs, name, _unpacked(state[name]))
+
+
+def _dead(model: GlobalModel) -> list[int]:
+    return [e.size - n for e, n in zip(model.layout.layers, model.alive_at.counts, strict=True)]
+
+
+def _packed(values: NDArray[np.float32]) -> tuple[int, Tensor]:
+    small = zstandard.ZstdCompressor(level=3).compress(values.tobytes())
+    return len(values), torch.frombuffer(bytearray(small), dtype=torch.uint8)
+
+
+def _unpacked(packed: tuple[int, Tensor]) -> NDArray[np.float32]:
+    count, small = packed
+    content = zstandard.ZstdDecompressor().decompress(small.numpy().tobytes(), max_output_size=4 * count)
+    return np.frombuffer(content, np.float32).copy()

@@ -1,0 +1,300 @@
+"""What a method does beside local training: the one interface of every rule, at the server and in a client's turn.
+
+A rule object stands at the server and an equal one, made from the same configuration, at every client. Only the
+server's keeps state. A run has two rules: the group `readjust` moves masks, the group `updates` changes what a client's
+training and its update are. Both are this class, and every hook is called for both.
+
+A round t, in the order of the calls (server and client are joined by bytes alone):
+
+    server   start (at a stage's start), else before_round   -> the mask of the round
+             broadcast                                       -> what travels down beside the model
+    client   begin                                           after the model is loaded
+             before_step, shape_gradient_                     in every local step
+             epoch_end                                       after every epoch
+             measure                                         after the last, on the device where the gradient lies
+             answer                                          on the host: the model, the signals and what it keeps
+    server   observe                                         for each accepted update, as it comes
+             after_round                                     on the mean: the next model
+
+Rounds before round 0 (`warm_up` of them) have t = -warm_up .. -1, cohorts of their own and no local training, unless
+`trains_in_warm_up`; they are billed like any other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
+
+from torch import Tensor
+
+from pffdst.core.facts import Facts
+from pffdst.core.masks import Move
+from pffdst.core.model import GlobalModel, Layout, Stage
+from pffdst.core.positions import Positions
+from pffdst.core.signals import Chosen, Signal, Signals
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start"]
+
+Absent = Literal["left_out", "zero", "unchanged"]
+
+
+# ---- a client's side -----------------------------------------------------------------------------------------------
+
+
+class ClientTurn(Protocol):
+    """One client's turn as a rule sees it: what the client knows, and its network while it trains.
+
+    `start` is the model that arrived, `received` the rule's own signals beside it, `memory` what this client's rule
+    kept at the end of its last turn ({} at first). `steps` (B) is the number of local steps of the turn and `step` (b)
+    counts them from 0. `scratch` is the rule's own, from `begin` to `measure`; it is nobody else's business.
+
+    Tensors of the network lie on its device in the module's own shapes and memory format: `weights` are
+    the maskable ones, `parameters` all that train.
+    """
+
+    client: int
+    t: int
+    stage: Stage
+    rounds: int
+    samples: int
+    epochs: int
+    steps: int
+    step: int
+    start: GlobalModel
+    received: Signals
+    memory: Mapping[str, Tensor]
+    scratch: dict[str, Any]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate now."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The order of the tensors."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """The client's network."""
+        ...
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The maskable tensors, in the layout's order."""
+        ...
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All tensors that train, maskable ones first."""
+        ...
+
+    @property
+    def trainable(self) -> Positions:
+        """What may change in this turn."""
+        ...
+
+    def train_on(self, trainable: Positions) -> None:
+        """From now on these positions may change, and no others; what leaves becomes 0, what is new starts at 0.
+
+        Momentum begins anew at the places that moved. Frozen positions must not be among them.
+        """
+        ...
+
+    def train_all(self) -> None:
+        """From now on every maskable weight that is not frozen may change, dead ones too. `answer` must end that."""
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate from this step on."""
+        ...
+
+    def values(self) -> Tensor:
+        """The network's maskable weights now, flat [W] in the layout's order, on the network's device."""
+        ...
+
+    def gradient(self, stream: str = "probe") -> Tensor:
+        """The dense gradient of one batch at the present weights, flat [W], on the network's device.
+
+        Without decay, proximal term or clipping. The batch is the first of the client's samples in the order of the
+        draw named `stream`. Running statistics are put back.
+        """
+        ...
+
+    def generator_seed(self, stream: str) -> int:
+        """The seed of a named draw of this client in this round."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a client makes of its turn.
+
+    `model` is what it sends; `own_mask` says that its trainable positions are the client's own and travel too.
+    `signals` are those the rule declared for the round; `memory` is what the client keeps until its next turn.
+    """
+
+    model: GlobalModel
+    own_mask: bool = False
+    signals: dict[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+# ---- the server's side ---------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """What a stage begins with, for rules that choose its first mask themselves. `network` is a copy of the run's own.
+
+    `counts` are the stage's trainable weights per layer (k_l), `density` 1 - s, `seed` names the draw of the stage.
+    """
+
+    model: GlobalModel
+    stage: Stage
+    density: float
+    seed: int
+    network: nn.Module | None = None
+    shape: tuple[int, ...] = ()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """What `after_round` is told of a round's accepted updates.
+
+    `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
+    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number. `before` is
+    the model that was sent.
+    """
+
+    mean: GlobalModel
+    support: Tensor
+    samples: int
+    clients: int
+    before: GlobalModel
+
+
+class Rule(ABC):
+    """A method's rule. Every hook has a default that does nothing: off is the same as absent.
+
+    Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
+    client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
+    or as `unchanged`, the value that was sent.
+    """
+
+    absent: ClassVar[Absent] = "left_out"
+    warm_up: int = 0
+    trains_in_warm_up: ClassVar[bool] = False
+
+    # ---- stages ----------------------------------------------------------------------------------------------------
+
+    def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
+        """Trainable weights per layer when the stage begins; `model` holds what is frozen by then."""
+        return stage.counts
+
+    def start(self, given: Start) -> Move | Positions | GlobalModel | None:
+        """The trainable positions of a stage's first round; None for a random draw of `start_counts`.
+
+        A whole model also brings values of its own.
+        """
+        return None
+
+    def exploration_end(self, stage: Stage) -> int:
+        """R_end: the first round from which the stage's mask is fixed."""
+        return stage.start
+
+    # ---- server ----------------------------------------------------------------------------------------------------
+
+    def cohort_size(self, t: int, clients: int, cohort: int) -> int:
+        """How many clients take part in round t; asked of warm-up rounds alone."""
+        return cohort
+
+    def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
+        """The mask's change at the start of round t, on the aggregated model; `seed` names the round's draw.
+
+        A `Move` costs few bytes; a model is any other change. What is grown starts from 0.
+        """
+        return None
+
+    def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
+        """What travels down beside the model in round t."""
+        return ()
+
+    def broadcast(self, model: GlobalModel, stage: Stage, t: int) -> Signals:
+        """The signals that `down` declares."""
+        return {}
+
+    def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
+        """What clients send beside their update in round t."""
+        return ()
+
+    def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
+        """Whether clients send masks of their own in round t.
+
+        `layers`: with as many weights per layer as they were sent; `any`: as they like, frozen weights excepted.
+        """
+        return None
+
+    def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
+        """An accepted update, as it comes: `model` is what the client trained, under its own mask."""
+
+    def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
+        """The next model, from the mean of the round's updates."""
+        return cohort.mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the server's rule keeps between rounds: tensors and plain values, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
+        """Goes back to what `state_dict` gave."""
+
+    # ---- client ----------------------------------------------------------------------------------------------------
+
+    def begin(self, turn: ClientTurn) -> None:
+        """The model is loaded, no step is done."""
+
+    def before_step(self, turn: ClientTurn) -> None:
+        """A step is about to begin."""
+
+    def shape_gradient_(self, turn: ClientTurn) -> None:
+        """The gradients hold loss, decay and proximal term; masks come next."""
+
+    def epoch_end(self, turn: ClientTurn, epoch: int) -> None:
+        """An epoch is over, from 0; not called after the last."""
+
+    def measure(self, turn: ClientTurn) -> dict[str, Any]:
+        """After the last step, on the device: small tensors or `Positions` that `answer` needs on the host."""
+        return {}
+
+    def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
+        """What the client sends, from what it trained and what was measured. A pure function, run on the host."""
+        return trained
+
+    def probes(self, stage: Stage, t: int) -> int:
+        """How many dense gradient batches a client computes in round t beside its steps, for the bill of FLOPs."""
+        return 0
+
+    # ---- what may be said beforehand -------------------------------------------------------------------------------
+
+    def remarks(self, stage_lengths: list[int]) -> list[str]:
+        """What a user should know of stages of these lengths (rounds), though they can be run."""
+        return []
+
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against stages of `facts.stage_lengths` rounds, one sentence each."""
+        return []
+
+
+def touches_steps(rule: Rule) -> bool:
+    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded."""
+    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in ("before_step", "shape_gradient_"))

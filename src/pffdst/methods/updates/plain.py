@@ -1,0 +1,16 @@
+"""Nothing beside training: a client sends what it trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from pffdst.methods.rule import Rule
+
+__all__ = ["Plain"]
+
+
+@final
+@dataclass(frozen=True)
+class Plain(Rule):
+    """Every hook does nothing."""

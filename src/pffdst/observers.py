@@ -1,0 +1,71 @@
+"""Who looks on: told of every finished round, and able to end the run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, final
+
+if TYPE_CHECKING:
+    from pffdst.experiment import Experiment
+    from pffdst.server.round import Round
+
+__all__ = ["EarlyStopping", "Observer"]
+
+
+class Observer(ABC):
+    """Called after every round, before its checkpoint."""
+
+    @abstractmethod
+    def on_round(self, experiment: Experiment, done: Round) -> str | None:
+        """Looks at a finished round: its plan, its record, the model `experiment.server.model` and the row
+        `experiment.progress.row`. What it gives, if anything, is why the run ends here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept between rounds, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state_dict` gave."""
+
+
+@final
+class EarlyStopping(Observer):
+    """Ends the run when a figure has not been better for `patience` evaluations, by `least` at the least.
+
+    `figure` is a column of metrics.csv, and `mode` says whether more of it is better.
+    """
+
+    def __init__(
+        self,
+        figure: str = "test/ema_acc_global",
+        mode: Literal["max", "min"] = "max",
+        patience: int = 10,
+        least: float = 0.0,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"Expected `patience` to be at least 1 evaluation, but got {patience}")
+        self.figure, self.mode, self.patience, self.least = figure, mode, patience, least
+        self._best: float | None = None
+        self._since = 0
+
+    def on_round(self, experiment: Experiment, done: Round) -> str | None:
+        """Counts evaluations that brought nothing."""
+        value = experiment.progress.row.get(self.figure)
+        if not isinstance(value, int | float):
+            return None
+        better = value if self.mode == "max" else -value
+        if self._best is None or better > self._best + self.least:
+            self._best, self._since = better, 0
+            return None
+        self._since += 1
+        if self._since < self.patience:
+            return None
+        return f"{self.figure} has not been better for {self._since} evaluations"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, and the evaluations since."""
+        return {"best": self._best, "since": self._since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state_dict` gave."""
+        self._best, self._since = state["best"], state["since"]

@@ -1,0 +1,65 @@
+"""The server average: a running mean of the aggregated model over rounds, kept by the server and never sent."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
+
+__all__ = ["ServerAverage"]
+
+
+@final
+class ServerAverage:
+    """a = beta a + (1 - beta) w under the present mask; dead weights are 0, frozen ones what they are.
+
+    With `warm_up` beta of the n-th round since it was begun is at most (1 + n) / (10 + n): a model's first rounds,
+    and with them the statistics of its first normalisation, are forgotten as fast as better ones come.
+    """
+
+    def __init__(self, beta: float, *, warm_up: bool) -> None:
+        self._beta, self._warm_up = beta, warm_up
+        self._at: Positions | None = None
+        self._held = self._rest = torch.empty(0)
+        self._rounds = 0
+
+    def begin_anew(self) -> None:
+        """Forgets: masks changed so much that the mean of before and after is neither."""
+        self._at, self._rounds = None, 0
+
+    def update(self, model: GlobalModel) -> None:
+        """A round's model joins the mean."""
+        if self._at is None:
+            self._held, self._rest = model.held, model.rest
+        else:
+            beta = self.beta
+            held = torch.lerp(model.held, self._at.carry(self._held, model.alive_at), beta)
+            self._held = model.only_trainable(held)
+            self._rest = torch.lerp(model.rest, self._rest, beta)
+        self._at = model.alive_at
+        self._rounds += 1
+
+    @property
+    def beta(self) -> float:
+        """What the next round's mean keeps of the former one."""
+        n = self._rounds
+        return min(self._beta, (1 + n) / (10 + n)) if self._warm_up else self._beta
+
+    def model(self, last: GlobalModel) -> GlobalModel:
+        """The average as a model under the masks of the `last`; the last where there is none."""
+        if self._at is None:
+            return last
+        return last.with_held(self._at.carry(self._held, last.alive_at), self._rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for the checkpoint."""
+        at = None if self._at is None else self._at.packed()
+        return {"at": at, "held": self._held, "rest": self._rest, "rounds": self._rounds}
+
+    def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
+        """Goes back to what `state_dict` gave."""
+        self._at = None if state["at"] is None else Positions.unpacked(layout, state["at"])
+        self._held, self._rest, self._rounds = state["held"], state["rest"], state["rounds"]

@@ -1,0 +1,152 @@
+"""One round at the server: tasks out, updates in, the next model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from pffdst.core.messages import ClientTask, RoundPlan, Update
+from pffdst.core.model import GlobalModel
+from pffdst.core.positions import Positions
+from pffdst.core.seeding import derive_seed
+from pffdst.methods.rule import Cohort, Rule
+from pffdst.server.holdings import Lacks
+from pffdst.wire.downlink import Broadcast
+from pffdst.wire.frame import Message, WireError
+from pffdst.wire.uplink import Report, Upload, decode_uplink
+
+if TYPE_CHECKING:
+    from pffdst.server.server import Server
+
+__all__ = ["Round", "RoundRecord"]
+
+
+@final
+@dataclass
+class RoundRecord:
+    """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed."""
+
+    reports: list[Report] = field(default_factory=list)
+    rejected: dict[int, str] = field(default_factory=dict)
+    mask_changed: int = 0
+
+
+@final
+class Round:
+    """Round `plan.t` of a server, from its plan to the next model.
+
+    `planned` is the model after the plan, `sent` what clients decode of it: the same, but for a lossy codec. The
+    calls: `tasks`, then `absorb` for every update, then `conclude`.
+    """
+
+    def __init__(self, server: Server, plan: RoundPlan, alive_before: Positions) -> None:
+        rules = server.rules
+        self.server, self.plan, self.planned = server, plan, server.model
+        self.record = RoundRecord()
+        self.news = server.holdings.news
+        self._alive_before = alive_before
+        self._form = rules.method.uplink(rules.codecs, plan.stage, plan.t, statistics=rules.statistics)
+        signals: dict[str, Any] = {}
+        for rule in rules.method:
+            signals |= rule.broadcast(server.model, plan.stage, plan.t)
+        self._broadcast = Broadcast(
+            server.model,
+            plan.t,
+            rules.codecs,
+            seed=derive_seed(rules.seed, "downlink", plan.t),
+            frozen_values=server.frozen_values,
+            declared=rules.method.down(plan.stage, plan.t),
+            signals=signals,
+        )
+        self.sent = self._broadcast.sent
+        self._sum = rules.aggregation.begin(self.sent, rules.method.absent)
+        self._observers = [rule for rule in rules.method if type(rule).observe is not Rule.observe]
+
+    def tasks(self) -> list[ClientTask]:
+        """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
+        server, plan, payloads = self.server, self.plan, dict[Lacks, bytes]()
+        tasks = []
+        for client in plan.cohort:
+            lacks = server.holdings.lacks(client) if server.rules.keep else Lacks(True, True, 0)
+            if lacks not in payloads:
+                payloads[lacks] = self._payload(lacks)
+            server.holdings.sent(client)
+            tasks.append(ClientTask(client, plan.t, payloads[lacks]))
+        return tasks
+
+    def _payload(self, lacks: Lacks) -> bytes:
+        holdings, layout = self.server.holdings, self.sent.layout
+        held = holdings.mask(lacks.held, layout) if lacks.mask or lacks.frozen else None
+        return self._broadcast.payload(
+            held=held, mask=lacks.mask, frozen=lacks.frozen, moves=holdings.moves(lacks.held)
+        )
+
+    def absorb(self, update: Update, message: Message | None = None) -> None:
+        """Takes an update into the round's mean, or leaves it out and says why in the record.
+
+        `message` is the update's payload where somebody has unpacked it already.
+        """
+        if update.payload is None:
+            self.record.rejected[update.client] = update.problem or "no answer"
+            self.server.holdings.forget(update.client)
+            return
+        try:
+            upload = decode_uplink(message or update.payload, self.sent, update.client, self.plan.t, self._form)
+        except WireError as error:
+            self.record.rejected[update.client] = str(error)
+            return
+        self._sum.add(upload)
+        self.record.reports.append(upload.report)
+        for rule in self._observers:
+            model, samples = self._trained(upload), upload.report.samples
+            rule.observe(update.client, model, samples, upload.signals, self.plan.stage, self.plan.t)
+
+    def _trained(self, upload: Upload) -> GlobalModel:
+        """What a client trained, under its own mask; what was sent where it only answered a question."""
+        sent = self.sent
+        if upload.weights is None or upload.parameters is None:
+            return sent
+        statistics = upload.statistics
+        if statistics is None:
+            statistics = sent.rest[len(upload.parameters) :]
+        rest = torch.cat([upload.parameters, statistics])
+        return sent.moved(sent.frozen_at.plus(upload.at)).with_trained(upload.weights, rest)
+
+    def conclude(self) -> RoundRecord:
+        """Makes the next model from the round's mean; without a single update it stays as it is."""
+        server, plan, cohort = self.server, self.plan, self._sum.result()
+        if cohort is not None:
+            self._next(cohort)
+        if plan.t >= 0:
+            server.average.update(server.model)
+        now = server.model.alive_at
+        self.record.mask_changed = 0 if now is self._alive_before else len(now.without(self._alive_before))
+        return self.record
+
+    def _next(self, cohort: Cohort) -> None:
+        """The server's step on the mean, then the rules'."""
+        server, plan, rules = self.server, self.plan, self.server.rules
+        cohort = replace(cohort, before=self.planned)
+        if plan.t >= 0:
+            cohort = replace(cohort, mean=rules.optimizer.step(self.planned, self._whole(cohort)))
+        for rule in rules.method:
+            seed = derive_seed(rules.seed, "after", plan.t)
+            cohort = replace(cohort, mean=rule.after_round(cohort, plan.stage, plan.t, seed))
+        if plan.t >= 0:
+            server.take(cohort.mean)
+
+    def _whole(self, cohort: Cohort) -> GlobalModel:
+        """The mean with what a lossy codec took away on the way down: error feedback at the server.
+
+        Clients moved on from `sent`, so the server adds their mean change to the exact values that it kept.
+        """
+        mean, exact, sent = cohort.mean, self.planned, self.sent
+        if exact is sent:
+            return mean
+        lost = exact.trainable_at.carry(exact.trained - sent.trained, mean.alive_at)
+        whole = mean.held + lost
+        if self.server.rules.method.absent == "left_out":  # what nobody held stays as it is, to the bit
+            whole = torch.where(cohort.support > 0, whole, exact.alive_at.carry(exact.held, mean.alive_at))
+        return mean.with_held(whole, mean.rest)

@@ -1,0 +1,42 @@
+"""The laws of every group of options, for options of one's own as for the package's: import them into your tests.
+
+    from pffdst import testing
+
+    def test_my_rule():
+        testing.check_rule(MyRule())
+
+Each function raises AssertionError naming the law that does not hold. All of them take seconds and need no data.
+"""
+
+from __future__ import annotations
+
+from pffdst.testing.laws import (
+    check_aggregation,
+    check_allocation,
+    check_augmentation,
+    check_codec,
+    check_freeze,
+    check_lr_schedule,
+    check_model,
+    check_objective,
+    check_optimizer,
+    check_participation,
+    check_server_optimizer,
+)
+from pffdst.testing.runs import SmallRun, check_rule
+
+__all__ = [
+    "SmallRun",
+    "check_aggregation",
+    "check_allocation",
+    "check_augmentation",
+    "check_codec",
+    "check_freeze",
+    "check_lr_schedule",
+    "check_model",
+    "check_objective",
+    "check_optimizer",
+    "check_participation",
+    "check_rule",
+    "check_server_optimizer",
+]

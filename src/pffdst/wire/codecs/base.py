@@ -1,0 +1,220 @@
+"""Values as bytes. A codec turns a float vector into a section and back, knowing how many values are due.
+
+The coding of a value section is a format in its low four bits, and flags:
+
+    1 fp32    single precision
+    2 fp64    double precision, for runs in float64
+    3 fp16    e as i8, then half precision of value * 2^-e
+    4 bf16    the upper halves of single precision
+    5 int8    block length B as u16, one bf16 scale a block, one signed byte a value: value = scale * (-127 .. 127)
+    6 int4    the same with four bits a value in two's complement, -7 .. 7, the first of two in the low half of a byte;
+              an odd number of values ends with -8
+    7 to 9    the package's to come; 10 to 15 are for codecs of one's own
+
+    0x10      compressed: before each plane stands a u32, the length of the zstandard frame that holds it, or 0 where it
+              stands as it is
+    0x20      difference: what is sent is to be added to what the receiver holds. In fp32 and fp64, which stay exact,
+              the bit patterns are added as integers; of their difference d, modulo 2^32 or 2^64 and taken as signed,
+              the zigzag code is sent: 2 d where d >= 0, else -2 d - 1
+
+A body is the head (e or B), then planes: the first bytes of all scales, their second bytes, the first bytes of all
+values, their second bytes, and so on. All numbers are little-endian. Lossy formats round at random, so that the error
+has mean 0; the seed is the sender's.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pffdst.wire.frame import Section, WireError
+
+__all__ = [
+    "Bytes",
+    "ValueCodec",
+    "added_to",
+    "change_of",
+    "from_upper",
+    "generator",
+    "joined",
+    "pattern_of",
+    "planes_of",
+]
+
+COMPRESSED, DIFFERENCE = 0x10, 0x20
+_LENGTH = struct.Struct("<I")
+
+Bytes = NDArray[np.uint8]
+
+
+class ValueCodec(ABC):
+    """How values travel. Both ends use the codec of the run's configuration; a section names its coding as well.
+
+    `level` is zstandard's (1 .. 19; 0 does not compress). With `difference` a client's update is sent as what it
+    changes. `exact`: what is decoded is what was encoded. With `client_feedback` (lossy codecs) a client keeps what
+    rounding took from its update and adds it to its next. ValueError where a number is out of its range.
+    """
+
+    exact: ClassVar[bool] = False
+    client_feedback = False
+    formats: ClassVar[tuple[int, ...]]
+
+    def __init__(self, level: int = 1, difference: bool = True) -> None:
+        if not 0 <= level <= 19:
+            raise ValueError(f"Expected `codec.level` to be in 0 .. 19, 0 for no compression, but got {level}")
+        self.level = level
+        self.difference = difference
+
+    # ---- what a codec is ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
+        """The format, the head, and the planes, each uint8 and contiguous."""
+
+    @abstractmethod
+    def planes(self, form: int, head: bytes, count: int) -> list[int]:
+        """The lengths of the planes that hold `count` values. ValueError where the head is none."""
+
+    @abstractmethod
+    def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
+        """The values [count] of planes that have their due lengths. ValueError if no codec can have written them."""
+
+    def head_bytes(self, form: int) -> int:
+        """How many bytes a head has."""
+        return 0
+
+    # ---- there and back ----------------------------------------------------------------------------------------------
+
+    def encode(self, values: Tensor, *, seed: int = 0, base: Tensor | None = None) -> Section:
+        """A flat vector [n] as a section; `base` [n] is what the receiver holds, `seed` the rounding's."""
+        if not self.difference:
+            base = None
+        form, head, planes = self.write(values.contiguous(), base, seed)
+        coding = form | (0 if base is None else DIFFERENCE)
+        packed = [self._packed(plane) for plane in planes] if self.level else []
+        if any(packed):
+            parts: list[Any] = [head]
+            for plane, small in zip(planes, packed, strict=True):
+                parts += [_LENGTH.pack(len(small)), small or plane.data]
+            return Section(coding | COMPRESSED, b"".join(parts))
+        return Section(coding, b"".join([head, *(plane.data for plane in planes)]))
+
+    def _packed(self, plane: Bytes) -> bytes:
+        """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
+        small = _compressor(self.level).compress(plane.data)
+        return small if len(small) < len(plane) else b""
+
+    def decode(self, section: Section, count: int, name: str, *, base: Tensor | None = None) -> Tensor:
+        """A section back to float [count]. Raises WireError naming `name` where it is malformed or not finite."""
+        form, flags = section.coding & 0x0F, section.coding & 0xF0
+        if form not in self.formats or flags & ~(COMPRESSED | DIFFERENCE):
+            raise WireError(f"{name}: value coding {section.coding} is not one of this run's codec")
+        if not flags & DIFFERENCE:
+            base = None
+        elif base is None:
+            raise WireError(f"{name}: a difference was sent where the receiver holds no values")
+        head = bytes(section.body[: self.head_bytes(form)])
+        try:
+            lengths = self.planes(form, head, count)
+            planes = _split(section.body, len(head), lengths, packed=bool(flags & COMPRESSED))
+            values = self.read(form, head, planes, count, base)
+        except (ValueError, zstandard.ZstdError) as error:
+            raise WireError(f"{name}: {error}") from error
+        if not np.isfinite(values.numpy()).all():
+            raise WireError(f"{name}: a value is not finite")
+        return values
+
+
+def _split(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed: bool) -> list[Bytes]:
+    """The planes of a body, from offset `at`. ValueError where the body does not hold just them."""
+    view, planes = memoryview(body), []
+    for length in lengths:
+        size = 0
+        if packed:
+            if at + _LENGTH.size > len(view):
+                raise ValueError(f"the body of {len(view)} bytes ends before the length of a plane")
+            (size,) = _LENGTH.unpack_from(view, at)
+            at += _LENGTH.size
+        end = at + (size or length)
+        if end > len(view):
+            raise ValueError(f"expected at least {end} bytes of values, but got {len(view)}")
+        part = view[at:end]
+        planes.append(np.frombuffer(_unpacked(part, length) if size else part, np.uint8))
+        at = end
+    if at != len(view):
+        raise ValueError(f"expected {at} bytes of values, but got {len(view)}")
+    return planes
+
+
+_own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """This thread's compressor of a level."""
+    made = _own.__dict__.setdefault("compressors", {})
+    if level not in made:
+        made[level] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    return made[level]  # type: ignore[no-any-return]
+
+
+def _unpacked(frame: memoryview, length: int) -> bytes:
+    """The content of a frame, which says that it has `length` bytes."""
+    size = zstandard.frame_content_size(frame)
+    if size != length:
+        raise ValueError(f"a frame of {size} bytes cannot hold the {length} that are due")
+    if "decompressor" not in _own.__dict__:
+        _own.decompressor = zstandard.ZstdDecompressor()
+    content: bytes = _own.decompressor.decompress(frame, max_output_size=length, allow_extra_data=False)
+    return content
+
+
+# ---- what codecs share -----------------------------------------------------------------------------------------------
+
+
+def planes_of(codes: NDArray[Any]) -> list[Bytes]:
+    """Codes [n] of several bytes as their planes, the low bytes first."""
+    words = codes.view(f"u{codes.itemsize}")
+    return [(words >> words.dtype.type(8 * k)).astype(np.uint8) for k in range(codes.itemsize)]
+
+
+def joined(planes: Sequence[Bytes], dtype: str) -> NDArray[Any]:
+    """The codes [n] of planes, in writable memory; `dtype` is little-endian."""
+    made = np.empty((len(planes[0]), len(planes)), np.uint8)
+    for k, plane in enumerate(planes):
+        made[:, k] = plane
+    return made.reshape(-1).view(dtype)
+
+
+def pattern_of(values: Tensor) -> NDArray[np.signedinteger[Any]]:
+    """The bit patterns of floats as signed integers."""
+    array = values.contiguous().numpy()
+    return array.view(f"i{array.itemsize}")
+
+
+def generator(seed: int) -> torch.Generator:
+    """The draw that rounds."""
+    return torch.Generator().manual_seed(seed)
+
+
+def change_of(values: Tensor, base: Tensor | None) -> Tensor:
+    """What is sent of `values` to who holds `base`, in single precision."""
+    return values.float() if base is None else (values - base).float()
+
+
+def added_to(values: Tensor, base: Tensor | None) -> Tensor:
+    """What the receiver makes of it."""
+    return values if base is None else base + values
+
+
+def from_upper(upper: NDArray[Any]) -> NDArray[np.float32]:
+    """The floats whose patterns' upper halves, u16, these are."""
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

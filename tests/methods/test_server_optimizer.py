@@ -1,0 +1,100 @@
+"""What the server makes of a mean: momentum is its recursion, and follows the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.seeding import generator_for
+from pffdst.methods.server_optimizer import Mean, Momentum
+
+MakeModel = Callable[..., GlobalModel]
+
+
+def means(count: int) -> list[Tensor]:
+    return [torch.randn(42, generator=generator_for(t, "mean")) for t in range(count)]
+
+
+def under(model: GlobalModel, values: Tensor) -> GlobalModel:
+    """A mean under the masks of a model: dead weights 0, frozen ones its own."""
+    held = torch.cat([model.trainable, torch.ones(10, dtype=torch.bool)])
+    return model.with_values(torch.where(held, values, model.values))
+
+
+def test_the_mean_is_the_mean(layout: Layout, make_model: MakeModel) -> None:
+    model = make_model(layout)
+    mean = under(model, means(1)[0])
+    assert Mean().step(model, mean) is mean
+
+
+def test_momentum_is_its_recursion(layout: Layout, make_model: MakeModel) -> None:
+    model = make_model(layout, alive=1.0)
+    rule, w, v = Momentum(beta=0.7), model.values[:39].double(), torch.zeros(39, dtype=torch.float64)
+    for mean in means(6):
+        model = rule.step(model, model.with_values(mean))
+        v = 0.7 * v + (mean[:39].double() - w)
+        w = w + v
+        assert torch.allclose(model.values[:39].double(), w, atol=1e-5)
+        assert torch.equal(model.values[39:], mean[39:]), "statistics take the mean"
+
+
+def test_momentum_without_beta_is_the_mean(layout: Layout, make_model: MakeModel) -> None:
+    model, rule = make_model(layout, alive=0.6, frozen=0.4), Momentum(beta=0.0)
+    for values in means(3):
+        mean = under(model, values)
+        model = rule.step(model, mean)
+        assert torch.allclose(model.values, mean.values, atol=1e-6)
+
+
+def test_dead_and_frozen_weights_have_no_momentum(layout: Layout, make_model: MakeModel) -> None:
+    model, rule = make_model(layout, alive=0.6, frozen=0.4), Momentum()
+    start, held = model, ~model.trainable
+    for values in means(4):
+        model = rule.step(model, under(model, values))
+        assert torch.equal(model.weights[held], start.weights[held])
+        assert torch.equal(model.alive, start.alive)
+        assert torch.equal(model.frozen, start.frozen)
+
+
+def test_a_weight_that_is_pruned_loses_its_momentum(layout: Layout, make_model: MakeModel) -> None:
+    model, rule = make_model(layout, alive=1.0), Momentum()
+    model = rule.step(model, model.with_values(means(1)[0]))
+    pruned = model.with_masks(torch.arange(32) >= 5)
+    pruned = rule.step(pruned, pruned)
+    grown = pruned.with_masks(torch.ones(32, dtype=torch.bool))
+    stepped = rule.step(grown, grown)
+    assert torch.equal(stepped.weights[:5], torch.zeros(5))
+    assert bool((stepped.weights[5:] != grown.weights[5:]).all()), "the others go on as they went"
+
+
+def test_a_weight_that_clients_have_grown_starts_at_zero(layout: Layout, make_model: MakeModel) -> None:
+    model, rule = make_model(layout, alive=0.5), Momentum()
+    mean = model.with_masks(torch.ones(32, dtype=torch.bool)).with_values(means(1)[0])
+    stepped = rule.step(model, mean)
+    assert torch.equal(stepped.alive, mean.alive)
+    assert not bool(stepped.weights[~model.alive].any())
+
+
+def test_the_momentum_goes_through_a_checkpoint(layout: Layout, make_model: MakeModel) -> None:
+    model, kept, again = make_model(layout), Momentum(), Momentum()
+    one, two = (under(model, values) for values in means(2))
+    kept.step(model, one)
+    again.load_state_dict(kept.state_dict(), layout)
+    assert kept.step(model, two).same_as(again.step(model, two))
+
+
+def test_an_optimizer_that_never_stepped_goes_through_a_checkpoint(layout: Layout, make_model: MakeModel) -> None:
+    model, again = make_model(layout), Momentum()
+    again.load_state_dict(Momentum().state_dict(), layout)
+    mean = under(model, means(1)[0])
+    assert again.step(model, mean).same_as(Momentum().step(model, mean))
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0])
+def test_beta_out_of_range_is_named(beta: float) -> None:
+    with pytest.raises(ValueError, match=f"server_optimizer.beta.*{beta}"):
+        Momentum(beta=beta)

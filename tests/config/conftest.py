@@ -14,6 +14,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from pffdst.config.schema import groups
 from pffdst.core.facts import Facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,7 +209,11 @@ def clean_globals() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "configs"
-    for name, text in CONFIGS.items():
+    others = [name for name, kind in groups().items() if not kind.optional and f"- {name}:" not in CONFIGS["train"]]
+    lines = "".join(f"\n          - {name}: plain" for name in others)
+    train = {"train": CONFIGS["train"].replace("- _self_", f"- _self_{lines}")}
+    plain = {f"{name}/plain": "{_target_: FAKES.Plain}" for name in others}
+    for name, text in {**CONFIGS, **train, **plain}.items():
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).replace("FAKES", FAKES))

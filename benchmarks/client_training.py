@@ -26,7 +26,7 @@ from rich.table import Table
 from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
 
 TARGET = 0.65

@@ -26,7 +26,7 @@ from rich.table import Table
 from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
 from pffdst.measure.memory import memory_mb
 

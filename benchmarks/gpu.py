@@ -39,7 +39,7 @@ from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, quartiles, write_result
 from engines import play
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.engines.batched import numerics
 from pffdst.engines.slots import Loaded, Slot, SlotSettings
 from pffdst.experiment import Experiment

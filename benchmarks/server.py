@@ -22,7 +22,7 @@ from rich.table import Table
 
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import RunningMean
 from pffdst.models.inputs import Normalise

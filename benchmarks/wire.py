@@ -27,7 +27,7 @@ from torch import Tensor
 
 from common import ROOT, cifar10_folder, console, describe, load, timed, write_result
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.flat import layout_of
 from pffdst.core.masks import random_positions
 from pffdst.core.model import Layout

@@ -31,7 +31,7 @@ from rich.progress import track
 
 from common import ROOT, console, describe, write_result
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.model import GlobalModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import WireError, unpack

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pffdst.config.check import ConfigError, check
-from pffdst.config.session import session
+from pffdst.config.compose import session
 from pffdst.core.errors import UserError
 
 __all__ = ["CONFIGS", "STUDIES", "Job", "Row", "Section", "Study", "checked", "jobs_of", "load", "names"]

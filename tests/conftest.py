@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from pffdst.build import build
 from pffdst.client.turn import ClientSetup
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask, RoundPlan, Update
 from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.core.seeding import generator_for

@@ -9,14 +9,14 @@ from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchmetrics import Metric
 
 from pffdst.client.turn import ClientSetup
-from pffdst.config.check import ConfigError
-from pffdst.config.targets import accepted_keys, locate
+from pffdst.config.check import ConfigError, data_problems
+from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout, Stage
@@ -53,8 +53,6 @@ from pffdst.wire.codecs.floats import Float32
 __all__ = ["Parts", "build", "follow", "parts"]
 
 _log = logging.getLogger(__name__)
-# A method's label names the overrides that make it an ablation.
-_METHOD_GROUPS = ("allocation", "readjust", "freeze", "updates", "aggregation", "server_optimizer", "codec")
 
 
 @final
@@ -254,13 +252,8 @@ def _dataset(cfg: DictConfig) -> Dataset:
 
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    problems = list(instantiate(cfg.partition).problems(dataset.train, cfg.clients))
-    needed = getattr(get_object(cfg.model._target_), "min_size", 1)
-    if dataset.size < needed:
-        problems.append(
-            f"the model needs images of at least {needed}x{needed}, but {dataset.name} has "
-            f"{dataset.size}x{dataset.size}: use model=cnn"
-        )
+    problems = list(instantiate(cfg.partition).misfits(dataset.train, cfg.clients))
+    problems += data_problems(cfg, samples=len(dataset.train), size=dataset.size, dataset=dataset.name)
     if problems:
         raise ConfigError(problems)
 
@@ -303,7 +296,7 @@ def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
     """What the run is called, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    name = f"{_method(cfg)} s={cfg.sparsity} seed={cfg.seed}"
+    name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
     return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
 
 
@@ -314,14 +307,14 @@ def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
         "csv": CsvLogger([*dict.fromkeys((*names, *Ledger.COLUMNS))]),
         "console": ConsoleLogger(cfg.rounds, cfg.eval_every),
     }
-    chosen = {f"logger.{key}": instantiate(node) for key, node in cfg.logger.items() if node is not None}
+    chosen = {f"logger.{key}": instantiate(node) for key, node in (cfg.logger or {}).items() if node is not None}
     return Loggers(always | chosen)
 
 
 def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
     """The metrics of the group `metrics` by name; those that take the number of classes are told it."""
     made = {}
-    for name, node in cfg.metrics.items():
+    for name, node in (cfg.metrics or {}).items():
         if node is not None:
             accepted = accepted_keys(locate(str(node["_target_"])))
             asks = accepted is None or "num_classes" in accepted
@@ -348,17 +341,9 @@ def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
 
 def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
     return {
-        "method": _method(cfg),
+        "method": cfg.label,
         "dataset": dataset.name,
         "model": type(network.module).__name__,
         "seed": cfg.seed,
         "sparsity_target": cfg.sparsity,
     }
-
-
-def _method(cfg: DictConfig) -> str:
-    """The preset's name, and the overrides that make an ablation of it: `pffdst freeze=none`."""
-    if not HydraConfig.initialized():
-        return str(cfg.method_name)
-    given = [str(line) for line in HydraConfig.get().overrides.task]
-    return " ".join([cfg.method_name, *(line for line in given if line.split("=")[0].split(".")[0] in _METHOD_GROUPS)])

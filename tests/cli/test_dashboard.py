@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pffdst.build import build
 from pffdst.cli.dashboard import GROUPED_BY, SECTIONS, main, workspace
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.launch import recorded_run
 
 ROOT = Path(__file__).resolve().parents[2]

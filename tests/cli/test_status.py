@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pffdst.cli.status import main
 from pffdst.runs.jobs import LOCK, RUN
-from pffdst.search.study import OBJECTIVES, Study
+from pffdst.search.trials import OBJECTIVES, Trials
 
 
 def run(folder: Path, status: str, *overrides: str) -> Path:
@@ -65,7 +65,7 @@ def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
 def test_a_search(tmp_path: Path) -> None:
     folder = tmp_path / "searches" / "x"
     folder.mkdir(parents=True)
-    study = Study.open(folder, {OBJECTIVES: {"cost/bytes": "minimize"}}, ["search=x", "lr=0.1"], wanted=3)
+    study = Trials.open(folder, {OBJECTIVES: {"cost/bytes": "minimize"}}, ["search=x", "lr=0.1"], wanted=3)
     proposal = study.propose({"momentum": FloatDistribution(0, 0.9)}, lambda number: RandomSampler(seed=number))
     run(folder / "0", "done", f"momentum={proposal.values['momentum']}")
     study.succeeded(0, {"cost/bytes": 2e6})

@@ -14,6 +14,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from pffdst.config.schema import groups
+from pffdst.core.facts import Facts
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,14 +29,14 @@ class Source:
     path: str | None = None
     present: bool = True
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         return [] if self.present else ["the files of this dataset are not there"]
 
 
 class SmallNet:
     min_size: ClassVar[int] = 4
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
         raise AssertionError("the check makes no model")
 
 
@@ -41,18 +44,47 @@ class LargeNet(SmallNet):
     min_size: ClassVar[int] = 13
 
 
+class Anything(LargeNet):
+    def __init__(self, **keywords: float) -> None:
+        super().__init__(1)
+
+
+@dataclass
+class Pace:
+    """A component inside another."""
+
+    every: int = 1
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"expected every >= 1, got {self.every}")
+
+    def problems(self, facts: Facts) -> list[str]:
+        return [f"a pace of {self.every} needs more rounds"] if (facts.rounds or self.every) < self.every else []
+
+
+class Writer:
+    """A logger: making one would open files."""
+
+    def __init__(self, project: str, mode: str = "auto") -> None:
+        raise AssertionError("the check makes no logger")
+
+
 @dataclass
 class Rule:
     interval: int = 10
     ratio: float = 0.5
     mode: Literal["a", "b"] = "a"
+    pace: Pace | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"expected 0 <= ratio <= 1, got {self.ratio}")
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
-        return [f"stages {stage_lengths} are too short"] if min(stage_lengths) < self.interval else []
+    def problems(self, facts: Facts) -> list[str]:
+        lengths = list(facts.stage_lengths or ())
+        return [f"stages {lengths} are too short"] if min(lengths, default=self.interval) < self.interval else []
 
 
 @dataclass
@@ -60,8 +92,8 @@ class Halves:
     def stage_lengths(self, rounds: int) -> list[int]:
         return [rounds // 2, rounds - rounds // 2]
 
-    def problems(self, rounds: int) -> list[str]:
-        return [] if rounds >= 2 else ["two stages need two rounds"]
+    def problems(self, facts: Facts) -> list[str]:
+        return [] if facts.rounds is None or facts.rounds >= 2 else ["two stages need two rounds"]
 
 
 @dataclass
@@ -134,15 +166,19 @@ CONFIGS = {
     "partition/equal": "{_target_: FAKES.Plain}",
     "model/net": "{_target_: FAKES.SmallNet}",
     "model/large": "{_target_: FAKES.LargeNet}",
+    "model/any": "{_target_: FAKES.Anything}",
     "model/absent": "{_target_: FAKES.nowhere.Net}",
     "readjust/rule": "{_target_: FAKES.Rule, interval: 10, ratio: 0.5, mode: a}",
+    "readjust/paced": "{_target_: FAKES.Rule, interval: 10, pace: {_target_: FAKES.Pace, every: 3}}",
     "readjust/still": "{_target_: FAKES.Plain}",
     "readjust/typo": "{_target_: FAKES.Rule, intervall: 10}",
     "freeze/halves": "{_target_: FAKES.Halves}",
     "freeze/none": "{_target_: FAKES.Plain}",
     "aggregation/more": "{_target_: FAKES.NeedsMore, beta: 0.9}",
     **{f"{group}/plain": "{_target_: FAKES.Plain}" for group in ("allocation", "codec", "engine", "participation")},
-    "logger/none": "{wandb: null}",
+    "logger/none": "# nothing",
+    "logger/one": "one: {_target_: FAKES.Writer, project: p}",
+    "logger/two": "two: {_target_: FAKES.Writer, project: p}",
     "paths/default": "{logs: logs, data: data}",
     "method/one": "# @package _global_\nmethod_name: one\nlocal_epochs: 2",
     "method/two": "# @package _global_\ndefaults:\n  - override /readjust: still\nmethod_name: two\nlocal_epochs: 3",
@@ -156,7 +192,7 @@ CONFIGS = {
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType(FAKES)
-    for thing in (Source, SmallNet, LargeNet, Rule, Halves, Plain, Share, NeedsMore):
+    for thing in (Source, SmallNet, LargeNet, Anything, Writer, Pace, Rule, Halves, Plain, Share, NeedsMore):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, FAKES, module)
 
@@ -173,7 +209,11 @@ def clean_globals() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "configs"
-    for name, text in CONFIGS.items():
+    others = [name for name, kind in groups().items() if not kind.optional and f"- {name}:" not in CONFIGS["train"]]
+    lines = "".join(f"\n          - {name}: plain" for name in others)
+    train = {"train": CONFIGS["train"].replace("- _self_", f"- _self_{lines}")}
+    plain = {f"{name}/plain": "{_target_: FAKES.Plain}" for name in others}
+    for name, text in {**CONFIGS, **train, **plain}.items():
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).replace("FAKES", FAKES))

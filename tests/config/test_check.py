@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import ConfigError, check, problems_of
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Choices
+from pffdst.config.compose import Composed, compose, register, session
 from pffdst.config.ranges import range_problems
-from pffdst.config.schema import RootConfig, register
-from pffdst.config.session import Composed, compose, session
+from pffdst.config.schema import RootConfig
 from pffdst.core.errors import UserError
 
 
 def problems(configs: Path, *overrides: str) -> list[str]:
     composed = _composed(configs, *overrides)
-    return problems_of(composed.cfg, composed.origin)
+    return problems_of(composed.cfg, composed.choices)
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def test_model_and_dataset_must_fit(configs: Path) -> None:
 
 
 def test_labels_without_hydra_are_the_class_names(configs: Path) -> None:
-    [line] = problems_of(compose(["model=large"], configs), Origin())
+    [line] = problems_of(compose(["model=large"], configs), Choices())
     assert line.startswith("model=LargeNet needs images of at least 13x13, but dataset=Source has 8x8")
 
 
@@ -134,14 +134,14 @@ def test_unknown_keys_of_a_group(configs: Path) -> None:
     ],
 )
 def test_types_of_group_values(configs: Path, override: str, expected: str) -> None:
-    [line] = problems_of(changed(configs, override), Origin())
+    [line] = problems_of(changed(configs, override), Choices())
     assert line.startswith(override.partition("=")[0])
     assert f"expected {expected}" in line
 
 
 @pytest.mark.parametrize("override", ["readjust.ratio=1", "readjust.mode=b", "dataset.size=null", "dataset.mean=[1]"])
 def test_values_that_fit_their_types(configs: Path, override: str) -> None:
-    assert problems_of(changed(configs, override), Origin()) == []
+    assert problems_of(changed(configs, override), Choices()) == []
 
 
 def test_constructor_refusals_are_problems(configs: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_target_that_cannot_be_imported_is_a_problem(configs: Path) -> None:
 def test_a_group_without_a_target(configs: Path) -> None:
     cfg = compose([], configs)
     cfg.codec = 3
-    assert problems_of(cfg, Origin())[0].startswith("codec: expected a mapping with a _target_, got 3")
+    assert problems_of(cfg, Choices())[0].startswith("codec: expected a mapping with a _target_, got 3")
 
 
 def test_a_preset_for_an_option_not_chosen_is_left_out(configs: Path) -> None:

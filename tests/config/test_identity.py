@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from pffdst.config.compose import compose as compose_anew
 from pffdst.config.identity import differences, engine_identity, fingerprint
-from pffdst.config.session import compose as compose_anew
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from pffdst.config.check import ConfigError
+from pffdst.config.compose import compose
 from pffdst.config.overrides import preflight
 
 
@@ -34,7 +35,7 @@ def test_flags_go_behind_the_overrides(configs: Path) -> None:
 
 @pytest.mark.parametrize("flags", [["--help"], ["--hydra-help"], ["--help", "sparity=2"]])
 def test_help_is_never_refused(configs: Path, flags: list[str]) -> None:
-    assert preflight(flags, configs) == flags
+    assert sorted(preflight(flags, configs)) == sorted(flags)
 
 
 def test_hydras_own_options_are_its_own_words(configs: Path) -> None:
@@ -74,16 +75,21 @@ WORDS = {
     "lr=x": "expected a number; write e.g. lr=0.05",
     "tags=a": "expected a list, such as [a,b]",
     "+lr=1": "write lr=1",
-    "++lr=1": "write lr=1",
     "+experiment=exp": "write experiment=exp",
     "+sparity=0.5": "did you mean sparsity?",
     "~lr": "lr=0.05",
-    "~experiment": "leave it out",
+    "~experiment": "write experiment=null",
+    "~logger": "write logger=null",
+    "++sparity=0.5": "did you mean sparsity?",
+    "+readjust.intervall=1": "did you mean readjust.interval?",
+    "+readjust.interval=1": "write readjust.interval=1",
+    "logger=[one,tow]": "logger=tow: no such option; did you mean two? options: logger=none, logger=one, logger=two",
     "~partition": "choose an option: partition=equal, partition=share",
     "lr": "expected key=value",
     "seed=0,1": "python train.py -m seed=0,1",
     "sweep=good": "python train.py -m sweep=good",
-    "--lr=0.1": "write lr=0.1",
+    "--lr": "write lr=...",
+    "--rate=0.1": "there is no such key",
     "hydra.run.dir=a=b": "hydra.run.dir='a=b'",
     "name=a{b": "name='a{b'",
 }
@@ -94,7 +100,8 @@ def test_each_problem_says_what_to_write(configs: Path) -> None:
     assert len(lines) == len(WORDS)
     for argument, words in WORDS.items():
         # The whole argument, or its key alone where the key is the trouble.
-        told = [line for line in lines if line.startswith((f"{argument}:", f"{argument.partition('=')[0]}:"))]
+        key = argument.partition("=")[0].lstrip("-")
+        told = [line for line in lines if line.startswith((f"{argument}:", f"{key}:", f"{key}=tow:"))]
         assert any(words in line for line in told), (argument, told)
 
 
@@ -111,15 +118,104 @@ def test_a_preset_key_named_on_the_command_line_is_not_left_out(configs: Path) -
     assert refused(configs, "experiment=exp", "partition=equal", "partition.alpha=1")
 
 
-def test_sweeps_are_looked_at_but_not_their_ranges(configs: Path) -> None:
-    argv = ["-m", "sparsity=0.5,2", "readjust=rule,still", "seed=range(0,3)"]
+def test_every_job_of_a_sweep_is_checked_before_the_first(configs: Path) -> None:
+    argv = ["-m", "sparsity=0.5,0.9", "readjust=rule,still", "seed=range(0,3)"]
     assert preflight(argv, configs) == [*argv[1:], "-m"]
+    [line] = refused(configs, "-m", "sparsity=0.9,95", "seed=0,1")
+    assert line.startswith("sparsity=95.0: expected 0 <= sparsity < 1; write e.g. sparsity=0.95")
+    assert line.endswith("(job 2 and 1 more of 4: sparsity=95 seed=0)")
+    assert refused(configs, "-m", "seed=0,-1") == [
+        "seed=-1: expected 0 <= seed < 2**63; write e.g. seed=0 (job 1 of 2: seed=-1)"
+    ]
+    assert refused(configs, "-m", "rounds=10,60", "freeze=halves,none") == [
+        "stages [5, 5] are too short (job 0 of 4: rounds=10 freeze=halves)"
+    ]
+    assert refused(configs, "-m", "cohort=30", "seed=0,1")[0].endswith("cohort=20 or clients=30"), "all jobs have it"
+
+
+def test_the_keys_of_a_sweep_are_looked_at_beside_every_option(configs: Path) -> None:
     [line] = refused(configs, "-m", "lr=0.1,abc")
     assert line.startswith("lr=abc: expected a number")
     [line] = refused(configs, "-m", "partition=share,shar")
     assert line.startswith("partition=shar: no such option")
     [line] = refused(configs, "-m", "readjust=rule,still", "readjust.ratio=0.1")
     assert "beside readjust=still there is no such key" in line
+
+
+def test_two_jobs_of_one_folder_are_told_before(configs: Path) -> None:
+    swept = ["-m", "seed=0,1", "lr=0.1,0.2"]
+    assert preflight([*swept, "hydra.sweep.subdir=${hydra.job.override_dirname}"], configs)
+    assert preflight([*swept, "hydra.sweep.subdir=s${seed}/lr${lr}"], configs)
+    lines = refused(configs, *swept, "hydra.sweep.subdir=s${seed}")
+    assert [line.split(":")[1].split(";")[0] for line in lines] == [
+        " jobs 0, 1 would all write to s0",
+        " jobs 2, 3 would all write to s1",
+    ]
+
+
+def test_keys_of_the_constructor_can_be_set_though_the_yaml_has_them_not(configs: Path) -> None:
+    for typed in ("model.dropout=0.1", "+model.dropout=0.1", "++model.dropout=0.1", "--model.dropout=0.1"):
+        argv = preflight([typed, "seed=1"], configs)
+        assert argv in (["++model.dropout=0.1", "seed=1"], ["+model.dropout=0.1", "seed=1"])
+        assert compose(argv, configs).model.dropout == 0.1
+    assert preflight(["-m", "model.dropout=0.1,0.2"], configs) == ["++model.dropout=0.1,0.2", "-m"]
+    [line] = refused(configs, "model.dropout=much")
+    assert line.startswith("model.dropout=much: expected a number; write e.g. model.dropout=0.0")
+    [line] = refused(configs, "model=large", "+model.drop=0.1", "dataset.size=32")
+    assert line == "model.drop: LargeNet has no such key; did you mean dropout?"
+
+
+def test_a_constructor_of_any_keyword_takes_a_plus_sign(configs: Path) -> None:
+    argv = ["model=any", "dataset.size=32", "+model.width=2"]
+    assert compose(preflight(argv, configs), configs).model.width == 2
+    assert "write +model.width=2" in refused(configs, *argv[:2], "model.width=2")[0]
+
+
+def test_keys_of_components_inside_components(configs: Path) -> None:
+    argv = ["readjust=paced", "readjust.pace.every=5", "readjust.pace.until=0.5"]
+    node = compose(preflight(argv, configs), configs).readjust.pace
+    assert (node.every, node.until) == (5, 0.5)
+    assert refused(configs, "readjust=paced", "readjust.pace.evry=5") == [
+        "readjust.pace.evry: there is no such key; did you mean readjust.pace.every?"
+    ]
+    [line] = refused(configs, "readjust=paced", "readjust.pace.every=often")
+    assert line == "readjust.pace.every=often: expected a whole number; write e.g. readjust.pace.every=1"
+    assert refused(configs, "readjust=paced", "readjust.pace.every=0") == ["readjust.pace: expected every >= 1, got 0"]
+    assert refused(configs, "readjust=paced", "readjust.pace.every=999") == ["a pace of 999 needs more rounds"]
+
+
+def test_null_where_a_group_may_be_off(configs: Path) -> None:
+    for group in ("logger", "experiment", "sweep"):
+        assert preflight([f"{group}=null"], configs) == [f"{group}=[]"], "which is how Hydra takes it"
+    assert preflight(["search=null"], configs) == ["search=null"]
+    assert dict(compose(["logger=[]"], configs).logger) == {}
+    assert preflight(["-m", "logger=one,null"], configs) == ["logger=one,[]", "-m"]
+
+
+def test_several_options_of_a_group_that_holds_several(configs: Path) -> None:
+    argv = ["logger=[one,two]", "logger.two.project=q"]
+    found = compose(preflight(argv, configs), configs).logger
+    assert {name: node.project for name, node in found.items()} == {"one": "p", "two": "q"}
+    assert preflight(["-m", "logger=[one,two],one"], configs)
+    [line] = refused(configs, "logger=none", "logger.one.project=q")
+    assert line == "logger.one.project: there is no such key; logger has no keys"
+
+
+def test_the_command_line_of_an_agent(configs: Path) -> None:
+    argv = ["--sparsity=0.9", "--readjust.interval=5", "--method=one", "--sparse_init=True", "--config-name=train"]
+    assert preflight(argv, configs) == [*(token[2:] for token in argv[:-1]), "--config-name=train"]
+
+
+def test_flags_that_do_not_go_together(configs: Path) -> None:
+    assert any("leave -m out" in line for line in refused(configs, "-m", "seed=0,1", "--cfg", "job"))
+    assert any("--run and --multirun" in line for line in refused(configs, "--run", "-m", "seed=0,1"))
+
+
+def test_a_folder_of_configurations_in_the_working_directory_is_found(configs: Path) -> None:
+    own = Path("configs/method")
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nmethod_name: mine\nlocal_epochs: 1\n")
+    assert preflight(["method=mine"], configs) == ["method=mine", "--config-dir", "configs"]
 
 
 def test_sweep_presets_are_looked_at(configs: Path) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from pffdst.config.check import GROUPS, problems_of
-from pffdst.config.schema import RootConfig
-from pffdst.config.session import Composed, compose, session
-from pffdst.config.targets import accepted_keys, locate, own_keys
+from pffdst.config.check import problems_of
+from pffdst.config.compose import Composed, compose, session
+from pffdst.config.constructors import accepted_keys, locate, own_keys
+from pffdst.config.schema import RootConfig, groups
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml"))
 METHODS = [name for group, name in OPTIONS if group == "method"]
 EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
+SINGLE = {name for name, kind in groups().items() if not kind.several}
 PRESETS = ("method", "experiment", "sweep")
 
 
@@ -33,7 +34,7 @@ def composed(*overrides: str) -> Composed:
 def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     run = composed(f"{group}={option}")
-    found = problems_of(run.cfg, run.origin)
+    found = problems_of(run.cfg, run.choices)
     # An option may need a value, or another option beside it; nothing else is wrong with any.
     needs = {
         "parquet": "dataset.path is missing",
@@ -46,7 +47,7 @@ def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Pat
     assert all(line.startswith(needs[option]) for line in found)
 
 
-@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in GROUPS])
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in SINGLE])
 def test_every_option_has_a_class_that_takes_its_keys(group: str, option: str) -> None:
     node = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
     accepted = accepted_keys(locate(node._target_))
@@ -59,7 +60,7 @@ def test_every_method_with_every_experiment(method: str, tmp_path: Path, monkeyp
     numbers = _scalars("method", method)
     for experiment in EXPERIMENTS:
         run = composed(f"method={method}", f"experiment={experiment}")
-        assert problems_of(run.cfg, run.origin) == [], (method, experiment)
+        assert problems_of(run.cfg, run.choices) == [], (method, experiment)
         written = numbers | _scalars("experiment", experiment)
         assert {key: run.cfg[key] for key in written} == written, (method, experiment)
 

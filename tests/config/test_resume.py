@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import ConfigError
+from pffdst.config.compose import compose, session
 from pffdst.config.identity import fingerprint
 from pffdst.config.overrides import preflight
 from pffdst.config.resume import expand, quoted
-from pffdst.config.session import compose, session
 
 
 @functools.cache

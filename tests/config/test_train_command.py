@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_a_run(run: Any) -> None:
         seen.append(cfg)
         return 0.5
 
-    assert run(launch, "experiment=exp", "partition=equal", "sparsity=0.95") == (0, "", "")
+    code, out, err = run(launch, "experiment=exp", "partition=equal", "sparsity=0.95")
+    assert (code, err) == (0, "")
+    assert out == "to look at it: python -m pffdst report logs/runs/exp -o report.html\n"
     [cfg] = seen
     assert (cfg.sparsity, cfg.rounds) == (0.95, 60)
     assert "alpha" not in cfg.partition
@@ -124,14 +127,14 @@ def test_one_failed_job_does_not_stop_a_sweep(run: Any) -> None:
         assert HydraConfig.get().mode == RunMode.MULTIRUN
         return 0.5
 
-    code, out, _ = run(launch, "-m", "seed=0,1,2,-1")
+    code, out, _ = run(launch, "-m", "seed=0,1,2")
     assert code == 1
     assert seeds == [0, 1, 2]
-    assert "2 done, 2 failed" in out
-    assert "train.py seed=0,1,2,-1" in out
+    assert "2 done, 1 failed" in out
+    assert "train.py seed=0,1,2" in out
     failed = json.loads(Path("logs/sweeps/only/1/run.json").read_text())
     assert (failed["status"], failed["error"]) == ("failed", "out of memory")
-    assert "seed=-1" in json.loads(Path("logs/sweeps/only/3/run.json").read_text())["error"]
+    assert run(pytest.fail, "-m", "seed=0,1,-1")[0] == 2, "a job that cannot run is told before the first begins"
 
 
 def test_a_sweep_without_failures(run: Any) -> None:
@@ -141,7 +144,35 @@ def test_a_sweep_without_failures(run: Any) -> None:
 
     code, out, _ = run(launch, "-m", "sweep=good")
     assert code == 0
-    assert "2 done, 0 failed" in out
+    assert "2 done" in out
+    assert "report logs/sweeps/only -o report.html" in out.replace(str(Path.cwd()) + "/", "")
+
+
+def test_the_jobs_of_a_sweep_do_not_share_an_id_of_wandbs(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def launch(cfg: DictConfig) -> float:
+        seen.append(os.environ.get("WANDB_RUN_ID"))
+        Path(HydraConfig.get().runtime.output_dir, "run.json").write_text('{"fingerprint": "f", "status": "done"}')
+        return 0.5
+
+    monkeypatch.setenv("WANDB_RUN_ID", "abc12345")
+    code, _, err = run(launch, "-m", "seed=0,1")
+    assert (code, seen) == (0, [None, None])
+    assert err.count("WANDB_RUN_ID=abc12345 names a single run") == 1
+    monkeypatch.setenv("WANDB_RUN_ID", "abc12345")
+    assert run(launch, "seed=0")[0] == 0
+    assert seen[-1] == "abc12345", "a single run keeps it: an agent of W&B gives it"
+
+
+def test_failed_jobs_in_folders_below_folders_are_counted(run: Any) -> None:
+    def launch(cfg: DictConfig) -> float:
+        raise DataMissing(f"{cfg.dataset.path}: no images")
+
+    subdir = "hydra.sweep.subdir=${hydra.job.override_dirname}"
+    code, out, _ = run(launch, "-m", "dataset=own", "dataset.path=/x/a,/x/b", subdir)
+    assert code == 1
+    assert "2 failed" in out
 
 
 def python(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:

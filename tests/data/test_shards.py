@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pffdst.config.check import problems_of
-from pffdst.config.origin import Origin
-from pffdst.config.session import compose
+from pffdst.config.choices import Choices
+from pffdst.config.compose import compose
 from pffdst.data.dataset import DataError
 from pffdst.data.sources.shards import TableFiles, digests_of
 
@@ -196,11 +196,11 @@ def test_the_check_asks_for_a_test_split_unless_a_share_stands_in(tmp_path, conf
     touch(tmp_path, "tree/dog/a.png")
     sources = {"parquet": tmp_path, "folder": tmp_path / "tree"}
     for own in ([f"dataset={name}", f"dataset.path={path}"] for name, path in sources.items()):
-        found = problems_of(compose([*own, f"validation_share={share}"], config_dir), Origin())
+        found = problems_of(compose([*own, f"validation_share={share}"], config_dir), Choices())
         assert len(found) == (share == 0)
         assert all("validation_share=0.2" in line for line in found)
 
 
 def test_the_check_knows_the_size_that_images_are_brought_to(config_dir):
-    assert problems_of(compose(["model=lenet", "dataset.resize=16"], config_dir), Origin()) == []
-    assert problems_of(compose(["model=lenet", "dataset=mnist", "dataset.resize=8"], config_dir), Origin()) != []
+    assert problems_of(compose(["model=lenet", "dataset.resize=16"], config_dir), Choices()) == []
+    assert problems_of(compose(["model=lenet", "dataset=mnist", "dataset.resize=8"], config_dir), Choices()) != []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pffdst
 from pffdst.cli import evaluate, export
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.models.cnn import SmallCNN
 
 ROOT = Path(__file__).resolve().parents[2]

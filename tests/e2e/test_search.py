@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pffdst.search.study import Study, Trial
+from pffdst.search.trials import Trial, Trials
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -22,9 +22,9 @@ def rows(folder: Path) -> int:
 
 
 def trials(folder: Path) -> list[Trial]:
-    study = Study.load(folder)
+    study = Trials.load(folder)
     assert study is not None
-    return study.trials()
+    return study.all()
 
 
 def test_killed_in_a_trial_it_goes_on_as_if_never_stopped(train: Train, start: Start, tmp_path: Path) -> None:

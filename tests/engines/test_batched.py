@@ -11,7 +11,7 @@ import torch
 from pffdst.build import build
 from pffdst.client import callbacks
 from pffdst.client.callbacks import BrokenMaskError
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.flat import FlatModule
 from pffdst.engines.base import Job
 from pffdst.engines.batched import BatchedEngine

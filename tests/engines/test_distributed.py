@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from pffdst.build import build
 from pffdst.build import follow as follow_in_build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.errors import UserError
 from pffdst.core.messages import Kept, Residual, Update
 from pffdst.core.model import Entry, Layout

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.engines.memories import ClientMemories
 from pffdst.runs import checkpoint
 from pffdst.wire.downlink import Broadcast, Memory

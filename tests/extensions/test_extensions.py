@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from pffdst import testing
 from pffdst.build import build
-from pffdst.config.session import session
+from pffdst.config.compose import session
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
 

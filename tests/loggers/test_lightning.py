@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from pffdst.config.check import problems_of
-from pffdst.config.origin import Origin
-from pffdst.config.session import compose
+from pffdst.config.choices import Choices
+from pffdst.config.compose import compose
 from pffdst.core.errors import UserError
 from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.loggers.lightning import LightningLogger
@@ -175,7 +175,7 @@ def test_training_goes_on_without_it_after_one_warning(
 @pytest.mark.parametrize("option", sorted(path.stem for path in (ROOT / "configs" / "logger").glob("*.yaml")))
 def test_every_shipped_option_has_keys_that_its_class_takes(option: str) -> None:
     cfg = compose([f"logger={option}"], ROOT / "configs")
-    assert problems_of(cfg, Origin()) == []
+    assert problems_of(cfg, Choices()) == []
 
 
 def test_several_at_once() -> None:

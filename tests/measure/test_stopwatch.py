@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.messages import Timings
 from pffdst.loggers.csv import read_metrics
 from pffdst.measure.stopwatch import TRACE_FILE, Stopwatch

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pffdst.config.check import ConfigError, check
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.experiment import Experiment

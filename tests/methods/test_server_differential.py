@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move, draw
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -239,9 +240,10 @@ def test_the_same_draw_gives_the_same_mask_and_leaves_the_model_alone() -> None:
 
 
 def test_a_stage_without_a_round_for_the_final_prune_is_refused() -> None:
-    assert ServerDifferential().problems([2, 2]) == []
-    assert "the stages have 1, 2: raise rounds to at least 4" in ServerDifferential().problems([1, 2])[0]
-    assert "raise rounds to at least 5" in ServerDifferential().problems([1, 3])[0]
+    assert ServerDifferential().problems(Facts(stage_lengths=(2, 2))) == []
+    refused = ServerDifferential().problems(Facts(stage_lengths=(1, 2)))[0]
+    assert "the stages have 1, 2: raise rounds to at least 4" in refused
+    assert "raise rounds to at least 5" in ServerDifferential().problems(Facts(stage_lengths=(1, 3)))[0]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1])

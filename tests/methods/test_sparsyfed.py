@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pffdst.config.check import ConfigError, check
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import generator_for

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pffdst.core.facts import Facts
 from pffdst.methods.freeze.none import NoFreezing
 from pffdst.methods.freeze.two_stage import TwoStage
 
@@ -27,7 +28,7 @@ def test_stage_2_begins_after_the_share_of_the_rounds(rounds: int, thousandths: 
     first, second = schedule.stages(rounds, k)
     assert first.stop == second.start == thousandths * rounds // 1000
     assert (first.start, second.stop) == (0, rounds)
-    assert bool(schedule.problems(rounds)) == (thousandths * rounds < 1000)
+    assert bool(schedule.problems(Facts(rounds=rounds))) == (thousandths * rounds < 1000)
 
 
 @pytest.mark.parametrize("at", [0.0, 1.0, -0.5, 1.5, float("nan")])
@@ -43,8 +44,8 @@ def test_without_freezing_the_run_is_one_stage(rounds: int, k: list[int]) -> Non
 
 
 def test_two_stages_take_two_rounds() -> None:
-    assert TwoStage().problems(2) == []
-    assert "rounds=1" in TwoStage().problems(1)[0]
+    assert TwoStage().problems(Facts(rounds=2)) == []
+    assert "rounds=1" in TwoStage().problems(Facts(rounds=1))[0]
 
 
 @pytest.mark.parametrize("start_from", ["last", "ema", "best_test"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.config.check import ConfigError, check
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.experiment import Experiment

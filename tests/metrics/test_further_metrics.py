@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.data.dataset import ImageSet
 from pffdst.experiment import Experiment
 from pffdst.loggers.csv import read_metrics

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from pffdst.build import build
-from pffdst.config.session import compose
+from pffdst.config.compose import compose
 from pffdst.launch import recorded_run
 
 ROOT = Path(__file__).resolve().parents[2]

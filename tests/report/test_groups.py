@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.config import identity
+from pffdst.config import schema
 from pffdst.report import groups as module
 from pffdst.report.groups import group_runs, keys_of
 from pffdst.report.reading import Run
@@ -84,7 +84,7 @@ def test_an_option_s_name_that_stands_for_two_classes_is_not_used():
 
 
 def test_keys_that_change_no_result_are_those_of_the_fingerprint():
-    assert module.NEUTRAL - {"seed"} == identity._NEUTRAL
+    assert module.NEUTRAL - {"seed"} == schema.NEUTRAL
 
 
 def test_keys_asked_for_are_used_as_they_are(shelf):

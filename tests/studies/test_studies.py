@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pffdst.config.session import session
+from pffdst.config.compose import session
 from pffdst.core.errors import UserError
 from pffdst.report.groups import NEUTRAL
 from pffdst.report.reading import _flat

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pffdst.core.errors import UserError, needs
+from pffdst.core.program import command_line
 from pffdst.cost.ledger import Ledger
 from pffdst.loggers.wandb import LOGIN_HINT, login_exists
 from pffdst.metrics import names
@@ -124,7 +125,7 @@ def _panel(panel: Panel) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the workspace and prints its address, or prints its panels; 2 where that cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m pffdst dashboard", description=(__doc__ or "").split("\n\n", 1)[1])
+    parser = argparse.ArgumentParser(prog=command_line("dashboard"), description=(__doc__ or "").split("\n\n", 1)[1])
     parser.add_argument("project", nargs="?", metavar="ENTITY/PROJECT", help="as in https://wandb.ai/ENTITY/PROJECT")
     parser.add_argument("--name", default="PFFDST: accuracy against bytes", help="of the workspace's view")
     parser.add_argument("--dry-run", action="store_true", help="print the panels as JSON and send nothing")
@@ -146,7 +147,7 @@ def _made(project: str | None, name: str) -> str:
     if not entity or not bare or "/" in bare:
         raise UserError(
             f"Expected ENTITY/PROJECT, as in the address of your W&B project, but got {project or 'nothing'}; "
-            "write e.g. python -m pffdst dashboard my-team/pffdst"
+            f"write e.g. {command_line('dashboard', ['my-team/pffdst'])}"
         )
     if not _has_login():
         raise UserError(

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torchmetrics.classification import MulticlassAccuracy
 
-from pffdst.config.session import session
-from pffdst.config.targets import did_you_mean, key_problems, locate
+from pffdst.config.compose import session
+from pffdst.config.constructors import did_you_mean, key_problems, locate
 from pffdst.core.errors import UserError
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.metrics.evaluate import Evaluation, Evaluator

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+from pffdst.core.program import command_line
 
 __all__ = ["main"]
 
 _COMMANDS = {
+    "train": ("pffdst.cli.train", "train one model, a sweep of them, or search for one"),
     "report": ("pffdst.report.__main__", "compare runs on one page"),
     "evaluate": ("pffdst.cli.evaluate", "accuracy of a run's model, per class, on its own or on other data"),
     "export": ("pffdst.cli.export", "a run's model as plain or sparse weights, as pt2 or ONNX"),
@@ -20,10 +25,29 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; 2, with the list of them, where there is no such one."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in ("-sc", "--shell-completion"):
+        return _completion(given)
     if given and given[0] in _COMMANDS:
         return int(importlib.import_module(_COMMANDS[given[0]][0]).main(given[1:]))
+    close = difflib.get_close_matches(given[0], _COMMANDS, n=1) if given else []
     asked = bool(given) and given[0] in ("-h", "--help")
-    lines = ["usage: python -m pffdst COMMAND [ARGUMENTS]", ""]
+    usage = command_line("COMMAND").removesuffix(" COMMAND")
+    lines = [f"usage: {usage} COMMAND [ARGUMENTS]", ""]
     lines += [f"  {name:<10} {what}" for name, (_, what) in _COMMANDS.items()]
+    if close:
+        lines += ["", f"{given[0]}: no such command; did you mean {close[0]}?"]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
+
+
+def _completion(given: Sequence[str]) -> int:
+    """What a shell asks for: the commands, or, behind `train`, what Hydra knows of groups, options and keys."""
+    program, _, rest = os.environ.get("COMP_LINE", "").partition(" ")
+    command, further, words = rest.lstrip().partition(" ")
+    if program and not further:
+        print(" ".join(_COMMANDS))
+        return 0
+    if program and command != "train":
+        return 0
+    os.environ["COMP_LINE"] = f"{program} {words}"
+    return main(["train", *given])

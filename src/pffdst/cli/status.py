@@ -7,9 +7,7 @@ nobody works on it) or missing (never begun), and the command that goes on.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +15,23 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from pffdst.config.grid import grid_of, saved_overrides
+from pffdst.cli.sweep_table import counts, table_of
+from pffdst.config.sweeps import grid_of, saved_overrides
 from pffdst.core.errors import UserError, needs
+from pffdst.core.program import command_line
 from pffdst.runs.files import SEARCH, SWEEP
 from pffdst.runs.foreign import foreign
-from pffdst.runs.jobs import Job, State, job_of, jobs_of, table_of
+from pffdst.runs.jobs import Job, job_folders, job_of, jobs_of
 
 if TYPE_CHECKING:
-    from pffdst.search.study import Study
+    from pffdst.search.trials import Trials
 
 __all__ = ["main"]
-
-_STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "missing")
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Prints the state of what the folders hold; 2 where one holds nothing of the kind."""
-    parser = argparse.ArgumentParser(prog="python -m pffdst status", description=(__doc__ or "").split("\n\n", 1)[1])
+    parser = argparse.ArgumentParser(prog=command_line("status"), description=(__doc__ or "").split("\n\n", 1)[1])
     parser.add_argument("folder", nargs="*", type=Path, help="of a run, a sweep or a search, or one that holds several")
     folders = parser.parse_args(argv).folder or [Path("logs")]
     console = Console(soft_wrap=not sys.stdout.isatty()) if console is None else console
@@ -67,29 +65,25 @@ def _is_several(folder: Path) -> bool:
 
 
 def _show_jobs(folder: Path, console: Console) -> None:
-    jobs, study = _jobs(folder)
-    console.print(table_of(jobs, folder, "Sweep" if study is None else "Search"))
-    if study is not None and any(job.done for job in jobs):
-        from pffdst.search.study import front_table
+    jobs, trials = jobs_of(folder, grid_of(folder)), _trials(folder)
+    console.print(table_of(jobs, folder, "Sweep" if trials is None else "Search"))
+    if trials is not None and any(job.done for job in jobs):
+        from pffdst.search.trials import front_table
 
-        console.print(front_table(study))
-    console.print(_counts(jobs) + (f"; {study.left} to go" if study is not None else ""), highlight=False)
-    console.print(foreign(_how_on(folder, jobs, study)), highlight=False)
-
-
-def _jobs(folder: Path) -> tuple[list[Job], Study | None]:
-    return jobs_of(folder, grid_of(folder)), _study(folder)
+        console.print(front_table(trials))
+    console.print(counts(jobs) + (f"; {trials.left} to go" if trials is not None else ""), highlight=False)
+    console.print(foreign(_how_on(folder, jobs, trials)), highlight=False)
 
 
-def _study(folder: Path) -> Study | None:
+def _trials(folder: Path) -> Trials | None:
     """The search in a folder, if there is one; Optuna, which reads it, is imported for that alone."""
     if not (folder / SEARCH).is_file():
         return None
     try:
-        from pffdst.search.study import Study
+        from pffdst.search.trials import Trials
     except ModuleNotFoundError as error:
         raise needs(f"{folder} holds a search, which", error) from error
-    return Study.load(folder)
+    return Trials.load(folder)
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -103,33 +97,27 @@ def _show_below(root: Path, console: Console) -> bool:
     for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         job = None if _is_several(folder) else job_of(folder)
         kind = "run" if job is not None else "search" if (folder / SEARCH).is_file() else "sweep"
-        state = job.status if job is not None else _counts(_jobs(folder)[0])
+        state = job.status if job is not None else counts(jobs_of(folder, grid_of(folder)))
         table.add_row(kind, foreign(folder.relative_to(root)), foreign(state))
     console.print(table)
     return True
 
 
 def _found(root: Path) -> list[Path]:
-    """Runs, sweeps and searches up to three folders down; a sweep's own jobs are left to it."""
-    levels = [path for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth) if path.is_dir()]
-    several = {path for path in levels if _is_several(path)}
-    return [*several, *(path for path in levels if not several & set(path.parents) and job_of(path) is not None)]
+    """Runs, sweeps and searches at any depth; a sweep's own jobs are left to it."""
+    several = {path.parent for name in (SWEEP, SEARCH) for path in root.rglob(name)}
+    return [*several, *(path for path in job_folders(root) if not several & {path, *path.parents})]
 
 
-def _counts(jobs: Sequence[Job]) -> str:
-    count = Counter(job.state for job in jobs)
-    return ", ".join(f"{count[state]} {state}" for state in _STATES if count[state] > 0) or "nothing begun"
-
-
-def _how_on(folder: Path, jobs: Sequence[Job], study: Study | None = None) -> str:
+def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> str:
     """The command that does what is left, or a word where there is none to write."""
     if any(job.state == "running" for job in jobs):
         return "Somebody is at work here."
-    if study is not None and study.left > 0:
-        return f"To go on: {shlex.join(['python', 'train.py', *study.given])}"
-    if study is not None or all(job.done for job in jobs):
+    if trials is not None and trials.left > 0:
+        return f"To go on: {command_line('train', [*trials.given])}"
+    if trials is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
     if not (folder / SWEEP).is_file():
-        return f"To go on: {shlex.join(['python', 'train.py', f'resume={folder}'])}"
+        return f"To go on: {command_line('train', [f'resume={folder}'])}"
     task = saved_overrides(folder)
-    return f"To do the rest: {shlex.join(['python', 'train.py', '-m', *task, f'hydra.sweep.dir={folder}'])}"
+    return f"To do the rest: {command_line('train', ['-m', *task, f'hydra.sweep.dir={folder}'])}"

@@ -1,40 +1,90 @@
-"""The table at the end of a sweep."""
+"""The table of a sweep's jobs, and what is said at the sweep's end."""
 
 from __future__ import annotations
 
-import shlex
+import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.table import Table
 
+from pffdst.config.sweeps import grid_of
+from pffdst.core.program import command_line
+from pffdst.metrics.units import format_bytes, format_percent
 from pffdst.runs.foreign import foreign
-from pffdst.runs.jobs import jobs_of, table_of
+from pffdst.runs.jobs import Job, State, jobs_of
 
-__all__ = ["SweepTable"]
+__all__ = ["SweepTable", "counts", "table_of"]
+
+_STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "missing")
+_DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
 
 
 @final
 class SweepTable(Callback):
-    """Prints a sweep's jobs when the last one has ended, and how to start the unfinished ones again.
+    """Prints a sweep's jobs when the last one has ended, and what to do next.
 
-    Ends the process with exit code 1 when a job failed, as a failed run does.
+    Ends the process with exit code 1 where a job is not done, as a failed run does.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Reads the folders of the sweep's jobs; nothing is kept in memory between jobs."""
-        del kwargs
         sweep = Path(str(config.hydra.sweep.dir))
-        jobs = jobs_of(sweep)
-        done = sum(job.done for job in jobs)
+        jobs = jobs_of(sweep, grid_of(sweep))
         console = Console(soft_wrap=not sys.stdout.isatty())
         console.print(table_of(jobs, sweep))
-        console.print(f"{done} done, {len(jobs) - done} failed", highlight=False)
-        if done < len(jobs):
-            again = shlex.join([Path(sys.executable).name, *sys.argv])
-            console.print("To start the rest again (what is done is skipped):", highlight=False)
-            console.print(foreign(f"  {again}"), highlight=False)
+        console.print(counts(jobs), highlight=False)
+        undone = not jobs or not all(job.done for job in jobs)
+        if undone:
+            _say(console, "To start the rest again (what is done is skipped):", command_line("train", sys.argv[1:]))
+        if any(job.done for job in jobs):
+            _say(console, "To compare them:", command_line("report", [str(sweep), "-o", "report.html"]))
+        if undone:
             raise SystemExit(1)
+
+
+def counts(jobs: Sequence[Job]) -> str:
+    """How many jobs are in each state: `7 done, 1 failed`."""
+    count = Counter(job.state for job in jobs)
+    return ", ".join(f"{count[state]} {state}" for state in _STATES if count[state] > 0) or "nothing begun"
+
+
+def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
+    """A sweep's jobs: number, the overrides in which they differ, status, accuracies, bytes; 80 columns are enough.
+
+    The folder stands with the status of a job whose result lies in another one than its number says. `what` stands in
+    the title for a folder that holds something else. Long decimals are shortened.
+    """
+    table = Table(title=foreign(f"{what} {sweep}"), title_justify="left")
+    table.add_column("job", justify="right", no_wrap=True)
+    for name in ("overrides", "status"):
+        table.add_column(name, overflow="fold")
+    for name in ("server average", "last 5", "bytes"):
+        table.add_column(name, justify="right", no_wrap=name != "server average")
+    for job in jobs:
+        accuracies = [_or_dash(share, format_percent) for share in (job.ema, job.last5)]
+        overrides = _DECIMAL.sub(lambda found: f"{float(found[0]):.4g}", " ".join(job.overrides))
+        where, size = _where(job, sweep), _or_dash(job.bytes, format_bytes)
+        table.add_row(*map(foreign, (job.number, overrides, f"{job.status}{where}", *accuracies, size)))
+    return table
+
+
+def _where(job: Job, sweep: Path) -> str:
+    if job.folder.name == job.number and job.folder.parent.resolve() == sweep.resolve():
+        return ""
+    absolute, root = job.folder.resolve(), sweep.parent.resolve()
+    return f", in {absolute.relative_to(root) if absolute.is_relative_to(root) else absolute}"
+
+
+def _or_dash(value: float | None, shown: Any) -> str:
+    return "-" if value is None else str(shown(value))
+
+
+def _say(console: Console, line: str, command: str) -> None:
+    console.print(foreign(f"{line}\n  {command}"), highlight=False, soft_wrap=True)

@@ -20,19 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
 
+from pffdst.cli.numbered import numbered
 from pffdst.config.check import check, tidy
+from pffdst.config.choices import Choices
+from pffdst.config.compose import VERSION_BASE, composition_line, register
+from pffdst.config.flags import CommandLine
 from pffdst.config.identity import fingerprint
-from pffdst.config.origin import Origin
-from pffdst.config.overrides import asks_for_search, composition_line, preflight
-from pffdst.config.schema import register
-from pffdst.config.session import VERSION_BASE
+from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError, needs
+from pffdst.core.program import command_line
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
 from pffdst.runs.jobs import has_checkpoint, mark_failed
 
-__all__ = ["Interrupted", "cli", "job"]
+__all__ = ["Interrupted", "cli", "configs", "follow", "job", "main", "run"]
 
-_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"})
+_SHOWS = frozenset({"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "-sc", "--shell-completion"})
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,33 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(folder, sweep)
         self.folder = folder
         self.sweep = sweep
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`train`: looks at the command line, composes, checks, runs; gives the exit code, as `cli` says."""
+    if argv is not None:
+        sys.argv[1:] = argv
+    return cli(run, configs(), follow)
+
+
+def run(cfg: DictConfig) -> float:
+    """One run of a composed configuration; gives its final accuracy."""
+    from pffdst.launch import launch  # with torch, which the look at the command line does without
+
+    return job(cfg, launch)
+
+
+def follow(ranks: Ranks) -> None:
+    """What another process of torchrun than the first does."""
+    from pffdst.build import follow as run_clients
+
+    run_clients(ranks)
+
+
+def configs() -> Path:
+    """The folder of configurations: in an installed package its own, in a clone the one at its top."""
+    packaged = Path(__file__).resolve().parents[1] / "configs"
+    return packaged if packaged.is_dir() else packaged.parents[2] / "configs"
 
 
 def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
@@ -82,9 +111,13 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
     try:
-        _refuse_sweep(sys.argv[1:])
+        line = CommandLine.of(sys.argv[1:])
+        if line.multirun:
+            _refuse_ranks("-m", "the sweep")
         sys.argv[1:] = preflight(sys.argv[1:], config_dir)
-        if asks_for_search(sys.argv[1:]):
+        if (line.multirun or line.searches) and not line.shows:
+            _own_wandb_ids()
+        if line.searches:
             _refuse_ranks("A search", "the search")
             return _search()(sys.argv[1:], config_dir, task)
         hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
@@ -107,12 +140,20 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
     In a sweep a failure is written down in the job's folder and in the log, and gives NaN: the other jobs go on.
     """
     folder, sweep = _folder(), _in_sweep()
-    cfg = tidy(cfg, Origin.current())
+    cfg = tidy(cfg, Choices.current())
+    with numbered(HydraConfig.get().job.num if sweep and _side_by_side() else None):
+        return _attempt(cfg, launch, folder, sweep)
+
+
+def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Path, sweep: bool) -> float:
     try:
         check(cfg)
         if cfg.print_config:
             Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
-        return launch(cfg)
+        accuracy = launch(cfg)
+        if not sweep:
+            print(f"to look at it: {command_line('report', [str(_short(folder)), '-o', 'report.html'])}")
+        return accuracy
     except KeyboardInterrupt:
         raise Interrupted(folder, sweep) from None
     except RankLostError as lost:
@@ -131,16 +172,16 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
 def _search() -> Callable[..., int]:
     """What runs a search; Optuna is needed by searches alone."""
     try:
-        from pffdst.search.loop import run_search
+        from pffdst.search.runner import run_search
     except ModuleNotFoundError as error:
         raise needs("a search", error) from error
     return run_search
 
 
-def _refuse_sweep(argv: Sequence[str]) -> None:
-    """UserError for a sweep under torchrun."""
-    if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(argv):
-        _refuse_ranks("-m", "the sweep")
+def _own_wandb_ids() -> None:
+    """Takes W&B's name of one run out of the environment: several runs of one id would be drawn as one."""
+    if given := os.environ.pop("WANDB_RUN_ID", None):
+        print(f"WANDB_RUN_ID={given} names a single run: each of these runs gets an id of its own", file=sys.stderr)
 
 
 def _refuse_ranks(what: str, runs: str) -> None:
@@ -197,14 +238,14 @@ def _user_error(error: BaseException) -> UserError | None:
 
 
 def _how_to_resume(stop: KeyboardInterrupt) -> str:
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    command = command_line("train", sys.argv[1:])
     if not isinstance(stop, Interrupted):
         return "Stopped before a run began."
     if stop.sweep:
         return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
-    again = shlex.join([Path(sys.executable).name, sys.argv[0], f"resume={stop.folder}"])
+    again = command_line("train", [f"resume={stop.folder}"])
     return f"Stopped. To go on from the last checkpoint: {again}"
 
 
@@ -212,5 +253,15 @@ def _folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path.cwd()
 
 
+def _short(folder: Path) -> Path:
+    """The folder as it is seen from the working directory, where it lies below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _side_by_side() -> bool:
+    """Whether another launcher than Hydra's own is at work, which runs one job after another."""
+    return not str(HydraConfig.get().launcher.get("_target_")).endswith(".BasicLauncher")

@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, final
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pffdst.config.origin import Origin
+from pffdst.config.choices import Choices
+from pffdst.config.constructors import TargetError, accepted_keys, components_in, key_problems, locate, own_keys
+from pffdst.config.label import label_of
 from pffdst.config.ranges import range_problems
-from pffdst.config.targets import TargetError, accepted_keys, key_problems, locate, own_keys, targets_in
+from pffdst.config.schema import groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
+from pffdst.core.facts import Checked, Facts
 from pffdst.methods.allocation import Dense
 
-__all__ = ["GROUPS", "KEYED", "ConfigError", "check", "problems_of", "tidy"]
+__all__ = ["ConfigError", "check", "data_problems", "problems_of", "tidy"]
 
-GROUPS = (
-    "dataset",
-    "partition",
-    "model",
-    "allocation",
-    "readjust",
-    "freeze",
-    "updates",
-    "aggregation",
-    "server_optimizer",
-    "objective",
-    "optimizer",
-    "lr_schedule",
-    "augmentation",
-    "codec",
-    "engine",
-    "participation",
-)
-"""The groups whose node is one `_target_` with its keys."""
-
-KEYED = ("metrics", "logger", "callbacks", "observers")
-"""The groups whose node has a `_target_` with its keys under each of its own keys, any number of them."""
-
-# A model costs time to make and a logger opens files: only their keys are looked at.
-_MADE = tuple(group for group in GROUPS if group != "model")
-_RULES = ("readjust", "updates")
+Targets = dict[str, Callable[..., Any]]
 
 
 @final
@@ -68,54 +46,91 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with every problem found, each naming the key, the value, the requirement and what to write.
     """
-    found = problems_of(cfg, Origin.current())
+    found = problems_of(cfg, Choices.current())
     if found:
         raise ConfigError(found)
 
 
-def tidy(cfg: DictConfig, origin: Origin) -> DictConfig:
-    """The configuration without keys that a preset set for an option that was then not chosen.
+def tidy(cfg: DictConfig, choices: Choices) -> DictConfig:
+    """The configuration as it runs: with its label, without keys set for an option that was then not chosen.
 
     `experiment=lenet_cifar10 partition=iid` leaves the experiment's `partition.alpha` beside an option that has none.
     Only a key that another option of the group is written with is left out, so a misspelt one still comes to light,
     and never one that the command line names.
     """
-    strays = {group: found for group in GROUPS if (found := _strays(group, cfg, origin))}
-    kept = copy.deepcopy(cfg) if strays else cfg
-    for group, keys in strays.items():
-        with open_dict(kept[group]):
+    strays = {path: found for path, node in _components(cfg) if (found := _strays(path, node, choices))}
+    kept = copy.deepcopy(cfg)
+    for path, keys in strays.items():
+        node = OmegaConf.select(kept, path)
+        with open_dict(node):
             for key in keys:
-                del kept[group][key]
+                del node[key]
+    if "label" in kept and not kept.label:
+        kept.label = label_of(kept, choices)
     return kept
 
 
-def problems_of(cfg: DictConfig, origin: Origin) -> list[str]:
+def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     """All problem lines of a configuration, in the order a reader would fix them."""
     missing, unresolved = _open_ends(cfg)
     lines = [f"{key} is missing; write {key}=..." for key in missing] + range_problems(cfg)
     if unresolved:
         return lines + [f"{key}: {reason}; write {key}=..." for key, reason in unresolved.items()]
     targets, found = _targets(cfg)
-    return list(dict.fromkeys([*lines, *found, *_fit(cfg, targets, origin), *_hooks(cfg, targets, origin)]))
+    made, refused = _made(cfg, targets, choices)
+    images = cfg.get("dataset") if "dataset" in targets else None
+    size = _known(images, "resize") or _known(images, "size")
+    facts = _facts(cfg, made, size=size)
+    dataset = choices.called("dataset", cfg.get("dataset"))
+    lines += [
+        *found,
+        *_size_problem(cfg, targets, choices, size, dataset),
+        *refused,
+        *_asked(made, facts),
+        *_beside(cfg, made),
+    ]
+    return list(dict.fromkeys(lines))
 
 
-def _strays(group: str, cfg: DictConfig, origin: Origin) -> list[str]:
-    node = None if OmegaConf.is_missing(cfg, group) else cfg.get(group)
-    accepted = _accepted(node)
-    if node is None or accepted is None:
-        return []
-    refused = [key for key in own_keys(node) if key not in accepted and f"{group}.{key}" not in origin.given]
+def data_problems(cfg: DictConfig, *, samples: int, size: int, dataset: str) -> list[str]:
+    """What stands against a checked configuration once its data are read.
+
+    `samples` counts the training images, `size` is the side of an image, `dataset` what the data are called.
+    """
+    targets, _ = _targets(cfg)
+    choices = Choices.current()
+    made, _ = _made(cfg, targets, choices)
+    facts = _facts(cfg, made, samples=samples, size=size)
+    return [*_size_problem(cfg, targets, choices, size, dataset), *_asked(made, facts)]
+
+
+def _components(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Every component of the groups, those inside others too, with its dotted path."""
+    for group in groups():
+        if group in cfg and not OmegaConf.is_missing(cfg, group):
+            yield from components_in(group, cfg[group])
+
+
+def _strays(path: str, node: DictConfig, choices: Choices) -> list[str]:
+    group, _, inside = path.partition(".")
+    chosen = choices.chosen.get(group)
+    own = _keys_at(choices.written(group, chosen), inside)
+    added = [key for key in own_keys(node) if key not in own and f"{path}.{key}" not in choices.typed]
+    accepted = _accepted(node) if added and choices.folders else None
+    refused = [] if accepted is None else [key for key in added if key not in accepted]
     if not refused:
         return []  # reading the other options takes time, and there is seldom a reason to
-    options = origin.options(group)
-    own = own_keys(options.pop(str(origin.choices.get(group)), OmegaConf.create({})))
-    written = {key for option in options.values() for key in own_keys(option)}.difference(own)
+    others = (option for name, option in choices.options(group).items() if name != chosen)
+    written = {key for option in others for key in _keys_at(option, inside)}
     return [key for key in refused if key in written]
 
 
-def _accepted(node: Any) -> Iterable[str] | None:
-    if not isinstance(node, DictConfig) or "_target_" not in node or OmegaConf.is_missing(node, "_target_"):
-        return None
+def _keys_at(option: DictConfig, path: str) -> list[str]:
+    node = OmegaConf.select(option, path, throw_on_resolution_failure=False) if path else option
+    return own_keys(node) if isinstance(node, DictConfig) else []
+
+
+def _accepted(node: DictConfig) -> Iterable[str] | None:
     try:
         return accepted_keys(locate(str(node["_target_"])))
     except TargetError:
@@ -144,45 +159,47 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
     return sorted(missing), unresolved
 
 
-def _targets(cfg: DictConfig) -> tuple[dict[str, Callable[..., Any]], list[str]]:
+def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:
     """The located classes whose keys are in order, by path, and the problem lines of all others."""
-    found: dict[str, Callable[..., Any]] = {}
-    lines: list[str] = []
-    for group in (*GROUPS, *KEYED):
-        node = None if OmegaConf.is_missing(cfg, group) else cfg.get(group)
-        if group in GROUPS and node is not None and not list(targets_in(group, node)):
-            lines.append(f"{group}: expected a mapping with a _target_, got {node}; choose an option of {group}")
-        for path, part in targets_in(group, node):
-            target, problems = _target(path, part)
-            lines += problems
-            if target is not None and not problems:
-                found[path] = target
+    found: Targets = {}
+    lines = [line for group, kind in groups().items() for line in _shape_problems(group, cfg, kind.several)]
+    for path, node in _components(cfg):
+        try:
+            target = locate(str(node["_target_"]))
+        except TargetError as error:
+            lines.append(f"{path}: {error}")
+            continue
+        problems = key_problems(path, node, target)
+        lines += problems
+        if not problems:
+            found[path] = target
     return found, lines
 
 
-def _target(path: str, node: DictConfig) -> tuple[Callable[..., Any] | None, list[str]]:
-    try:
-        target = locate(str(node["_target_"]))
-    except TargetError as error:
-        return None, [f"{path}: {error}"]
-    return target, key_problems(path, node, target)
+def _shape_problems(group: str, cfg: DictConfig, several: bool) -> Iterator[str]:
+    """A node of a group that is no component, where one has to be."""
+    if group not in cfg or OmegaConf.is_missing(cfg, group) or cfg[group] is None:
+        return  # what may not be null is missing, and is told as such
+    node = cfg[group]
+    for key, part in node.items() if several else [(None, node)]:
+        if part is not None and not (isinstance(part, DictConfig) and "_target_" in part):
+            name = group if key is None else f"{group}.{key}"
+            yield f"{name}: expected a mapping with a _target_, got {part}; choose an option of {group}"
 
 
-def _fit(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Origin) -> list[str]:
-    """Whether the images are large enough for the model."""
+def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int | None, dataset: str) -> list[str]:
+    """Whether images of this side are large enough for the model, by its class's `min_size`."""
     needed = getattr(targets.get("model"), "min_size", None)
-    dataset_node = cfg.get("dataset") if "dataset" in targets else None
-    size = None if dataset_node is None else _known(dataset_node, "resize") or _known(dataset_node, "size")
     if not isinstance(needed, int) or not isinstance(size, int) or size >= needed:
         return []
-    model, dataset = origin.label("model", cfg.model), origin.label("dataset", cfg.dataset)
-    others = [f"model={name}" for name, node in origin.options("model").items() if _takes(node, size)]
+    others = [f"model={name}" for name, node in choices.options("model").items() if _takes(node, size)]
     instead = f": use {' or '.join(others)}" if others else ": choose a model for small images"
+    model = choices.called("model", cfg.model)
     return [f"{model} needs images of at least {needed}x{needed}, but {dataset} has {size}x{size}{instead}"]
 
 
 def _known(node: Any, key: str) -> Any:
-    return None if OmegaConf.is_missing(node, key) else node.get(key)
+    return None if node is None or OmegaConf.is_missing(node, key) else node.get(key)
 
 
 def _takes(node: DictConfig, size: int) -> bool:
@@ -193,54 +210,26 @@ def _takes(node: DictConfig, size: int) -> bool:
     return isinstance(needed, int) and needed <= size
 
 
-def _hooks(cfg: DictConfig, targets: dict[str, Callable[..., Any]], origin: Origin) -> list[str]:
-    """What the chosen classes themselves say: their constructors' refusals, then their `problems` methods."""
-    rounds = _known(cfg, "rounds")
+def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str, Any], list[str]]:
+    """The components that can be made from their keys alone, by path, and what constructors refuse."""
     made: dict[str, Any] = {}
-    lines: list[str] = []
-    for group in _MADE:
-        if group in targets and _complete(cfg[group], targets[group]):
-            made[group], refusal = _make(origin.label(group, cfg[group]), cfg[group])
-            lines += refusal
-    if isinstance(rounds, int) and rounds >= 1:
-        lines += _schedule_problems(made, rounds)
-    lines += _problems_beside(cfg, made)
-    for group in ("dataset", "engine"):
-        lines += _ask(made.get(group))
-    if _known(cfg, "validation_share") == 0:
-        lines += _ask(made.get("dataset"), hook="test_problems")
-    return lines
-
-
-def _schedule_problems(made: dict[str, Any], rounds: int) -> list[str]:
-    freeze = made.get("freeze")
-    refused = _ask(freeze, rounds)
-    if refused:
-        return refused
-    stages = getattr(freeze, "stage_lengths", None)
-    lengths = list(stages(rounds)) if callable(stages) else [rounds]
-    return [line for group in _RULES for line in _ask(made.get(group), lengths)]
-
-
-def _problems_beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
-    """What the rules say of the clients' training and of each other, where all of them are in order."""
-    if any(made.get(group) is None for group in (*_RULES, "objective", "optimizer", "lr_schedule", "augmentation")):
-        return []
-    try:
-        training = local_training(cfg)
-    except OmegaConfBaseException:  # a number is missing, which is said elsewhere
-        return []
-    sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
-    if sends and not isinstance(made.get("allocation"), Dense):
-        return [f"{sends[0]} sends the changes of a dense model: write allocation=dense"]
-    pairs = (_RULES, reversed(_RULES))
-    return [line for one, other in pairs for line in _ask(made[one], training, made[other], hook="problems_beside")]
-
-
-def _ask(thing: Any, *facts: Any, hook: str = "problems") -> list[str]:
-    """The object's own `problems(*facts)`, or another `hook`, where it has such a method."""
-    method = getattr(thing, hook, None)
-    return [str(line) for line in method(*facts)] if callable(method) else []
+    lines: dict[str, str] = {}
+    kinds = groups()
+    for path in sorted(targets, key=lambda path: -path.count(".")):  # those inside first: their words are the clearest
+        node = OmegaConf.select(cfg, path)
+        inside = [other for other, _ in components_in(path, node)]
+        sound = all(other in targets and other not in lines for other in inside)
+        if not kinds[path.partition(".")[0]].made or not sound or not _complete(node, targets[path]):
+            continue
+        try:
+            made[path] = instantiate(node)
+        except Exception as error:
+            # Hydra wraps what a constructor raises; the constructor's own words are the ones to show.
+            cause = error.__cause__ or error
+            name = path if "." in path else choices.called(path, node)
+            lines[path] = f"{name}: {' '.join(str(cause).split()) or type(cause).__name__}"
+    order = list(targets)
+    return {path: made[path] for path in order if path in made}, [lines[path] for path in order if path in lines]
 
 
 def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:
@@ -254,10 +243,44 @@ def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:
     return True
 
 
-def _make(label: str, node: DictConfig) -> tuple[Any, list[str]]:
+def _facts(cfg: DictConfig, made: dict[str, Any], *, samples: int | None = None, size: int | None = None) -> Facts:
+    rounds, freeze = _known(cfg, "rounds"), made.get("freeze")
+    if not isinstance(rounds, int) or rounds < 1:
+        rounds = None
+    facts = Facts(rounds, None, samples, _known(cfg, "clients"), size, _known(_known(cfg, "engine"), "device"))
+    if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
+        return facts
+    stages = getattr(freeze, "stage_lengths", None)
+    lengths = stages(rounds) if callable(stages) else [rounds]
+    return Facts(rounds, tuple(lengths), samples, facts.clients, size, facts.device)
+
+
+def _asked(made: dict[str, Any], facts: Facts) -> list[str]:
+    """What the components themselves say, each by its `problems` method, where it has one."""
+    return [str(line) for part in made.values() if isinstance(part, Checked) for line in part.problems(facts)]
+
+
+_RULES = ("readjust", "updates")
+_TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
+
+
+def _beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
+    """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
+    lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
+    if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
+        return lines
     try:
-        return instantiate(node), []
-    except Exception as error:
-        # Hydra wraps what a constructor raises; the constructor's own words are the ones to show.
-        cause = error.__cause__ or error
-        return None, [f"{label}: {' '.join(str(cause).split()) or type(cause).__name__}"]
+        training = local_training(cfg)
+    except OmegaConfBaseException:  # a number is missing, which is said elsewhere
+        return lines
+    sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
+    if sends and not isinstance(made.get("allocation"), Dense):
+        return [*lines, f"{sends[0]} sends the changes of a dense model: write allocation=dense"]
+    pairs = (_RULES, reversed(_RULES))
+    return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
+
+
+def _ask(part: Any, hook: str, *given: Any) -> list[str]:
+    """What a part's `hook` says, where it has such a method."""
+    method = getattr(part, hook, None)
+    return [str(line) for line in method(*given)] if callable(method) else []

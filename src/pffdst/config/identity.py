@@ -9,25 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["differences", "engine_identity", "essence", "fingerprint"]
+from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET
+from pffdst.core.words import dotted, typed
 
-_NEUTRAL = frozenset(
-    {
-        "engine",
-        "logger",
-        "metrics",
-        "paths",
-        "resume",
-        "profile",
-        "tags",
-        "name",
-        "checkpoint_every",
-        "hydra",
-        "search",
-        "print_config",
-    }
-)
-_NEUTRAL_DATASET = frozenset({"cache", "download"})
+__all__ = ["differences", "engine_identity", "essence", "fingerprint"]
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -67,7 +52,7 @@ def _digest(plain: Any) -> str:
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two resolved configurations, result-neutral keys aside: `lr: saved 0.01, now 0.05`."""
-    before, after = _flat(_canonical(_essence(saved))), _flat(_canonical(_essence(now)))
+    before, after = dotted(_canonical(_essence(saved))), dotted(_canonical(_essence(now)))
     keys = [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
     return [f"{key}: saved {_word(before.get(key, _ABSENT))}, now {_word(after.get(key, _ABSENT))}" for key in keys]
 
@@ -76,11 +61,11 @@ _ABSENT = object()
 
 
 def _essence(plain: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in plain.items() if key not in _NEUTRAL}
+    kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
     dataset = kept.get("dataset")
     if isinstance(dataset, Mapping):
         # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.
-        neutral = _NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
+        neutral = NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
     partition = kept.get("partition")
     if isinstance(partition, Mapping):
@@ -97,19 +82,5 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _word(value: Any) -> str:
-    if value is _ABSENT:
-        return "absent"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "absent" if value is _ABSENT else typed(value)

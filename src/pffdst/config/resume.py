@@ -12,11 +12,12 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from pffdst.config.flags import key_of
 from pffdst.config.identity import differences, fingerprint
 from pffdst.runs.files import CONFIG, OVERRIDES, SWEEP
 from pffdst.runs.jobs import read_run
 
-__all__ = ["Expanded", "expand", "folder_problems", "key_of", "quoted"]
+__all__ = ["Expanded", "expand", "folder_problems", "quoted"]
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
 # A preset of several runs belongs to their command line; one of them is resumed as a run of its own.
@@ -53,11 +54,6 @@ def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
     if has_dir:
         return Expanded(rest, [f"{given[-1]}: leave hydra.run.dir out; it follows from resume"])
     return _from_path(Path(value).expanduser(), rest)
-
-
-def key_of(line: str) -> str:
-    """The key of an override as it was typed, `+`, `++` and `~` included."""
-    return line.split("=", 1)[0].strip()
 
 
 def quoted(text: str) -> str:

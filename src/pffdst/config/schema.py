@@ -1,76 +1,176 @@
-"""The typed root of a configuration: every scalar of the command line, and one node per group."""
+"""The typed root of a configuration, in one place: a line for each setting and for each group of options.
+
+A setting's line has its default, what it means (`--help` prints it), the values it may have, and whether it is
+neutral: neutral keys change no result, so runs that differ in them alone are the same run. Adding a setting or a group
+takes a line here and nothing else in this folder. Only the standard library is imported: the report reads this too.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+__all__ = ["NEUTRAL", "NEUTRAL_DATASET", "Allowed", "Group", "RootConfig", "allowed", "expected_type", "groups"]
 
-__all__ = ["RootConfig", "register"]
+MISSING: Any = "???"
+Holds = Callable[[Any], bool]
+
+
+@final
+@dataclass(frozen=True)
+class Allowed:
+    """The values a setting may have; in `expected`, the words for them, {key} stands for its name."""
+
+    holds: Holds
+    expected: str
+    example: str
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """A group of options. Its node is one component, a mapping with a `_target_`, or `several`, each under a key.
+
+    An `optional` group may be null. Components that are not `made` when a configuration is checked cost time or open
+    files: their keys are looked at, their constructors are not called.
+    """
+
+    several: bool = False
+    optional: bool = False
+    made: bool = True
+
+
+def at_least(low: int, example: str) -> Allowed:
+    """Numbers from `low` on."""
+    return Allowed(_number(lambda v: v >= low), f"{{key}} >= {low}", example)
+
+
+def below_one(example: str) -> Allowed:
+    """0 <= value < 1."""
+    return Allowed(_number(lambda v: 0 <= v < 1), "0 <= {key} < 1", example)
+
+
+def positive(example: str) -> Allowed:
+    """Numbers above 0."""
+    return Allowed(_number(lambda v: v > 0), "{key} > 0", example)
+
+
+def setting(default: Any, help: str, allowed: Allowed | None = None, *, neutral: bool = False) -> Any:
+    """A value at the root."""
+    return field(default=default, metadata={"help": help, "allowed": allowed, "neutral": neutral})
+
+
+def component(*, optional: bool = False, made: bool = True, neutral: bool = False) -> Any:
+    """A group of which one option is chosen; null means none where it is `optional`."""
+    kind = Group(optional=optional, made=made)
+    return field(default=None if optional else MISSING, metadata={"group": kind, "neutral": neutral})
+
+
+def components(*, made: bool = True, neutral: bool = False) -> Any:
+    """A group of which any number of options are chosen: `group=[a,b]`, and null for none."""
+    kind = Group(several=True, optional=True, made=made)
+    return field(default_factory=dict, metadata={"group": kind, "neutral": neutral})
+
+
+def _number(holds: Holds) -> Holds:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and holds(v)
+
+
+def _of_a_folder(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+
+
+_DATASET_NAME = "${oc.select:dataset.name,run}"
+_SEED = Allowed(_number(lambda v: 0 <= v < 2**63), "0 <= seed < 2**63", "0")
+_NAME = Allowed(_of_a_folder, "text that can be part of a folder's name", "digits")
+_RESUME = Allowed(
+    lambda v: isinstance(v, bool | str) and v != "", "a run's folder or a checkpoint", "logs/runs/DAY/RUN"
+)
+_PROFILE = Allowed(lambda v: isinstance(v, bool) or v == "trace", "true, false or trace", "true")
 
 
 @dataclass
 class RootConfig:
-    """What `train.yaml` may hold. Scalars have no default here: `train.yaml`, a method or an experiment gives them.
+    """Everything a configuration may hold. A group's node is the mapping of the chosen option."""
 
-    Rates are per step (`lr`, `momentum`, `weight_decay`), counts are whole numbers; `sparsity` is s, `rounds` is R,
-    `clients` is C, `cohort` is K, `local_epochs` is E, `prox_mu` is mu. A group's node is the chosen option's mapping.
-    """
+    sparsity: float = setting(0.8, "s: share of dead weights at the end of the run, 0 <= s < 1", below_one("0.95"))
+    rounds: int = setting(120, "R: rounds of communication", at_least(1, "100"))
+    clients: int = setting(20, "C: clients among which the training set is divided", at_least(1, "20"))
+    cohort: int = setting(10, "K: clients taking part in a round", at_least(1, "10"))
+    local_epochs: int = setting(MISSING, "E: passes over a client's data in a round", at_least(1, "2"))
+    batch_size: int = setting(16, "images in a step of a client", at_least(1, "32"))
+    lr: float = setting(0.1, "learning rate of the clients, per step", positive("0.05"))
+    momentum: float = setting(0.9, "of the clients' steps", below_one("0.9"))
+    weight_decay: float = setting(0.001, "of the clients' steps", at_least(0, "0.001"))
+    prox_mu: float = setting(0.0, "mu: weight of FedProx's proximal term; 0 = none", at_least(0, "0.0"))
+    sparse_init: bool = setting(False, "true: initial weights are scaled to their layer's density; false: torch's")
+    clip_norm: float = setting(0.0, "most 2-norm of a local step's gradient; 0 = none", at_least(0, "0.0"))
+    server_ema: float = setting(0.9, "decay of the server average, evaluated too; 0 = none", below_one("0.9"))
+    server_ema_warm_up: bool = setting(True, "the average forgets its first rounds faster")
+    clients_keep: bool = setting(True, "false: clients keep nothing, so masks and frozen weights travel every time")
+    validation_share: float = setting(
+        0.0, "of the training set, evaluated in the test set's place; 0 = none", below_one("0.2")
+    )
+    eval_every: int = setting(5, "rounds between evaluations", at_least(1, "2"))
+    eval_every_bytes: int = setting(0, "or paper_bytes between them; 0 = by rounds", at_least(0, "0"))
+    checkpoint_every: int = setting(10, "rounds between checkpoints", at_least(1, "10"), neutral=True)
+    seed: int = setting(0, "of every random draw", _SEED)
+    profile: Any = setting(
+        False, "true: where a round's time goes, in the logs; trace: of single operations too", _PROFILE, neutral=True
+    )
+    print_config: bool = setting(False, "true shows the whole configuration before the run", neutral=True)
+    resume: Any = setting(False, "a run's folder, or a checkpoint in it: go on with it", _RESUME, neutral=True)
+    name: str = setting(_DATASET_NAME, "of the run, in its folder's name and the logs", _NAME, neutral=True)
+    tags: list[str] = field(default_factory=list, metadata={"help": "of the run, in the logs", "neutral": True})
+    label: str = setting("", "what its method is called; empty = the method and what is changed in it", neutral=True)
+    method_name: str = field(default=MISSING, metadata={"allowed": _NAME})
 
-    name: str = MISSING
-    method_name: str = MISSING
-    tags: list[str] = field(default_factory=list)
-
-    sparsity: float = MISSING
-    rounds: int = MISSING
-    seed: int = MISSING
-    clients: int = MISSING
-    cohort: int = MISSING
-    local_epochs: int = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-    momentum: float = MISSING
-    weight_decay: float = MISSING
-    prox_mu: float = MISSING
-    clip_norm: float = MISSING
-    sparse_init: bool = MISSING
-    server_ema: float = MISSING
-    server_ema_warm_up: bool = MISSING
-    clients_keep: bool = MISSING
-    validation_share: float = MISSING
-    eval_every: int = MISSING
-    eval_every_bytes: int = MISSING
-    checkpoint_every: int = MISSING
-    resume: Any = False
-    profile: Any = False
-    print_config: bool = False
-
-    dataset: Any = MISSING
-    partition: Any = MISSING
-    model: Any = MISSING
-    allocation: Any = MISSING
-    readjust: Any = MISSING
-    freeze: Any = MISSING
-    updates: Any = MISSING
-    aggregation: Any = MISSING
-    server_optimizer: Any = MISSING
-    objective: Any = MISSING
-    optimizer: Any = MISSING
-    lr_schedule: Any = MISSING
-    augmentation: Any = MISSING
-    codec: Any = MISSING
-    engine: Any = MISSING
-    participation: Any = MISSING
-    callbacks: Any = field(default_factory=dict)
-    observers: Any = field(default_factory=dict)
-    metrics: Any = field(default_factory=dict)
-    logger: Any = MISSING
-    paths: Any = MISSING
-    search: Any = None
+    dataset: Any = component()
+    partition: Any = component()
+    model: Any = component(made=False)
+    allocation: Any = component()
+    readjust: Any = component()
+    freeze: Any = component()
+    updates: Any = component()
+    aggregation: Any = component()
+    server_optimizer: Any = component()
+    objective: Any = component()
+    optimizer: Any = component()
+    lr_schedule: Any = component()
+    augmentation: Any = component()
+    codec: Any = component()
+    engine: Any = component(neutral=True)
+    participation: Any = component()
+    logger: dict[str, Any] = components(made=False, neutral=True)
+    metrics: dict[str, Any] = components(made=False, neutral=True)
+    callbacks: dict[str, Any] = components()
+    observers: dict[str, Any] = components()
+    paths: Any = field(default=MISSING, metadata={"neutral": True})
+    search: Any = field(default=None, metadata={"neutral": True})
 
 
-def register() -> None:
-    """Makes the schema known to Hydra under the name `schema`; calling it again changes nothing."""
-    ConfigStore.instance().store(name="schema", node=RootConfig)
+_FIELDS = dataclasses.fields(RootConfig)
+NEUTRAL = frozenset({"hydra", *(f.name for f in _FIELDS if f.metadata.get("neutral"))})
+"""Keys at the root that change no result."""
+NEUTRAL_DATASET = frozenset({"cache", "download"})
+"""Keys of `dataset` that change no result."""
+
+
+def groups() -> dict[str, Group]:
+    """The groups of components, by name."""
+    return {f.name: f.metadata["group"] for f in _FIELDS if "group" in f.metadata}
+
+
+def allowed() -> dict[str, Allowed]:
+    """The settings that not every value of their type suits."""
+    return {f.name: f.metadata["allowed"] for f in _FIELDS if f.metadata.get("allowed") is not None}
+
+
+def expected_type(key: str) -> str:
+    """The type of a setting in words; empty for what is no setting."""
+    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    kind = next((str(f.type) for f in _FIELDS if f.name == key), "")
+    return "a list, such as [a,b]" if kind.startswith("list") else words.get(kind, "")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pffdst.core.errors import UserError
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.seeding import generator_for
 from pffdst.data.samples import ImageSet
 
@@ -114,7 +115,7 @@ class DataSource(ABC):
         """The dataset; DataError with what to write or to put where when it cannot be had."""
 
     @abstractmethod
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What is wrong with the settings, files and folders as far as a glance can tell: no decoding, no download."""
 
     def test_problems(self) -> list[str]:

@@ -25,6 +25,7 @@ from pffdst.client.callbacks import BrokenMaskError
 from pffdst.client.loaded import Loaded
 from pffdst.client.step import Hooks
 from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unreadable
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import generator_for, seeded_global_state
@@ -98,7 +99,7 @@ class BatchedEngine(Engine):
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
         self._undo = contextlib.ExitStack()
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What this machine lacks."""
         if torch.cuda.is_available():
             return []

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Update
 from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
 from pffdst.engines.fabric_loop import FabricFit
@@ -40,7 +41,7 @@ class FabricEngine(Engine):
         self.workers = 0 if exact or device != "cpu" else workers
         self._pool: WorkerPool | None = None
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What this machine lacks."""
         return device_problems(self.device)
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.module import ClientModule
 from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Update
 from pffdst.data.batches import ClientBatches
 from pffdst.engines.base import Engine, Job, checked_device, device_problems, run_in_process
@@ -60,7 +61,7 @@ class TrainerEngine(Engine):
         self.channels_last = channels_last
         self.device = checked_device(device)
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What this machine lacks."""
         return device_problems(self.device)
 

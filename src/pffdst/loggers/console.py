@@ -161,7 +161,7 @@ def header(config: Mapping[str, Any], folder: Path, resumed: bool = False) -> tu
     """Two lines: what is run, and where its files are. Keys the configuration lacks are shown as `?`."""
     group = {key: config.get(key) or {} for key in ("dataset", "model", "engine")}
     what = (
-        f"{config.get('method_name', '?')} on {group['dataset'].get('name', '?')}",
+        f"{config.get('label') or config.get('method_name', '?')} on {group['dataset'].get('name', '?')}",
         _target(group["model"], -1),
         f"sparsity {config.get('sparsity', '?')}",
         f"{config.get('rounds', '?')} rounds",

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
 
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -350,8 +351,8 @@ class Rule(ABC):
         """What a user should know of stages of these lengths (rounds), though they can be run."""
         return []
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
-        """What stands against stages of these lengths (rounds), one sentence each."""
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against stages of `facts.stage_lengths` rounds, one sentence each."""
         return []
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:

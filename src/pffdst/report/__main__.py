@@ -1,4 +1,4 @@
-"""The comparison page from the command line: `python -m pffdst.report logs -o report.html`."""
+"""The comparison page from the command line: `python -m pffdst report logs -o report.html`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from pffdst.core.errors import UserError
+from pffdst.core.program import command_line
 from pffdst.report.exports import common_level, latex_text, runs_csv, write_text
 from pffdst.report.figures import ACCURACIES
 from pffdst.report.groups import group_runs, is_counted, keys_of
@@ -28,7 +29,7 @@ __all__ = ["main"]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m pffdst.report", description="Compares the runs below a folder.")
+    made = argparse.ArgumentParser(prog=command_line("report"), description="Compares the runs below a folder.")
     made.add_argument("logs", nargs="+", type=Path, metavar="FOLDER", help="folder with runs and sweeps, such as logs")
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the page to FILE (default: report.html)")
     made.add_argument("--serve", type=int, metavar="PORT", help="serve the page on 127.0.0.1 and keep it up to date")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(given: argparse.Namespace, shelf: Shelf) -> None:
     """UserError for what cannot be done, before anything is written."""
     if not shelf.runs and given.serve is None:
-        raise UserError(f"{', '.join(map(str, given.logs))}: no runs there; make one with `python train.py`")
+        raise UserError(f"{', '.join(map(str, given.logs))}: no runs there; make one with `{command_line()}`")
     known = sorted({key for run in shelf.runs for key in run.config})
     unknown = [key for key in wanted_keys(given) or () if key not in known]
     if unknown:

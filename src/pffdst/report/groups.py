@@ -8,29 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, final
 
+from pffdst.config import schema
+from pffdst.core.words import typed
 from pffdst.report.reading import EVALUATED_ON, Run, Scalar
 
 __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "is_neutral", "keys_of"]
 
 # Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
-NEUTRAL = frozenset(
-    {
-        "engine",
-        "logger",
-        "metrics",
-        "paths",
-        "resume",
-        "profile",
-        "tags",
-        "name",
-        "checkpoint_every",
-        "hydra",
-        "search",
-        "print_config",
-        "seed",
-    }
-)
-_NEUTRAL_KEYS = frozenset({"dataset.cache", "dataset.download", "dataset.path", "partition.save"})
+NEUTRAL = schema.NEUTRAL | {"seed"}
+_NEUTRAL_KEYS = frozenset({"dataset.path", "partition.save", *(f"dataset.{key}" for key in schema.NEUTRAL_DATASET)})
 # A method is named first, then by what makes it an ablation, then by its setting.
 _FIRST = (
     "method_name",
@@ -145,7 +131,7 @@ def told(key: str, value: Scalar, words: Mapping[str, Mapping[str, str]]) -> str
 def word(key: str, value: Scalar, words: Mapping[str, Mapping[str, str]]) -> str:
     """A value as people write it on the command line."""
     if value is None or isinstance(value, bool):
-        return "unset" if value is None else str(value).lower()
+        return "unset" if value is None else typed(value)
     return words.get(key, {}).get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's job knows of earlier attempts, and what a sweep's table shows: plain files, read as they lie.
+"""What a sweep's job knows of earlier attempts, and what its folder shows: plain files, read as they lie.
 
 A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed", "engine"}, at the end
 `summary.json`, in between `checkpoints/` and the lock `run.lock` of the process at work: a run that says it is running
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from filelock import FileLock, Timeout
-from rich.table import Table
 
 from pffdst.core.errors import UserError
 from pffdst.runs.files import (
@@ -39,7 +38,6 @@ from pffdst.runs.files import (
     read_yaml,
     write_whole,
 )
-from pffdst.runs.foreign import foreign
 
 if sys.platform != "win32":
     import fcntl
@@ -51,6 +49,7 @@ __all__ = [
     "Status",
     "has_checkpoint",
     "in_use",
+    "job_folders",
     "job_of",
     "jobs_of",
     "locked",
@@ -60,13 +59,13 @@ __all__ = [
     "previous_attempt",
     "read_run",
     "result_folder",
-    "table_of",
 ]
 
 Status = Literal["running", "done", "failed"]
 State = Literal["done", "running", "failed", "stopped", "missing"]
 
-_DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
+_JOB_NUMBER = re.compile(r"^    num: (\d+)$", re.MULTILINE)
+_NO_RUNS = ("checkpoints", "wandb")
 
 
 @final
@@ -83,9 +82,9 @@ class Attempt:
 class Job:
     """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
 
-    `state` tells by the lock whether somebody works on it: a run that was killed is stopped. `accuracy`, a share in
-    [0, 1], is the mean of the last 5 evaluations, `bytes` counts both directions; None when unknown. `folder` is where
-    the result lies.
+    `state` tells by the lock whether somebody works on it: a run that was killed is stopped. `last5` is the mean of the
+    last 5 accuracies and `ema` the server average's accuracy, shares in [0, 1]; `bytes` counts both directions; None
+    when unknown. `own` is the job's own folder, `folder` where the result lies.
     """
 
     number: str
@@ -93,8 +92,10 @@ class Job:
     done: bool
     state: State
     status: str
-    accuracy: float | None
+    last5: float | None
+    ema: float | None
     bytes: float | None
+    own: Path
     folder: Path
 
 
@@ -208,45 +209,29 @@ def job_of(folder: Path) -> Job | None:
 
 
 def jobs_of(sweep: Path, grid: Sequence[tuple[str, ...]] = ()) -> list[Job]:
-    """The jobs of a sweep's folder, in order of their numbers; those of its `grid` that have no folder are missing."""
-    folders = [path for path in sweep.iterdir() if path.is_dir() and _is_job(path)] if sweep.is_dir() else []
-    jobs = [_job(folder) for folder in folders]
+    """The jobs below a sweep's folder, in order of their numbers; those of its `grid` without a folder are missing."""
+    jobs = [_job(folder) for folder in job_folders(sweep)]
     begun = {frozenset(job.overrides) for job in jobs}
-    never = [(i, lines) for i, lines in enumerate(grid) if frozenset(lines) not in begun]
-    jobs += [Job(str(i), lines, False, "missing", "missing", None, None, sweep / str(i)) for i, lines in never]
+    wanted = [tuple(line.lstrip("+") for line in lines) for lines in grid]
+    never = [(i, sweep / str(i), lines) for i, lines in enumerate(wanted) if frozenset(lines) not in begun]
+    jobs += [Job(str(i), lines, False, "missing", "missing", None, None, None, own, own) for i, own, lines in never]
     jobs.sort(key=_order)
     shared = _shared([job.overrides for job in jobs])
     return [_without(job, shared) for job in jobs]
 
 
-def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
-    """A sweep's jobs: number, the overrides in which they differ, status, accuracy, bytes, folder below its parent.
-
-    `what` stands in the title for a folder that holds something else. Long decimals are shortened.
-    """
-    table = Table(title=foreign(f"{what} {sweep}"), title_justify="left")
-    table.add_column("job", justify="right")
-    for name in ("overrides", "status"):
-        table.add_column(name, overflow="fold")
-    table.add_column("last-5 accuracy", justify="right")
-    table.add_column("bytes", justify="right")
-    table.add_column("folder", overflow="fold")
-    for job in jobs:
-        accuracy = "-" if job.accuracy is None else f"{100 * job.accuracy:.2f} %"
-        size = "-" if job.bytes is None else _size(job.bytes)
-        overrides = _DECIMAL.sub(lambda found: f"{float(found[0]):.4g}", " ".join(job.overrides))
-        told = (job.number, overrides, job.status, accuracy, size, _below(job.folder, sweep.parent))
-        table.add_row(*map(foreign, told))
-    return table
+def job_folders(root: Path) -> list[Path]:
+    """The folders of runs below `root`, at any depth."""
+    found = []
+    for place, inside, files in os.walk(root):
+        if Path(place) != root and (".hydra" in inside or {RUN, SKIPPED} & set(files)):
+            found.append(Path(place))
+        inside[:] = [name for name in inside if name not in _NO_RUNS and not name.startswith(".")]
+    return sorted(found)
 
 
 def _is_same(run: dict[str, Any], fingerprint: str, engine: str) -> bool:
     return run.get("fingerprint") == fingerprint and (run.get("engine") or engine) == engine
-
-
-def _below(folder: Path, root: Path) -> str:
-    absolute, root = folder.resolve(), root.resolve()
-    return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
 
 def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
@@ -279,11 +264,13 @@ def _job(folder: Path) -> Job:
     source = _elsewhere(skipped, folder) if elsewhere else folder
     state = _state(source)
     summary = _read(source / SUMMARY)
-    figures = _figure(summary, "last5_acc_global"), _figure(summary, "bytes_up", "bytes_down")
+    last5, ema = (_figure(summary, f"{name}_acc_global") for name in ("last5", "ema"))
+    size = _figure(summary, "bytes_up", "bytes_down")
     words: str = state
     if elsewhere:
         words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt went on"
-    return Job(folder.name, _overrides(folder), state == "done", state, words, *figures, source)
+    overrides = _overrides(folder)
+    return Job(_number(folder), overrides, state == "done", state, words, last5, ema, size, folder, source)
 
 
 def _state(folder: Path) -> State:
@@ -292,6 +279,14 @@ def _state(folder: Path) -> State:
     if status == "done" or (status == "failed" and _is_free(folder)):
         return "done" if status == "done" else "failed"
     return "stopped" if _is_free(folder) else "running"
+
+
+def _number(folder: Path) -> str:
+    """The job's number as Hydra saved it; else its folder's name."""
+    with suppress(OSError):
+        found = _JOB_NUMBER.search((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+        return found[1] if found else folder.name
+    return folder.name
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
@@ -315,14 +310,6 @@ def _figure(summary: dict[str, Any], *names: str) -> float | None:
     found = [summary.get(name) for name in names]
     numbers = [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]
     return sum(numbers) if len(numbers) == len(names) else None
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.facts import Facts
 from pffdst.core.flat import FlatModule, initialise
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
@@ -183,7 +184,7 @@ def check_rule(make: Callable[[], Rule], *, updates: bool = False, dense: bool =
     taken up from a checkpoint ends as one that was never stopped. With and without freezing, where it can freeze.
     """
     for freeze in (NoFreezing(), TwoStage()):
-        if make().problems(freeze.stage_lengths(12)):
+        if make().problems(Facts(stage_lengths=tuple(freeze.stage_lengths(12)))):
             continue
 
         def run(schedule: FreezeSchedule = freeze) -> SmallRun:

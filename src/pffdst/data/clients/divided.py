@@ -148,7 +148,7 @@ class Partitioner(ABC):
             check_name("save", self.save)
 
     @abstractmethod
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Why `clients` cannot have shares of the training samples; empty when they can."""
 
     @abstractmethod
@@ -162,21 +162,31 @@ class Partitioner(ABC):
 class Division(Partitioner):
     """A way in which every sample is exactly one client's."""
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Fewer than 1 client, or more clients than samples."""
         samples = len(train.labels)
         if clients < 1:
             return [f"clients must be 1 or more, got {clients}"]
+        if found := self._settings_problems():
+            return found
         if clients > samples:
             return [
                 f"clients={clients} is more than the {samples} training samples; write clients={samples} or fewer, "
                 "or partition=drawn, whose clients share samples"
             ]
+        return self._share_problems(samples, clients)
+
+    def _settings_problems(self) -> list[str]:
+        """Settings out of range."""
+        return []
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        """Why so many clients cannot have shares of so many samples, which are no fewer than they."""
         return []
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """Assigns every sample to exactly one client."""
-        if problems := self.problems(train, clients):
+        if problems := self.misfits(train, clients):
             raise PartitionError("\n".join(problems))
         labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
         owner, moved = self._assign(labels, clients, seed)
@@ -212,9 +222,9 @@ class Dirichlet(Division):
     min_size: int
     retries: int
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Also: alpha, min_size or retries out of range, or too few samples for every client to get min_size."""
-        found, samples = super().problems(train, clients), len(train.labels)
+        found = super().misfits(train, clients)
         if not 0 < self.alpha <= _ALPHA_MAX:
             found.append(
                 f"partition.alpha must be above 0 and at most {_ALPHA_MAX:g}, got {self.alpha}; "
@@ -224,13 +234,16 @@ class Dirichlet(Division):
             found.append(f"partition.min_size must be 1 or more, got {self.min_size}")
         if self.retries < 0:
             found.append(f"partition.retries must be 0 or more, got {self.retries}")
-        if not found and clients * self.min_size > samples:
-            found.append(
-                f"partition.min_size={self.min_size} for clients={clients} needs {clients * self.min_size} training "
-                f"samples, there are {samples}; write clients={samples // self.min_size} or fewer, "
-                f"or partition.min_size={samples // clients}"
-            )
         return found
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        if clients * self.min_size <= samples:
+            return []
+        return [
+            f"partition.min_size={self.min_size} for clients={clients} needs {clients * self.min_size} training "
+            f"samples, there are {samples}; write clients={samples // self.min_size} or fewer, "
+            f"or partition.min_size={samples // clients}"
+        ]
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
         per_class = np.bincount(labels)
@@ -271,9 +284,9 @@ class Shards(Division):
 
     per_client: int
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Also: per_client below 1, or more shards than samples."""
-        found, samples = super().problems(train, clients), len(train.labels)
+        found, samples = super().misfits(train, clients), len(train.labels)
         if self.per_client < 1:
             found.append(f"partition.per_client must be 1 or more, got {self.per_client}")
         if not found and self.per_client * clients > samples:

@@ -48,14 +48,14 @@ class Drawn(Partitioner):
             if not holds:
                 raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Fewer than 1 client or sample: any other numbers go together."""
         counts = (("clients", clients), ("samples", len(train.labels)))
         return [f"{name} must be 1 or more, got {n}" for name, n in counts if n < 1]
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> DrawnShares:
         """Names the clients' draws, and divides the test set among the panel."""
-        if problems := self.problems(train, clients):
+        if problems := self.misfits(train, clients):
             raise PartitionError("\n".join(problems))
         labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
         by_class = torch.from_numpy(np.argsort(labels, kind="stable"))

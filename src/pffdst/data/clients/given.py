@@ -52,7 +52,7 @@ class ByColumn(Partitioner):
 
     column: str
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """Samples without owners, or another number of clients than there are."""
         if train.owners is None:
             return [
@@ -63,7 +63,7 @@ class ByColumn(Partitioner):
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """Every sample to its owner."""
-        if problems := self.problems(train, clients):
+        if problems := self.misfits(train, clients):
             raise PartitionError("\n".join(problems))
         assert train.owners is not None
         owner = train.owners.numpy()
@@ -101,7 +101,7 @@ class FromFile(Partitioner):
         """32 hexadecimal digits of the file's bytes."""
         return hashlib.blake2b(self.file.read_bytes(), digest_size=16).hexdigest()
 
-    def problems(self, train: Owned, clients: int) -> list[str]:
+    def misfits(self, train: Owned, clients: int) -> list[str]:
         """A file that cannot be read, or that has another number of clients."""
         try:
             return _another_number(f"{self.file} names", len(_Lists.read(self.file).names), clients)
@@ -110,7 +110,7 @@ class FromFile(Partitioner):
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """The lists of the file, each client's in its order."""
-        if problems := self.problems(train, clients):
+        if problems := self.misfits(train, clients):
             raise PartitionError("\n".join(problems))
         lists = _Lists.read(self.file)
         labels, tested = (checked_labels(part.labels, classes) for part in (train, test))

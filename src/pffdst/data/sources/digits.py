@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.seeding import derive_seed
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
@@ -24,7 +25,7 @@ class DigitsSource(ImageSource):
 
     test_share: float
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range."""
         found = self.shape_problems()
         if not 0 < self.test_share < 1:

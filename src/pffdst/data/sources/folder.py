@@ -12,6 +12,7 @@ from typing import final
 
 import numpy as np
 
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.data.cache import ImageCache
 from pffdst.data.columns import of_words, ranked
 from pffdst.data.dataset import DataError, Dataset
@@ -42,7 +43,7 @@ class FolderSource(ImageSource):
     test: str | None
     cache: str
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and class folders that are not there or are empty."""
         found = self.shape_problems()
         if not self._folder.is_dir():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.data.cache import ImageCache
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.sources.archive import ARCHIVES, Archive
@@ -32,7 +33,7 @@ class VisionSource(ImageSource):
     cache: str
     parquet: Mapping[str, Any]
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and files that are not there and will not be downloaded."""
         found = self.shape_problems()
         if self.archive not in ARCHIVES:
@@ -99,7 +100,7 @@ class ParquetSource(ImageSource):
     cache: str
     parquet: Mapping[str, Any]
 
-    def problems(self) -> list[str]:
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and shards that are not there."""
         found = self.shape_problems()
         if not _folder(self.path).is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
 from pffdst.methods.freeze.start import Last, StartModel
@@ -42,6 +43,6 @@ class FreezeSchedule(ABC):
             start += length
         return tuple(stages)
 
-    def problems(self, rounds: int) -> list[str]:
-        """What stands against a run of `rounds` rounds, one sentence each."""
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against a run of `facts.rounds` rounds, one sentence each."""
         return []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, final
 
+from pffdst.core.facts import Facts
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.freeze.start import START_MODELS, StartModel
 
@@ -47,8 +48,11 @@ class TwoStage(FreezeSchedule):
         """As `start_from` says."""
         return self.start_from if isinstance(self.start_from, StartModel) else START_MODELS[self.start_from]()
 
-    def problems(self, rounds: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Each stage takes a round."""
+        rounds = facts.rounds
+        if rounds is None:
+            return []
         if rounds < 2:
             return [f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"]
         if self.stage_lengths(rounds)[0] == 0:

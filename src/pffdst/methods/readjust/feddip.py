@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move, first, room_left
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
@@ -104,8 +105,9 @@ class FedDip(Rule):
             "readjust.schedule.interval or more rounds cut it step by step"
         ]
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A stage must hold its last cut."""
+        stage_lengths = facts.stage_lengths or (2,)
         if min(stage_lengths) >= 2:
             return []
         return [

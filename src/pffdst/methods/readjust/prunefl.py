@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import largest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
@@ -179,8 +180,9 @@ class PruneFl(Rule):
             return []
         return ["readjust=prunefl finds its own density: sparsity is where it begins, readjust.exact=true keeps it"]
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A mask of free size has no share for each stage."""
+        stage_lengths = facts.stage_lengths or (2,)
         if self.exact or len(stage_lengths) == 1:
             return []
         return ["readjust=prunefl finds its own density, which two stages cannot share: write readjust.exact=true"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pffdst.core.errors import UserError
+from pffdst.core.facts import Facts
 from pffdst.core.masks import greatest_overall
 from pffdst.core.model import Layout, Stage
 from pffdst.core.positions import Positions
@@ -116,8 +117,9 @@ class Scored(Rule, ABC):
         """Goes back to what `state_dict` gave."""
         self._sum = None if state["sum"] is None else state["sum"].clone()
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """The top k are those of the first stage alone."""
+        stage_lengths = facts.stage_lengths or (2,)
         if self.sent == "top" and len(stage_lengths) > 1:
             return ["readjust.sent=top scores no more weights than the first stage trains: write readjust.sent=all"]
         return []

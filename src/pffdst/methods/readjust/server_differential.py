@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import final
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import Move, room_left, smallest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.methods.rule import Rule
@@ -63,9 +64,10 @@ class ServerDifferential(Rule):
             "is only pruned once; a smaller readjust.schedule.interval or more rounds readjust it"
         ]
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A stage must be long enough to hold its final prune."""
-        if min(stage_lengths) >= 2:
+        stage_lengths = facts.stage_lengths
+        if stage_lengths is None or min(stage_lengths) >= 2:
             return []
         enough = max(2 * len(stage_lengths), sum(stage_lengths) + 1)  # more where stages differ much in length
         return [

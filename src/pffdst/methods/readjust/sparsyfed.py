@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import first
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
@@ -109,8 +110,9 @@ class SparsyFed(Rule):
 
     # ---- what may be said beforehand -------------------------------------------------------------------------------
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A later stage would begin with zeros, which do not train."""
+        stage_lengths = facts.stage_lengths or (2,)
         if len(stage_lengths) == 1:
             return []
         return ["readjust=sparsyfed trains powers of weights, which never leave 0: write freeze=none"]

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.methods.local import LocalTraining
@@ -87,8 +88,9 @@ class Freezing(Rule):
         """The round int32 [W] in which each weight is active again; empty before the first round is over."""
         return self._until
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """What stages freeze is frozen for ever."""
+        stage_lengths = facts.stage_lengths or (2,)
         return [] if len(stage_lengths) == 1 else ["updates=apf freezes weights for a while: write freeze=none"]
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:

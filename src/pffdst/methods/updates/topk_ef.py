@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.masks import first
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -97,8 +98,9 @@ class TopK(Rule):
         count = max(1, round((1 - self.left) * len(change)))
         return torch.from_numpy(first(-change.abs().numpy(), count))
 
-    def problems(self, stage_lengths: list[int]) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Residuals are of one set of trainable weights."""
+        stage_lengths = facts.stage_lengths or (2,)
         if len(stage_lengths) == 1:
             return []
         return ["updates=topk_ef remembers changes of weights that stay trainable: write freeze=none"]

@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from pffdst.config.grid import grid_of, jobs_in
+from pffdst.config.sweeps import grid_of, jobs_in
 
 
 def test_every_combination_in_the_order_of_the_jobs() -> None:

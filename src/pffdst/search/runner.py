@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pffdst.config.compose import Session
+from pffdst.config.flags import CommandLine
 from pffdst.config.identity import differences
 from pffdst.config.overrides import opened_for
 from pffdst.config.resume import quoted
-from pffdst.config.session import Session
 from pffdst.core.errors import UserError
+from pffdst.core.program import command_line
 from pffdst.core.seeding import derive_seed
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.units import format_figure
 from pffdst.runs.jobs import locked, read_run, result_folder
-from pffdst.search.settings import Search, read_search, sampler_for, written
-from pffdst.search.study import Proposal, Study, front_table, shown
+from pffdst.search.definition import Search, assigned, read_search, sampler_for
+from pffdst.search.trials import Proposal, Trials, front_table, shown
 
 __all__ = ["refuse_another", "run_search"]
 
@@ -41,23 +40,23 @@ def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
         ConfigError: with every problem of the search.
         UserError: where its folder holds another search, or another process is at work there.
     """
-    args, _ = get_args_parser().parse_known_intermixed_args(list(argv))
-    with opened_for(args, config_dir) as opened:
-        search = read_search(opened, args.overrides)
+    line = CommandLine.of(argv)
+    with opened_for(line, config_dir) as opened:
+        search = read_search(opened, line.overrides)
         with locked(search.folder):
-            study = Study.open(search.folder, search.spec, args.overrides, search.trials)
-            refuse_another(search, study)
+            trials = Trials.open(search.folder, search.spec, line.overrides, search.trials)
+            refuse_another(search, trials)
             seed = int(search.spec["seed"])
-            return _Run(search, study, seed, _launcher(opened, search, task), Console()).to_the_end()
+            return _Run(search, trials, seed, _launcher(opened, search, task), Console()).to_the_end()
 
 
 @final
 class _Run:
     """One process's work on a search."""
 
-    def __init__(self, search: Search, study: Study, seed: int, launcher: Any, console: Console) -> None:
+    def __init__(self, search: Search, trials: Trials, seed: int, launcher: Any, console: Console) -> None:
         self._search = search
-        self._study = study
+        self._trials = trials
         self._launcher = launcher
         self._console = console
         self._sampler = sampler_for(search.sampler, lambda number: derive_seed(seed, "search", number) % 2**32)
@@ -67,24 +66,24 @@ class _Run:
         self._say(self._beginning())
         in_a_row = 0
         while self._done() < self._search.trials and in_a_row < _IN_A_ROW:
-            proposal = self._study.propose(self._search.space, self._sampler)
+            proposal = self._trials.propose(self._search.space, self._sampler)
             in_a_row = 0 if self._run(proposal) else in_a_row + 1
-        self._console.print(front_table(self._study))
-        trials = self._study.trials()
+        self._console.print(front_table(self._trials))
+        trials = self._trials.all()
         failed = [trial for trial in trials if trial.status == "failed"]
         self._say(f"{self._done()} of {self._search.trials} trials done, {len(failed)} failed")
         if in_a_row < _IN_A_ROW:
             return 0
-        again = shlex.join([Path(sys.executable).name, *sys.argv])
+        again = command_line("train", sys.argv[1:])
         self._say(f"The search ended after {_IN_A_ROW} failures in a row: {failed[-1].error}")
         self._say(f"What is done is kept; to go on: {again}")
         return 1
 
     def _done(self) -> int:
-        return sum(trial.status == "done" for trial in self._study.trials())
+        return sum(trial.status == "done" for trial in self._trials.all())
 
     def _beginning(self) -> str:
-        search, trials = self._search, self._study.trials()
+        search, trials = self._search, self._trials.all()
         aims = ", ".join(f"{direction} {figure}" for figure, direction in search.objectives.items())
         if not trials:
             return f"search {search.name}: {search.trials} trials, {aims}; files in {search.folder}"
@@ -95,14 +94,14 @@ class _Run:
         """One trial; whether it gave its figures."""
         values = "  ".join(f"{key}={shown(value)}" for key, value in proposal.values.items())
         self._say(f"\ntrial {proposal.number}{' (resumed)' if proposal.resumed else ''}: {values}")
-        own = [written(key, value) for key, value in proposal.values.items()]
+        own = [assigned(key, value) for key, value in proposal.values.items()]
         self._launcher.launch([[*self._search.overrides, *own]], initial_job_idx=proposal.number)
         reached, problem = _figures(self._search.folder / str(proposal.number), list(self._search.objectives))
         if problem is not None:
-            self._study.failed(proposal.number, problem)
+            self._trials.failed(proposal.number, problem)
             self._say(f"trial {proposal.number} failed: {problem}")
             return False
-        self._study.succeeded(proposal.number, reached)
+        self._trials.succeeded(proposal.number, reached)
         figures = "  ".join(f"{name} {format_figure(name, value)}" for name, value in reached.items())
         self._say(f"trial {proposal.number}: {figures}")
         return True
@@ -127,16 +126,15 @@ def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str 
 def _launcher(opened: Session, search: Search, task: Task) -> Any:
     """Hydra's launcher, as a sweep would use it: job folders below the search's own, W&B's group its name."""
     own = [f"hydra.sweep.dir={quoted(str(search.folder.resolve()))}", "hydra.mode=MULTIRUN", "hydra/hydra_logging=none"]
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    config = hydra.compose_config(opened.config_name, [*search.overrides, *own], run_mode=RunMode.MULTIRUN)
+    lines = [*search.overrides, *own, *opened.places]
+    config = opened.loader.load_configuration(opened.config_name, lines, run_mode=RunMode.MULTIRUN)
     context = HydraContext(config_loader=opened.loader, callbacks=Callbacks())
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 
-def refuse_another(search: Search, study: Study) -> None:
-    """UserError where the study was begun with other settings, naming them."""
-    lines = differences(study.spec, search.spec)
+def refuse_another(search: Search, trials: Trials) -> None:
+    """UserError where the search was begun with other settings, naming them."""
+    lines = differences(trials.spec, search.spec)
     if lines:
         told = "\n".join(f"  - {line}" for line in lines)
         raise UserError(

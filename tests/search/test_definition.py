@@ -10,12 +10,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pffdst.config.check import ConfigError
-from pffdst.config.overrides import asks_for_search, preflight
-from pffdst.config.session import compose, session
+from pffdst.config.compose import compose, session
+from pffdst.config.flags import CommandLine
+from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError
-from pffdst.search.loop import refuse_another
-from pffdst.search.settings import Search, read_search, sampler_for, written
-from pffdst.search.study import Study
+from pffdst.search.definition import Search, read_search, sampler_for, written
+from pffdst.search.runner import refuse_another
+from pffdst.search.trials import Trials
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "search").glob("*.yaml"))
@@ -133,7 +134,7 @@ def test_a_further_metric_can_be_searched_by_where_it_is_evaluated(tmp_path: Pat
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    study = Study.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
+    study = Trials.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
     refuse_another(read(tmp_path, GOOD, "search.trials=9", "engine.workers=1"), study)
     for text, given, told in (
         (GOOD.replace("0.01", "0.02"), "name=x", r"search\.space\.lr\.low: saved 0\.01, now 0\.02"),
@@ -157,8 +158,8 @@ def test_a_written_value_is_read_back_as_it_was(value: Any) -> None:
 
 
 def test_which_command_lines_search() -> None:
-    assert asks_for_search(["seed=1", "search=digits_lr"])
+    assert CommandLine.of(["seed=1", "search=digits_lr"]).searches
     for other in (["seed=1"], ["search=null"], ["search=digits_lr", "--cfg", "job"], ["search=digits_lr", "--help"]):
-        assert not asks_for_search(other)
+        assert not CommandLine.of(other).searches
     with pytest.raises(ConfigError, match=r"write python train\.py search=digits_lr"):
         preflight(["-m", "search=digits_lr"], ROOT / "configs")

@@ -13,8 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from rich.console import Console
 
-from pffdst.runs.files import SEARCH
-from pffdst.search.study import OBJECTIVES, Proposal, Study, front_table
+from pffdst.search.trials import DATABASE, OBJECTIVES, Proposal, Trials, front_table
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(0.01, 1.0, log=True),
@@ -36,8 +35,8 @@ def figures(proposal: Proposal) -> dict[str, float]:
     return {"test/acc_global": 1 - abs(lr - 0.1), "cost/bytes": 1000 * lr + interval}
 
 
-def begin(folder: Path) -> Study:
-    return Study.open(folder, SPEC, ["search=x", "rounds=4"], wanted=6)
+def begin(folder: Path) -> Trials:
+    return Trials.open(folder, SPEC, ["search=x", "rounds=4"], wanted=6)
 
 
 def play(folder: Path, sampler: Callable[[int], BaseSampler], trials: int) -> list[Proposal]:
@@ -76,18 +75,18 @@ def test_values_drawn_before_a_kill_stay_and_the_rest_is_drawn(tmp_path: Path) -
 
 def test_what_is_asked_for_stays_with_the_study(tmp_path: Path) -> None:
     begin(tmp_path)
-    other = Study.open(tmp_path, SPEC | {"lr": 0.2}, ["search=x"], wanted=9)
+    other = Trials.open(tmp_path, SPEC | {"lr": 0.2}, ["search=x"], wanted=9)
     assert (other.spec, other.given, other.left) == (SPEC, ("search=x",), 9)
-    assert Study.load(tmp_path / "nowhere") is None
+    assert Trials.load(tmp_path / "nowhere") is None
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / SEARCH).touch()
-    assert Study.load(tmp_path / "empty") is None
+    (tmp_path / "empty" / DATABASE).touch()
+    assert Trials.load(tmp_path / "empty") is None
 
 
 def test_failures_are_recorded_and_count_for_nothing(tmp_path: Path) -> None:
     study = begin(tmp_path)
     study.failed(study.propose(SPACE, MAKERS["random"]).number, "out of memory")
-    [trial] = begin(tmp_path).trials()
+    [trial] = begin(tmp_path).all()
     assert (trial.status, trial.error, trial.reached) == ("failed", "out of memory", {})
     assert study.left == 6
     assert study.propose(SPACE, MAKERS["random"]).number == 1
@@ -98,7 +97,7 @@ def test_failures_are_recorded_and_count_for_nothing(tmp_path: Path) -> None:
 def empty_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     begin(folder)
-    return folder / SEARCH
+    return folder / DATABASE
 
 
 @settings(max_examples=5, deadline=None)
@@ -107,7 +106,7 @@ def test_the_front_holds_every_trial_that_no_other_beats(
     points: list[tuple[int, int]], empty_study: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("front")
-    shutil.copy(empty_study, folder / SEARCH)
+    shutil.copy(empty_study, folder / DATABASE)
     study = begin(folder)
     for accuracy, size in points:
         number = study.propose(SPACE, MAKERS["random"]).number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import types
 import typing
@@ -10,10 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from hydra._internal.utils import _locate
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["TargetError", "accepted_keys", "did_you_mean", "key_problems", "locate", "own_keys", "targets_in"]
+from pffdst.core.words import typed
+
+__all__ = [
+    "TargetError",
+    "accepted_keys",
+    "components_in",
+    "did_you_mean",
+    "key_problems",
+    "locate",
+    "own_keys",
+    "takes_key",
+]
 
 _NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -40,14 +51,28 @@ def locate(target: str) -> Callable[..., Any]:
         TargetError: the module cannot be imported, or has no such name.
     """
     try:
-        # hydra.utils.get_object does the same, but logs an error beside the one it raises.
-        found = _locate(target)
+        found = _imported(target)
     except Exception as error:
-        cause = error.__cause__ or error
-        raise TargetError(f"_target_ {target} cannot be imported: {_one_line(cause)}") from error
+        raise TargetError(f"_target_ {target} cannot be imported: {_one_line(error)}") from error
     if not callable(found):
         raise TargetError(f"_target_ {target} is a {type(found).__name__}: expected a class or a function")
     return typing.cast("Callable[..., Any]", found)
+
+
+def _imported(name: str) -> Any:
+    """What a dotted name stands for; the innermost module that there is raises what it raises."""
+    parts = name.split(".")
+    found: Any = importlib.import_module(parts[0])
+    for i, part in enumerate(parts[1:], start=2):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(parts[:i]))
+            except ModuleNotFoundError as error:
+                if error.name == ".".join(parts[:i]):
+                    raise AttributeError(f"{'.'.join(parts[: i - 1])} has no {part}") from error
+                raise
+        found = getattr(found, part)
+    return found
 
 
 def own_keys(node: DictConfig) -> list[str]:
@@ -66,16 +91,31 @@ def accepted_keys(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | 
     return {name: p for name, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}
 
 
-def targets_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
-    """Every mapping with a `_target_` in a group's node, with its dotted path; null sub-nodes are left out."""
+def components_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
+    """Every mapping with a `_target_` in a node, itself and those inside it, with its dotted path."""
     if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, "_target_"):
         return
     if "_target_" in node:
         yield path, node
-        return
-    for key in map(str, node):
-        if not OmegaConf.is_missing(node, key):
-            yield from targets_in(f"{path}.{key}", node[key])
+    for key in own_keys(node):
+        if not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)):
+            yield from components_in(f"{path}.{key}", node[key])
+
+
+def takes_key(cfg: DictConfig, key: str, *, any_keyword: bool = False) -> bool:
+    """Whether a dotted key that is not written is a parameter of its component's constructor.
+
+    With `any_keyword` also whether the constructor takes any keyword.
+    """
+    path, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, path) if path else None
+    if not isinstance(node, DictConfig) or "_target_" not in node or last.startswith("_"):
+        return False
+    try:
+        accepted = accepted_keys(locate(str(node["_target_"])))
+    except TargetError:
+        return False
+    return any_keyword if accepted is None else last in accepted
 
 
 def key_problems(path: str, node: DictConfig, target: Callable[..., Any]) -> list[str]:
@@ -127,8 +167,8 @@ def _type_problems(path: str, key: str, value: Any, hint: Any, parameter: inspec
     if _fits(plain, hint):
         return []
     known = parameter.default is not inspect.Parameter.empty and parameter.default is not None
-    example = f"; write e.g. {path}.{key}={_written(parameter.default)}" if known else ""
-    return [f"{path}.{key}={_written(plain)}: expected {_expected(hint)}{example}"]
+    example = f"; write e.g. {path}.{key}={typed(parameter.default)}" if known else ""
+    return [f"{path}.{key}={typed(plain)}: expected {_expected(hint)}{example}"]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -163,19 +203,12 @@ def _expected(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_expected(arg) for arg in args)
     if origin is Literal:
-        return " or ".join(_written(arg) for arg in args)
+        return " or ".join(typed(arg) for arg in args)
     if hint in _NAMES:
         return _NAMES[hint]
     container = origin or hint
     listed = inspect.isclass(container) and issubclass(container, Sequence)
     return "a list, such as [1,2]" if listed else "a mapping"
-
-
-def _written(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _one_line(error: BaseException) -> str:

@@ -14,11 +14,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 
 from pffdst.config.check import ConfigError, problems_of
+from pffdst.config.compose import Composed, Session
+from pffdst.config.constructors import TargetError, did_you_mean, key_problems, locate, own_keys
+from pffdst.config.flags import key_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
-from pffdst.config.resume import key_of, quoted
-from pffdst.config.session import Composed, Session
-from pffdst.config.targets import TargetError, did_you_mean, key_problems, locate, own_keys
+from pffdst.config.resume import quoted
+from pffdst.core.words import typed
 from pffdst.cost.ledger import Ledger
 from pffdst.metrics.names import (
     ACCURACIES,
@@ -32,9 +34,9 @@ from pffdst.metrics.names import (
     metric,
     on,
 )
-from pffdst.search.study import OBJECTIVES, Direction, Value
+from pffdst.search.trials import OBJECTIVES, Direction, Value
 
-__all__ = ["SPACE", "Search", "read_search", "sampler_for", "written"]
+__all__ = ["SPACE", "Search", "assigned", "read_search", "sampler_for", "written"]
 
 SPACE = "search.space"
 _KEYS = ("trials", "folder", "sampler", "objectives", "fixed", "space")
@@ -71,15 +73,15 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
         ConfigError: with every problem of the search's yaml, each with what to write.
     """
     composed = opened.compose(given)
-    cfg, name = composed.cfg, str(composed.origin.choices.get("search"))
+    cfg, name = composed.cfg, str(composed.choices.chosen.get("search"))
     problems = list(_shape_problems(cfg.search))
     if problems:
         raise ConfigError(problems)
     own = tuple(line for line in given if key_of(line) != "search" and not key_of(line).startswith("search."))
-    typed = {key_of(line) for line in own}
-    fixed = {str(key): value for key, value in (cfg.search.get("fixed") or {}).items() if key not in typed}
+    given_keys = {key_of(line).lstrip("+") for line in own}
+    fixed = {str(key): value for key, value in (cfg.search.get("fixed") or {}).items() if key not in given_keys}
     overrides = (*(written(key, value) for key, value in fixed.items()), *own)
-    nodes = {str(key): node for key, node in cfg.search.space.items() if key not in typed}
+    nodes = {str(key): node for key, node in cfg.search.space.items() if key not in given_keys}
     base = opened.compose(overrides).cfg
     space, problems = _space(nodes, base)
     problems += _contents(cfg.search, name, set(fixed) & set(nodes), base)
@@ -97,9 +99,14 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
 def written(key: str, value: Value) -> str:
     """An override as it is typed: `lr=0.1`, `resume=false`, `name='two words'`."""
     if value is None or isinstance(value, bool):
-        return f"{key}={'null' if value is None else str(value).lower()}"
+        return f"{key}={typed(value)}"
     text = str(value)
     return f"{key}={text if _PLAIN.fullmatch(text) else quoted(text)}"
+
+
+def assigned(key: str, value: Value) -> str:
+    """The override that gives a trial its value; a component's key need not be written in its yaml."""
+    return written(f"++{key}" if "." in key else key, value)
 
 
 def _shape_problems(node: Any) -> Iterator[str]:
@@ -240,13 +247,13 @@ def _value_problems(opened: Session, overrides: Sequence[str], nodes: Mapping[st
             composed = _composed(opened, overrides, first | {key: value})
             cfg = composed.cfg
         else:
-            OmegaConf.update(cfg, key, value)  # what composing anew gives, in a tenth of the time
-        for line in problems_of(cfg, composed.origin):
+            OmegaConf.update(cfg, key, value, force_add=True)  # what composing anew gives, in a tenth of the time
+        for line in problems_of(cfg, composed.choices):
             yield f"{SPACE}, at {key}={value}: {line}"
 
 
 def _composed(opened: Session, overrides: Sequence[str], values: Mapping[str, Value]) -> Composed:
-    return opened.compose([*overrides, *(written(key, value) for key, value in values.items())])
+    return opened.compose([*overrides, *(assigned(key, value) for key, value in values.items())])
 
 
 def sampler_for(node: DictConfig, seed: Callable[[int], int]) -> Callable[[int], BaseSampler]:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from rich.console import Console
 
 from pffdst.core.errors import UserError
 from pffdst.runs.jobs import (
@@ -21,8 +19,6 @@ from pffdst.runs.jobs import (
     mark_skipped,
     previous_attempt,
     read_run,
-    result_folder,
-    table_of,
 )
 
 
@@ -147,41 +143,15 @@ def test_marks(root: Path, own: Path) -> None:
     assert [path.name for path in own.iterdir()] == ["run.json"]
 
 
-def test_the_table(root: Path) -> None:
-    sweep = root / "now"
-    earlier = job(root / "before" / "7", last5_acc_global=0.5, bytes_up=1e6, bytes_down=2.5e6)
-    open_ = job(root / "before" / "8", "g", "running", "last.ckpt")
-    job(sweep / "0", last5_acc_global=0.81234, bytes_up=500, bytes_down=499)
-    mark_skipped(job(sweep / "1", status=None), earlier)
-    job(sweep / "2", status="failed")
-    job(sweep / "10", status="running")
-    mark_skipped(job(sweep / "11", status=None), open_)
-    (sweep / "notes").mkdir()
-    for number, seed in ((0, 0), (1, 1), (2, 2), (10, 3), (11, 4)):
-        lines = f"- lr=0.1\n- seed={seed}\n- 'name=a b'\n"
-        (sweep / str(number) / ".hydra" / "overrides.yaml").write_text(lines)
-    jobs = jobs_of(sweep)
-    assert [found.number for found in jobs] == ["0", "1", "2", "10", "11"]
-    assert [found.done for found in jobs] == [True, True, False, False, False]
-    assert [found.overrides for found in jobs] == [(f"seed={seed}",) for seed in range(5)]
-    assert jobs[1].folder == result_folder(sweep / "1") == earlier
-    assert (jobs[1].accuracy, jobs[1].bytes) == (0.5, 3.5e6)
-    console = Console(width=160, file=io.StringIO())
-    console.print(table_of(jobs, sweep))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    words = (
-        "81.23 %",
-        "999 B",
-        "skipped: done before",
-        "before/7",
-        "50.00 %",
-        "3.50 MB",
-        "failed",
-        "stopped",
-        "now/10",
-    )
-    for word in words:
-        assert word in text, word
+def test_jobs_lie_at_any_depth(root: Path) -> None:
+    """Where the folder's name has a slash, as `lr=0.1,dataset.path=/x` has."""
+    deep = job(root / "now" / "path=" / "x" / "a", last5_acc_global=0.5, ema_acc_global=0.6)
+    (deep / ".hydra" / "hydra.yaml").write_text("hydra:\n  job:\n    name: train\n    num: 3\n")
+    job(deep / "b", status="failed")
+    job(root / "now" / "0" / "wandb" / "no-job")
+    found = jobs_of(root / "now")
+    assert [(one.number, one.state) for one in found] == [("3", "done"), ("b", "failed")]
+    assert (found[0].last5, found[0].ema, found[0].own) == (0.5, 0.6, deep)
 
 
 def test_a_skipped_job_that_went_on_counts_when_it_is_done(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A search's memory: which trials were proposed, what they reached, which values come next.
+"""The trials of a search, on disk: which trials were proposed, what they reached, which values come next.
 
 Everything is in one SQLite file of Optuna's format (`optuna-dashboard sqlite:///FOLDER/search.db` reads it), committed
 as it happens: a search that is killed at any instant knows what it had proposed. The sampler of every trial is made
@@ -27,7 +27,7 @@ from pffdst.metrics.units import format_figure
 from pffdst.runs.files import SEARCH
 from pffdst.runs.foreign import foreign
 
-__all__ = ["OBJECTIVES", "Direction", "Proposal", "Study", "Trial", "Value", "front_table", "shown"]
+__all__ = ["OBJECTIVES", "Direction", "Proposal", "Trial", "Trials", "Value", "front_table", "shown"]
 
 Direction = Literal["maximize", "minimize"]
 Value = bool | int | float | str | None
@@ -62,8 +62,8 @@ class Trial:
 
 
 @final
-class Study:
-    """The study in a search's folder; one process at a time works on it."""
+class Trials:
+    """The trials in a search's folder, an Optuna study; one process at a time works on it."""
 
     def __init__(self, folder: Path, study: optuna.Study, storage: RDBStorage) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Study:
         self._objectives = tuple(self.spec[OBJECTIVES])
 
     @classmethod
-    def open(cls, folder: Path, spec: Mapping[str, Any], given: Sequence[str], wanted: int) -> Study:
+    def open(cls, folder: Path, spec: Mapping[str, Any], given: Sequence[str], wanted: int) -> Trials:
         """Begins the study or takes it up again.
 
         `spec` describes in plain values what is searched, `spec[OBJECTIVES]` with a direction per figure; the study
@@ -91,7 +91,7 @@ class Study:
         return cls(folder, study, storage)
 
     @classmethod
-    def load(cls, folder: Path) -> Study | None:
+    def load(cls, folder: Path) -> Trials | None:
         """The study of a folder; None where there is none, or one that was stopped before it knew what to search."""
         if not (folder / SEARCH).is_file():
             return None
@@ -120,10 +120,10 @@ class Study:
     @property
     def left(self) -> int:
         """How many trials are still to be done."""
-        done = sum(trial.status == "done" for trial in self.trials())
+        done = sum(trial.status == "done" for trial in self.all())
         return max(0, int(self._study.user_attrs.get(_WANTED, 0)) - done)
 
-    def trials(self) -> list[Trial]:
+    def all(self) -> list[Trial]:
         """Every trial so far, by number."""
         return [self._read(found) for found in self._study.get_trials(deepcopy=False)]
 
@@ -138,7 +138,7 @@ class Study:
 
         `space` has a distribution per key, `sampler` makes the sampler of the trial with a number.
         """
-        trials = self.trials()
+        trials = self.all()
         left = [trial.number for trial in trials if trial.status == "running"]
         number = left[0] if left else len(trials)
         self._study.sampler = sampler(number)
@@ -166,7 +166,7 @@ class Study:
         return Trial(found.number, dict(found.params), status, reached, str(found.user_attrs.get(_ERROR, "")))
 
 
-def front_table(study: Study) -> Table:
+def front_table(study: Trials) -> Table:
     """The trials on the Pareto front: number, searched values, figures, where their files are."""
     front = study.front()
     searched = list(dict.fromkeys(name for trial in front for name in trial.values))

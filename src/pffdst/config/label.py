@@ -1,0 +1,47 @@
+"""What a run's method is called: the preset's name, and what makes it an ablation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pffdst.config.choices import Choices, options_of
+from pffdst.config.schema import groups
+from pffdst.core.words import typed
+
+__all__ = ["label_of"]
+
+
+def label_of(cfg: DictConfig, choices: Choices) -> str:
+    """`pffdst`, `pffdst freeze=none`, `pffdst readjust.interval=5`.
+
+    Every group that some method chooses belongs to the methods. Where the option in force is not the one that this
+    method chooses (or, where it chooses none, the main yaml), it is named, whoever set it: the command line or an
+    experiment. So is a key of such a group that the command line gives another value than the option has.
+    """
+    name = "" if OmegaConf.is_missing(cfg, "method_name") else str(cfg.method_name)
+    methods = choices.options("method")
+    own = choices.chosen.get("method")
+    preset = methods.get(str(own), OmegaConf.create({}))
+    usual = choices.defaults() | options_of(preset)
+    words = [name]
+    several = {name for name, kind in groups().items() if kind.several}
+    for group in dict.fromkeys(group for method in methods.values() for group in options_of(method)):
+        if group in several:
+            continue
+        option = choices.chosen.get(group)
+        if option != usual.get(group):
+            words.append(f"{group}={typed(option)}")
+        given = OmegaConf.merge(choices.written(group, option), {group: preset.get(group) or {}}.get(group))
+        words += _keys(group, cfg, given, choices)
+    return " ".join(words)
+
+
+def _keys(group: str, cfg: DictConfig, given: Any, choices: Choices) -> list[str]:
+    found = []
+    for key in sorted(key for key in choices.typed if key.startswith(f"{group}.")):
+        value = OmegaConf.select(cfg, key)
+        if value != OmegaConf.select(given, key.removeprefix(f"{group}.")):
+            found.append(f"{key}={typed(value)}")
+    return found

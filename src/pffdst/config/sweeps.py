@@ -1,0 +1,152 @@
+"""The jobs of a sweep, from its command line: what Hydra's sweeper makes of it, without running anything."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from pffdst.config.check import problems_of
+from pffdst.config.compose import Composed, Session, composition_line
+from pffdst.config.flags import key_of
+from pffdst.config.ranges import range_problems
+
+__all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides"]
+
+_SAVED = "multirun.yaml"
+_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+Job = tuple[str, ...]
+_UNIQUE = ("hydra.job.num", "hydra.job.id")
+
+
+def jobs_in(overrides: Sequence[str], parser: OverridesParser | None = None) -> list[tuple[str, ...]]:
+    """Every combination of a sweep's overrides, in the order of the job numbers.
+
+    HydraException where a line is no override, or sweeps over an interval, which has no values to count.
+    """
+    parsed = (parser or OverridesParser.create()).parse_overrides(list(overrides))
+    lines = {override.get_key_element(): _lines(override) for override in parsed}  # of two of one key the last counts
+    return list(itertools.product(*lines.values()))
+
+
+def _lines(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(f"{override.input_line}: a sweep takes single values, such as {key}=1,2 or range(0,3)")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def preset_lines(hydra: Any) -> list[str]:
+    """The overrides that a `sweep=` preset adds, from Hydra's own node."""
+    return [f"{key}={value}" for key, value in (OmegaConf.select(hydra, "sweeper.params") or {}).items()]
+
+
+def saved_overrides(sweep: Path) -> list[str]:
+    """The overrides a sweep was started with, those of its preset first; empty for a folder that holds no sweep."""
+    if not (sweep / _SAVED).is_file():
+        return []
+    hydra = OmegaConf.load(sweep / _SAVED).hydra
+    return [*preset_lines(hydra), *map(str, hydra.overrides.task)]
+
+
+def grid_of(sweep: Path) -> list[tuple[str, ...]]:
+    """The jobs that a sweep's folder should hold; empty where that cannot be told."""
+    try:
+        return jobs_in(saved_overrides(sweep)) if (sweep / _SAVED).is_file() else []
+    except HydraException:
+        return []  # glob(...) needs the folders of configurations the sweep was started with
+
+
+@final
+class Jobs:
+    """The look at every job of a sweep before the first one begins.
+
+    `bases` has the configurations composed so far, by the options they were composed from.
+    """
+
+    def __init__(self, opened: Session, parser: OverridesParser, bases: dict[tuple[str, ...], Composed]) -> None:
+        self._session = opened
+        self._groups = opened.groups()
+        self._parser = parser
+        self._bases = bases
+
+    def problems(self, lines: Sequence[str], hydra: Sequence[str]) -> list[str]:
+        """What stands against the jobs that these overrides make, `hydra.*` apart, each line with its jobs."""
+        try:
+            if str(self._session.compose(hydra).hydra.sweeper._target_) != _SWEEPER:
+                return []  # what another sweeper will try is not known
+            jobs = jobs_in(lines, self._parser)
+            found = self._by_line(jobs)
+            return [_told(line, numbers, jobs) for line, numbers in found.items()] or self._clashes(jobs, hydra)
+        except HydraException as error:
+            return [composition_line(error)]
+
+    def _by_line(self, jobs: Sequence[Job]) -> dict[str, list[int]]:
+        """The numbers of the jobs that have a problem. Of jobs that differ in the seed alone one is looked at whole."""
+        found: dict[str, list[int]] = defaultdict(list)
+        seen: dict[Job, list[str]] = {}
+        for number, job in enumerate(jobs):
+            base = self._base(tuple(line for line in job if key_of(line) in self._groups))
+            cfg = self._with_values(base.cfg, job)
+            seedless = tuple(line for line in job if key_of(line).lstrip("+") != "seed")
+            if seedless not in seen:
+                seen[seedless] = problems_of(cfg, base.choices)
+            for line in dict.fromkeys([*seen[seedless], *range_problems(cfg)]):
+                found[line].append(number)
+        return found
+
+    def _base(self, options: Job) -> Composed:
+        if options not in self._bases:
+            self._bases[options] = self._session.compose(options)
+        return self._bases[options]
+
+    def _with_values(self, cfg: DictConfig, job: Job) -> DictConfig:
+        """What composing the job anew gives, in a tenth of the time."""
+        made = copy.deepcopy(cfg)
+        for line in job:
+            if key_of(line) not in self._groups:
+                override = self._parser.parse_override(line)
+                OmegaConf.update(made, override.key_or_group, override.value(), merge=True, force_add=True)
+        return made
+
+    def _clashes(self, jobs: Sequence[Job], hydra: Sequence[str]) -> list[str]:
+        """A line for every folder that several jobs would write to."""
+        raw = OmegaConf.to_container(self._session.compose(hydra).hydra.sweep, resolve=False)
+        assert isinstance(raw, dict)
+        if any(name in str(raw["subdir"]) for name in _UNIQUE):
+            return []
+        users: dict[str, list[int]] = defaultdict(list)
+        for number, job in enumerate(jobs):
+            users[_subdir(self._session.compose([*job, *hydra]))].append(number)
+        return [
+            f"hydra.sweep.subdir={raw['subdir']}: jobs {', '.join(map(str, numbers))} would all write to {folder}; "
+            "name every swept key in it, or leave it out: jobs are numbered"
+            for folder, numbers in users.items()
+            if len(numbers) > 1
+        ]
+
+
+def _subdir(composed: Composed) -> str:
+    whole = OmegaConf.create(OmegaConf.to_container(composed.cfg, resolve=False))
+    whole.hydra = OmegaConf.to_container(composed.hydra, resolve=False)
+    return str(whole.hydra.sweep.subdir)
+
+
+def _told(line: str, numbers: Sequence[int], jobs: Sequence[Job]) -> str:
+    """The problem, with the jobs that have it, unless all of them do."""
+    if len(numbers) == len(jobs):
+        return line
+    shared = set.intersection(*map(set, jobs))
+    first = " ".join(line for line in jobs[numbers[0]] if line not in shared)
+    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+    return f"{line} (job {numbers[0]}{more} of {len(jobs)}: {first})"

@@ -1,0 +1,41 @@
+"""What is known of a run when its parts are asked what stands against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+__all__ = ["NOTHING_KNOWN", "Checked", "Facts"]
+
+
+@final
+@dataclass(frozen=True)
+class Facts:
+    """The numbers of a run that a part may object to; None for what is not known yet.
+
+    `rounds` is R, `stage_lengths` the rounds of each stage, `clients` is C; `samples` counts the training images and
+    `size` is their side, known once the data are read (`size` before, where the dataset declares it); `device` is
+    what the engine is set to.
+    """
+
+    rounds: int | None = None
+    stage_lengths: tuple[int, ...] | None = None
+    samples: int | None = None
+    clients: int | None = None
+    size: int | None = None
+    device: str | None = None
+
+
+NOTHING_KNOWN = Facts()
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A part of a run that can say what stands against it. It is asked before the data are read, and after."""
+
+    def problems(self, facts: Facts) -> list[str]:
+        """What stands against a run of these facts, one sentence each with what to write instead.
+
+        A fact that is None is not known: nothing is said of it.
+        """
+        ...

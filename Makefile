@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/client_training.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/host.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/wire.py

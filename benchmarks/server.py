@@ -25,6 +25,7 @@ from pffdst.build import build
 from pffdst.config.session import compose
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import RunningMean
+from pffdst.models.inputs import Normalise
 from pffdst.wire.uplink import Upload, decode_uplink
 
 TARGETS = {"evaluation": 0.45, "averaging": 0.01}
@@ -35,7 +36,7 @@ BATCH = 32
 def per_client(experiment: Experiment) -> list[float]:
     """The accuracy of every client that has test images, each on its own pass."""
     evaluator, network = experiment.evaluator, experiment.network.module.eval()
-    mean, std = evaluator._mean, evaluator._std
+    normalise = Normalise(experiment.setup.mean, experiment.setup.std)
     accuracies = []
     for client in range(experiment.setup.clients):
         own = (evaluator._owner == client).nonzero().flatten()
@@ -43,8 +44,8 @@ def per_client(experiment: Experiment) -> list[float]:
             continue
         correct = 0
         for batch in own.split(BATCH):
-            x = (evaluator._images[batch].float() / 255 - mean) / std
-            correct += int((network(x).argmax(1) == evaluator._labels[batch]).sum())
+            inputs = normalise(evaluator._images[batch])
+            correct += int((network(inputs).argmax(1) == evaluator._labels[batch]).sum())
         accuracies.append(correct / own.numel())
     network.train()
     return accuracies
@@ -74,29 +75,28 @@ def one_round(experiment: Experiment, t: int) -> dict[str, float]:
     """Plays round t, then decodes and averages its updates once more; seconds of each."""
     server, payloads = experiment.server, []
     began = time.perf_counter()
-    plan = server.plan(t)
-    tasks, sent = server.dispatch(plan), server.model
-    for update in experiment.engine.run(tasks):
-        server.absorb(plan, update)
+    now = server.begin(t)
+    for update in experiment.engine.run(now.tasks()):
+        now.absorb(update)
         payloads.append((update.client, update.payload))
-    server.conclude(plan)
+    now.conclude()
     played = time.perf_counter()
-    uploads = _decoded(experiment, sent, t, payloads)
+    uploads = _decoded(experiment, now.sent, t, payloads)
     decoded = time.perf_counter()
-    _averaged(sent, uploads)
+    _averaged(now.sent, uploads)
     return {"round": played - began, "decoding": decoded - played, "averaging": time.perf_counter() - decoded}
 
 
 def _decoded(experiment: Experiment, model: Any, t: int, payloads: list[tuple[int, bytes]]) -> list[Upload]:
-    codec = experiment.setup.codec
-    return [decode_uplink(body, model, client, t, codec, moved=False, statistics=True) for client, body in payloads]
+    form = experiment.setup.uplink(t)
+    return [decode_uplink(body, model, client, t, form) for client, body in payloads]
 
 
 def _averaged(model: Any, uploads: list[Upload]) -> None:
     mean = RunningMean(model)
     for upload in uploads:
         mean.add(upload)
-    mean.mean()
+    mean.result()
 
 
 def summary(found: list[dict[str, float]]) -> dict[str, Any]:

@@ -77,17 +77,20 @@ def _of_run(experiment: Any) -> Iterator[Target]:
         tasks = now.tasks()
         for task in tasks:
             memory = memories.get(task.client, Memory())
-            memories[task.client] = remember(task.payload, memory, setup.layout)
-            yield Target(task.payload, lambda p, m=memory: decode_downlink(p, m, setup.layout, setup.codec)[0])
+            memories[task.client] = remember(task.payload, memory, setup.layout, setup.codecs)
+            down = setup.method.down(now.plan.stage, t)
+            yield Target(
+                task.payload, lambda p, m=memory, d=down: decode_downlink(p, m, setup.layout, setup.codecs, d).model
+            )
         for update in experiment.engine.run(tasks):
-            yield Target(update.payload, _uplink(setup, server.sent, update.client, plan))
+            yield Target(update.payload, _uplink(setup, now.sent, update.client, t))
             now.absorb(update)
         now.conclude()
 
 
-def _uplink(setup: Any, sent: GlobalModel, client: int, plan: Any) -> Callable[[bytes], Upload]:
-    moved = setup.rule.wants_gradient(plan.stage, plan.t)
-    return lambda payload: decode_uplink(payload, sent, client, plan.t, setup.codec, moved=moved, statistics=True)
+def _uplink(setup: Any, sent: GlobalModel, client: int, t: int) -> Callable[[bytes], Upload]:
+    form = setup.uplink(t)
+    return lambda payload: decode_uplink(payload, sent, client, t, form)
 
 
 # ---- damage --------------------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def verdict(target: Target, payload: bytes) -> str:
         assert len(values) == decoded.layout.total
         assert not bool((decoded.frozen & ~decoded.alive).any())
     else:
-        values, masks = decoded.weights, (decoded.trainable,)
+        values, masks = decoded.weights, (decoded.at.bits,)
         assert decoded.report.samples > 0
     assert bool(torch.isfinite(values).all())
     assert all(m.dtype == torch.bool for m in masks)

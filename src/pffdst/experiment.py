@@ -14,6 +14,7 @@ from pffdst.client.turn import ClientSetup
 from pffdst.core.flat import FlatModule
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
+from pffdst.core.seeding import seeded_global_state
 from pffdst.cost.ledger import Ledger
 from pffdst.engines.base import Engine
 from pffdst.loggers.base import Loggers, RunInfo
@@ -115,7 +116,9 @@ class Experiment:
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
         self.network.write_(self.setup.method.effective(model).values)
-        return self.evaluator.evaluate(self.network.module, self.device, partial(self.loggers.step, "evaluating"))
+        step = partial(self.loggers.step, "evaluating")
+        with seeded_global_state(self.setup.seed, "evaluate", self.progress.t):  # for networks that draw even then
+            return self.evaluator.evaluate(self.network.module, self.device, step)
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
         """Everything round t is described by, for every logger alike, under the names of what was scored."""
@@ -129,6 +132,12 @@ class Experiment:
         if self.profile is not False:
             row |= {names.time_of(part): s for part, s in seconds_of.items()}
         return names.as_evaluated(self.progress.history.extend(row), self.evaluated_on)
+
+    def score_last(self, row: Row, plan: RoundPlan) -> Row:
+        """The row of a round that turned out to be the last: it has accuracies as every last one has."""
+        if self.due(plan.t):
+            return row
+        return row | names.as_evaluated(self.progress.history.extend(self._scored(plan)), self.evaluated_on)
 
     def _scores(self) -> dict[str, Evaluation]:
         return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model)}

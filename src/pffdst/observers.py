@@ -13,7 +13,7 @@ __all__ = ["EarlyStopping", "Observer"]
 
 
 class Observer(ABC):
-    """Called after every round, before its checkpoint."""
+    """Called after every round, before its row is logged and before its checkpoint."""
 
     @abstractmethod
     def on_round(self, experiment: Experiment, done: Round) -> str | None:

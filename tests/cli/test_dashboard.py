@@ -10,9 +10,10 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-from pffdst.build import build, recorded_run
+from pffdst.build import build
 from pffdst.cli.dashboard import GROUPED_BY, SECTIONS, main, workspace
 from pffdst.config.session import compose
+from pffdst.launch import recorded_run
 
 ROOT = Path(__file__).resolve().parents[2]
 

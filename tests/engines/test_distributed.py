@@ -207,7 +207,11 @@ def test_updates_and_what_clients_keep_travel_as_plain_values(update: Update) ->
     assert all(torch.equal(value, again.kept.memory[name]) for name, value in update.kept.memory.items())
 
 
-@pytest.mark.parametrize("memory", [Memory(), Memory(NONE), Memory(FOUR, NONE, Section(3, b"")), Memory(FOUR)], ids=str)
+@pytest.mark.parametrize(
+    "memory",
+    [Memory(), Memory(NONE), Memory(FOUR, NONE, Section(3, b"")), Memory(FOUR)],
+    ids=["nothing", "none", "frozen", "mask"],
+)
 def test_memories_travel_as_plain_values(memory: Memory) -> None:
     assert unpack_memory(loads(dumps(pack_memory(memory))), LAYOUT) == memory
 

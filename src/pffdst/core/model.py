@@ -14,6 +14,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from pffdst.core.positions import Positions
@@ -122,6 +123,12 @@ class Layout:
     def described(self) -> dict[str, str]:
         """Every tensor's kind (a buffer's dtype) and shape in words, in order: `{"fc.weight": "maskable [10, 64]"}`."""
         return {t.name: f"{t.kind if isinstance(t, Entry) else t.dtype} {list(t.shape)}" for t in self.tensors}
+
+    @cached_property
+    def digest(self) -> int:
+        """32 bits of xxh3 of the names, kinds and shapes of the tensors in the vector."""
+        text = ";".join(f"{e.name}:{e.kind}:{','.join(map(str, e.shape))}" for e in self.entries)
+        return xxhash.xxh3_64_intdigest(text.encode()) & 0xFFFFFFFF
 
     def differences(self, before: Mapping[str, str]) -> list[str]:
         """What is otherwise than it was `described` before, a line for each tensor; empty where nothing is."""

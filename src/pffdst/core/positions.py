@@ -159,17 +159,20 @@ class Positions:
             return torch.from_numpy(other.bits.numpy()[mine])
         return torch.from_numpy(_found(other.index.numpy(), mine)[1])
 
+    def marked(self, few: Positions) -> Tensor:
+        """bool [k]: as `inside`, for a set that is much the smaller one."""
+        marks = np.zeros(len(self.index), np.bool_)
+        if len(few) and len(self):
+            at, found = _found(self.index.numpy(), few.index.numpy())
+            marks[at[found]] = True
+        return torch.from_numpy(marks)
+
     def without(self, other: Positions) -> Positions:
         """These positions, less those of `other`."""
         if len(other) == 0 or len(self) == 0:
             return self
         mine = self.index.numpy()
-        if _FEW * len(other) < len(self):
-            at, found = _found(mine, other.index.numpy())
-            keep = np.ones(len(mine), np.bool_)
-            keep[at[found]] = False
-        else:
-            keep = ~self.inside(other).numpy()
+        keep = ~self.marked(other).numpy() if _FEW * len(other) < len(self) else ~self.inside(other).numpy()
         return Positions(self.layout, index=torch.from_numpy(mine[keep]))
 
     def complement(self) -> Positions:
@@ -190,13 +193,21 @@ class Positions:
         bits.numpy()[other.index.numpy()] = True
         return Positions(self.layout, bits=bits)
 
+    def _lookup(self, wanted: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`_found` of another set, kept until the next one is asked for: values follow a mask several times over."""
+        kept: tuple[Positions, NDArray[np.int64], NDArray[np.bool_]] | None = self.__dict__.get("_kept")
+        if kept is None or kept[0] is not wanted:
+            kept = (wanted, *_found(self.index.numpy(), wanted.index.numpy()))
+            self.__dict__["_kept"] = kept
+        return kept[1], kept[2]
+
     def carry(self, values: Tensor, to: Positions) -> Tensor:
         """`values` [k] of these positions at those of `to`; 0 where `to` has one that these have not."""
         if to is self or to == self:
             return values
         if len(self) == 0 or len(to) == 0:
             return values.new_zeros(len(to))
-        at, found = _found(self.index.numpy(), to.index.numpy())
+        at, found = self._lookup(to)
         carried = values[torch.from_numpy(at)]
         return carried.masked_fill_(torch.from_numpy(~found), 0.0)
 

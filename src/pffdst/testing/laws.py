@@ -65,7 +65,9 @@ def check_freeze(schedule: FreezeSchedule) -> None:
         frozen = schedule.freezes(run.model, stages[1])
         assert bool(frozen.inside(run.model.alive_at).all()), "a dead weight freezes"
     run.play()
-    assert run.model.sparsity <= 0.5 + 1e-6, f"the run ends at sparsity {run.model.sparsity}, not at 0.5"
+    assert run.model.sparsity >= 0.5 - 1e-3, (
+        f"the run ends at sparsity {run.model.sparsity}, denser than the 0.5 asked for"
+    )
 
 
 def check_codec(codec: ValueCodec) -> None:

@@ -129,8 +129,7 @@ class Message:
 
 def layout_digest(layout: Layout) -> int:
     """The names, kinds and shapes of a model's tensors as 32 bits: both ends must mean the same model."""
-    text = ";".join(f"{e.name}:{e.kind}:{','.join(map(str, e.shape))}" for e in layout.entries)
-    return xxhash.xxh3_64_intdigest(text.encode()) & 0xFFFFFFFF
+    return layout.digest
 
 
 def pack(message: Message) -> bytes:

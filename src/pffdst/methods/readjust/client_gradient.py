@@ -69,8 +69,9 @@ class ClientGradient(Rule):
         if "pruned" not in measured:
             return trained
         pruned: Positions = measured["pruned"]
-        kept = trained.model.moved(trained.model.alive_at.without(pruned))
-        return replace(trained, model=kept.moved(kept.alive_at.plus(measured["grown"])), own_mask=True)
+        model = trained.model.moved(trained.model.alive_at.without(pruned).plus(measured["grown"]))
+        regrown = model.held.masked_fill(model.alive_at.marked(pruned), 0.0)  # what was pruned may have grown again
+        return replace(trained, model=model.with_held(regrown, model.rest), own_mask=True)
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
         """The union of the clients' masks is pruned back to the stage's counts, per layer, by magnitude."""

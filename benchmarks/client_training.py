@@ -64,19 +64,19 @@ class EngineRounds:
         self.server = experiment.server
         self.first = self.server.rules.stages[stage].start
         for t in range(self.first):  # the stage before: what it leaves alive is what freezes
-            self.server.plan(t)
+            self.server.begin(t)
 
     def plan(self, repetition: int) -> tuple[tuple[int, ...], int, Callable[[], object]]:
         """The cohort and number of a round, and the round itself."""
-        plan = self.server.plan(self.first + repetition)
+        now = self.server.begin(self.first + repetition)
 
         def play() -> None:
-            updates = list(self.experiment.engine.run(self.now.tasks()))
+            updates = list(self.experiment.engine.run(now.tasks()))
             problems = [u.problem for u in updates if u.payload is None]
             if problems:
                 raise RuntimeError(f"a client did not train: {problems[0]}")
 
-        return plan.cohort, plan.t, play
+        return now.plan.cohort, now.plan.t, play
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def measure(settings: list[str], scratch: Path, pairs: int, untimed: int, device
         torch.cuda.reset_peak_memory_stats()
     with experiment.engine.open(experiment.setup):
         for t in range(untimed + pairs):
-            cohort = experiment.server.plan(t).cohort
+            cohort = experiment.server.begin(t).plan.cohort
             bare_s, s = paired(lambda t=t, c=cohort: bare.round(c, t), lambda t=t: play(experiment, t))
             memory = max(memory, memory_mb())
             if t >= untimed:

@@ -251,7 +251,7 @@ def bare_rounds(settings: list[str], sizes: Sizes, scratch: Path, *, bf16: bool)
         torch.cuda.reset_peak_memory_stats()
     seconds, samples = [], []
     for t in range(sizes.rounds + 1):
-        cohort = experiment.server.plan(t).cohort
+        cohort = experiment.server.begin(t).plan.cohort
         began = time.perf_counter()
         with torch.autocast(sizes.device, dtype=torch.bfloat16, enabled=bf16):
             bare.round(cohort, t)

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import tracemalloc
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+import xxhash
 from rich.progress import track
 
 from common import ROOT, console, describe, write_result
@@ -37,7 +37,7 @@ from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import WireError, unpack
 from pffdst.wire.uplink import Upload, decode_uplink
 
-HEADER, SECTION, CRC_AT = 24, 8, 20
+HEADER, SECTION, HASH_AT = 28, 8, 20
 LARGEST = (1 << 32) - 1
 RUNS = (
     ("rounds=6", "readjust.schedule.interval=1", "codec=fp32"),
@@ -107,8 +107,8 @@ def repaired(payload: bytes) -> bytes:
     """With the checksum of what it holds."""
     if len(payload) < HEADER:
         return payload
-    crc = zlib.crc32(payload[HEADER:], zlib.crc32(payload[:CRC_AT]))
-    return payload[:CRC_AT] + struct.pack("<I", crc) + payload[HEADER:]
+    checksum = xxhash.xxh3_64_intdigest(payload[HEADER:], seed=xxhash.xxh3_64_intdigest(payload[:HASH_AT]))
+    return payload[:HASH_AT] + struct.pack("<Q", checksum) + payload[HEADER:]
 
 
 def _flip(payload: bytes, other: bytes, rng: random.Random) -> bytes:
@@ -164,10 +164,10 @@ def _sections(payload: bytes, other: bytes, rng: random.Random) -> bytes:
     elif what == 1:
         mine[i] = (tag, theirs[j][1])
     else:
-        body = rng.choice((_flip, _cut, _insert))(section.body, theirs[j][1].body, rng)
+        body = rng.choice((_flip, _cut, _insert))(bytes(section.body), bytes(theirs[j][1].body), rng)
         mine[i] = (tag, replace(section, body=body))
     heads = b"".join(struct.pack("<BBHI", t, s.coding, 0, len(s.body)) for t, s in mine)
-    return payload[:HEADER] + heads + b"".join(s.body for _, s in mine)
+    return payload[:HEADER] + heads + b"".join(bytes(s.body) for _, s in mine)
 
 
 DAMAGES = (_flip, _cut, _insert, _header_of_section, _sections, _sections)

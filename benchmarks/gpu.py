@@ -183,11 +183,12 @@ def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool)
     loaded = Loaded(slots[0].flat)
     loaded.load_(experiment.server.model)
     batches = [torch.arange(32) for _ in range(sizes.steps)]
+    turn = first_turn(experiment)
 
     def side_by_side() -> None:
         for slot in slots:
             with torch.cuda.stream(slot.stream):
-                slot.train(loaded, batches)
+                slot.train(loaded, turn, 0.01, [batches])
 
     return sizes.seconds(side_by_side, 3) / (streams * sizes.steps)
 

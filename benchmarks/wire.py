@@ -29,7 +29,8 @@ from common import ROOT, cifar10_folder, console, describe, load, timed, write_r
 from pffdst.build import build
 from pffdst.config.compose import compose
 from pffdst.core.flat import layout_of
-from pffdst.core.masks import random_positions
+from pffdst.core.masks import draw
+from pffdst.core.positions import Positions
 from pffdst.core.model import Layout
 from pffdst.methods.allocation import Erk, Uniform
 from pffdst.models.resnet import ResNet18
@@ -67,7 +68,7 @@ def coded(mask: Tensor, known: Known, bound: float, repetitions: int) -> dict[st
 
 
 def drawn(layout: Layout, candidates: Tensor, counts: list[int], seed: int) -> Tensor:
-    return random_positions(layout, candidates, counts, seed)
+    return draw(Positions(layout, bits=~candidates), counts, seed).bits
 
 
 def masks(layout: Layout, repetitions: int, densities: tuple[float, ...]) -> dict[str, Any]:

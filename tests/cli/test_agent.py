@@ -13,7 +13,7 @@ from pffdst.config.compose import compose
 from pffdst.config.overrides import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = yaml.safe_load((ROOT / "docs/wandb/sweep.yaml").read_text())
+SWEEP = yaml.safe_load((ROOT / "docs/wandb_sweep.yaml").read_text())
 FIRST = {
     name: given["value"] if "value" in given else given.get("values", [given.get("min")])[0]
     for name, given in SWEEP["parameters"].items()

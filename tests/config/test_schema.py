@@ -81,6 +81,6 @@ def test_facts_that_are_not_known_are_no_problem() -> None:
     from hydra.utils import instantiate
 
     cfg = compose([], CONFIGS)
-    parts = [instantiate(cfg[name]) for name in ("dataset", "partition", "readjust", "freeze", "engine")]
+    parts = [instantiate(cfg[name]) for name in ("dataset", "readjust", "freeze", "engine")]
     assert all(isinstance(part, Checked) for part in parts)
     assert [line for part in parts for line in part.problems(Facts())] == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from pffdst.core.facts import Facts
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.freeze.start import StartModel
 
@@ -26,7 +27,7 @@ def schedule(request: pytest.FixtureRequest) -> FreezeSchedule:
 def test_stages_cover_every_round_once_and_give_out_every_weight_once(
     schedule: FreezeSchedule, rounds: int, counts: list[int]
 ) -> None:
-    if schedule.problems(rounds):
+    if schedule.problems(Facts(rounds=rounds)):
         return
     stages = schedule.stages(rounds, counts)
     assert [t for s in stages for t in range(s.start, s.stop)] == list(range(rounds))
@@ -36,6 +37,6 @@ def test_stages_cover_every_round_once_and_give_out_every_weight_once(
 
 
 def test_some_length_of_run_is_welcome(schedule: FreezeSchedule) -> None:
-    assert schedule.problems(100) == []
+    assert schedule.problems(Facts(rounds=100)) == []
     assert isinstance(schedule.start_model(), StartModel)
     assert schedule.start_model() is not schedule.start_model(), "a run has its own"

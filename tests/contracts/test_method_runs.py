@@ -18,6 +18,9 @@ from pffdst.wire.frame import Tag, unpack
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 R = 14
+DENSE = {"fedavg", "fedavgm", "fedprox", "apf", "fedadam", "fedyogi", "fedpaq8", "scaffold", "topk_ef"}
+GLOBAL = {"snip", "grasp", "ssfl", "synflow"}  # one threshold over all layers: the sum is asked for, not each layer's count
+AFTER_THE_ANSWERS = {"fedmef", "fedrts", "fedtiny", "prunefl_exact"}  # the server moves the mask when it has the answers
 
 
 def overrides(method: str) -> list[str]:
@@ -55,6 +58,8 @@ def test_dead_weights_are_zero_in_every_round(run: Any) -> None:
 
 def test_frozen_weights_keep_their_bits_from_the_freeze_on(run: Any) -> None:
     experiment, rounds, _ = run
+    if experiment.labels["method"] == "apf":
+        pytest.skip("it freezes single weights for a while: its laws are in test_laws.py and of its own")
     frozen, values = rounds[0].planned.frozen, rounds[0].planned.values
     for r in rounds:
         if r.plan.froze:
@@ -71,8 +76,14 @@ def test_frozen_weights_keep_their_bits_from_the_freeze_on(run: Any) -> None:
 
 def test_trainable_weights_are_the_stages_when_exploration_is_over(run: Any) -> None:
     experiment, rounds, _ = run
+    method = experiment.labels["method"]
+    if method in ("apf", "sparsyfed"):
+        pytest.skip("its trainable set is what a round's values make it, not a count a layer")
     for r in rounds:
         trainable = tuple(r.concluded.layout.per_layer(r.concluded.trainable))
+        if method in GLOBAL:
+            assert r.t < 0 or sum(trainable) == sum(r.plan.stage.counts)
+            continue
         if r.t >= experiment.setup.method.readjust.exploration_end(r.plan.stage):
             assert trainable == r.plan.stage.counts
         else:
@@ -81,9 +92,11 @@ def test_trainable_weights_are_the_stages_when_exploration_is_over(run: Any) -> 
 
 def test_the_run_ends_at_its_sparsity_to_the_weight(run: Any) -> None:
     experiment, rounds, summary = run
+    if experiment.labels["method"] in ("apf", "sparsyfed"):
+        pytest.skip("what is alive follows from a round's values")
     last = rounds[-1].concluded
     asked = sum(sum(s.counts) for s in experiment.server.rules.stages)
-    dense = experiment.labels["method"] in ("fedavg", "fedavgm", "fedprox")
+    dense = experiment.labels["method"] in DENSE
     assert int(last.alive.sum()) == asked == (last.alive.numel() if dense else round((1 - 0.5) * last.alive.numel()))
     assert summary["alive"] == asked
     assert summary["sparsity"] == last.sparsity
@@ -92,7 +105,10 @@ def test_the_run_ends_at_its_sparsity_to_the_weight(run: Any) -> None:
 def test_only_trainable_weights_are_what_training_moves(run: Any) -> None:
     experiment, rounds, _ = run
     for r in rounds:
-        if experiment.setup.method.own_masks(r.plan.stage, r.t) is None:
+        if not experiment.setup.method.trains(r.t):
+            continue
+        moves = experiment.labels["method"] in AFTER_THE_ANSWERS | GLOBAL
+        if not moves and experiment.setup.method.own_masks(r.plan.stage, r.t) is None:
             assert torch.equal(r.concluded.alive, r.planned.alive)
         moved = r.planned.weights != r.concluded.weights
         assert not bool((moved & ~r.planned.trainable & r.concluded.frozen).any())
@@ -104,7 +120,7 @@ def test_no_update_is_refused_and_every_client_of_the_cohort_answers(run: Any) -
     assert summary["rejected"] == 0
     for r in rounds:
         assert [u.client for u in r.updates] == [t.client for t in r.tasks] == list(r.plan.cohort)
-        assert len(set(r.plan.cohort)) == 3
+        assert len(set(r.plan.cohort)) == (3 if r.t >= 0 else 5), "every client answers before the first round"
         samples = [experiment.setup.samples(k) for k in r.plan.cohort]
         assert [report.samples for report in r.record.reports] == samples
 
@@ -132,7 +148,7 @@ def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any)
             assert (Tag.FROZEN_VALUES in tags) == (after.frozen_values != before.frozen_values)
             assert (Tag.TRAINABLE_POSITIONS in tags) or after.trainable == before.trainable
             absent_in_a_move += before.trainable is not None and after.trainable != before.trainable
-    assert absent_in_a_move > 0 or len({tuple(r.planned.trainable.tolist()) for r in rounds}) == 1
+    assert absent_in_a_move > 0 or len({tuple(r.planned.trainable.tolist()) for r in rounds if r.tasks}) <= 2
 
 
 def test_what_was_learned_is_better_than_chance(run: Any) -> None:

@@ -28,7 +28,7 @@ def test_memories_survive_a_checkpoint(tmp_path: Path, method: str) -> None:
         now.conclude()
         kept = experiment.engine.memories
         checkpoint.save(tmp_path, {"engine": experiment.engine.state_dict()})
-        again = ClientMemories(6, experiment.setup.layout)
+        again = ClientMemories(6, experiment.setup.layout, experiment.setup.codecs)
         again.load_state_dict(checkpoint.load(tmp_path / "last.ckpt")["engine"])
         assert [again.of(k) for k in range(6)] == [kept.of(k) for k in range(6)]
         assert [kept.of(k) != Memory() for k in range(6)] == [k in now.plan.cohort for k in range(6)]
@@ -38,7 +38,7 @@ def test_clients_that_keep_the_same_share_one_object(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     experiment.server.begin(0)
     payload = Broadcast(experiment.server.model, 0, experiment.setup.codecs).payload()
-    memories = ClientMemories(1000, experiment.setup.layout)
+    memories = ClientMemories(1000, experiment.setup.layout, experiment.setup.codecs)
     for client in range(1000):
         memories.receive(client, payload)
     assert len({id(memories.of(client)) for client in range(1000)}) == 1
@@ -48,7 +48,7 @@ def test_a_memory_nobody_keeps_is_dropped(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     server = experiment.server
     server.begin(0)
-    memories = ClientMemories(2, experiment.setup.layout)
+    memories = ClientMemories(2, experiment.setup.layout, experiment.setup.codecs)
     for t in range(40):
         torch.manual_seed(t)
         model = server.model.with_masks(torch.rand(server.model.alive.numel()) < 0.1)
@@ -61,9 +61,9 @@ def test_a_memory_somebody_keeps_stays_after_a_checkpoint(tmp_path: Path) -> Non
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     server, layout, codecs = experiment.server, experiment.setup.layout, experiment.setup.codecs
     server.begin(0)
-    memories = ClientMemories(100, layout)
+    memories = ClientMemories(100, layout, codecs)
     memories.receive(7, Broadcast(server.model, 0, codecs).payload())
-    again = ClientMemories(100, layout)
+    again = ClientMemories(100, layout, codecs)
     again.load_state_dict(memories.state_dict())
     model = server.model.with_masks(torch.arange(server.model.alive.numel()) % 7 == 0)
     again.receive(8, Broadcast(model, 1, codecs).payload())

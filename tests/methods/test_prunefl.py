@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.seeding import generator_for
 from pffdst.methods.readjust.prunefl import PruneFl
@@ -219,9 +220,9 @@ def test_where_nothing_may_move_it_is_a_random_mask(
 
 
 def test_two_stages_need_a_density_that_stays() -> None:
-    assert PruneFl().problems([10]) == []
-    assert PruneFl(exact=True).problems([5, 5]) == []
-    assert "readjust.exact=true" in PruneFl().problems([5, 5])[0]
+    assert PruneFl().problems(Facts(stage_lengths=(10,))) == []
+    assert PruneFl(exact=True).problems(Facts(stage_lengths=(5, 5,))) == []
+    assert "readjust.exact=true" in PruneFl().problems(Facts(stage_lengths=(5, 5,)))[0]
     assert "sparsity is where it begins" in PruneFl().remarks([10])[0]
 
 

@@ -25,7 +25,7 @@ def evaluated(experiment: Experiment) -> tuple[list[int], list[int]]:
 def test_steps_of_bytes_are_evaluated_when_a_round_passes_one(
     make_experiment: Callable[..., Experiment], play: Callable[[Experiment], object], step: int
 ) -> None:
-    settings = ["rounds=12", "readjust.interval=1", "eval_every=1", f"eval_every_bytes={step}"]
+    settings = ["rounds=12", "readjust.schedule.interval=1", "eval_every=1", f"eval_every_bytes={step}"]
     experiment = make_experiment("method=pffdst", *settings)
     play(experiment)
     rounds, paper = evaluated(experiment)

@@ -13,7 +13,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from rich.console import Console
 
-from pffdst.search.trials import DATABASE, OBJECTIVES, Proposal, Trials, front_table
+from pffdst.runs.files import SEARCH
+from pffdst.search.trials import OBJECTIVES, Proposal, Trials, front_table
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(0.01, 1.0, log=True),
@@ -79,7 +80,7 @@ def test_what_is_asked_for_stays_with_the_study(tmp_path: Path) -> None:
     assert (other.spec, other.given, other.left) == (SPEC, ("search=x",), 9)
     assert Trials.load(tmp_path / "nowhere") is None
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / DATABASE).touch()
+    (tmp_path / "empty" / SEARCH).touch()
     assert Trials.load(tmp_path / "empty") is None
 
 
@@ -97,7 +98,7 @@ def test_failures_are_recorded_and_count_for_nothing(tmp_path: Path) -> None:
 def empty_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     begin(folder)
-    return folder / DATABASE
+    return folder / SEARCH
 
 
 @settings(max_examples=5, deadline=None)
@@ -106,7 +107,7 @@ def test_the_front_holds_every_trial_that_no_other_beats(
     points: list[tuple[int, int]], empty_study: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("front")
-    shutil.copy(empty_study, folder / DATABASE)
+    shutil.copy(empty_study, folder / SEARCH)
     study = begin(folder)
     for accuracy, size in points:
         number = study.propose(SPACE, MAKERS["random"]).number

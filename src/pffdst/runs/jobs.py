@@ -293,7 +293,7 @@ def _overrides(folder: Path) -> tuple[str, ...]:
     """The job's command line, as Hydra saved it: a yaml list with one override a line."""
     with suppress(FileProblem):
         lines = read_yaml(folder / OVERRIDES)
-        return tuple(map(str, lines)) if isinstance(lines, list) else ()
+        return tuple(str(line).lstrip("+") for line in lines) if isinstance(lines, list) else ()
     return ()
 
 

@@ -20,5 +20,5 @@ class Memory(DataSource):
         train, test = (ImageSet(images[part].clone(), labels[part]) for part in (slice(half), slice(half, None)))
         return Dataset(self.name, train, test, ("square", "bar"), (0.3,), (0.3,))
 
-    def problems(self) -> list[str]:
+    def problems(self, facts) -> list[str]:
         return []

@@ -39,10 +39,13 @@ from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, quartiles, write_result
 from engines import play
 from pffdst.build import build
+from pffdst.client.turn import Turn
 from pffdst.config.compose import compose
+from pffdst.core.messages import ClientTask
 from pffdst.engines.batched import numerics
 from pffdst.engines.slots import Loaded, Slot, SlotSettings
 from pffdst.experiment import Experiment
+from pffdst.wire.downlink import Received
 
 STEP_GFLOP = 106.5  # ResNet-18, 32 images of 32x32: 6 x 0.5554 GMAC x 32
 TARGET = 10.0  # times the bare eager loop
@@ -183,7 +186,8 @@ def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool)
     loaded = Loaded(slots[0].flat)
     loaded.load_(experiment.server.model)
     batches = [torch.arange(32) for _ in range(sizes.steps)]
-    turn = first_turn(experiment)
+    task = ClientTask(0, 0, b"")
+    turn = Turn(setup, task, Received(experiment.server.model, 0, {}), {}, lambda _: iter(()))
 
     def side_by_side() -> None:
         for slot in slots:

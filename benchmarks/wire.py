@@ -30,8 +30,8 @@ from pffdst.build import build
 from pffdst.config.compose import compose
 from pffdst.core.flat import layout_of
 from pffdst.core.masks import draw
-from pffdst.core.positions import Positions
 from pffdst.core.model import Layout
+from pffdst.core.positions import Positions
 from pffdst.methods.allocation import Erk, Uniform
 from pffdst.models.resnet import ResNet18
 from pffdst.run import play_round

@@ -128,8 +128,22 @@ class Record:
 
 def _entry(told: Mapping[str, Any], rows: Mapping[tuple[str, int], list[Metrics]]) -> Entry:
     row, seed = str(told["row"]), int(told["seed"])
-    made = told["config"], told["summary"], told["provenance"]
+    made = _in_todays_words(told["config"]), told["summary"], told["provenance"]
     return Entry(row, seed, tuple(told["overrides"]), *made, tuple(rows[row, seed]))
+
+
+_RENAMED = {"participation.stateless": "clients_keep", "readjust.interval": "readjust.schedule.interval"}
+
+
+def _in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run by the names they have now: server momentum became an option of `server_optimizer`."""
+    found = {_RENAMED.get(key, key): value for key, value in config.items()}
+    if "participation.stateless" in config:
+        found["clients_keep"] = not config["participation.stateless"]
+    if found.get("aggregation") == "ServerMomentum":
+        found |= {"aggregation": "MaskedMean", "server_optimizer": "Momentum"}
+        found["server_optimizer.beta"] = found.pop("aggregation.beta")
+    return found
 
 
 def _table(entries: Sequence[Entry]) -> str:

@@ -80,7 +80,8 @@ def test_offline_runs_lie_where_the_sync_command_looks() -> None:
     written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml"))["hydra"]["run"]["dir"]
     runs = re.sub(r"\$\{now:.*?\}[^/]*", "*", written).replace("${paths.logs}", "logs")
     words = shlex.split(command, comments=True)
-    assert runs.startswith(f"{words[1]}/") and words[words.index("-name") + 1] == "offline-run-*"
+    assert runs.startswith(f"{words[1]}/")
+    assert words[words.index("-name") + 1] == "offline-run-*"
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(BLOCKS), flags=re.MULTILINE))

@@ -17,6 +17,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import seeded_global_state
 from pffdst.cost.ledger import Ledger
 from pffdst.engines.base import Engine
+from pffdst.loggers import say
 from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.measure.memory import PeakMemory
 from pffdst.measure.stopwatch import Stopwatch
@@ -28,7 +29,7 @@ from pffdst.metrics.names import Row
 from pffdst.models.saved import ModelCard
 from pffdst.observers import Observer
 from pffdst.runs import checkpoint, files
-from pffdst.server.round import RoundRecord
+from pffdst.server.round import Round, RoundRecord
 from pffdst.server.server import Server
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
@@ -232,6 +233,19 @@ class Experiment:
         }
         records.write_summary(self.folder, summary)
         return summary
+
+    def passed(self, done: Round) -> None:
+        """Notes that the round is over, and says whose updates it refused."""
+        say.rejected(done)
+        self.progress.rejected += len(done.record.rejected)
+        self.progress.t = done.plan.t + 1
+
+    def log(self, done: Round) -> None:
+        """A row for the loggers; a round before the first (t < 0) has none and is told in words."""
+        if done.plan.t < 0:
+            say.warm_up(done, self.ledger)
+        else:
+            self.loggers.log(self.progress.row)
 
     def lap(self, since: float) -> float:
         """Adds the seconds since `since` (of `time.monotonic`) to the run's time; gives them."""

@@ -44,19 +44,14 @@ def play_round(experiment: Experiment, t: int) -> Round:
     exchange(experiment, done)
     with watch.part("aggregate"):
         done.conclude()
-    say.rejected(done)
-    progress.rejected += len(done.record.rejected)
-    progress.t = t + 1
+    experiment.passed(done)
     progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
     for observer in experiment.observers:
         progress.stop = observer.on_round(experiment, done) or progress.stop
     if progress.stop is not None:
         progress.row = experiment.score_last(progress.row, done.plan)
     with watch.part("log"):
-        if t < 0:
-            say.warm_up(done, experiment.ledger)
-        else:
-            experiment.loggers.log(progress.row)
+        experiment.log(done)
     experiment.lap(began)
     experiment.save_if_due()
     release_free_memory()

@@ -19,8 +19,18 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 R = 14
 DENSE = {"fedavg", "fedavgm", "fedprox", "apf", "fedadam", "fedyogi", "fedpaq8", "scaffold", "topk_ef"}
-GLOBAL = {"snip", "grasp", "ssfl", "synflow"}  # one threshold over all layers: the sum is asked for, not each layer's count
-AFTER_THE_ANSWERS = {"fedmef", "fedrts", "fedtiny", "prunefl_exact"}  # the server moves the mask when it has the answers
+GLOBAL = {
+    "snip",
+    "grasp",
+    "ssfl",
+    "synflow",
+}  # one threshold over all layers: their sum is asked for
+AFTER_THE_ANSWERS = {
+    "fedmef",
+    "fedrts",
+    "fedtiny",
+    "prunefl_exact",
+}  # when the server moves its mask
 
 
 def overrides(method: str) -> list[str]:

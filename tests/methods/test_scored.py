@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pffdst.core.facts import Facts
 from pffdst.core.errors import UserError
+from pffdst.core.facts import Facts
 from pffdst.core.masks import greatest_overall
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -312,6 +312,26 @@ def test_what_cannot_be_is_named(key: str, value: Any) -> None:
 
 
 def test_top_scores_do_not_reach_to_a_second_stage() -> None:
-    assert Snip().problems(Facts(stage_lengths=(7, 7,))) == []
+    assert (
+        Snip().problems(
+            Facts(
+                stage_lengths=(
+                    7,
+                    7,
+                )
+            )
+        )
+        == []
+    )
     assert Snip(sent="top").problems(Facts(stage_lengths=(14,))) == []
-    assert "readjust.sent=all" in Snip(sent="top").problems(Facts(stage_lengths=(7, 7,)))[0]
+    assert (
+        "readjust.sent=all"
+        in Snip(sent="top").problems(
+            Facts(
+                stage_lengths=(
+                    7,
+                    7,
+                )
+            )
+        )[0]
+    )

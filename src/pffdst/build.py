@@ -26,7 +26,7 @@ from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
-from pffdst.data.clients.divided import Partition, Shares
+from pffdst.data.clients.divided import Partition, Shares, owners_of
 from pffdst.data.clients.given import write_clients
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
@@ -252,9 +252,8 @@ def _dataset(cfg: DictConfig) -> Dataset:
 
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    problems = list(instantiate(cfg.partition).misfits(dataset.train, cfg.clients))
-    problems += data_problems(cfg, samples=len(dataset.train), size=dataset.size, dataset=dataset.name)
-    if problems:
+    samples, owners = len(dataset.train), owners_of(dataset.train)
+    if problems := data_problems(cfg, samples=samples, owners=owners, size=dataset.size, dataset=dataset.name):
         raise ConfigError(problems)
 
 

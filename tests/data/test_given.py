@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pffdst.build import build
 from pffdst.config.compose import compose
-from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, facts_of
 from pffdst.data.clients.drawn import Drawn
 from pffdst.data.clients.given import ByColumn, FromFile, write_clients
 
@@ -62,9 +62,9 @@ def test_test_samples_without_owners_follow_the_classes():
 
 
 def test_the_number_of_natural_clients_is_told():
-    (line,) = ByColumn("writer").misfits(held(LABELS, LABELS), 20)
+    (line,) = ByColumn("writer").problems(facts_of(held(LABELS, LABELS), 20))
     assert line == "clients=20, but the data name 4 clients; write clients=4"
-    (line,) = ByColumn("writer").misfits(held(LABELS), 4)
+    (line,) = ByColumn("writer").problems(facts_of(held(LABELS), 4))
     assert "partition.column=writer: these data have no columns" in line
     with pytest.raises(PartitionError, match="write clients=4"):
         ByColumn("writer").split(held(LABELS, LABELS), held(TEST_LABELS), 3, 4, 0)
@@ -100,7 +100,7 @@ def test_a_file_that_holds_another_division_is_kept(tmp_path, kind):
 
 def test_names_are_in_order_and_unnamed_samples_are_nobodys(written):
     way = written("client,index\np10,7\np9,3\np10,2\n")
-    assert way.misfits(held(LABELS), 2) == []
+    assert way.problems(facts_of(held(LABELS), 2)) == []
     found = split(way, 2)
     assert [found.train(k).tolist() for k in range(2)] == [[7, 2], [3]]
     assert sorted(set(found.test_owner().tolist())) == [0, 1]  # divided by the classes: no test row is listed
@@ -146,11 +146,11 @@ def test_files_that_are_no_list_of_clients(written, text, message):
 
 def test_arrays_that_are_no_list_of_clients(tmp_path, written):
     for content in (b"", b"PK\x03\x04 broken", b"no numpy"):
-        assert "cannot be read" in written(content, "x.npz").misfits(held(LABELS), 1)[0]
+        assert "cannot be read" in written(content, "x.npz").problems(facts_of(held(LABELS), 1))[0]
     np.savez(tmp_path / "f.npz", index=np.array([0.5]), client=np.array([1]))
-    assert "index holds float64" in FromFile(str(tmp_path / "f.npz")).misfits(held(LABELS), 1)[0]
+    assert "index holds float64" in FromFile(str(tmp_path / "f.npz")).problems(facts_of(held(LABELS), 1))[0]
     np.savez(tmp_path / "o.npz", index=np.array([0]), client=np.array([object()]))
-    assert "cannot be read" in FromFile(str(tmp_path / "o.npz")).misfits(held(LABELS), 1)[0]
+    assert "cannot be read" in FromFile(str(tmp_path / "o.npz")).problems(facts_of(held(LABELS), 1))[0]
 
 
 def test_settings_are_refused_before_the_data_are_read(tmp_path, written):

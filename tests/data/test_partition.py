@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.errors import UserError
-from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, Shards
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, Shards, facts_of
 
 ALL = (Iid(), Dirichlet(0.3, 1, 3), Dirichlet(0.05, 2, 0), Dirichlet(100.0, 1, 1), Shards(1), Shards(2))
 
@@ -194,7 +194,7 @@ def test_spare_test_samples_do_not_all_go_to_the_first_clients():
     ],
 )  # fmt: skip
 def test_what_cannot_be_divided_is_refused(way, samples, clients, message):
-    assert message in "\n".join(way.misfits(held(torch.zeros(samples)), clients))
+    assert message in "\n".join(way.problems(facts_of(held(torch.zeros(samples)), clients)))
     train = torch.zeros(samples, dtype=torch.int64)
     for kind in (ValueError, UserError, PartitionError):
         with pytest.raises(kind, match=re.escape(message)):
@@ -203,7 +203,7 @@ def test_what_cannot_be_divided_is_refused(way, samples, clients, message):
 
 def test_no_problem_at_the_limit():
     for way in (Iid(), Dirichlet(0.1, 2, 1), Shards(2)):
-        assert way.misfits(held(torch.zeros(20)), 10) == []
+        assert way.problems(facts_of(held(torch.zeros(20)), 10)) == []
 
 
 def test_labels_out_of_range_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from hydra.utils import instantiate
@@ -80,7 +81,7 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     made, refused = _made(cfg, targets, choices)
     images = cfg.get("dataset") if "dataset" in targets else None
     size = _known(images, "resize") or _known(images, "size")
-    facts = _facts(cfg, made, size=size)
+    facts = _facts(cfg, made, Facts(size=size))
     dataset = choices.called("dataset", cfg.get("dataset"))
     lines += [
         *found,
@@ -92,15 +93,16 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def data_problems(cfg: DictConfig, *, samples: int, size: int, dataset: str) -> list[str]:
+def data_problems(cfg: DictConfig, *, samples: int, size: int, dataset: str, owners: int | None = None) -> list[str]:
     """What stands against a checked configuration once its data are read.
 
-    `samples` counts the training images, `size` is the side of an image, `dataset` what the data are called.
+    `samples` counts the training images, `owners` the clients that the data name; `size` is the side of an image,
+    `dataset` what the data are called.
     """
     targets, _ = _targets(cfg)
     choices = Choices.current()
     made, _ = _made(cfg, targets, choices)
-    facts = _facts(cfg, made, samples=samples, size=size)
+    facts = _facts(cfg, made, Facts(samples=samples, owners=owners, size=size))
     return [*_size_problem(cfg, targets, choices, size, dataset), *_asked(made, facts)]
 
 
@@ -243,16 +245,18 @@ def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:
     return True
 
 
-def _facts(cfg: DictConfig, made: dict[str, Any], *, samples: int | None = None, size: int | None = None) -> Facts:
+def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
+    """What is known of the data, and of the run."""
     rounds, freeze = _known(cfg, "rounds"), made.get("freeze")
     if not isinstance(rounds, int) or rounds < 1:
         rounds = None
-    facts = Facts(rounds, None, samples, _known(cfg, "clients"), size, _known(_known(cfg, "engine"), "device"))
+    device = _known(_known(cfg, "engine"), "device")
+    facts = replace(of_data, rounds=rounds, clients=_known(cfg, "clients"), device=device)
     if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
         return facts
     stages = getattr(freeze, "stage_lengths", None)
     lengths = stages(rounds) if callable(stages) else [rounds]
-    return Facts(rounds, tuple(lengths), samples, facts.clients, size, facts.device)
+    return replace(facts, stage_lengths=tuple(lengths))
 
 
 def _asked(made: dict[str, Any], facts: Facts) -> list[str]:

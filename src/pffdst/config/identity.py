@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET
+from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION
 from pffdst.core.words import dotted, typed
 
 __all__ = ["differences", "engine_identity", "essence", "fingerprint"]
@@ -69,7 +69,7 @@ def _essence(plain: Any) -> dict[str, Any]:
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
     partition = kept.get("partition")
     if isinstance(partition, Mapping):
-        kept["partition"] = {key: value for key, value in partition.items() if key != "save"}
+        kept["partition"] = {key: value for key, value in partition.items() if key not in NEUTRAL_PARTITION}
     return kept
 
 

@@ -13,7 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
 
-__all__ = ["NEUTRAL", "NEUTRAL_DATASET", "Allowed", "Group", "RootConfig", "allowed", "expected_type", "groups"]
+__all__ = [
+    "NEUTRAL",
+    "NEUTRAL_DATASET",
+    "NEUTRAL_PARTITION",
+    "Allowed",
+    "Group",
+    "RootConfig",
+    "allowed",
+    "expected_type",
+    "groups",
+]
 
 MISSING: Any = "???"
 Holds = Callable[[Any], bool]
@@ -157,6 +167,8 @@ NEUTRAL = frozenset({"hydra", *(f.name for f in _FIELDS if f.metadata.get("neutr
 """Keys at the root that change no result."""
 NEUTRAL_DATASET = frozenset({"cache", "download"})
 """Keys of `dataset` that change no result."""
+NEUTRAL_PARTITION = frozenset({"save"})
+"""Keys of `partition` that change no result."""
 
 
 def groups() -> dict[str, Group]:

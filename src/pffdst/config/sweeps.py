@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -18,10 +20,11 @@ from pffdst.config.check import problems_of
 from pffdst.config.compose import Composed, Session, composition_line
 from pffdst.config.flags import key_of
 from pffdst.config.ranges import range_problems
+from pffdst.runs.files import SWEEP, FileProblem, read_yaml
 
 __all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides"]
 
-_SAVED = "multirun.yaml"
+_MOST_JOBS = 100_000
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Job = tuple[str, ...]
 _UNIQUE = ("hydra.job.num", "hydra.job.id")
@@ -48,23 +51,32 @@ def _lines(override: Override) -> list[str]:
 
 def preset_lines(hydra: Any) -> list[str]:
     """The overrides that a `sweep=` preset adds, from Hydra's own node."""
-    return [f"{key}={value}" for key, value in (OmegaConf.select(hydra, "sweeper.params") or {}).items()]
+    return [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
 
 
 def saved_overrides(sweep: Path) -> list[str]:
     """The overrides a sweep was started with, those of its preset first; empty for a folder that holds no sweep."""
-    if not (sweep / _SAVED).is_file():
-        return []
-    hydra = OmegaConf.load(sweep / _SAVED).hydra
-    return [*preset_lines(hydra), *map(str, hydra.overrides.task)]
+    try:
+        hydra = read_yaml(sweep / SWEEP)["hydra"]
+        return [*preset_lines(hydra), *map(str, hydra["overrides"]["task"])]
+    except (FileProblem, AttributeError, KeyError, TypeError):
+        return []  # not there, or not what Hydra writes
 
 
 def grid_of(sweep: Path) -> list[tuple[str, ...]]:
     """The jobs that a sweep's folder should hold; empty where that cannot be told."""
+    saved = saved_overrides(sweep)
     try:
-        return jobs_in(saved_overrides(sweep)) if (sweep / _SAVED).is_file() else []
+        return jobs_in(saved) if saved and _job_count(saved) <= _MOST_JOBS else []
     except HydraException:
         return []  # glob(...) needs the folders of configurations the sweep was started with
+
+
+def _job_count(overrides: Sequence[str]) -> int:
+    """How many jobs a grid has, counted up to a little above _MOST_JOBS: what a folder says may have no end."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = [each.sweep_iterator() for each in parsed if each.is_discrete_sweep()]
+    return math.prod(sum(1 for _ in islice(choices, _MOST_JOBS + 1)) for choices in swept)
 
 
 @final

@@ -13,17 +13,23 @@ __all__ = ["NOTHING_KNOWN", "Checked", "Facts"]
 class Facts:
     """The numbers of a run that a part may object to; None for what is not known yet.
 
-    `rounds` is R, `stage_lengths` the rounds of each stage, `clients` is C; `samples` counts the training images and
-    `size` is their side, known once the data are read (`size` before, where the dataset declares it); `device` is
-    what the engine is set to.
+    `rounds` is R, `stage_lengths` the rounds of each stage, `clients` is C; `samples` counts the training images,
+    `owners` the clients that the data themselves name (0 where they name none) and `size` is the images' side, known
+    once the data are read (`size` before, where the dataset declares it); `device` is what the engine is set to.
     """
 
     rounds: int | None = None
     stage_lengths: tuple[int, ...] | None = None
     samples: int | None = None
+    owners: int | None = None
     clients: int | None = None
     size: int | None = None
     device: str | None = None
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the run is known to have more stages than one."""
+        return self.stage_lengths is not None and len(self.stage_lengths) > 1
 
 
 NOTHING_KNOWN = Facts()

@@ -16,7 +16,13 @@ __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_count
 
 # Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
 NEUTRAL = schema.NEUTRAL | {"seed"}
-_NEUTRAL_KEYS = frozenset({"dataset.path", "partition.save", *(f"dataset.{key}" for key in schema.NEUTRAL_DATASET)})
+_NEUTRAL_KEYS = frozenset(
+    {
+        "dataset.path",
+        *(f"dataset.{key}" for key in schema.NEUTRAL_DATASET),
+        *(f"partition.{key}" for key in schema.NEUTRAL_PARTITION),
+    }
+)
 # A method is named first, then by what makes it an ablation, then by its setting.
 _FIRST = (
     "method_name",

@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from pffdst.core.errors import UserError
 from pffdst.runs.files import (
     CHECKPOINTS,
     HYDRA,
+    HYDRA_SETTINGS,
     LAST,
     LOCK,
     OVERRIDES,
@@ -64,8 +64,7 @@ __all__ = [
 Status = Literal["running", "done", "failed"]
 State = Literal["done", "running", "failed", "stopped", "missing"]
 
-_JOB_NUMBER = re.compile(r"^    num: (\d+)$", re.MULTILINE)
-_NO_RUNS = ("checkpoints", "wandb")
+_NO_RUNS = (CHECKPOINTS, "wandb")
 
 
 @final
@@ -224,7 +223,7 @@ def job_folders(root: Path) -> list[Path]:
     """The folders of runs below `root`, at any depth."""
     found = []
     for place, inside, files in os.walk(root):
-        if Path(place) != root and (".hydra" in inside or {RUN, SKIPPED} & set(files)):
+        if Path(place) != root and (HYDRA in inside or {RUN, SKIPPED} & set(files)):
             found.append(Path(place))
         inside[:] = [name for name in inside if name not in _NO_RUNS and not name.startswith(".")]
     return sorted(found)
@@ -283,9 +282,9 @@ def _state(folder: Path) -> State:
 
 def _number(folder: Path) -> str:
     """The job's number as Hydra saved it; else its folder's name."""
-    with suppress(OSError):
-        found = _JOB_NUMBER.search((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
-        return found[1] if found else folder.name
+    with suppress(FileProblem, KeyError, TypeError):
+        number = read_yaml(folder / HYDRA_SETTINGS)["hydra"]["job"]["num"]
+        return str(number) if isinstance(number, int) else folder.name
     return folder.name
 
 

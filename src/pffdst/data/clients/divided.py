@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
 from pffdst.data.dataset import DataError
 
@@ -27,8 +28,10 @@ __all__ = [
     "Shares",
     "check_name",
     "checked_labels",
+    "facts_of",
     "follow",
     "grouped",
+    "owners_of",
 ]
 
 _Ints = NDArray[np.int64]
@@ -133,6 +136,16 @@ class Owned(Protocol):
         """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
 
 
+def owners_of(samples: Owned) -> int:
+    """The number of clients that the data name; 0 where they name none."""
+    return 0 if samples.owners is None else int(samples.owners.max()) + 1
+
+
+def facts_of(train: Owned, clients: int) -> Facts:
+    """What is known of a division of these training samples among so many clients."""
+    return Facts(samples=len(train.labels), owners=owners_of(train), clients=clients)
+
+
 @dataclass(frozen=True)
 class Partitioner(ABC):
     """A way to give samples to clients; unless they have owners, test samples follow with the same proportions per
@@ -148,8 +161,8 @@ class Partitioner(ABC):
             check_name("save", self.save)
 
     @abstractmethod
-    def misfits(self, train: Owned, clients: int) -> list[str]:
-        """Why `clients` cannot have shares of the training samples; empty when they can."""
+    def problems(self, facts: Facts) -> list[str]:
+        """Why `facts.clients` cannot have shares of `facts.samples` training samples of `facts.owners` by nature."""
 
     @abstractmethod
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Shares:
@@ -162,13 +175,15 @@ class Partitioner(ABC):
 class Division(Partitioner):
     """A way in which every sample is exactly one client's."""
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
-        """Fewer than 1 client, or more clients than samples."""
-        samples = len(train.labels)
-        if clients < 1:
+    def problems(self, facts: Facts) -> list[str]:
+        """Fewer than 1 client, more clients than samples, or what is wrong with the settings."""
+        samples, clients = facts.samples, facts.clients
+        if clients is not None and clients < 1:
             return [f"clients must be 1 or more, got {clients}"]
         if found := self._settings_problems():
             return found
+        if samples is None or clients is None:
+            return []
         if clients > samples:
             return [
                 f"clients={clients} is more than the {samples} training samples; write clients={samples} or fewer, "
@@ -186,7 +201,7 @@ class Division(Partitioner):
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """Assigns every sample to exactly one client."""
-        if problems := self.misfits(train, clients):
+        if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
         owner, moved = self._assign(labels, clients, seed)
@@ -222,9 +237,8 @@ class Dirichlet(Division):
     min_size: int
     retries: int
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
-        """Also: alpha, min_size or retries out of range, or too few samples for every client to get min_size."""
-        found = super().misfits(train, clients)
+    def _settings_problems(self) -> list[str]:
+        found = []
         if not 0 < self.alpha <= _ALPHA_MAX:
             found.append(
                 f"partition.alpha must be above 0 and at most {_ALPHA_MAX:g}, got {self.alpha}; "
@@ -284,18 +298,17 @@ class Shards(Division):
 
     per_client: int
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
-        """Also: per_client below 1, or more shards than samples."""
-        found, samples = super().misfits(train, clients), len(train.labels)
-        if self.per_client < 1:
-            found.append(f"partition.per_client must be 1 or more, got {self.per_client}")
-        if not found and self.per_client * clients > samples:
-            found.append(
-                f"partition.per_client={self.per_client} for clients={clients} needs {self.per_client * clients} "
-                f"training samples, there are {samples}; write clients={samples // self.per_client} or fewer, "
-                f"or partition.per_client={samples // clients}"
-            )
-        return found
+    def _settings_problems(self) -> list[str]:
+        return [] if self.per_client >= 1 else [f"partition.per_client must be 1 or more, got {self.per_client}"]
+
+    def _share_problems(self, samples: int, clients: int) -> list[str]:
+        if self.per_client * clients <= samples:
+            return []
+        return [
+            f"partition.per_client={self.per_client} for clients={clients} needs {self.per_client * clients} "
+            f"training samples, there are {samples}; write clients={samples // self.per_client} or fewer, "
+            f"or partition.per_client={samples // clients}"
+        ]
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
         generator = _shuffle(seed)

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
-from pffdst.data.clients.divided import Owned, Partitioner, PartitionError, Shares, checked_labels, follow
+from pffdst.data.clients.divided import Owned, Partitioner, PartitionError, Shares, checked_labels, facts_of, follow
 
 __all__ = ["Drawn", "DrawnShares"]
 
@@ -48,14 +49,14 @@ class Drawn(Partitioner):
             if not holds:
                 raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Fewer than 1 client or sample: any other numbers go together."""
-        counts = (("clients", clients), ("samples", len(train.labels)))
-        return [f"{name} must be 1 or more, got {n}" for name, n in counts if n < 1]
+        given = (("clients", facts.clients), ("samples", facts.samples))
+        return [f"{name} must be 1 or more, got {n}" for name, n in given if n is not None and n < 1]
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> DrawnShares:
         """Names the clients' draws, and divides the test set among the panel."""
-        if problems := self.misfits(train, clients):
+        if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         labels, tested = checked_labels(train.labels, classes), checked_labels(test.labels, classes)
         by_class = torch.from_numpy(np.argsort(labels, kind="stable"))

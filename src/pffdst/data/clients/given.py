@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pffdst.core.facts import Facts
 from pffdst.data.clients.divided import (
     Owned,
     Partition,
@@ -28,6 +29,7 @@ from pffdst.data.clients.divided import (
     Shares,
     check_name,
     checked_labels,
+    facts_of,
     follow,
     grouped,
 )
@@ -52,18 +54,18 @@ class ByColumn(Partitioner):
 
     column: str
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """Samples without owners, or another number of clients than there are."""
-        if train.owners is None:
+        if facts.owners == 0:
             return [
                 f"partition.column={self.column}: these data have no columns to name their clients; keep them as "
                 "dataset=parquet, or write partition=file partition.path=FILE"
             ]
-        return _another_number("the data name", int(train.owners.max()) + 1, clients)
+        return [] if facts.owners is None else _another_number("the data name", facts.owners, facts.clients)
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """Every sample to its owner."""
-        if problems := self.misfits(train, clients):
+        if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         assert train.owners is not None
         owner = train.owners.numpy()
@@ -101,16 +103,16 @@ class FromFile(Partitioner):
         """32 hexadecimal digits of the file's bytes."""
         return hashlib.blake2b(self.file.read_bytes(), digest_size=16).hexdigest()
 
-    def misfits(self, train: Owned, clients: int) -> list[str]:
+    def problems(self, facts: Facts) -> list[str]:
         """A file that cannot be read, or that has another number of clients."""
         try:
-            return _another_number(f"{self.file} names", len(_Lists.read(self.file).names), clients)
+            return _another_number(f"{self.file} names", len(_Lists.read(self.file).names), facts.clients)
         except PartitionError as error:
             return [str(error)]
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
         """The lists of the file, each client's in its order."""
-        if problems := self.misfits(train, clients):
+        if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         lists = _Lists.read(self.file)
         labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
@@ -211,8 +213,12 @@ class _Lists:
         return owner
 
 
-def _another_number(source: str, there: int, clients: int) -> list[str]:
-    return [] if there == clients else [f"clients={clients}, but {source} {there} clients; write clients={there}"]
+def _another_number(source: str, there: int, clients: int | None) -> list[str]:
+    return (
+        []
+        if clients is None or there == clients
+        else [f"clients={clients}, but {source} {there} clients; write clients={there}"]
+    )
 
 
 def _numbered(client: NDArray[np.generic]) -> tuple[tuple[str, ...], _Ints]:

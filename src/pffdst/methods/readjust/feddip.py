@@ -107,12 +107,11 @@ class FedDip(Rule):
 
     def problems(self, facts: Facts) -> list[str]:
         """A stage must hold its last cut."""
-        stage_lengths = facts.stage_lengths or (2,)
-        if min(stage_lengths) >= 2:
+        if facts.stage_lengths is None or min(facts.stage_lengths) >= 2:
             return []
         return [
             f"readjust=feddip cuts the mask before a stage's last round, which takes at least 2 rounds, but the stages "
-            f"have {', '.join(map(str, stage_lengths))}: raise rounds"
+            f"have {', '.join(map(str, facts.stage_lengths))}: raise rounds"
         ]
 
 

@@ -182,7 +182,6 @@ class PruneFl(Rule):
 
     def problems(self, facts: Facts) -> list[str]:
         """A mask of free size has no share for each stage."""
-        stage_lengths = facts.stage_lengths or (2,)
-        if self.exact or len(stage_lengths) == 1:
+        if self.exact or not facts.has_stages:
             return []
         return ["readjust=prunefl finds its own density, which two stages cannot share: write readjust.exact=true"]

@@ -119,7 +119,6 @@ class Scored(Rule, ABC):
 
     def problems(self, facts: Facts) -> list[str]:
         """The top k are those of the first stage alone."""
-        stage_lengths = facts.stage_lengths or (2,)
-        if self.sent == "top" and len(stage_lengths) > 1:
+        if self.sent == "top" and facts.has_stages:
             return ["readjust.sent=top scores no more weights than the first stage trains: write readjust.sent=all"]
         return []

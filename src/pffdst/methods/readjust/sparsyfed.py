@@ -112,8 +112,7 @@ class SparsyFed(Rule):
 
     def problems(self, facts: Facts) -> list[str]:
         """A later stage would begin with zeros, which do not train."""
-        stage_lengths = facts.stage_lengths or (2,)
-        if len(stage_lengths) == 1:
+        if not facts.has_stages:
             return []
         return ["readjust=sparsyfed trains powers of weights, which never leave 0: write freeze=none"]
 

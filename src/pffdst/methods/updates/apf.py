@@ -90,8 +90,7 @@ class Freezing(Rule):
 
     def problems(self, facts: Facts) -> list[str]:
         """What stages freeze is frozen for ever."""
-        stage_lengths = facts.stage_lengths or (2,)
-        return [] if len(stage_lengths) == 1 else ["updates=apf freezes weights for a while: write freeze=none"]
+        return ["updates=apf freezes weights for a while: write freeze=none"] if facts.has_stages else []
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
         """The model is dense."""

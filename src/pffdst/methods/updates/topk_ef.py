@@ -100,8 +100,7 @@ class TopK(Rule):
 
     def problems(self, facts: Facts) -> list[str]:
         """Residuals are of one set of trainable weights."""
-        stage_lengths = facts.stage_lengths or (2,)
-        if len(stage_lengths) == 1:
+        if not facts.has_stages:
             return []
         return ["updates=topk_ef remembers changes of weights that stay trainable: write freeze=none"]
 

@@ -180,6 +180,7 @@ OPEN = {
     "test_exact_values_come_back_to_the_bit": "planes of very few equal values can take some bytes more than raw ones",
     "test_the_saved_models_are_those_of_the_last_round[sparsyfed]": "the saved mask is not the last round's",
     "test_only_trainable_weights_are_what_training_moves": "rules that move the mask after the answers",
+    "test_every_client_gets_the_servers_model_whenever_it_was_last_here[synflow]": "its mask moves before any client",
     "test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches": "feddst: the dense batches' count",
 }
 

@@ -173,10 +173,8 @@ def make_model() -> Callable[..., GlobalModel]:
 
 # Open faults, each an expected failure until it is mended; take a line out with its mending.
 OPEN = {
-    "test_every_method_with_every_experiment": "presets that want momentum 0 or a dense model clash with experiments",
     "test_an_option_keeps_the_laws_of_its_group[updates=apf]": "apf and topk_ef move frozen weights in the laws' run",
     "test_an_option_keeps_the_laws_of_its_group[updates=topk_ef]": "apf and topk_ef move frozen weights in that run",
-    "test_parts_are_asked_before_the_data_and_after": "a partition is no longer asked about too few samples",
     "test_exact_values_come_back_to_the_bit": "planes of very few equal values can take some bytes more than raw ones",
     "test_the_saved_models_are_those_of_the_last_round[sparsyfed]": "the saved mask is not the last round's",
     "test_only_trainable_weights_are_what_training_moves": "rules that move the mask after the answers",

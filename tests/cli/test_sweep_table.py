@@ -69,9 +69,9 @@ def test_the_end_names_the_next_step(sweep: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as end:
         SweepTable().on_multirun_end(config)
     assert end.value.code == 1
-    text = capsys.readouterr().out
-    assert "To start the rest again" in text
-    assert f"python -m pffdst report {sweep} -o report.html" in text
+    lines = capsys.readouterr().out.splitlines()
+    assert "To start the rest again (what is done is skipped):" in lines
+    assert f"  python -m pffdst report {sweep} -o report.html" in lines
 
 
 def test_jobs_that_never_began_are_missing_and_the_sweep_has_failed(

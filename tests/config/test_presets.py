@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.check import problems_of
 from pffdst.config.compose import Composed, compose, session
@@ -74,8 +74,12 @@ def test_every_method_with_every_experiment(method: str, tmp_path: Path, monkeyp
 
 
 def _scalars(group: str, option: str) -> dict[str, Any]:
+    """The numbers of an option, over those of the options of its group that it begins with."""
     node = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
-    return {str(key): value for key, value in node.items() if not OmegaConf.is_config(value)}
+    assert isinstance(node, DictConfig)
+    before = [line for line in node.get("defaults") or () if isinstance(line, str) and line != "_self_"]
+    found = {key: value for other in before for key, value in _scalars(group, other).items()}
+    return found | {str(key): value for key, value in node.items() if not OmegaConf.is_config(value)}
 
 
 def test_no_group_shares_a_scalars_name() -> None:

@@ -72,6 +72,11 @@ def test_parts_are_asked_before_the_data_and_after(configs: Path) -> None:
     assert data_problems(cfg, samples=1437, size=8, dataset="digits") == []
     [line] = data_problems(cfg, samples=30, size=8, dataset="digits")
     assert "there are 30" in line
+    [line] = problems_of(compose(["partition.alpha=0"], CONFIGS), Choices())
+    assert line.startswith("partition.alpha must be above 0")
+    [line] = data_problems(compose(["partition=column", "partition.column=writer"], CONFIGS),
+                           samples=1437, owners=7, size=8, dataset="mine")  # fmt: skip
+    assert line == "clients=20, but the data name 7 clients; write clients=7"
     large = compose(["model=lenet", "dataset=cifar10"], CONFIGS)
     [line] = data_problems(large, samples=50_000, size=8, dataset="mine")
     assert line.startswith("model=LeNet needs images of at least 13x13, but mine has 8x8")

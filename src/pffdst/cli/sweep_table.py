@@ -87,4 +87,4 @@ def _or_dash(value: float | None, shown: Any) -> str:
 
 
 def _say(console: Console, line: str, command: str) -> None:
-    console.print(foreign(f"{line}\n  {command}"), highlight=False, soft_wrap=True)
+    console.print(line, foreign(f"  {command}"), sep="\n", highlight=False, soft_wrap=True)

@@ -88,7 +88,7 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
         *_size_problem(cfg, targets, choices, size, dataset),
         *refused,
         *_asked(made, facts),
-        *_beside(cfg, made),
+        *_beside(cfg, made, choices),
     ]
     return list(dict.fromkeys(lines))
 
@@ -268,7 +268,7 @@ _RULES = ("readjust", "updates")
 _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 
 
-def _beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
+def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
     """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
@@ -279,7 +279,8 @@ def _beside(cfg: DictConfig, made: dict[str, Any]) -> list[str]:
         return lines
     sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
     if sends and not isinstance(made.get("allocation"), Dense):
-        return [*lines, f"{sends[0]} sends the changes of a dense model: write allocation=dense"]
+        sender = choices.called(sends[0], cfg[sends[0]])
+        return [*lines, f"{sender} sends the changes of a dense model: write allocation=dense"]
     pairs = (_RULES, reversed(_RULES))
     return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
 

@@ -26,8 +26,9 @@ from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
-from pffdst.data.clients.divided import Partition, Shares, owners_of
+from pffdst.data.clients.divided import Partition, Shares
 from pffdst.data.clients.given import write_clients
+from pffdst.data.clients.owned import owner_count
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
 from pffdst.engines.distributed import Distributed
@@ -252,7 +253,7 @@ def _dataset(cfg: DictConfig) -> Dataset:
 
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
-    samples, owners = len(dataset.train), owners_of(dataset.train)
+    samples, owners = len(dataset.train), owner_count(dataset.train)
     if problems := data_problems(cfg, samples=samples, owners=owners, size=dataset.size, dataset=dataset.name):
         raise ConfigError(problems)
 

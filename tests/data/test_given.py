@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pffdst.build import build
 from pffdst.config.compose import compose
-from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, facts_of
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError
 from pffdst.data.clients.drawn import Drawn
 from pffdst.data.clients.given import ByColumn, FromFile, write_clients
+from pffdst.data.clients.owned import facts_of
 
 LABELS = torch.arange(40) % 4
 TEST_LABELS = torch.arange(12) % 4

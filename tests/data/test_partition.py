@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.errors import UserError
-from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, Shards, facts_of
+from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError, Shards
+from pffdst.data.clients.owned import facts_of
 
 ALL = (Iid(), Dirichlet(0.3, 1, 3), Dirichlet(0.05, 2, 0), Dirichlet(100.0, 1, 1), Shards(1), Shards(2))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
+from pffdst.data.clients.owned import Owned, facts_of
 from pffdst.data.dataset import DataError
 
 __all__ = [
     "Dirichlet",
     "Division",
     "Iid",
-    "Owned",
     "Partition",
     "PartitionError",
     "Partitioner",
@@ -28,10 +28,8 @@ __all__ = [
     "Shares",
     "check_name",
     "checked_labels",
-    "facts_of",
     "follow",
     "grouped",
-    "owners_of",
 ]
 
 _Ints = NDArray[np.int64]
@@ -122,28 +120,6 @@ class Partition(Shares):
         owner = torch.arange(self.clients).repeat_interleave(self.sizes())
         cells = owner * classes + labels[self.train_order]
         return torch.bincount(cells, minlength=self.clients * classes).view(self.clients, classes)
-
-
-class Owned(Protocol):
-    """What a way to give samples to clients knows of them."""
-
-    @property
-    def labels(self) -> Tensor:
-        """The class of every sample, int64 [N]."""
-
-    @property
-    def owners(self) -> Tensor | None:
-        """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
-
-
-def owners_of(samples: Owned) -> int:
-    """The number of clients that the data name; 0 where they name none."""
-    return 0 if samples.owners is None else int(samples.owners.max()) + 1
-
-
-def facts_of(train: Owned, clients: int) -> Facts:
-    """What is known of a division of these training samples among so many clients."""
-    return Facts(samples=len(train.labels), owners=owners_of(train), clients=clients)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pffdst.core.facts import Facts
 from pffdst.core.seeding import derive_seed
-from pffdst.data.clients.divided import Owned, Partitioner, PartitionError, Shares, checked_labels, facts_of, follow
+from pffdst.data.clients.divided import Partitioner, PartitionError, Shares, checked_labels, follow
+from pffdst.data.clients.owned import Owned, facts_of
 
 __all__ = ["Drawn", "DrawnShares"]
 

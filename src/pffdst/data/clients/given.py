@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 
 from pffdst.core.facts import Facts
 from pffdst.data.clients.divided import (
-    Owned,
     Partition,
     Partitioner,
     PartitionError,
     Shares,
     check_name,
     checked_labels,
-    facts_of,
     follow,
     grouped,
 )
+from pffdst.data.clients.owned import Owned, facts_of
 from pffdst.data.columns import ranked
 from pffdst.runs.files import write_whole
 

@@ -45,6 +45,8 @@ def overrides(method: str) -> list[str]:
             for name in readjust_of(method)
         ):
             lively.append(f"readjust.{key}={value}")
+    if method == "pffdst_flash":  # random masks of even layers: at torch's scale signals vanish, and rounds are few
+        lively.append("sparse_init=true")
     return lively
 
 

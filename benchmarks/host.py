@@ -95,7 +95,8 @@ def one_round(experiment: Experiment, clients: Clients, t: int) -> Clock:
     with clock.part("plan"):
         now = server.begin(t)
     method, plan = clients.setup.method, now.plan
-    experiment.ledger.begin(now.planned, probes=method.probes(plan.stage, t), news=now.news)
+    epochs, probes = experiment.setup.epochs(t), method.probes(plan.stage, t)
+    experiment.ledger.begin(now.planned, epochs=epochs, probes=probes, news=now.news)
     with clock.part("encode"):
         tasks = now.tasks()
     for task in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from pffdst.client.turn import ClientSetup
@@ -61,8 +62,8 @@ _log = logging.getLogger(__name__)
 class Parts:
     """What a configuration makes in every process of a run: all that clients need, and the initial model.
 
-    `network` is the run's one construction; whoever trains or evaluates has a copy. `seen` is what it did in a training
-    step. `freeze` is the schedule of the stages in `setup`.
+    `network` is the run's first construction; whoever trains or evaluates has a copy. `seen` is what it did in a
+    training step. `freeze` is the schedule of the stages in `setup`.
     """
 
     dataset: Dataset
@@ -114,12 +115,7 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
     """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
     shape = (dataset.channels, dataset.size, dataset.size)
     dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
-    node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
-    network = initialise(
-        lambda: instantiate(node, channels=dataset.channels, size=dataset.size, classes=dataset.classes),
-        cfg.seed,
-        shape,
-    )
+    network = _constructed(cfg, dataset, cfg.seed)
     problems = probe(network, shape, dataset.classes)
     if problems:
         raise ConfigError(problems)
@@ -128,6 +124,16 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
         return network, seen, layout_of(network, seen, dense)
     except ValueError as error:
         raise ConfigError([f"model: {error}"]) from error
+
+
+def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
+    """The configured network, with the weights of a draw."""
+    node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
+    return initialise(
+        lambda: instantiate(node, channels=dataset.channels, size=dataset.size, classes=dataset.classes),
+        seed,
+        (dataset.channels, dataset.size, dataset.size),
+    )
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -164,6 +170,14 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
 
 
+def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
+    """Values [N] of the network initialised on another draw, for a model with so many weights per layer."""
+    layout = made.setup.layout
+    network = _constructed(cfg, made.dataset, derive_seed(cfg.seed, "anew"))
+    values = FlatModule(network, layout).read()
+    return scaled_to_density(values, layout, counts) if cfg.sparse_init else values
+
+
 def _named(node: Any) -> list[Any]:
     """What the keyed nodes of a group make; null ones are left out."""
     return [instantiate(child) for child in (node or {}).values() if child is not None]
@@ -192,7 +206,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         setup=setup,
         server=_server(cfg, made),
         engine=engine,
-        ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.local_epochs, cfg.batch_size),
+        ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.batch_size),
         evaluator=_evaluator(cfg, made, engine),
         network=network,
         clients=ClientRecord.of(
@@ -288,6 +302,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         network=lambda: copy_of(made.network),
         shape=made.shape,
         known=setup.known,
+        anew=lambda counts: _anew(cfg, made, counts),
     )
     return Server(made.model, rules)
 

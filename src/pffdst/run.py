@@ -62,9 +62,9 @@ def exchange(experiment: Experiment, now: Round) -> None:
     """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
     method = setup.method
-    probes, trains = method.probes(plan.stage, plan.t), method.trains(plan.t)
+    probes, epochs = method.probes(plan.stage, plan.t), setup.epochs(plan.t)
     dense = method.dense_steps(plan.stage, plan.t)
-    ledger.begin(now.planned, probes=probes, trains=trains, dense=dense, news=now.news)
+    ledger.begin(now.planned, epochs=epochs, probes=probes, dense=dense, news=now.news)
     with watch.part("encode"):
         tasks = now.tasks()
     for task in tasks:

@@ -204,7 +204,10 @@ def test_a_stage_begins_with_at_least_its_weights_and_within_the_room(
 ) -> None:
     house = House(make_rule(), Stage(0, 0, 19, COUNTS), frozen)
     room = house.model.frozen_at.complement().counts
-    assert all(k <= n <= r for k, n, r in zip(COUNTS, house.started, room, strict=True))
+    assert all(n <= r for n, r in zip(house.started, room, strict=True))
+    assert sum(house.started) >= sum(COUNTS)
+    if house.rule.warm_up == 0:  # one that warms up may divide them over the layers in its own way
+        assert all(k <= n for k, n in zip(COUNTS, house.started, strict=True))
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 7])

@@ -147,8 +147,8 @@ def billed(ledger: Ledger, clients: int, samples: int = 1) -> Counter[str]:
 
 
 def test_the_papers_formula_gives_the_published_figure(resnet: GlobalModel) -> None:
-    ledger = Ledger(counter(resnet.layout, (1,) * len(resnet.layout.layers)), epochs=1, batch_size=32)
-    ledger.begin(resnet, probes=0)
+    ledger = Ledger(counter(resnet.layout, (1,) * len(resnet.layout.layers)), batch_size=32)
+    ledger.begin(resnet, epochs=1, probes=0)
     a_round = billed(ledger, clients=20)["paper_bytes"]
     assert round(200 * a_round / 1e9, 2) == 35.73
     assert round(200 * a_round / 2**30, 1) == 33.3
@@ -176,20 +176,20 @@ def test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches(run: 
 def test_the_dense_batch_is_the_clients_first(layout: Layout, make_model: Any, samples: int, in_the_batch: int) -> None:
     flops = counter(layout, (3, 1))
     model = make_model(layout)
-    plain, dense = (Ledger(flops, epochs=2, batch_size=32) for _ in range(2))
-    plain.begin(model, probes=0)
-    dense.begin(model, probes=1)
+    plain, dense = (Ledger(flops, batch_size=32) for _ in range(2))
+    plain.begin(model, epochs=2, probes=0)
+    dense.begin(model, epochs=2, probes=1)
     more = billed(dense, 1, samples)["flops"] - billed(plain, 1, samples)["flops"]
     assert more == in_the_batch * sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
 
 
 def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
-    ledger.begin(make_model(layout), probes=0, trains=False)
+    ledger = Ledger(counter(layout, (3, 1)), batch_size=32)
+    ledger.begin(make_model(layout), epochs=0, probes=0)
     assert billed(ledger, 2)["flops"] == 0
     flops = counter(layout, (3, 1))
     model = make_model(layout)
-    ledger.begin(model, probes=3, trains=False)
+    ledger.begin(model, epochs=0, probes=3)
     dense = sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
     assert billed(ledger, 2, 32)["flops"] == 2 * 3 * 32 * dense
 
@@ -198,9 +198,9 @@ def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_mode
 
 
 def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
+    ledger = Ledger(counter(layout, (3, 1)), batch_size=32)
     model = make_model(layout)
-    ledger.begin(model, probes=0)
+    ledger.begin(model, epochs=2, probes=0)
     ledger.down(ClientTask(0, 0, b"down"))
     ledger.up(Update(0, None, "gone"), None, 10)
     ledger.end()
@@ -210,23 +210,23 @@ def test_a_client_that_did_not_answer_costs_the_way_down_alone(layout: Layout, m
 
 
 def test_a_round_joins_the_totals_once(layout: Layout, make_model: Any) -> None:
-    ledger = Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32)
+    ledger = Ledger(counter(layout, (3, 1)), batch_size=32)
     for rounds in (1, 2, 3):
-        ledger.begin(make_model(layout), probes=0)
+        ledger.begin(make_model(layout), epochs=2, probes=0)
         assert billed(ledger, 2)["bytes_up"] == rounds * 2 * len(b"up")
         assert ledger.round["bytes_up"] == 2 * len(b"up")
 
 
 def test_the_totals_go_through_a_checkpoint(layout: Layout, make_model: Any) -> None:
-    ledger, again = (Ledger(counter(layout, (3, 1)), epochs=2, batch_size=32) for _ in range(2))
-    ledger.begin(make_model(layout), probes=0)
+    ledger, again = (Ledger(counter(layout, (3, 1)), batch_size=32) for _ in range(2))
+    ledger.begin(make_model(layout), epochs=2, probes=0)
     billed(ledger, 2)
     state = ledger.state_dict()
     kept = dict(state)
     again.load_state_dict(state)
     assert again.total == ledger.total
     for one in (ledger, again):
-        one.begin(make_model(layout), probes=0)
+        one.begin(make_model(layout), epochs=2, probes=0)
         billed(one, 1)
     assert again.total == ledger.total
     assert state == kept, "a state that was given out must not change"

@@ -147,7 +147,7 @@ def test_clients_that_start_from_other_models_do_not_share_one(tmp_path: Path) -
         tasks = now.tasks()
         alone = [u.payload for u in engine.run(tasks)]
         server.model = server.model.with_values(server.model.values * 2)
-        doubled = Round(server, now.plan, server.model.alive_at).tasks()
+        doubled = Round(server, now.plan, server.model, server.model.alive_at).tasks()
         mixed = [tasks[0], doubled[1], tasks[2], doubled[3]]
         found = [u.payload for u in engine.run(mixed)]
     assert [a == b for a, b in zip(alone, found, strict=True)] == [True, False, True, False]

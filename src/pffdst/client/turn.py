@@ -30,7 +30,7 @@ from pffdst.wire.uplink import Report, UplinkForm, encode_uplink, with_residual
 
 __all__ = ["ClientSetup", "ClientWork", "Fit", "Inbox", "Trained", "Turn", "answer", "unreadable"]
 
-Fit = Callable[[ClientModule, ClientBatches], None]
+Fit = Callable[[ClientModule, ClientBatches, int], None]  # the last: how many epochs
 
 
 @final
@@ -72,9 +72,13 @@ class ClientSetup:
         """A client's training samples, int64 [n_k]."""
         return self.shares.train(client)
 
-    def steps(self, client: int) -> int:
-        """B, the local steps of a client's turn."""
-        return self.training.epochs * steps(self.samples(client), self.training.batch_size)
+    def epochs(self, t: int) -> int:
+        """E, the local epochs of round t; 0 where clients only answer what the rules ask."""
+        return self.method.epochs(t, self.training.epochs)
+
+    def steps(self, client: int, t: int) -> int:
+        """B, the local steps of a client's turn in round t."""
+        return self.epochs(t) * steps(self.samples(client), self.training.batch_size)
 
     def stage_of(self, t: int) -> Stage:
         """The stage that holds round t."""
@@ -125,12 +129,12 @@ class Turn:
     ) -> None:
         self.client, self.t = task.client, task.t
         self.stage, self.rounds = setup.stage_of(task.t), setup.training.rounds
-        self.samples, self.steps = setup.samples(task.client), setup.steps(task.client)
+        self.samples, self.steps = setup.samples(task.client), setup.steps(task.client, task.t)
         self.step, self.epoch = 0, 0
         self.start, self.received, self.memory = received.model, received.signals, memory
         self.scratch: dict[str, Any] = {}
         self._setup, self._batches = setup, batches
-        self.epochs = setup.training.epochs
+        self.epochs = setup.epochs(task.t)
         self._module: ClientModule | None = None
         rules = tuple(setup.method)
         self._before = [rule for rule in rules if _has(rule, "before_step")]
@@ -356,8 +360,8 @@ class ClientWork:
             self._loaded.load_(received.model)
         turn = Turn(setup, task, received, kept.memory, lambda stream: self._on_device(task, stream))
         module.begin(self._loaded, setup.training.lr_at(task.t), turn)
-        if setup.method.trains(task.t):
-            fit(module, self._batches(task, "client"))
+        if turn.epochs > 0:
+            fit(module, self._batches(task, "client"), turn.epochs)
         model, (loss, accuracy) = module.trained(), module.training_metrics()
         return Trained(model, loss, accuracy, turn.measure())
 

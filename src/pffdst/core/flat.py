@@ -34,7 +34,7 @@ _WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
 
 
 def initialise(make: Callable[[], nn.Module], seed: int, shape: Sequence[int] | None = None) -> nn.Module:
-    """Builds a model on the draw named "init": the only construction of a run, of which everybody else has copies.
+    """Builds a model on the draw named "init": the construction of a run, of which everybody else has copies.
 
     Lazy layers get their sizes from a sample of `shape` (C, H, W).
     """

@@ -55,8 +55,8 @@ class Ledger:
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
     that were away, and of methods that send changes alone the values that those missed. paper_bytes = 4 (trainable +
     biases of conv and linear layers) per client and direction, the first download of frozen weights apart as
-    frozen_bytes. FLOPs are the clients' training, over `epochs` (E) of their own
-    samples: the forward pass, the gradient of the inputs and that of the weights, and their sum.
+    frozen_bytes. FLOPs are the clients' training, over the round's epochs of their own samples under the mask that they
+    were sent: the forward pass, the gradient of the inputs and that of the weights, and their sum.
     """
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")
@@ -65,9 +65,8 @@ class Ledger:
     BY_PART = tuple("/".join(key) for key in product(("up", "down"), PARTS))
     COLUMNS = tuple("/".join(key) for key in product(("cost", "round"), (*NAMES, *BY_PART)))
 
-    def __init__(self, flops: FlopCounter, epochs: int, batch_size: int) -> None:
-        self._flops = flops
-        self._epochs, self._batch_size = epochs, batch_size
+    def __init__(self, flops: FlopCounter, batch_size: int) -> None:
+        self._flops, self._batch_size = flops, batch_size
         layout = flops.layout
         self._leftovers = sum(e.size for e in layout.entries if e.kind == "parameter" and not e.normalisation)
         self.total: Counter[str] = Counter()
@@ -77,12 +76,12 @@ class Ledger:
         self,
         model: GlobalModel,
         *,
+        epochs: int,
         probes: int,
-        trains: bool = True,
         dense: bool = False,
         news: tuple[bool, bool] = (True, True),
     ) -> None:
-        """A round starts with `model`; each client adds so many dense batches, its `probes`, to what it trains.
+        """A round of `epochs` starts with `model`; each client adds so many dense batches, its `probes`, to them.
 
         `dense`: what it trains takes the gradients of all weights.
         `news`: whether nobody was sent this mask before, and whether nobody was sent these frozen weights.
@@ -90,7 +89,7 @@ class Ledger:
         self.round = Counter()
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
         every = self._flops.dense_gradient(alive) if probes or dense else {}
-        self._per_sample = {} if not trains else every if dense else self._flops.parts(alive, trainable)
+        self._epochs, self._per_sample = epochs, every if dense else self._flops.parts(alive, trainable)
         self._per_probe = every if probes else {}
         self._probes = probes
         self._paper = 4 * (sum(trainable) + self._leftovers)

@@ -194,7 +194,7 @@ class BatchedEngine(Engine):
     def _give_out(self, window: Sequence[Waiting]) -> dict[int, Future[Update]]:
         """Every client to the slot with least to do, the longest first."""
         setup = self._setup
-        work = {w.client: setup.steps(w.client) for w in window}
+        work = {w.client: setup.steps(w.client, w.job.task.t) for w in window}
         answers = {}
         for waiting in sorted(window, key=lambda w: -work[w.client]):
             slot = min(self._slots, key=lambda s: s.load)
@@ -218,7 +218,7 @@ class BatchedEngine(Engine):
         figures = self._figures.get()  # waits until the answers of earlier clients have left some free
         clock = _Clock(slot.stream)
         turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, batches)
-        epochs = order("client", training.epochs) if setup.method.trains(task.t) else []
+        epochs = order("client", setup.epochs(task.t))
         with torch.cuda.stream(slot.stream), seeded_global_state(setup.seed, "forward", task.t, task.client):
             clock.begin()
             slot.train(self._loaded, turn, training.lr_at(task.t), epochs)
@@ -254,8 +254,7 @@ class BatchedEngine(Engine):
             model = model.moved(model.frozen_at.plus(trainable))
         weights, rest = figures.values[: setup.layout.maskable], figures.values[setup.layout.maskable :]
         model = model.with_trained(trainable.gather(weights).clone(), rest.clone())
-        trains = setup.method.trains(waiting.job.task.t)
-        seen = setup.samples(waiting.client) * setup.training.epochs if trains else 1
+        seen = max(1, setup.samples(waiting.client) * setup.epochs(waiting.job.task.t))
         return Trained(model, loss / seen, correct / seen, figures.measured)
 
 

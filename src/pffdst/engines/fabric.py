@@ -51,7 +51,7 @@ class FabricEngine(Engine):
         workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
         if workers == 0:
             self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
-            self._fit = FabricFit(setup.training.epochs, self.device, setup.callbacks)
+            self._fit = FabricFit(self.device, setup.callbacks)
             return
         self._pool = WorkerPool(setup, workers, channels_last=self.channels_last)
 

@@ -31,11 +31,10 @@ def epochs(module: ClientModule, hooks: Hooks, count: int, step: Any, batches: C
 
 @final
 class FabricFit:
-    """E epochs of a client: the Trainer's steps and hooks in the Trainer's order, and nothing else."""
+    """A client's epochs: the Trainer's steps and hooks in the Trainer's order, and nothing else."""
 
-    def __init__(self, epochs: int, device: str, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, device: str, callbacks: Sequence[Callback] = ()) -> None:
         accelerator = "cpu" if device == "cpu" else "gpu"
-        self.epochs = epochs
         devices = 1 if device == "cpu" else [torch.cuda.current_device()]  # a rank's own
         self.fabric = Fabric(accelerator=accelerator, devices=devices)
         self._hooks = Hooks([*callbacks, MaskCallback(), FreezeCallback()])
@@ -43,8 +42,8 @@ class FabricFit:
         self._optimizer: Any = None
         self._set_up_for: ClientModule | None = None
 
-    def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
-        """Trains `module` on `batches`."""
+    def __call__(self, module: ClientModule, batches: ClientBatches, count: int) -> None:
+        """Trains `module` for `count` epochs of `batches`."""
         fabric, optimizer = self.fabric, module.configure_optimizers()
         if self._set_up_for is not module:
             self._module, self._set_up_for = fabric.setup_module(module), module
@@ -61,4 +60,4 @@ class FabricFit:
                 backward=fabric.backward,
             )
 
-        epochs(module, self._hooks, self.epochs, step, batches)
+        epochs(module, self._hooks, count, step, batches)

@@ -206,7 +206,7 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
     try:
         known = pickle.loads(setup) if isinstance(setup, bytes) else setup
         work = ClientWork(known, channels_last=channels_last)
-        fit = FabricFit(work.setup.training.epochs, "cpu", work.setup.callbacks)
+        fit = FabricFit("cpu", work.setup.callbacks)
         pipe.send(("ready", None))
         blobs: dict[tuple[str, int], Any] = {}
         while True:

@@ -22,9 +22,9 @@ __all__ = ["TrainerEngine", "TrainerFit"]
 
 @final
 class TrainerFit:
-    """E epochs of a client by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
+    """A client's epochs by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
 
-    def __init__(self, epochs: int, device: str = "cpu", callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, device: str = "cpu", callbacks: Sequence[Callback] = ()) -> None:
         # once per client it would say that it starts, that it stops, and which features are off
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
@@ -32,22 +32,22 @@ class TrainerFit:
             self.trainer = Trainer(
                 accelerator="cpu" if device == "cpu" else "gpu",
                 devices=1,
-                max_epochs=epochs,
                 barebones=True,
                 callbacks=[*callbacks, MaskCallback(), FreezeCallback()],
             )
 
-    def __call__(self, module: ClientModule, batches: ClientBatches) -> None:
-        """Trains `module` on `batches`."""
-        self._rewind()
+    def __call__(self, module: ClientModule, batches: ClientBatches, count: int) -> None:
+        """Trains `module` for `count` epochs of `batches`."""
+        self._rewind(count)
         with warnings.catch_warnings():
             # Lightning's own use of torch's trees; nothing a user could change
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             self.trainer.fit(module, train_dataloaders=batches)
 
-    def _rewind(self) -> None:
+    def _rewind(self, count: int) -> None:
         """Without this the second fit finds its epochs done and silently trains nothing."""
         loop = self.trainer.fit_loop
+        loop.max_epochs = count
         loop.epoch_progress.reset()
         loop.epoch_loop.batch_progress.reset()
         self.trainer.should_stop = False
@@ -68,7 +68,7 @@ class TrainerEngine(Engine):
     def start(self, setup: ClientSetup) -> None:
         """One module, one Trainer."""
         self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
-        self._fit = TrainerFit(setup.training.epochs, self.device, setup.callbacks)
+        self._fit = TrainerFit(self.device, setup.callbacks)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """One client after another."""

@@ -46,9 +46,9 @@ class Method:
         """Whether a rule has a hand in single steps."""
         return any(map(touches_steps, self))
 
-    def trains(self, t: int) -> bool:
-        """Whether clients train in round t, or only answer what the rules ask."""
-        return t >= 0 or any(rule.trains_in_warm_up for rule in self)
+    def epochs(self, t: int, epochs: int) -> int:
+        """Local epochs of round t in a run of `epochs` (E); 0 where clients only answer what the rules ask."""
+        return max(rule.epochs(t, epochs) for rule in self)
 
     def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
         """What travels down beside the model."""

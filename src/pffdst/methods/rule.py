@@ -17,7 +17,8 @@ A round t, in the order of the calls (server and client are joined by bytes alon
              after_round                                     on the mean: the next model
 
 Rounds before round 0 (`warm_up` of them) have t = -warm_up .. -1, cohorts of their own and no local training, unless
-`trains_in_warm_up`; they are billed like any other.
+`epochs` says so; they are billed like any other. Each begins with the initial model, dense or as `before_round` of a
+rule that warms up makes it for that round alone; what clients train in it stays with them but for their signals.
 """
 
 from __future__ import annotations
@@ -236,14 +237,17 @@ class Rule(ABC):
     or as `unchanged`, the value that was sent. `derives_start`: `start` needs nothing but the configuration and the
     initial model for the first stage, so that clients make its positions themselves and they are not sent. With
     `sends_changes` clients keep the weights that they were sent, and are sent those that changed since their last
-    download; the model is dense, what is not trained is frozen for now.
+    download; the model is dense, what is not trained is frozen for now. With `starts_anew` the first stage begins with
+    weights initialised anew, on another draw than the run's first. `keeps_density`: a run ends with as many alive
+    weights as it was asked for.
     """
 
     absent: ClassVar[Absent] = "left_out"
     derives_start: ClassVar[bool] = False
+    keeps_density: bool = True
     sends_changes: bool = False
+    starts_anew: ClassVar[bool] = False
     warm_up: int = 0
-    trains_in_warm_up: ClassVar[bool] = False
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
@@ -271,7 +275,8 @@ class Rule(ABC):
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
         """The mask's change at the start of round t, on the aggregated model; `seed` names the round's draw.
 
-        A `Move` costs few bytes; a model is any other change. What is grown starts from 0.
+        A `Move` costs few bytes; a model is any other change. What is grown starts from 0. Not asked in a stage's first
+        round. In rounds before round 0 `model` is the initial one, and a mask drawn afresh keeps its values.
         """
         return None
 
@@ -313,6 +318,10 @@ class Rule(ABC):
         """Goes back to what `state_dict` gave."""
 
     # ---- client ----------------------------------------------------------------------------------------------------
+
+    def epochs(self, t: int, epochs: int) -> int:
+        """Local epochs of round t in a run of `epochs` (E); 0 before round 0, where clients only answer."""
+        return epochs if t >= 0 else 0
 
     def begin(self, turn: ClientTurn) -> None:
         """The model is loaded, no step is done."""

@@ -63,6 +63,10 @@ class Holdings:
         """Whether there was no mask yet."""
         return self._mask_version == 0
 
+    def newest_is(self, mask: Positions) -> bool:
+        """Whether this is the mask that every client should have."""
+        return not self.empty and self.mask(self._mask_version, mask.layout) == mask
+
     def new_frozen(self) -> None:
         """The frozen weights changed: every client lacks them."""
         self._frozen_version += 1

@@ -41,21 +41,21 @@ class Round:
     calls: `tasks`, then `absorb` for every update, then `conclude`.
     """
 
-    def __init__(self, server: Server, plan: RoundPlan, alive_before: Positions) -> None:
+    def __init__(self, server: Server, plan: RoundPlan, planned: GlobalModel, alive_before: Positions) -> None:
         rules = server.rules
-        self.server, self.plan, self.planned = server, plan, server.model
+        self.server, self.plan, self.planned = server, plan, planned
         self.record = RoundRecord()
         self.news = server.holdings.news
         self._alive_before = alive_before
         self._form = rules.method.uplink(rules.codecs, plan.stage, plan.t, statistics=rules.statistics)
         signals: dict[str, Any] = {}
         for rule in rules.method:
-            signals |= rule.broadcast(server.model, plan.stage, plan.t)
+            signals |= rule.broadcast(planned, plan.stage, plan.t)
         downloads, changes = server.downloads, None
         if rules.method.sends_changes:
-            changes = Changes(downloads.begin(server.model), downloads.values)
+            changes = Changes(downloads.begin(planned), downloads.values)
         self._broadcast = Broadcast(
-            server.model,
+            planned,
             plan.t,
             rules.codecs,
             seed=derive_seed(rules.seed, "downlink", plan.t),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
 from pffdst.core.masks import Move
@@ -18,7 +18,7 @@ from pffdst.methods.aggregation import Aggregation
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.method import Method, stage_of
 from pffdst.methods.participation import Participation, Population
-from pffdst.methods.rule import Start
+from pffdst.methods.rule import Rule, Start
 from pffdst.methods.server_optimizer import ServerOptimizer
 from pffdst.server.average import ServerAverage
 from pffdst.server.downloads import Downloads
@@ -39,7 +39,8 @@ class ServerRules:
     `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` makes quicker
     at first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
     copy of the run's network and `shape` is that of one input, for rules that score weights. `known` are the first
-    stage's positions where clients make them themselves.
+    stage's positions where clients make them themselves; `anew` gives values [N] of the network initialised on another
+    draw, for rules that start anew with so many weights per layer.
     """
 
     method: Method
@@ -59,6 +60,7 @@ class ServerRules:
     network: Callable[[], nn.Module] | None = None
     shape: tuple[int, ...] = ()
     known: Positions | None = None
+    anew: Callable[[Sequence[int]], Tensor] | None = None
 
     @property
     def statistics(self) -> bool:
@@ -89,14 +91,13 @@ class Server:
     def begin(self, t: int) -> Round:
         """Freezes, readjusts and draws the cohort of round t. The same state gives the same round."""
         stage, before = stage_of(self.rules.stages, t), self.model.alive_at
-        froze = False
         if t < 0:
-            self._warm_up(t)
-        elif t == stage.start:
+            return self._warm_up(stage, t)
+        froze = False
+        if t == stage.start:
             froze = self._begin_stage(stage)
         else:
-            for rule in self.rules.method:
-                self._make(rule.before_round(self.model, stage, t, derive_seed(self.rules.seed, "grow", t)))
+            self._move(tuple(self.rules.method), stage, t)
         now = self.model.alive_at
         moved = t > 0 and now is not before
         plan = RoundPlan(
@@ -107,7 +108,7 @@ class Server:
             grown=len(now.without(before)) if moved else 0,
             froze=froze,
         )
-        return Round(self, plan, before)
+        return Round(self, plan, self.model, before)
 
     def _cohort(self, t: int) -> tuple[int, ...]:
         rules, clients, size = self.rules, self.rules.population.clients, self.rules.cohort
@@ -117,10 +118,19 @@ class Server:
 
     # ---- masks and stages --------------------------------------------------------------------------------------------
 
-    def _warm_up(self, t: int) -> None:
-        """Before round 0 the initial model is sent whole."""
-        if t == -self.rules.method.warm_up:
-            self.holdings.new_mask(self.model.trainable_at)
+    def _warm_up(self, stage: Stage, t: int) -> Round:
+        """A round before round 0: the initial model is sent, whole or as the rules move it for this round alone."""
+        initial = self.model
+        self._move([rule for rule in self.rules.method if rule.warm_up >= -t], stage, t)
+        sent, self.model = self.model, initial
+        if not self.holdings.newest_is(sent.trainable_at):
+            self.holdings.new_mask(sent.trainable_at)
+        return Round(self, RoundPlan(t, stage, self._cohort(t)), sent, initial.alive_at)
+
+    def _move(self, rules: Sequence[Rule], stage: Stage, t: int) -> None:
+        """The rules' changes of the mask at the start of round t."""
+        for rule in rules:
+            self._make(rule.before_round(self.model, stage, t, derive_seed(self.rules.seed, "grow", t)))
 
     def _begin_stage(self, stage: Stage) -> bool:
         """Freezes (not at the run's start) and finds the stage's trainable positions.
@@ -138,6 +148,9 @@ class Server:
         chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.shape))
         if chosen is None:
             chosen = Move(None, rule.start_counts(self.model, stage), seed)
+        if stage.index == 0 and rule.starts_anew:
+            assert rules.anew is not None
+            self.model = self.model.with_values(rules.anew(rule.start_counts(self.model, stage)))
         if isinstance(chosen, Positions):
             chosen = self.model.moved(self.model.frozen_at.plus(chosen))
         self._make(chosen)

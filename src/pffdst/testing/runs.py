@@ -69,7 +69,8 @@ class SmallRun:
         seed: int = 0,
     ) -> None:
         self.rounds = rounds
-        made = initialise(network or (lambda: SmallCNN(1, SIZE, CLASSES)), seed)
+        self._make = network or (lambda: SmallCNN(1, SIZE, CLASSES))
+        made = initialise(self._make, seed)
         flat = FlatModule(made)
         layout, values = flat.layout, flat.read()
         method = Method(readjust or Static(), updates or Plain())
@@ -99,7 +100,7 @@ class SmallRun:
         )
         self.memories = ClientMemories(CLIENTS, layout, self.setup.codecs, self.setup.known)
         self._work = ClientWork(self.setup, channels_last=False)
-        self._fit = FabricFit(self.setup.training.epochs, "cpu")
+        self._fit = FabricFit("cpu")
         self.t = -method.warm_up
 
     def _server(self, model: GlobalModel, freeze: FreezeSchedule, network: nn.Module, rounds: int) -> Server:
@@ -121,6 +122,7 @@ class SmallRun:
                 density=0.5,
                 network=lambda: copy.deepcopy(network),
                 shape=(1, SIZE, SIZE),
+                anew=lambda _: FlatModule(initialise(self._make, setup.seed + 1), setup.layout).read(),
             ),
         )
 

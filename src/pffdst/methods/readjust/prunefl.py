@@ -50,6 +50,7 @@ class PruneFl(Rule):
     _rest: float = field(default=0.0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self.keeps_density = self.exact
         checked_alpha(self.alpha)
         for key, value in (("decrement", self.decrement), ("max_density", self.max_density)):
             if not 0.0 <= value <= 1.0:

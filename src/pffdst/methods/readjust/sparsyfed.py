@@ -32,6 +32,7 @@ class SparsyFed(Rule):
     """
 
     absent: ClassVar[Absent] = "zero"
+    keeps_density = False
     power: float = 1.25
     activations: bool = True
 

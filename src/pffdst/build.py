@@ -304,7 +304,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         known=setup.known,
         anew=lambda counts: _anew(cfg, made, counts),
     )
-    return Server(made.model, rules)
+    return Server(made.model, rules, FlatModule(made.network, setup.layout).read_buffers())
 
 
 def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:

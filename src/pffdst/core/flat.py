@@ -238,20 +238,32 @@ class FlatModule:
         _check_same(self.layout, tensors)
         self.tensors = [tensors[e.name] for e in self.layout.entries]
         self.buffers = [tensors[b.name] for b in self.layout.buffers]
+        self._owned = [(*_owner(module, t.name), tensors[t.name]) for t in self.layout.tensors if not _trains(t)]
         self.weights = self.tensors[: len(self.layout.layers)]
         trained = [e for e in self.layout.entries if e.kind in ("maskable", "parameter")]
         self.parameters = self.tensors[: len(trained)]
         self.statistics = [t for t, e in zip(self.tensors, self.layout.entries, strict=True) if e.kind == "statistic"]
 
     @torch.no_grad()
+    def settle_(self) -> None:
+        """Buffers that the module has put another tensor in place of are again those known here, with its values."""
+        for owner, name, tensor in self._owned:
+            now = getattr(owner, name)
+            if now is not tensor:
+                tensor.copy_(now)
+                setattr(owner, name, tensor)
+
+    @torch.no_grad()
     def write_(self, values: Tensor) -> None:
         """Loads a flat vector [N] into the module."""
+        self.settle_()
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             tensor.copy_(values[entry.span].view(entry.shape))
 
     @torch.no_grad()
     def read(self, out: Tensor | None = None) -> Tensor:
         """The module's values as a flat vector [N] on the CPU, into `out` where one is given."""
+        self.settle_()
         flat = torch.empty(self.layout.total, dtype=self.tensors[0].dtype) if out is None else out
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             flat[entry.span].view(entry.shape).copy_(tensor)
@@ -265,6 +277,7 @@ class FlatModule:
 
     def read_buffers(self) -> list[Tensor]:
         """Copies of the layout's buffers on the CPU, in their order."""
+        self.settle_()
         return [b.detach().to("cpu", copy=True) for b in self.buffers]
 
     @torch.no_grad()
@@ -284,6 +297,16 @@ class FlatModule:
             torch.empty_like(weight).copy_(mask[entry.span].view(entry.shape))
             for entry, weight in zip(self.layout.layers, self.weights, strict=True)
         ]
+
+
+def _trains(tensor: Entry | Buffer) -> bool:
+    return isinstance(tensor, Entry) and tensor.kind in ("maskable", "parameter")
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that has a tensor, and the tensor's name in it."""
+    prefix, _, own = name.rpartition(".")
+    return module.get_submodule(prefix), own
 
 
 def _check_same(layout: Layout, tensors: dict[str, Tensor]) -> None:

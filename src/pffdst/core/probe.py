@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from pffdst.core.attributes import Attributes
 from pffdst.core.flat import to_memory_format_
 from pffdst.core.seeding import seeded_global_state
-from pffdst.core.trace import SAMPLES, copy_of
+from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
-__all__ = ["probe", "takes_channels_last"]
+__all__ = ["moves_in_python", "probe", "takes_channels_last"]
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -57,6 +58,20 @@ def probe(
 def takes_channels_last(network: nn.Module, shape: Sequence[int], classes: int) -> bool:
     """Whether a network that can be trained on contiguous samples also can on channels_last ones (a `view` may not)."""
     return len(shape) == 3 and not probe(network, shape, classes, channels_last=True)
+
+
+def moves_in_python(network: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a training step puts other tensors in the place of buffers, or changes plain attributes, or may.
+
+    A recorded step runs no Python: it would leave them as they are.
+    """
+    copied = copy_of(network).cpu().train()
+    attributes, buffers = Attributes(copied), dict(copied.named_buffers())
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logits_in(copied(torch.randn(SAMPLES, *shape, dtype=_dtype(copied)))).sum().backward()
+    now = dict(copied.named_buffers())
+    return attributes.changed() or any(now[name] is not buffer for name, buffer in buffers.items())
 
 
 # ---- tensors --------------------------------------------------------------------------------------------------------

@@ -135,9 +135,10 @@ class SavedModel:
     frozen: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, model: GlobalModel, card: ModelCard) -> SavedModel:
-        """The run's model, its tensors apart."""
+    def of(cls, model: GlobalModel, card: ModelCard, buffers: Sequence[Tensor] = ()) -> SavedModel:
+        """The run's model, its tensors apart, and the layout's buffers."""
         tensors = {e.name: v.clone() for e, v in model.layout.split(model.values)}
+        tensors |= {b.name: v.clone() for b, v in zip(model.layout.buffers, buffers, strict=True)}
         alive, frozen = ({e.name: v for e, v in model.layout.split(mask)} for mask in (model.alive, model.frozen))
         return cls(card, tensors, alive, frozen)
 
@@ -193,8 +194,9 @@ class SavedModel:
         """
         made = self.card.network() if network is None else network
         try:
-            made.load_state_dict(dict(self.tensors))
-        except RuntimeError as error:
+            missing, unexpected = made.load_state_dict(dict(self.tensors), strict=False)
+            _check_loaded(made, missing, {name: self.tensors[name] for name in unexpected})
+        except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
         return Classifier(Normalise(self.card.mean, self.card.std), made, self.card).eval()
 
@@ -230,6 +232,22 @@ def path_of(run: str | Path, *, average: bool = False) -> Path:
     """The model's file in a run's folder; a file is taken as it is."""
     path = Path(run)
     return path if path.is_file() else path / (AVERAGE if average else LAST)
+
+
+@torch.no_grad()
+def _check_loaded(network: nn.Module, missing: Sequence[str], more: Mapping[str, Tensor]) -> None:
+    """Fills in the buffers that are no part of a state dict. ValueError for tensors that are not where they should be.
+
+    Further names of a tensor need none of their own, nor do the counters of normalisation layers.
+    """
+    buffers = dict(network.named_buffers())
+    once = {**dict(network.named_parameters()), **buffers}
+    absent = [name for name in missing if name in once and not name.endswith("num_batches_tracked")]
+    unknown = [name for name, value in more.items() if name not in buffers or buffers[name].shape != value.shape]
+    if absent or unknown:
+        raise ValueError(f"missing: {', '.join(absent) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
+    for name, value in more.items():
+        buffers[name].copy_(value)
 
 
 def _makes_module(target: Any) -> bool:

@@ -62,11 +62,14 @@ class Progress:
 class Experiment:
     """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed).
 
+    `content` is what the data hold and the tensors are.
+
     `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
     """
 
     info: RunInfo
     fingerprint: str
+    content: Mapping[str, str]
     labels: Mapping[str, Any]
     rounds: int
     eval_every: int
@@ -184,6 +187,7 @@ class Experiment:
             {
                 "format": STATE_FORMAT,
                 "fingerprint": self.fingerprint,
+                "content": dict(self.content),
                 "t": progress.t,
                 "history": progress.history.state_dict(),
                 "seconds": progress.seconds,

@@ -17,7 +17,7 @@ from pffdst.core.model import Buffer, Entry, Kind, Layout
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import Trace
 
-__all__ = ["Coverage", "FlatModule", "coverage", "initialise", "layout_of", "to_memory_format_"]
+__all__ = ["Coverage", "FlatModule", "coverage", "described", "initialise", "layout_of", "to_memory_format_"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -68,6 +68,12 @@ def to_memory_format_(network: nn.Module, memory_format: torch.memory_format) ->
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return network
+
+
+def described(network: nn.Module) -> dict[str, str]:
+    """Type and shape of every parameter and buffer in words: `{"fc.weight": "float32 [10, 64]"}`."""
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in named}
 
 
 # ---- layout ---------------------------------------------------------------------------------------------------------
@@ -272,6 +278,7 @@ class FlatModule:
     @torch.no_grad()
     def write_buffers_(self, values: Sequence[Tensor]) -> None:
         """Loads the layout's buffers, in their order."""
+        self.settle_()
         for buffer, value in zip(self.buffers, values, strict=True):
             buffer.copy_(value)
 

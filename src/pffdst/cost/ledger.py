@@ -40,7 +40,7 @@ def unpacked(payload: bytes | None) -> Message | None:
 
 
 def parts_of(payload: bytes, message: Message | None) -> Counter[str]:
-    """A payload's length by part: header, mask, values, frozen, dense, signals, state. What cannot be read is header."""
+    """A payload's length by part, as `Ledger.PARTS` has them. What cannot be read is header."""
     sections: Mapping[int, Section] = {} if message is None else message.sections
     parts: Counter[str] = Counter()
     for tag, section in sections.items():
@@ -55,9 +55,8 @@ class Ledger:
 
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
     that were away, and of methods that send changes alone the values that those missed; `state` is constants, and
-    buffers that changed. paper_bytes = 4 (trainable +
-    biases of conv and linear layers) per client and direction, the first download of frozen weights apart as
-    frozen_bytes. FLOPs are the clients' training, over the round's epochs of their own samples under the mask that they
+    buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the
+    first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of their own samples under the mask that they
     were sent: the forward pass, the gradient of the inputs and that of the weights, and their sum.
     """
 

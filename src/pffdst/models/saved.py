@@ -9,8 +9,8 @@ A tensor without dead weights is stored under its own name, float32, in its own 
                   out where none is
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
-(where they are known), `mean` and `std` (per channel, of pixels / 255), `shape` (C, H, W of the uint8 images),
-`weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
+(where they are known), `seed` (of the run, on which the constructor draws), `mean` and `std` (per channel, of pixels /
+255), `shape` (C, H, W of the uint8 images), `weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
 of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models of equal
 configurations are equal files: nothing in them tells of a machine, a folder or a time.
 """
@@ -37,6 +37,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
+from pffdst.core.flat import initialise
 from pffdst.core.model import GlobalModel
 from pffdst.models.inputs import Normalise
 
@@ -57,7 +58,8 @@ class ModelCard:
 
     `target` is the class's import path and `arguments` are its constructor's; `shape` is (C, H, W) of the uint8 images;
     `mean` and `std` are per channel, in units of pixel / 255. `class_names` is empty where
-    they are not known, `fingerprint` is that of the run's configuration.
+    they are not known, `fingerprint` is that of the run's configuration. On the draw of the run's `seed` a constructor
+    makes again what it drew for the run.
     """
 
     target: str
@@ -68,6 +70,7 @@ class ModelCard:
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
+    seed: int = 0
 
     def words(self) -> dict[str, Any]:
         """The card in plain values."""
@@ -80,6 +83,7 @@ class ModelCard:
             "std": list(self.std),
             "shape": list(self.shape),
             "fingerprint": self.fingerprint,
+            "seed": self.seed,
         }
         return {key: value for key, value in found.items() if value not in ("", [])}
 
@@ -99,6 +103,7 @@ class ModelCard:
             std=tuple(words["std"]),
             class_names=tuple(words.get("class_names", ())),
             fingerprint=str(words.get("fingerprint", "")),
+            seed=int(words.get("seed", 0)),
         )
 
     def name_of(self, label: int) -> str:
@@ -119,7 +124,7 @@ class ModelCard:
         if not _makes_module(target):
             raise UserError(f"{self.target} is no class of torch modules; {how}")
         try:
-            return typing.cast("nn.Module", target(**self.arguments))
+            return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.shape)
         except Exception as error:
             raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
 
@@ -198,7 +203,8 @@ class SavedModel:
             _check_loaded(made, missing, {name: self.tensors[name] for name in unexpected})
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
-        return Classifier(Normalise(self.card.mean, self.card.std), made, self.card).eval()
+        dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
+        return Classifier(Normalise(self.card.mean, self.card.std, dtype=dtype), made, self.card).eval()
 
 
 @final

@@ -71,7 +71,9 @@ class ServerRules:
 
 @final
 class Server:
-    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average, `state` its buffers.
+    """Holds the one sparse model. `model` is the last aggregated one, `average` the server average.
+
+    `state` are its buffers, and who has which of them.
 
     `begin` makes a round, which makes the next model when it is concluded.
     """

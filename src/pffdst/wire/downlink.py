@@ -124,7 +124,7 @@ class Broadcast:
     ) -> None:
         self._model, self._t, self._frozen_values, self._codecs = model, t, frozen_values, codecs
         layout, state = model.layout, pieces_of(model, buffers)
-        parameters, statistics, _ = model.rest.split(layout.rest)
+        parameters, statistics, _ = torch.split(model.rest, layout.rest)
         values = model.trained if changes is None else changes.at.gather(model.weights)
         coded = codecs.values.encode(values, seed=seed)
         self._values: dict[int, Section] = {
@@ -328,9 +328,7 @@ def _check_sections(message: Message, layout: Layout, declared: tuple[Signal, ..
 
 # Clients that lack different things are sent different messages of one model: it is made once.
 @functools.lru_cache(maxsize=1)
-def _model(
-    codecs: Codecs, memory: Memory, sections: tuple[Section, ...]
-) -> tuple[GlobalModel, tuple[Tensor, ...]]:
+def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> tuple[GlobalModel, tuple[Tensor, ...]]:
     """The model of these masks and values, and its buffers. Nobody writes into its tensors."""
     trainable, frozen, layout = memory.trainable, memory.frozen, memory.trainable.layout  # type: ignore[union-attr]
     assert trainable is not None

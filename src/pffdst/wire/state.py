@@ -35,13 +35,13 @@ class _Piece(NamedTuple):
     dtype: torch.dtype
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         return int(torch.Size(self.shape).numel())
 
     @property
     def planes(self) -> list[int]:
         """The lengths of its planes."""
-        return [(self.count + 7) // 8] if self.dtype == torch.bool else [self.count] * self.dtype.itemsize
+        return [(self.length + 7) // 8] if self.dtype == torch.bool else [self.length] * self.dtype.itemsize
 
 
 def piece_count(layout: Layout) -> int:
@@ -91,9 +91,9 @@ def decode_state(section: Section, layout: Layout) -> tuple[Tensor | None, ...]:
 def _piece(piece: _Piece, planes: list[Bytes]) -> Tensor:
     if piece.dtype == torch.bool:
         bits = np.unpackbits(planes[0], bitorder="little")
-        if bits[piece.count :].any():
+        if bits[piece.length :].any():
             raise WireError("STATE: unused bits are not 0")
-        return torch.from_numpy(bits[: piece.count].astype(bool)).view(piece.shape)
+        return torch.from_numpy(bits[: piece.length].astype(bool)).view(piece.shape)
     raw = torch.from_numpy(joined(planes, "u1"))
     values = raw.view(piece.dtype).view(piece.shape)
     if (values.is_complex() or values.is_floating_point()) and not bool(values.isfinite().all()):

@@ -58,7 +58,9 @@ class UplinkForm:
             return []
         parameters, statistics, _ = layout.rest
         sections = [(Tag.PARAMETERS, slice(0, parameters))]
-        return [*sections, (Tag.STATISTICS, slice(parameters, parameters + statistics))] if self.statistics else sections
+        return (
+            [*sections, (Tag.STATISTICS, slice(parameters, parameters + statistics))] if self.statistics else sections
+        )
 
     def sends_buffers(self, layout: Layout) -> bool:
         """Whether there are buffers that are sent where they changed."""

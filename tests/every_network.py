@@ -36,7 +36,7 @@ from pffdst.runs import checkpoint
 from tests.zoo import TORCHVISION, ZOO
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["logger=csv", "rounds=8", "clients=5", "cohort=3", "local_epochs=1", "batch_size=16", "lr=0.02"]
+SMALL = ["logger=csv", "rounds=6", "clients=5", "cohort=3", "local_epochs=1", "batch_size=16", "lr=0.02"]
 SMALL += ["readjust.schedule.interval=1", "eval_every=2", "sparsity=0.8"]
 WAYS = {
     "workers=0": ["engine.workers=0"],

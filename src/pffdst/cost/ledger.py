@@ -56,8 +56,9 @@ class Ledger:
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
     that were away, and of methods that send changes alone the values that those missed; `state` is constants, and
     buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the
-    first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of their own samples under the mask that they
-    were sent: the forward pass, the gradient of the inputs and that of the weights, and their sum.
+    first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of
+    their own samples under the mask that they were sent: the forward pass, the gradient of the inputs and that of the
+    weights, and their sum.
     """
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")

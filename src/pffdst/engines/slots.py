@@ -46,7 +46,8 @@ class Figures:
     """What is read of a trained client, in memory that the device can write to by itself while others train.
 
     `values` [N]; `buffers` those of the layout; `totals` float64 [3]: sums of loss and of correct answers over all
-    samples of all epochs, and whether a weight moved that had to stay; `trainable` the positions of `values` that trained; `measured` what rules measured.
+    samples of all epochs, and whether a weight moved that had to stay; `trainable` the positions of `values` that
+    trained; `measured` what rules measured.
     """
 
     def __init__(self, flat: FlatModule, device: torch.device) -> None:

@@ -10,9 +10,10 @@ A tensor without dead weights is stored under its own name, float32, in its own 
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
 (where they are known), `seed` (of the run, on which the constructor draws), `mean` and `std` (per channel, of pixels /
-255), `shape` (C, H, W of the uint8 images), `weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
-of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models of equal
-configurations are equal files: nothing in them tells of a machine, a folder or a time.
+255), `shape` (C, H, W of the uint8 images), `weights` (the shape of each maskable weight), `sparsity` and `fingerprint`
+(of the run's configuration: the beginning of its sha256, as in summary.json). docs/saved_models.md reads such a file
+without this package. Equal models of equal configurations are equal files: nothing in them tells of a machine, a folder
+or a time.
 """
 
 from __future__ import annotations
@@ -299,7 +300,8 @@ def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str
     for name, shape in shapes.items():
         alive[name] = _places(stored.get(f"alive/{name}"), math.prod(shape)).view(*shape)
         if f"values/{name}" in stored:
-            tensors[name] = torch.zeros(*shape).masked_scatter_(alive[name], stored[f"values/{name}"])
+            own = stored[f"values/{name}"]
+            tensors[name] = torch.zeros(*shape, dtype=own.dtype).masked_scatter_(alive[name], own)
         frozen[name] = torch.zeros(*shape, dtype=torch.bool)
         if f"frozen/{name}" in stored:
             count = int(alive[name].sum())

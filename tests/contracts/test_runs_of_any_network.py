@@ -1,4 +1,4 @@
-"""Whole runs of networks as people write them: one digest, whoever trains the clients; `every_network` plays them all."""
+"""Whole runs of networks as people write them: one digest, whoever trains; every_network.py plays them all."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_run_does_not_go_on_with_other_data_or_another_model(tmp_path: Path) -
     check_content(experiment, state)
     cfg = configuration("Permuted", WAYS["workers=0"])
     cfg.dataset.samples = 150
-    with pytest.raises(UserError, match="training set: was 160 images of 1x8x8, content .*, now 150 images"):
+    with pytest.raises(UserError, match=r"training set: was 160 images of 1x8x8, content .*, now 150 images"):
         check_content(replace(experiment, content=content(cfg)), state)
     other = content(configuration("Counting", WAYS["workers=0"]))
     with pytest.raises(UserError, match=r"perm: was int64 \[64\], now absent"):

@@ -130,7 +130,8 @@ class ValueCodec(ABC):
 def pack_planes(head: bytes, planes: Sequence[Bytes], level: int) -> tuple[int, bytes]:
     """The flag COMPRESSED or 0, and a body of the head and the planes, compressed where that pays and `level` > 0."""
     packed = [_packed(plane, level) for plane in planes] if level else []
-    if not any(packed):
+    saved = sum(len(plane) - len(small) for plane, small in zip(planes, packed, strict=False) if small)
+    if saved <= _LENGTH.size * len(packed):
         return 0, b"".join([head, *(plane.data for plane in planes)])
     parts: list[Any] = [head]
     for plane, small in zip(planes, packed, strict=True):

@@ -145,7 +145,7 @@ def test_marks(root: Path, own: Path) -> None:
     }
     mark(own, "f", "done")
     mark_failed(own, "f", "too late")
-    assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": ""}
+    assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": "", "content": ""}
     assert [path.name for path in own.iterdir()] == ["run.json"]
 
 
@@ -173,3 +173,16 @@ def test_one_job_keeps_its_overrides(root: Path) -> None:
     (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     assert jobs_of(root / "now")[0].overrides == ("seed=1",)
     assert jobs_of(root / "nowhere") == []
+
+
+def test_an_attempt_on_other_data_is_no_attempt(root: Path, own: Path) -> None:
+    earlier = root / "before" / "0"
+    earlier.mkdir(parents=True)
+    mark(earlier, "f", "done", content="700 images")
+    assert previous_attempt(root, "f", own, content=lambda: "1,400 images") is None
+    for now in ("700 images", ""):  # the same, and data that cannot be read any more
+        found = previous_attempt(root, "f", own, content=lambda now=now: now)
+        assert found is not None
+        assert found.folder == earlier.resolve()
+    mark(earlier, "f", "done")
+    assert previous_attempt(root, "f", own, content=lambda: "1,400 images") is not None

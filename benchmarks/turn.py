@@ -1,4 +1,4 @@
-"""What a client's turn costs before it trains: seeding the global generators, and giving the network what it began with.
+"""What a client's turn costs before it trains: seeding the generators, giving the network what it began with.
 
     python benchmarks/turn.py
 

@@ -120,6 +120,11 @@ class Layout:
         parameters = self.parameters - self.maskable
         return parameters, self.total - self.maskable - parameters - self.constants, self.constants
 
+    def parts_of(self, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters, statistics and constants of a rest [N - W], as views."""
+        parameters, statistics, constants = torch.split(rest, list(self.rest))
+        return parameters, statistics, constants
+
     def span(self, kind: Kind) -> slice:
         """Where the tensors of one kind lie in the flat vector, back to back; empty where there are none."""
         before = sum(e.size for e in self.entries if _KINDS.index(e.kind) < _KINDS.index(kind))

@@ -102,7 +102,7 @@ class RunningMean(Aggregator):
             self._at, self._held = upload.at, torch.zeros(len(upload.weights), dtype=torch.float64)
         self._held.add_(upload.weights, alpha=n)
         self._held_weight += n
-        parameters, statistics, _ = torch.split(self._rest, layout.rest)
+        parameters, statistics, _ = torch.split(self._rest, list(layout.rest))
         parameters += n * upload.parameters.double()
         self._total += n
         if upload.statistics is not None:
@@ -144,8 +144,8 @@ class RunningMean(Aggregator):
     def _mean_rest(self) -> Tensor:
         """The mean of what is not maskable; statistics that were not sent stay, and constants."""
         model = self._model
-        parameters, statistics, _ = torch.split(self._rest, model.layout.rest)
-        _, own, constants = torch.split(model.rest, model.layout.rest)
+        parameters, statistics, _ = torch.split(self._rest, list(model.layout.rest))
+        _, own, constants = torch.split(model.rest, list(model.layout.rest))
         mean = own if self._statistics == 0 else (statistics / self._statistics).to(model.dtype)
         return torch.cat([(parameters / max(self._total, 1)).to(model.dtype), mean, constants])
 

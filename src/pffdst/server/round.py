@@ -132,7 +132,7 @@ class Round:
         sent = self.sent
         if upload.weights is None or upload.parameters is None:
             return sent
-        _, statistics, constants = torch.split(sent.rest, sent.layout.rest)
+        _, statistics, constants = torch.split(sent.rest, list(sent.layout.rest))
         own = statistics if upload.statistics is None else upload.statistics
         rest = torch.cat([upload.parameters, own, constants])
         return sent.moved(sent.frozen_at.plus(upload.at)).with_trained(upload.weights, rest)

@@ -124,7 +124,7 @@ class Broadcast:
     ) -> None:
         self._model, self._t, self._frozen_values, self._codecs = model, t, frozen_values, codecs
         layout, state = model.layout, pieces_of(model, buffers)
-        parameters, statistics, _ = torch.split(model.rest, layout.rest)
+        parameters, statistics, _ = torch.split(model.rest, list(layout.rest))
         values = model.trained if changes is None else changes.at.gather(model.weights)
         coded = codecs.values.encode(values, seed=seed)
         self._values: dict[int, Section] = {

@@ -200,7 +200,12 @@ class SavedModel:
         """
         made = self.card.network() if network is None else network
         try:
-            missing, unexpected = made.load_state_dict(dict(self.tensors), strict=False)
+            given = made.state_dict()  # with the versions that some layers ask for
+            versions = given._metadata  # type: ignore[attr-defined]
+            given.clear()
+            given.update(self.tensors)
+            given._metadata = versions  # type: ignore[attr-defined]
+            missing, unexpected = made.load_state_dict(given, strict=False)
             _check_loaded(made, missing, {name: self.tensors[name] for name in unexpected})
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error

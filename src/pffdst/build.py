@@ -52,7 +52,7 @@ from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
 
-__all__ = ["Parts", "build", "follow", "parts"]
+__all__ = ["Parts", "build", "follow", "parts", "parts_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,11 @@ def parts(cfg: DictConfig) -> Parts:
     """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
     dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
-    shares = _shares(cfg, dataset)
+    return parts_of(cfg, dataset, _shares(cfg, dataset))
+
+
+def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
+    """The parts of a run whose samples are at hand: all of them, or those of one client."""
     network, seen, layout = _network(cfg, dataset)
     flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
@@ -187,6 +191,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     made, engine = parts(cfg), _engine(cfg)
     dataset, setup = made.dataset, made.setup
+    engine.brief = _brief(cfg, dataset)
     if cfg.partition.get("save") is not None:
         write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:
@@ -238,6 +243,27 @@ def _engine(cfg: DictConfig) -> Engine:
     engine: Engine = instantiate(cfg.engine)
     ranks = current()
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+_AT_THE_SERVER = frozenset(
+    "dataset partition engine logger metrics observers participation server_optimizer paths search "
+    "name tags label resume profile print_config".split()
+)
+
+
+def _brief(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What clients elsewhere must know: the configuration but for what is the server's alone, and the samples' form."""
+    return {
+        "config": {key: value for key, value in _plain(cfg).items() if key not in _AT_THE_SERVER},
+        "data": {
+            "name": dataset.name,
+            "channels": dataset.channels,
+            "size": dataset.size,
+            "class_names": list(dataset.class_names),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+    }
 
 
 def follow(ranks: Ranks) -> None:

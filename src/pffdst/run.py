@@ -65,8 +65,9 @@ def exchange(experiment: Experiment, now: Round) -> None:
     probes, epochs = method.probes(plan.stage, plan.t), setup.epochs(plan.t)
     dense = method.dense_steps(plan.stage, plan.t)
     ledger.begin(now.planned, epochs=epochs, probes=probes, dense=dense, news=now.news)
+    away = experiment.engine.away(plan.cohort, plan.t)
     with watch.part("encode"):
-        tasks = now.tasks()
+        tasks = now.tasks(away)
     for task in tasks:
         ledger.down(task)
     for done, update in enumerate(watch.over("clients", experiment.engine.run(tasks)), start=1):

@@ -245,9 +245,9 @@ def _engine(cfg: DictConfig) -> Engine:
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
 
 
-_AT_THE_SERVER = frozenset(
-    "dataset partition engine logger metrics observers participation server_optimizer paths search "
-    "name tags label resume profile print_config".split()
+_AT_THE_SERVER = (
+    *("dataset", "partition", "engine", "logger", "metrics", "observers", "participation", "server_optimizer"),
+    *("paths", "search", "name", "tags", "label", "resume", "profile", "print_config"),
 )
 
 

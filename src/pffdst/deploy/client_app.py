@@ -29,7 +29,7 @@ _WARM: Final = 600.0
 app = ClientApp()
 
 
-@app.train()
+@app.train()  # type: ignore[untyped-decorator]
 def train(message: Message, context: Context) -> Message:
     """A client's turn, in the node's worker or, where there is none, here."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,7 +47,7 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, replace(answer, start=whole), update)
 
 
-@app.query()
+@app.query()  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
     """A sign of life; and the counts of the classes, where they are asked for and the operator consents."""
     records: dict[str, Any] = {"alive": ConfigRecord({"seconds": time.time() - _BEGAN})}
@@ -55,7 +55,7 @@ def query(message: Message, context: Context) -> Message:
         from pffdst.deploy.node import class_counts, own_samples
 
         state, data = (Path(_setting(context, key)) for key in ("state", "data"))
-        brief = unpack_setup(bytes(message.content.config_records["counts"]["setup"]))  # type: ignore[arg-type]
+        brief = unpack_setup(bytes(message.content.config_records["counts"]["setup"]))
         counts = class_counts(own_samples(data, state / "cache", brief), len(brief["data"]["class_names"]))
         records["counts"] = ConfigRecord({"counts": counts})
     return Message(RecordDict(records), reply_to=message)

@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 __all__ = ["Certificates", "make_certificates", "make_node_key"]
 
 _DAYS: Final = 825
-_Key = ec.EllipticCurvePrivateKey
 
 
 @final
@@ -43,9 +42,7 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
     files.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     _write_private(
         files.key,
-        own.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
     return files
 
@@ -67,7 +64,7 @@ def make_node_key(path: Path) -> Path:
     return public
 
 
-def _key() -> _Key:
+def _key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
 
 
@@ -76,7 +73,13 @@ def _name(common: str) -> x509.Name:
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: _Key, signer: _Key, *, authority: bool, hosts: Sequence[str]
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    *,
+    authority: bool,
+    hosts: Sequence[str],
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     usage = x509.KeyUsage(

@@ -159,7 +159,9 @@ class Federation:
     def flwr(self, *words: str) -> str:
         """Runs Flower's command line and gives what it says. UserError where it fails."""
         command = [self._program("flwr"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=self._environment, cwd=self.folder, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self._environment, cwd=self.folder, check=False
+        )
         if done.returncode != 0:
             raise UserError(f"flwr {' '.join(words)}: {(done.stdout + done.stderr).strip()}")
         return done.stdout

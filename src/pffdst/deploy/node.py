@@ -111,7 +111,7 @@ class Turns:
     ) -> tuple[Answer, bytes | None]:
         """What the node answers to a task. What goes wrong with its data or its memory is said in the answer."""
         began = time.perf_counter()
-        named = {"run": task.run, "client": task.client, "t": task.t}
+        answer = Answer(task.run, task.client, task.t)
         try:
             states = States(Path(state), task)
             states.find()
@@ -121,9 +121,10 @@ class Turns:
             ready = time.perf_counter() - began
             update = turn(task, payload, states, work, fit)
         except LostState as error:
-            return Answer(**named, problem=f"lost its memory: {error}", lost=True), None
-        seconds = {"start": ready, **update.timings._asdict()}
-        return Answer(**named, problem=update.problem or "", **seconds), update.payload
+            return replace(answer, problem=f"lost its memory: {error}", lost=True), None
+        decode, train, encode = update.timings
+        answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
+        return replace(answer, problem=update.problem or ""), update.payload
 
     def _work(
         self, task: Task, setup: bytes, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]

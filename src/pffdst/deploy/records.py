@@ -20,7 +20,19 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from pffdst.core.errors import UserError
 
-__all__ = ["FORMAT", "NEVER", "Answer", "BadRecord", "Task", "answer_of", "pack_setup", "reply", "task_of", "to_node", "unpack_setup"]
+__all__ = [
+    "FORMAT",
+    "NEVER",
+    "Answer",
+    "BadRecord",
+    "Task",
+    "answer_of",
+    "pack_setup",
+    "reply",
+    "task_of",
+    "to_node",
+    "unpack_setup",
+]
 
 FORMAT: Final = 1
 NEVER: Final = -(2**31)

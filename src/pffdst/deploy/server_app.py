@@ -16,7 +16,7 @@ __all__ = ["app"]
 app = ServerApp()
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """`train.py engine=flower OVERRIDES`, with what Flower was told as `overrides`.
 

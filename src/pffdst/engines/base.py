@@ -71,7 +71,7 @@ class Engine(ABC):
         """Runs the jobs and yields their updates in the jobs' order, each as soon as it is its turn."""
 
     def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        """The clients of a round that cannot be reached, and why: nothing is sent to them. Simulated ones always can."""
+        """The clients of a round that cannot be reached, and why: nothing is sent to them. Simulated ones all can."""
         return {}
 
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:

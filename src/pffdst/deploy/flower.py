@@ -162,9 +162,7 @@ class FlowerEngine(Engine):
         """The messages' names by client."""
         messages = []
         for client, task in tasks.items():
-            own = Task(
-                self._run, client, task.t, self._last.get(client, NEVER), self._saved.get(client, NEVER)
-            )
+            own = Task(self._run, client, task.t, self._last.get(client, NEVER), self._saved.get(client, NEVER))
             seconds = self.deadline + self.patience
             messages.append(to_node(own, task.payload, self._packed, self._nodes[client], seconds))
         names = self._grid.push_messages(messages) if messages else []
@@ -179,7 +177,8 @@ class FlowerEngine(Engine):
             owner = {name: client for client, name in pending.items()}
             for message in self._grid.pull_messages(list(owner)):
                 client = owner.get(message.metadata.reply_to_message_id)
-                if client is not None and pending.pop(client, None):
+                if client is not None and client in pending:
+                    del pending[client]
                     found[client] = self._update(tasks[client], message)
             usable = sum(update.payload is not None for update in found.values())
             past = time.monotonic() - began - self.deadline

@@ -137,6 +137,7 @@ def main(folder: Path) -> int:
     folder.mkdir(parents=True)
     away, lost = absences(deployed(folder))
     print(f"away, by t: {away}\nlost, by t: {lost}")
+    (folder / "simulated").mkdir()
     experiment = build(compose(overrides(), configs()), folder / "simulated", "scripted")
     theirs = run(replace(experiment, engine=Scripted(away, lost)))
     ours = json.loads((folder / "run" / "summary.json").read_text())

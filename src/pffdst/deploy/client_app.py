@@ -1,9 +1,8 @@
 """Flower's ClientApp: a process that starts anew for every message, answers it and ends.
 
 What a node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, a folder that is
-the node's own; `allow`, further prefixes, separated by spaces, of what a run's configuration may name; `counts=true`,
-the consent to tell how many samples of each class there are; `warm`, the seconds without a task after which the
-node's worker ends (600; 0 for no worker).
+the node's own; `allow`, further prefixes, separated by spaces, of what a run's configuration may name; `warm`, the
+seconds without a task after which the node's worker ends (600; 0 for no worker).
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.records import reply, task_of, unpack_setup
+from pffdst.deploy.records import reply, task_of
 from pffdst.deploy.warm import hand_over
 
 __all__ = ["app"]
@@ -49,16 +48,8 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query()  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
-    """A sign of life; and the counts of the classes, where they are asked for and the operator consents."""
-    records: dict[str, Any] = {"alive": ConfigRecord({"seconds": time.time() - _BEGAN})}
-    if "counts" in message.content.config_records and context.node_config.get("counts") is True:
-        from pffdst.deploy.node import class_counts, own_samples
-
-        state, data = (Path(_setting(context, key)) for key in ("state", "data"))
-        brief = unpack_setup(bytes(message.content.config_records["counts"]["setup"]))
-        counts = class_counts(own_samples(data, state / "cache", brief), len(brief["data"]["class_names"]))
-        records["counts"] = ConfigRecord({"counts": counts})
-    return Message(RecordDict(records), reply_to=message)
+    """A sign of life."""
+    return Message(RecordDict({"alive": ConfigRecord({"node": context.node_id})}), reply_to=message)
 
 
 def _setting(context: Context, key: str) -> str:

@@ -214,7 +214,9 @@ class FlowerEngine(Engine):
             return Update(client, None, f"run: this one is {self._run}, but the answer is to {answer.run}")
         if (answer.client, answer.t) != (client, task.t):
             return Update(
-                client, None, f"round: expected client {client} in {task.t}, but got {answer.client} in {answer.t}"
+                client,
+                None,
+                f"round: expected client {client} in {task.t}, but got client {answer.client} in {answer.t}",
             )
         if answer.lost:
             self._last.pop(client, None)

@@ -28,7 +28,7 @@ from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.packets import pack_kept, pack_memory, unpack_kept, unpack_memory
 from pffdst.wire.downlink import Memory, remember
 
-__all__ = ["ALLOWED", "Turns", "class_counts", "own_samples"]
+__all__ = ["ALLOWED", "Turns", "own_samples"]
 
 ALLOWED: Final = (
     "pffdst.methods.",
@@ -92,11 +92,6 @@ def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
         raise DataError(f"{data}: the classes {', '.join(unknown[:5])} are not among those of the run")
     table = torch.tensor([place.get(name, -1) for name in found.class_names])
     return replace(found.train, labels=table[found.train.labels], owners=None, files=None)
-
-
-def class_counts(samples: ImageSet, classes: int) -> list[int]:
-    """Samples of each class."""
-    return [int(n) for n in torch.bincount(samples.labels, minlength=classes)]
 
 
 @final

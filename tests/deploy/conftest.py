@@ -28,10 +28,10 @@ def files(tmp_path_factory: pytest.TempPathFactory, config_dir: Path) -> list[Pa
 
 @pytest.fixture
 def nodes(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from flwr.supercore.task_identity import TaskIdentity  # what Flower sets in an app's process
+
     from pffdst.deploy import session
     from tests.deploy.grid import Nodes
-
-    from flwr.supercore.task_identity import TaskIdentity  # what Flower sets in an app's process
 
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)

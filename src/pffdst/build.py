@@ -32,6 +32,7 @@ from pffdst.data.clients.given import write_clients
 from pffdst.data.clients.owned import owner_count
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
+from pffdst.engines.brief import brief
 from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
@@ -191,7 +192,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     made, engine = parts(cfg), _engine(cfg)
     dataset, setup = made.dataset, made.setup
-    engine.brief = _brief(cfg, dataset)
+    engine.brief = brief(_plain(cfg), dataset)
     if cfg.partition.get("save") is not None:
         write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:
@@ -244,27 +245,6 @@ def _engine(cfg: DictConfig) -> Engine:
     engine: Engine = instantiate(cfg.engine)
     ranks = current()
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
-
-
-_AT_THE_SERVER = (
-    *("dataset", "partition", "engine", "logger", "metrics", "observers", "participation", "server_optimizer"),
-    *("paths", "search", "name", "tags", "label", "resume", "profile", "print_config"),
-)
-
-
-def _brief(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What clients elsewhere must know: the configuration but for what is the server's alone, and the samples' form."""
-    return {
-        "config": {key: value for key, value in _plain(cfg).items() if key not in _AT_THE_SERVER},
-        "data": {
-            "name": dataset.name,
-            "channels": dataset.channels,
-            "size": dataset.size,
-            "class_names": list(dataset.class_names),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-        },
-    }
 
 
 def follow(ranks: Ranks) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,17 @@ __all__ = ["Federation", "free_port"]
 
 _START: Final = 60.0  # seconds that a process has to start
 _HOST: Final = "127.0.0.1"
+_GUARD: Final = """
+import os, signal, sys
+groups = set()
+for line in sys.stdin:
+    groups ^= {int(line)}
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
 
 
 def free_port() -> int:
@@ -35,7 +47,8 @@ def free_port() -> int:
 class Federation:
     """SuperLink and SuperNodes, each in a process group of its own, with all their files in `folder`.
 
-    Used in a `with`: whatever is started is stopped at its end, also when it ends in an exception.
+    Used in a `with`: whatever is started is stopped at its end, also when it ends in an exception. Where this process
+    is killed, a guard that reads its names from a pipe ends them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,6 +66,9 @@ class Federation:
     def __enter__(self) -> Federation:
         """Makes certificates and starts the SuperLink."""
         self.certificates = make_certificates(self.folder / "keys", [_HOST, "localhost"])
+        self._guard = subprocess.Popen(
+            [sys.executable, "-c", _GUARD], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
         home = self.folder / "flwr"
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(
@@ -62,12 +78,13 @@ class Federation:
         try:
             self.start_link()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._guard.communicate()
 
     @property
     def address(self) -> str:
@@ -117,6 +134,14 @@ class Federation:
                 start_new_session=True,
             )
 
+        self._tell_guard(self.processes[name].pid)
+
+    def _tell_guard(self, pid: int) -> None:
+        """Said once: to be ended; said again: ended."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{pid}\n")
+        self._guard.stdin.flush()
+
     def check(self, name: str) -> None:
         """UserError where a process has ended."""
         code = self.processes[name].poll()
@@ -133,6 +158,7 @@ class Federation:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._tell_guard(process.pid)
 
     def stop(self) -> None:
         """Ends everything that was started: politely, then for good. Nodes first."""

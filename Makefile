@@ -1,16 +1,21 @@
 # make demo   a first run, from nothing
 # make test   style, types, layers and the whole test suite
 # make reproduce STUDY=lenet_cifar10   plays a study and writes docs/results/lenet_cifar10.md
+# make deploy-demo   servers and nodes over Flower on this machine, TLS and keys included
 # make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check reproduce dashboard lock bench bench-gpu clean
+.PHONY: demo deploy-demo test check reproduce dashboard lock bench bench-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
+
+# ARGS: more, such as --folder FOLDER, which keeps its files
+deploy-demo: $(STAMP)
+	$(BIN)/python -m pffdst deploy demo $(ARGS)
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --session-timeout 1500

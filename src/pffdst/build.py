@@ -32,6 +32,7 @@ from pffdst.data.clients.given import write_clients
 from pffdst.data.clients.owned import owner_count
 from pffdst.data.dataset import Dataset
 from pffdst.engines.base import Engine
+from pffdst.engines.brief import brief
 from pffdst.engines.distributed import Distributed
 from pffdst.engines.distributed import follow as follow_with
 from pffdst.engines.ranks import Ranks, current
@@ -52,7 +53,7 @@ from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
 
-__all__ = ["Parts", "build", "content", "follow", "parts"]
+__all__ = ["Parts", "build", "content", "follow", "parts", "parts_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,11 @@ def parts(cfg: DictConfig) -> Parts:
     """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
     dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
-    shares = _shares(cfg, dataset)
+    return parts_of(cfg, dataset, _shares(cfg, dataset))
+
+
+def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
+    """The parts of a run whose samples are at hand: all of them, or those of one client."""
     network, seen, layout = _network(cfg, dataset)
     flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
@@ -187,6 +192,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
     made, engine = parts(cfg), _engine(cfg)
     dataset, setup = made.dataset, made.setup
+    engine.brief = brief(_plain(cfg), dataset)
     if cfg.partition.get("save") is not None:
         write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:

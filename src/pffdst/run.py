@@ -63,10 +63,10 @@ def exchange(experiment: Experiment, now: Round) -> None:
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
     method = setup.method
     probes, epochs = method.probes(plan.stage, plan.t), setup.epochs(plan.t)
-    dense = method.dense_steps(plan.stage, plan.t)
-    ledger.begin(now.planned, epochs=epochs, probes=probes, dense=dense, news=now.news)
+    ledger.begin(now.planned, epochs=epochs, probes=probes, dense=method.dense_steps(plan.stage, plan.t), news=now.news)
+    away = experiment.engine.away(plan.cohort, plan.t)
     with watch.part("encode"):
-        tasks = now.tasks()
+        tasks = now.tasks(away)
     for task in tasks:
         ledger.down(task)
     for done, update in enumerate(watch.over("clients", experiment.engine.run(tasks)), start=1):

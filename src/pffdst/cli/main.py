@@ -18,6 +18,7 @@ _COMMANDS = {
     "evaluate": ("pffdst.cli.evaluate", "accuracy of a run's model, per class, on its own or on other data"),
     "export": ("pffdst.cli.export", "a run's model as plain or sparse weights, as pt2 or ONNX"),
     "status": ("pffdst.cli.status", "what is done, running, failed, stopped or missing"),
+    "deploy": ("pffdst.deploy.__main__", "keys, rehearsals and runs on real machines, over Flower"),
     "dashboard": ("pffdst.cli.dashboard", "make a workspace in Weights & Biases"),
 }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
 
 from pffdst.client.turn import ClientSetup, ClientWork, Fit
+from pffdst.core.errors import UserError
 from pffdst.core.messages import ClientTask, Kept, Update
 from pffdst.engines.memories import ClientMemories
 from pffdst.wire.downlink import Memory
@@ -37,13 +39,15 @@ class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
-    `beside`: processes of the run on this machine, which share its cores.
+    `beside`: processes of the run on this machine, which share its cores. `brief` is what clients elsewhere are told of
+    the run before the first round: its configuration, and what its samples are like.
     """
 
     device: str = "cpu"
     channels_last: bool = False
     memories: ClientMemories
     beside: int = 1
+    brief: Mapping[str, Any] = MappingProxyType({})
 
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
@@ -66,6 +70,10 @@ class Engine(ABC):
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Runs the jobs and yields their updates in the jobs' order, each as soon as it is its turn."""
 
+    def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
+        """The clients of a round that cannot be reached, and why: nothing is sent to them. Simulated ones all can."""
+        return {}
+
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
         """The updates of a round in the cohort's order; clients keep what they were sent."""
         own = self.memories
@@ -81,7 +89,9 @@ class Engine(ABC):
         return self.memories.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Clients as they were when the checkpoint was written."""
+        """Clients as they were when the checkpoint was written. UserError where they were no simulated ones."""
+        if "index" not in state:
+            raise UserError("the clients of this run keep their state themselves: resume it with engine=flower")
         self.memories.load_state_dict(state)
 
 

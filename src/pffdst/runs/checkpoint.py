@@ -21,7 +21,7 @@ from torch import Tensor
 from pffdst.core.errors import UserError
 from pffdst.runs.files import LAST, PREVIOUS, write_whole
 
-__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse"]
+__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse", "write"]
 
 MAGIC = b"PFFDSTC1"
 _HEAD = len(MAGIC) + 8 + 32
@@ -33,14 +33,18 @@ class CheckpointError(UserError):
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors and plain values) as the folder's last checkpoint; the former one becomes previous."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # a damaged last one must not take the place of the good one before it
+    write(folder / LAST, state, keep=folder / PREVIOUS if _is_whole(folder / LAST) else None)
+
+
+def write(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Writes `state` into one file, which `load` reads; what it held before may be kept under `keep`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getbuffer()
-    folder.mkdir(parents=True, exist_ok=True)
     head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
-    # a damaged last one must not take the place of the good one before it
-    keep = folder / PREVIOUS if _is_whole(folder / LAST) else None
-    write_whole(folder / LAST, head, body, keep=keep)
+    write_whole(path, head, body, keep=keep)
 
 
 def _is_whole(path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -73,11 +75,17 @@ class Round:
         self._buffers = BufferMean(self.sent.layout, server.state.buffers)
         self._observers = [rule for rule in rules.method if type(rule).observe is not Rule.observe]
 
-    def tasks(self) -> list[ClientTask]:
-        """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
+    def tasks(self, away: Mapping[int, str] = MappingProxyType({})) -> list[ClientTask]:
+        """The bytes for each client of the cohort. Clients that lack the same share one payload object.
+
+        Those `away` (and why) are sent nothing and left out; they still hold what they held.
+        """
         server, plan, payloads = self.server, self.plan, dict[tuple[Lacks, int, tuple[int, ...] | None], bytes]()
         tasks = []
         for client in plan.cohort:
+            if client in away:
+                self.record.rejected[client] = away[client]
+                continue
             lacks = server.holdings.lacks(client) if server.rules.keep else Lacks(True, True, 0)
             since = server.downloads.took(client) if server.rules.keep else 0
             state = server.state.lacks(client) if server.rules.keep else None

@@ -1,0 +1,50 @@
+"""The folder that `flwr run` sends to server and nodes: names of two apps; the code is what is installed there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pffdst
+
+__all__ = ["write_app", "write_overrides"]
+
+_FLWR: Final = "1.41.0"
+_PROJECT: Final = """\
+[project]
+name = "pffdst-app"
+version = "{version}"
+description = "One sparse federated model, trained by pffdst on the nodes of a federation"
+license = "MIT"
+dependencies = ["flwr>={flwr}"]
+
+[tool.flwr.app]
+publisher = "pffdst"
+
+[tool.flwr.app.components]
+serverapp = "pffdst_app.server:app"
+clientapp = "pffdst_app.client:app"
+
+[tool.flwr.app.config]
+overrides = ""
+"""
+
+
+def write_app(folder: Path) -> Path:
+    """Writes the folder of the apps, and gives it."""
+    package = folder / "pffdst_app"
+    package.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(_PROJECT.format(version=pffdst.__version__, flwr=_FLWR))
+    (package / "__init__.py").write_text("")
+    for side in ("server", "client"):
+        (package / f"{side}.py").write_text(f'from pffdst.deploy.{side}_app import app\n\n__all__ = ["app"]\n')
+    return folder
+
+
+def write_overrides(path: Path, overrides: Sequence[str]) -> Path:
+    """Writes the file that `flwr run --run-config` takes, and gives it."""
+    path.write_text(f"overrides = {json.dumps(shlex.join(overrides))}\n")
+    return path

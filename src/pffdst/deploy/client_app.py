@@ -1,0 +1,59 @@
+"""Flower's ClientApp: a process that starts anew for every message, answers it and ends.
+
+What a node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, a folder that is
+the node's own; `allow`, further prefixes, separated by spaces, of what a run's configuration may name; `warm`, the
+seconds without a task after which the node's worker ends (600; 0 for no worker).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from pffdst.core.errors import UserError
+from pffdst.deploy.records import reply, task_of
+from pffdst.deploy.warm import hand_over
+
+__all__ = ["app"]
+
+_BEGAN: Final = time.time()
+_WARM: Final = 600.0
+
+app = ClientApp()
+
+
+@app.train()  # type: ignore[untyped-decorator]
+def train(message: Message, context: Context) -> Message:
+    """A client's turn, in the node's worker or, where there is none, here."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    task, payload, setup = task_of(message)
+    request = {"state": _setting(context, "state"), "data": _setting(context, "data")}
+    request["allow"] = str(context.node_config.get("allow", ""))
+    warm = float(context.node_config.get("warm", _WARM))
+    found = hand_over({"task": vars(task), **request}, setup, payload, warm)
+    if found is None:
+        from pffdst.deploy.node import Turns  # seconds of imports
+
+        found = Turns().play(task, setup, payload, **request)
+    answer, update = found
+    whole = answer.start if answer.problem else time.time() - _BEGAN - answer.decode - answer.train - answer.encode
+    return reply(message, replace(answer, start=whole), update)
+
+
+@app.query()  # type: ignore[untyped-decorator]
+def query(message: Message, context: Context) -> Message:
+    """A sign of life."""
+    return Message(RecordDict({"alive": ConfigRecord({"node": context.node_id})}), reply_to=message)
+
+
+def _setting(context: Context, key: str) -> str:
+    value = context.node_config.get(key)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"this node does not say where its {key} is: start it with --node-config '{key}=\"PATH\"'")
+    return str(Path(value).expanduser())

@@ -1,0 +1,181 @@
+"""A node's turn: the client that the server describes, on the node's own samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from pffdst.build import parts_of
+from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.errors import UserError
+from pffdst.core.messages import ClientTask, Kept, Update
+from pffdst.data.clients.divided import Shares
+from pffdst.data.dataset import DataError, Dataset
+from pffdst.data.samples import ImageSet
+from pffdst.data.sources.folder import FolderSource
+from pffdst.data.sources.vision import ParquetSource
+from pffdst.deploy.records import Answer, BadRecord, Task, unpack_setup
+from pffdst.deploy.states import LostState, States
+from pffdst.engines.base import one_thread
+from pffdst.engines.fabric_loop import FabricFit
+from pffdst.engines.packets import pack_kept, pack_memory, unpack_kept, unpack_memory
+from pffdst.wire.downlink import Memory, remember
+
+__all__ = ["ALLOWED", "Turns", "own_samples"]
+
+ALLOWED: Final = (
+    "pffdst.methods.",
+    "pffdst.models.",
+    "pffdst.wire.codecs.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchvision.models.",
+    "torchvision.transforms.",
+)
+"""What a server's configuration may have a node make; the node's operator may allow more."""
+
+
+@final
+class OwnShares(Shares):
+    """What one of `clients` clients knows of the division: that all samples here, `count` of them, are its own."""
+
+    def __init__(self, clients: int, client: int, count: int) -> None:
+        self._clients, self._client, self._count = clients, client, count
+
+    @property
+    def clients(self) -> int:
+        """C."""
+        return self._clients
+
+    def size(self, client: int) -> int:
+        """n_k of itself."""
+        return self._count if client == self._client else 0
+
+    def train(self, client: int) -> Tensor:
+        """All samples here."""
+        return torch.arange(self.size(client))
+
+    @property
+    def tested(self) -> int:
+        """C, though there is no test sample here."""
+        return self._clients
+
+    def test_owner(self) -> Tensor:
+        """Of none."""
+        return torch.empty(0, dtype=torch.int64)
+
+
+def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
+    """The node's samples: a parquet file, a folder of them, or a folder of class folders.
+
+    Their labels get the numbers that the server's classes have, by name. DataError where they do not fit the run.
+    """
+    about = brief["data"]
+    form = {key: about[key] for key in ("channels", "mean", "std")}
+    common = {"name": "own", "size": None, "classes": None, "cache": str(cache), "resize": about["size"], **form}
+    if data.is_dir() and not any(data.glob("*.parquet")):
+        found = FolderSource(path=str(data), train="train", test=None, **common).load(0)
+    else:
+        folder, pattern = (data, "*.parquet") if data.is_dir() else (data.parent, data.name)
+        columns = {"train": pattern, "test": None, "image": None, "label": None, "owner": None}
+        found = ParquetSource(path=str(folder), parquet=columns, **common).load(0)
+    place = {name: number for number, name in enumerate(about["class_names"])}
+    present = torch.unique(found.train.labels).tolist()
+    if unknown := [found.class_names[label] for label in present if found.class_names[label] not in place]:
+        raise DataError(f"{data}: the classes {', '.join(unknown[:5])} are not among those of the run")
+    table = torch.tensor([place.get(name, -1) for name in found.class_names])
+    return replace(found.train, labels=table[found.train.labels], owners=None, files=None)
+
+
+@final
+class Turns:
+    """Plays one turn after another; what the same run and the same samples need again is kept."""
+
+    def __init__(self) -> None:
+        self._made: tuple[object, ClientWork, FabricFit] | None = None
+
+    def play(
+        self, task: Task, setup: bytes, payload: bytes, *, state: str, data: str, allow: str = ""
+    ) -> tuple[Answer, bytes | None]:
+        """What the node answers to a task. What goes wrong with its data or its memory is said in the answer."""
+        began = time.perf_counter()
+        answer = Answer(task.run, task.client, task.t)
+        try:
+            states = States(Path(state), task)
+            states.find()
+            brief = unpack_setup(setup)
+            samples = own_samples(Path(data).expanduser(), Path(state) / "cache", brief)
+            work, fit = self._work(task, setup, samples, brief, tuple(allow.split()))
+            ready = time.perf_counter() - began
+            update = turn(task, payload, states, work, fit)
+        except LostState as error:
+            return replace(answer, problem=f"lost its memory: {error}", lost=True), None
+        decode, train, encode = update.timings
+        answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
+        return replace(answer, problem=update.problem or ""), update.payload
+
+    def _work(
+        self, task: Task, setup: bytes, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]
+    ) -> tuple[ClientWork, FabricFit]:
+        key = task.client, setup, samples.digest, allowed
+        if self._made is None or self._made[0] != key:
+            own = client_setup(task, samples, brief, allowed)
+            work = ClientWork(own, channels_last=brief["channels_last"])
+            self._made = key, work, FabricFit("cpu", own.callbacks)
+        return self._made[1:]
+
+
+def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:
+    """What every client of the run knows, and the samples of this one."""
+    about = brief["data"]
+    cfg = _checked(brief["config"], allowed)
+    nothing = samples.take(torch.empty(0, dtype=torch.int64))
+    names, mean, std = (tuple(about[key]) for key in ("class_names", "mean", "std"))
+    dataset = Dataset(about["name"], samples, nothing, names, mean, std)
+    return parts_of(cfg, dataset, OwnShares(cfg.clients, task.client, len(samples))).setup
+
+
+def turn(task: Task, payload: bytes, states: States, work: ClientWork, fit: FabricFit) -> Update:
+    """One turn, and what the client keeps of it on its disk. Raises LostState where it no longer has what it kept."""
+    setup, found = work.setup, states.read()
+    memory = Memory(setup.known) if found is None else unpack_memory(found["memory"], setup.layout)
+    kept = Kept() if found is None else unpack_kept(found["kept"], setup.layout)
+    with one_thread():
+        update = work.turn(ClientTask(task.client, task.t, payload), memory, fit, kept)
+    if update.payload is not None:
+        after = remember(payload, memory, setup.layout, setup.codecs)
+        states.write(pack_memory(after), pack_kept(update.kept))
+    return update
+
+
+def _checked(config: Any, allowed: tuple[str, ...]) -> DictConfig:
+    """The configuration; UserError where it names something that this node is not to make."""
+    for target in _targets(config):
+        if not target.startswith(ALLOWED + allowed):
+            raise UserError(
+                f"setup: the server asks for {target}, which this node does not allow; its operator may, with "
+                f"--node-config 'allow=\"{target.rpartition('.')[0]}.\"'"
+            )
+    cfg = OmegaConf.create(config)
+    if not isinstance(cfg, DictConfig):
+        raise BadRecord("setup: expected a configuration")
+    return cfg
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_` of a configuration, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _targets(child)

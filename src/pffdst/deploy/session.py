@@ -1,0 +1,45 @@
+"""The way to the nodes, which Flower hands to a ServerApp and the engine asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from flwr.serverapp import Grid
+
+__all__ = ["connected", "current", "offered"]
+
+_CLIENT: Final = re.compile(r"client-(\d+)")
+_current: Grid | None = None
+
+
+@contextlib.contextmanager
+def offered(grid: Grid) -> Iterator[None]:
+    """Inside, `current` gives this one."""
+    global _current
+    _current = grid
+    try:
+        yield
+    finally:
+        _current = None
+
+
+def current() -> Grid | None:
+    """The way to the nodes; None outside of a ServerApp."""
+    return _current
+
+
+def connected(grid: Any, clients: int) -> dict[int, int]:
+    """The nodes that are connected now, by client.
+
+    A node is client K where the server's operator registered its key under the name client-K: what a node says of
+    itself plays no part. Others are no clients of this run.
+    """
+    found = {}
+    for node in grid.get_nodes():
+        match = _CLIENT.fullmatch(node.name)
+        if match and int(match[1]) < clients:
+            found[int(match[1])] = int(node.node_id)
+    return found

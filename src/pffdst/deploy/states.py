@@ -1,0 +1,87 @@
+"""What a client keeps between its turns, on its own disk: a file for each round that the server may go back to.
+
+    STATE/RUN/client-K/T.state    checkpoint.py's format: checksum, read with weights_only
+
+A round's state is written before its answer leaves. The server says with every task which round's it takes the client
+to have: later ones are of answers that never arrived, or of rounds that a resumed server plays again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Final, final
+
+from pffdst.core.errors import UserError
+from pffdst.deploy.records import NEVER, Task
+
+__all__ = ["LostState", "States"]
+
+_FORMAT: Final = 1
+_RUNS: Final = 8  # of which states are kept; older ones go
+_FILE: Final = re.compile(r"(-?\d+)\.state")
+
+
+class LostState(UserError):
+    """This client does not have what the server takes it to have."""
+
+
+@final
+class States:
+    """The states of one client in one run. Nothing here imports torch before it is needed."""
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        if not re.fullmatch(r"[0-9a-f]{1,64}", task.run):
+            raise UserError(f"task.run: expected hexadecimal digits, but got {task.run!r}")
+        self._task, self._root = task, folder
+        self._folder = folder / task.run / f"client-{task.client}"
+
+    def find(self) -> Path | None:
+        """The file of the state that the task goes on from; None where it is the client's first. Raises LostState."""
+        last = self._task.last
+        if last == NEVER:
+            return None
+        if not self._path(last).exists():
+            raise LostState(f"it has no state of round {last + 1}: it is new here, or its disk was emptied")
+        return self._path(last)
+
+    def read(self) -> dict[str, Any] | None:
+        """The state that the task goes on from; None where it is the client's first. Raises LostState."""
+        from pffdst.runs.checkpoint import CheckpointError, load
+
+        path, last = self.find(), self._task.last
+        if path is None:
+            return None
+        try:
+            state = load(path)
+        except CheckpointError as error:
+            raise LostState(f"its state cannot be read: {error}") from error
+        found = tuple(state.get(key) for key in ("format", "run", "client", "t"))
+        if found != (_FORMAT, self._task.run, self._task.client, last):
+            raise LostState(f"its state of round {last + 1} is another's, or of another version")
+        return state
+
+    def write(self, memory: object, kept: object) -> None:
+        """Keeps what the client has after this task, and drops what nobody will ask for any more."""
+        from pffdst.runs.checkpoint import write
+
+        task = self._task
+        self._folder.mkdir(parents=True, exist_ok=True)
+        named = {"format": _FORMAT, "run": task.run, "client": task.client, "t": task.t}
+        write(self._path(task.t), {**named, "memory": memory, "kept": kept})
+        for path in self._folder.iterdir():
+            match = _FILE.fullmatch(path.name)
+            t = int(match[1]) if match else None
+            if t is not None and t != task.t and not min(task.safe, task.last) <= t <= task.last:
+                path.unlink(missing_ok=True)
+        self._forget_old_runs()
+
+    def _path(self, t: int) -> Path:
+        return self._folder / f"{t}.state"
+
+    def _forget_old_runs(self) -> None:
+        """Keeps the newest runs."""
+        runs = [path for path in self._root.iterdir() if re.fullmatch(r"[0-9a-f]{16}", path.name)]
+        for old in sorted(runs, key=lambda path: path.stat().st_mtime)[:-_RUNS]:
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,30 @@
+"""What clients on other machines are told of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pffdst.data.dataset import Dataset
+
+__all__ = ["brief"]
+
+_AT_THE_SERVER: Final = (
+    *("dataset", "partition", "engine", "logger", "metrics", "observers", "participation", "server_optimizer"),
+    *("paths", "search", "name", "tags", "label", "resume", "profile", "print_config"),
+)
+
+
+def brief(plain: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The resolved configuration but for what is the server's alone, and the samples' form. JSON can hold it."""
+    return {
+        "config": {key: value for key, value in plain.items() if key not in _AT_THE_SERVER},
+        "data": {
+            "name": dataset.name,
+            "channels": dataset.channels,
+            "size": dataset.size,
+            "class_names": list(dataset.class_names),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+    }

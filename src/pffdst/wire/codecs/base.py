@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 COMPRESSED, DIFFERENCE = 0x10, 0x20
-_BLOCK = 1 << 14
+_BLOCK = 1 << 15
 _SMALL_TABLE = 8
 _LENGTH = struct.Struct("<I")
 
@@ -63,11 +63,14 @@ class ValueCodec(ABC):
     """How values travel. Both ends use the codec of the run's configuration; a section names its coding as well.
 
     `level` is zstandard's (1 .. 19; 0 does not compress). With `difference` a client's update is sent as what it
-    changes. `exact`: what is decoded is what was encoded. With `client_feedback` (lossy codecs) a client keeps what
-    rounding took from its update and adds it to its next. ValueError where a number is out of its range.
+    changes. `exact`: what is decoded is what was encoded. `repeats`: its planes hold stretches that come again, for
+    which the compressor looks; else only bytes that are more frequent than others. With `client_feedback` (lossy
+    codecs) a client keeps what rounding took from its update and adds it to its next. ValueError where a number is out
+    of its range.
     """
 
     exact: ClassVar[bool] = False
+    repeats: ClassVar[bool] = True
     client_feedback = False
     formats: ClassVar[tuple[int, ...]]
 
@@ -114,7 +117,7 @@ class ValueCodec(ABC):
 
     def _packed(self, plane: Bytes) -> bytes:
         """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
-        small = _compressor(self.level).compress(plane.data)
+        small = _compressor(self.level, self.repeats).compress(plane.data)
         return small if len(small) < len(plane) else b""
 
     def decode(self, section: Section, count: int, name: str, *, base: Tensor | None = None) -> Tensor:
@@ -162,20 +165,22 @@ def _split(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed:
 _own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
 
 
-def _compressor(level: int) -> zstandard.ZstdCompressor:
+def _compressor(level: int, repeats: bool) -> zstandard.ZstdCompressor:
     """This thread's compressor of a level.
 
-    A plane has next to no repetitions, only bytes more frequent than others: at the lowest level a table of 256 places
-    to look for repetitions in makes what a large one makes, on exponents in half the time.
+    Where nothing repeats, the lowest level makes no more of a plane with a table of 256 places to look for repetitions
+    than with a large one, of exponents even less, and takes half the time.
     """
     made = _own.__dict__.setdefault("compressors", {})
-    if level not in made:
-        table = {"hash_log": _SMALL_TABLE} if level == 1 else {}
-        settings = zstandard.ZstdCompressionParameters.from_level(
-            level, **table, write_content_size=True, write_checksum=False
-        )
-        made[level] = zstandard.ZstdCompressor(compression_params=settings)
-    return made[level]  # type: ignore[no-any-return]
+    if (level, repeats) not in made:
+        if repeats or level > 1:
+            made[level, repeats] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+        else:
+            small = zstandard.ZstdCompressionParameters.from_level(
+                level, hash_log=_SMALL_TABLE, write_content_size=True, write_checksum=False
+            )
+            made[level, repeats] = zstandard.ZstdCompressor(compression_params=small)
+    return made[level, repeats]  # type: ignore[no-any-return]
 
 
 def _unpacked(frame: memoryview, length: int) -> bytes:

@@ -34,6 +34,7 @@ class Float32(ValueCodec):
     """Exactly the values: 4 bytes each (8 in a float64 run), less what compression takes."""
 
     exact = True
+    repeats = False
     formats = (1, 2)
 
     def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
@@ -105,6 +106,7 @@ class BFloat16(_Rounded):
     """2 bytes a value: the range of single precision with 8 bits of mantissa."""
 
     formats = (4,)
+    repeats = False
     dropped = 16
 
     def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:

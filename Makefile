@@ -49,6 +49,10 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(REHEARSED)
 	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(REHEARSED),--quick) $(REHEARSED)
 
+# Whether engine=batched is right on this GPU: under two minutes; DEVICE=cpu rehearses the checks anywhere
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE)
+
 # FedAvg beside pfl-research, Flower, BlazeFL and a bare loop, in environments of their own under PEERS (some 4 GB);
 # about an hour and a half on two quiet cores. DATA: a folder with CIFAR-10; ARGS: more, such as --repetitions 1
 PEERS ?= .peers

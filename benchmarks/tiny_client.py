@@ -141,14 +141,14 @@ def message(count: int, repetitions: int) -> dict[str, float]:
     section = codec.encode(values, base=held)
     payload = pack(Message(Kind.UPLINK, 0, 0, 0, {2: section}))
     sums = torch.zeros(count, dtype=torch.float64)
-    read = base._split(section.body, 0, [count] * 4, packed=True)
+    read = base.split_planes(section.body, 0, [count] * 4, packed=True)
 
     def unpacked() -> None:
-        base._split(section.body, 0, [count] * 4, packed=True)
+        base.split_planes(section.body, 0, [count] * 4, packed=True)
 
     parts = {
         "values to planes": lambda: codec.write(values, held, 0),
-        "planes compressed": lambda: [codec._packed(plane) for plane in planes],
+        "planes compressed, joined": lambda: base.pack_planes(b"", planes, 1, repeats=False),
         "framed and hashed": lambda: pack(Message(Kind.UPLINK, 0, 0, 0, {2: section})),
         "frame read and hashed": lambda: unpack(payload),
         "planes unpacked": unpacked,

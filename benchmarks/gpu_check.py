@@ -71,11 +71,11 @@ class Checks:
         self.batched = ["engine=batched", f"engine.device={device}"]
         self.device, self.folder = device, folder
 
-    def as_trainer(self, *overrides: str, rounds: int = 1) -> Callable[[], str]:
-        """Against the trainer in fp32."""
+    def as_trainer(self, *overrides: str, own: tuple[str, ...] = (), rounds: int = 1) -> Callable[[], str]:
+        """Against the trainer in fp32; `own` are settings of this engine alone."""
 
         def check() -> str:
-            ours = played(self.folder, rounds, *overrides, *self.batched)
+            ours = played(self.folder, rounds, *overrides, *self.batched, *own)
             found = difference(ours, played(self.folder, rounds, *overrides, "engine=trainer"))
             if found > TOLERANCE * rounds:
                 raise AssertionError(f"a weight is off by {found:.1e}, at most {TOLERANCE * rounds:.1e} are allowed")
@@ -147,7 +147,7 @@ class Checks:
             "tf32": self.close("engine.precision=tf32"),
             "bf16": self.close("engine.precision=bf16"),
             "deterministic=false": self.close("engine.deterministic=false"),
-            "unrecorded steps": self.as_trainer("method=pffdst", "engine.record=false"),
+            "unrecorded steps": self.as_trainer("method=pffdst", own=("engine.record=false",)),
         }
 
 

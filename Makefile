@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo deploy-demo test check reproduce dashboard lock bench bench-gpu clean
+.PHONY: demo deploy-demo test check reproduce dashboard lock bench bench-gpu bench-peers gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -39,6 +39,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/host.py
+	$(BIN)/python benchmarks/tiny_client.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/wire.py
@@ -52,6 +53,17 @@ REHEARSED = $(if $(filter cpu,$(DEVICE)),--results $(or $(TMPDIR),/tmp)/pffdst-r
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(REHEARSED)
 	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(REHEARSED),--quick) $(REHEARSED)
+
+# Whether engine=batched is right on this GPU: under two minutes; DEVICE=cpu rehearses the checks anywhere
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE)
+
+# FedAvg beside pfl-research, Flower, BlazeFL and a bare loop, in environments of their own under PEERS (some 4 GB);
+# about an hour and a half on two quiet cores. DATA: a folder with CIFAR-10; ARGS: more, such as --repetitions 1
+PEERS ?= .peers
+bench-peers: $(STAMP)
+	$(BIN)/python benchmarks/peers/setup.py $(PEERS) $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/peers/race.py $(PEERS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

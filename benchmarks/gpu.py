@@ -1,6 +1,6 @@
 """What one accelerator does with local steps of ResNet-18, and how near whole rounds come to it.
 
-    python benchmarks/gpu.py [--data FOLDER]              on a CUDA device, in one process, about ten minutes
+    python benchmarks/gpu.py [--data FOLDER]              on a CUDA device, in one process, about five minutes
     python benchmarks/gpu.py --device cpu                 a rehearsal at tiny sizes, anywhere
 
 1. The rate of products of large matrices in fp32, tf32 and bf16: the floor of a step is its 106.5 GFLOP (32 images,
@@ -12,6 +12,7 @@
 4. Where a round of the batched engine goes: the share in which the device computes (the union of its kernels' times),
    and what takes longest, on the device and on the host.
 
+Rounds come first; each row is printed and written as it comes, and one that fails ends nothing but itself.
 That results are the same is the study engines_resnet18 (`make reproduce STUDY=engines_resnet18`).
 """
 
@@ -52,11 +53,11 @@ TARGET = 10.0  # times the bare eager loop
 PRECISIONS = ("fp32", "tf32", "bf16")
 LONGEST = 12  # of what takes longest
 BARE = {"bare eager loop": "tf32", "bare eager loop, bf16": "bf16"}  # torch's own convolutions are in TF32
-ROUNDS = {
+ROUNDS = {  # the most telling first
+    "batched, bf16, 8 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=8"],
+    "batched, bf16": ["engine=batched", "engine.precision=bf16"],
     "batched, fp32": ["engine=batched", "engine.precision=fp32"],
     "batched, tf32": ["engine=batched", "engine.precision=tf32"],
-    "batched, bf16": ["engine=batched", "engine.precision=bf16"],
-    "batched, bf16, 8 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=8"],
     "batched, bf16, 16 streams": ["engine=batched", "engine.precision=bf16", "engine.streams=16"],
     "batched, bf16, fastest algorithms": ["engine=batched", "engine.precision=bf16", "engine.deterministic=false"],
     "batched, bf16, not recorded": ["engine=batched", "engine.precision=bf16", "engine.record=false"],
@@ -110,6 +111,41 @@ def precise(precision: str) -> Iterator[None]:
         yield
 
 
+@final
+class Findings:
+    """What was found so far: printed and written as it comes, so that nothing is lost of a run that is cut short."""
+
+    def __init__(self, folder: Path, name: str, head: dict[str, Any]) -> None:
+        self.result: dict[str, Any] = head | {"matrix_tflops": {}, "rounds": [], "steps": [], "failed": {}}
+        self.result["profile"] = {"busy_share": 0.0, "device": {}, "host": {}}
+        self._folder, self._name = folder, name
+
+    def put(self, key: str, value: Any) -> None:
+        """A part that is whole."""
+        self.result[key] = value
+        self.write()
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        """One more row."""
+        self.result[key].append(row)
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items() if k != "seconds"}, flush=True)
+        self.write()
+
+    @contextmanager
+    def failing(self, name: str) -> Iterator[None]:
+        """What fails inside is noted and told, and the rest goes on."""
+        try:
+            yield
+        except Exception as error:
+            self.result["failed"][name] = f"{type(error).__name__}: {error}"
+            print(f"{name}: {self.result['failed'][name]}", flush=True)
+            self.write()
+
+    def write(self) -> Path:
+        """The file so far."""
+        return write_result(self._folder, self._name, self.result)
+
+
 # ---- 1. matrices ---------------------------------------------------------------------------------------------------
 
 
@@ -127,18 +163,17 @@ def matrix_rates(sizes: Sizes) -> dict[str, float]:
 # ---- 2. steps ------------------------------------------------------------------------------------------------------
 
 
-def step_rows(experiment: Experiment, sizes: Sizes, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Milliseconds a client-step by variant and precision."""
-    rows = []
-    for precision in PRECISIONS:
-        with precise(precision):
+def step_rows(experiment: Experiment, sizes: Sizes, rates: dict[str, float], found: Findings) -> None:
+    """Milliseconds a client-step by variant and precision; one that fails ends its precision."""
+    for precision in reversed(PRECISIONS):
+        with found.failing(f"steps in {precision}"), precise(precision):
             for name, seconds in variants(experiment, sizes, bf16=precision == "bf16"):
                 floor = STEP_GFLOP / 1e3 / rates[precision]
-                rows.append({"variant": name, "precision": precision, "ms": 1e3 * seconds, "of_floor": seconds / floor})
+                row = {"variant": name, "precision": precision, "ms": 1e3 * seconds, "of_floor": seconds / floor}
+                found.add("steps", row)
                 gc.collect()
                 if sizes.device == "cuda":
                     torch.cuda.empty_cache()
-    return rows
 
 
 def variants(experiment: Experiment, sizes: Sizes, *, bf16: bool) -> Iterator[tuple[str, float]]:
@@ -227,14 +262,13 @@ def vmap_step(experiment: Experiment, sizes: Sizes, clients: int, *, bf16: bool)
 # ---- 3. rounds -----------------------------------------------------------------------------------------------------
 
 
-def round_rows(settings: list[str], sizes: Sizes, scratch: Path, rates: dict[str, float]) -> list[dict[str, Any]]:
+def round_rows(settings: list[str], sizes: Sizes, scratch: Path, rates: dict[str, float], found: Findings) -> None:
     """Rounds a second of the bare loops and of every engine, on the same cohorts."""
-    rows: list[dict[str, Any]] = []
-    floors: dict[str, list[float]] = {}
+    rows, floors = found.result["rounds"], dict[str, list[float]]()
 
     def add(name: str, precision: str, seconds: list[float]) -> None:
         bare = rows[0]["seconds"] if rows else seconds
-        rows.append(round_row(name, seconds, bare, floors[precision], sizes))
+        found.add("rounds", round_row(name, seconds, bare, floors[precision], sizes))
         gc.collect()
 
     for name, precision in BARE.items():
@@ -244,8 +278,8 @@ def round_rows(settings: list[str], sizes: Sizes, scratch: Path, rates: dict[str
         add(name, precision, seconds)
     for name, engine in ROUNDS.items():
         precision = next((p for p in PRECISIONS if f"engine.precision={p}" in engine), "tf32")
-        add(name, precision, engine_rounds([*settings, *engine], sizes, scratch))
-    return rows
+        with found.failing(name):
+            add(name, precision, engine_rounds([*settings, *engine], sizes, scratch))
 
 
 def bare_rounds(settings: list[str], sizes: Sizes, scratch: Path, *, bf16: bool) -> tuple[list[float], list[int]]:
@@ -381,18 +415,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(settings: list[str], sizes: Sizes, scratch: Path) -> dict[str, Any]:
+def measured(settings: list[str], sizes: Sizes, scratch: Path, found: Findings) -> None:
+    """Everything, the most telling first: rounds beside the bare loop, where they go, single steps."""
     rates = matrix_rates(sizes)
-    experiment = build(compose(settings, ROOT / "configs"), scratch, "-")
-    steps = step_rows(experiment, sizes, rates)
-    del experiment
-    rounds = round_rows(settings, sizes, scratch, rates)
-    return {
-        "matrix_tflops": rates,
-        "steps": steps,
-        "rounds": rounds,
-        "profile": profile(settings, sizes, scratch),
-    }
+    found.put("matrix_tflops", rates)
+    round_rows(settings, sizes, scratch, rates, found)
+    with found.failing("profile"):
+        found.put("profile", profile(settings, sizes, scratch))
+    step_rows(build(compose(settings, ROOT / "configs"), scratch, "-"), sizes, rates, found)
 
 
 def main() -> None:
@@ -402,27 +432,30 @@ def main() -> None:
     for name in ("lightning.pytorch", "pffdst"):
         logging.getLogger(name).setLevel(logging.ERROR)
     before, sizes = load(), Sizes(chosen.device, chosen.quick or chosen.device == "cpu")
-    with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as name:
-        scratch = Path(name)
+    with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as place:
+        scratch = Path(place)
         folder, data = cifar10_folder(chosen.data, scratch, quick=sizes.quick)
         settings = ["experiment=resnet18_cifar10", "logger=csv", f"dataset.path={folder}"]
         settings += ["clients=4", "cohort=2", "rounds=8", "model.width=4", "local_epochs=1"] if sizes.quick else []
         settings += [] if data == "CIFAR-10" else [f"paths.cache={scratch}"]
-        found = measured(settings, sizes, scratch)
-    device = torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu"
-    result = describe() | {"device": device, "load": {"before": before, "after": load()}, "data": data} | found
-    screen = console()
+        device = torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu"
+        name = "gpu_rehearsal" if sizes.quick else "gpu"
+        head = describe() | {"device": device, "load": {"before": before}, "data": data}
+        found = Findings(chosen.results, name, head)
+        measured(settings, sizes, scratch, found)
+    result, screen = found.result, console()
+    result["load"]["after"] = load()
     for shown in tables(result):
         screen.print(shown)
-    name = "gpu"
     if sizes.quick:
-        name = "gpu_rehearsal"
         screen.print("a rehearsal: everything runs, the figures mean nothing")
     else:
         best = max(row["times_bare"] for row in result["rounds"])
         screen.print(f"fastest engine: {best:.2f} times the bare eager loop (target: at least {TARGET:.0f})")
         screen.print(f"device busy: {100 * result['profile']['busy_share']:.0f} % of a round")
-    screen.print(f"written to {write_result(chosen.results, name, result)}", soft_wrap=True)
+    for name, why in result["failed"].items():
+        screen.print(f"failed: {name}: {why}", markup=False, soft_wrap=True)
+    screen.print(f"written to {found.write()}", soft_wrap=True)
 
 
 if __name__ == "__main__":

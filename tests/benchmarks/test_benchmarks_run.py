@@ -120,3 +120,9 @@ def test_methods_are_set_side_by_side(tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == ["pffdst", "snip"]
     assert all(sum(row["parts_mb"].values()) == pytest.approx(row["up_mb"] + row["down_mb"], abs=0.01) for row in rows)
     assert rows[1]["parts_mb"]["signals"] > 0 == rows[0]["parts_mb"]["signals"]
+
+
+def test_the_time_of_a_tiny_client_is_divided(tmp_path: Path) -> None:
+    result = result_of("tiny_client", tmp_path)
+    assert {"steps", "update coded", "update decoded", "update summed"} <= set(result["client_ms"])
+    assert all(row["all"] > 0 for row in result["message_ms"].values())

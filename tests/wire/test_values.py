@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pffdst.wire.codecs.base import COMPRESSED, DIFFERENCE, ValueCodec
+from pffdst.wire.codecs.base import COMPRESSED, DIFFERENCE, ValueCodec, blocks
 from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
 from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.frame import Section, WireError
@@ -267,3 +267,18 @@ def test_any_bytes_are_values_or_an_error(codec: ValueCodec, count: int, flags: 
         assert values.shape == (count,)
         assert bool(torch.isfinite(values).all())
         assert np.isfinite(values.numpy()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_values_of_more_than_a_block_come_back_to_the_bit(dtype: torch.dtype, over: int) -> None:
+    count = 2 * next(blocks(10**9)).stop + over
+    values = torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    base = values.flip(0)
+    codec = Float32()
+    for held in (None, base):
+        section = codec.encode(values, base=held)
+        assert torch.equal(codec.decode(section, count, "values", base=held), values)
+        _, _, planes = codec.write(values, held, 0)
+        assert [len(plane) for plane in planes] == [count] * values.itemsize
+        assert all(plane.flags.c_contiguous for plane in planes)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
     "Bytes",
     "ValueCodec",
     "added_to",
+    "blocks",
     "change_of",
     "from_upper",
     "generator",
@@ -54,6 +55,8 @@ __all__ = [
 ]
 
 COMPRESSED, DIFFERENCE = 0x10, 0x20
+_BLOCK = 1 << 15
+_SMALL_TABLE = 8
 _LENGTH = struct.Struct("<I")
 
 Bytes = NDArray[np.uint8]
@@ -63,11 +66,14 @@ class ValueCodec(ABC):
     """How values travel. Both ends use the codec of the run's configuration; a section names its coding as well.
 
     `level` is zstandard's (1 .. 19; 0 does not compress). With `difference` a client's update is sent as what it
-    changes. `exact`: what is decoded is what was encoded. With `client_feedback` (lossy codecs) a client keeps what
-    rounding took from its update and adds it to its next. ValueError where a number is out of its range.
+    changes. `exact`: what is decoded is what was encoded. `repeats`: its planes hold stretches that come again, for
+    which the compressor looks; else only bytes that are more frequent than others. With `client_feedback` (lossy
+    codecs) a client keeps what rounding took from its update and adds it to its next. ValueError where a number is out
+    of its range.
     """
 
     exact: ClassVar[bool] = False
+    repeats: ClassVar[bool] = True
     client_feedback = False
     formats: ClassVar[tuple[int, ...]]
 
@@ -103,7 +109,7 @@ class ValueCodec(ABC):
             base = None
         form, head, planes = self.write(values.contiguous(), base, seed)
         coding = form | (0 if base is None else DIFFERENCE)
-        packed, body = pack_planes(head, planes, self.level)
+        packed, body = pack_planes(head, planes, self.level, repeats=self.repeats)
         return Section(coding | packed, body)
 
     def decode(self, section: Section, count: int, name: str, *, base: Tensor | None = None) -> Tensor:
@@ -127,9 +133,9 @@ class ValueCodec(ABC):
         return values
 
 
-def pack_planes(head: bytes, planes: Sequence[Bytes], level: int) -> tuple[int, bytes]:
+def pack_planes(head: bytes, planes: Sequence[Bytes], level: int, *, repeats: bool = True) -> tuple[int, bytes]:
     """The flag COMPRESSED or 0, and a body of the head and the planes, compressed where that pays and `level` > 0."""
-    packed = [_packed(plane, level) for plane in planes] if level else []
+    packed = [_packed(plane, level, repeats) for plane in planes] if level else []
     saved = sum(len(plane) - len(small) for plane, small in zip(planes, packed, strict=False) if small)
     if saved <= _LENGTH.size * len(packed):
         return 0, b"".join([head, *(plane.data for plane in planes)])
@@ -139,9 +145,9 @@ def pack_planes(head: bytes, planes: Sequence[Bytes], level: int) -> tuple[int, 
     return COMPRESSED, b"".join(parts)
 
 
-def _packed(plane: Bytes, level: int) -> bytes:
+def _packed(plane: Bytes, level: int, repeats: bool) -> bytes:
     """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
-    small: bytes = _compressor(level).compress(plane.data)
+    small: bytes = _compressor(level, repeats).compress(plane.data)
     return small if len(small) < len(plane) else b""
 
 
@@ -169,12 +175,22 @@ def split_planes(body: bytes | memoryview, at: int, lengths: Sequence[int], *, p
 _own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
 
 
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """This thread's compressor of a level."""
+def _compressor(level: int, repeats: bool) -> zstandard.ZstdCompressor:
+    """This thread's compressor of a level.
+
+    Where nothing repeats, the lowest level makes no more of a plane with a table of 256 places to look for repetitions
+    than with a large one, of exponents even less, and takes half the time.
+    """
     made = _own.__dict__.setdefault("compressors", {})
-    if level not in made:
-        made[level] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
-    return made[level]  # type: ignore[no-any-return]
+    if (level, repeats) not in made:
+        if repeats or level > 1:
+            made[level, repeats] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+        else:
+            small = zstandard.ZstdCompressionParameters.from_level(
+                level, hash_log=_SMALL_TABLE, write_content_size=True, write_checksum=False
+            )
+            made[level, repeats] = zstandard.ZstdCompressor(compression_params=small)
+    return made[level, repeats]  # type: ignore[no-any-return]
 
 
 def _unpacked(frame: memoryview, length: int) -> bytes:
@@ -191,17 +207,33 @@ def _unpacked(frame: memoryview, length: int) -> bytes:
 # ---- what codecs share -----------------------------------------------------------------------------------------------
 
 
-def planes_of(codes: NDArray[Any]) -> list[Bytes]:
-    """Codes [n] of several bytes as their planes, the low bytes first."""
-    words = codes.view(f"u{codes.itemsize}")
-    return [(words >> words.dtype.type(8 * k)).astype(np.uint8) for k in range(codes.itemsize)]
+def blocks(count: int) -> Iterator[slice]:
+    """`count` values in blocks that stay in the processor's cache with all that is made of them on the way.
+
+    What is made of all values at once would each time be new pages of memory, which cost more than the work on them.
+    """
+    return (slice(at, min(at + _BLOCK, count)) for at in range(0, count, _BLOCK))
+
+
+def planes_of(codes: NDArray[Any], made_of: Callable[[slice], NDArray[Any]] | None = None) -> list[Bytes]:
+    """Codes [n] of several bytes as their planes, the low bytes first; with `made_of` those that it gives for a block.
+
+    The planes are rows of one array.
+    """
+    planes = np.empty((codes.itemsize, len(codes)), np.uint8)
+    for part in blocks(len(codes)):
+        words = codes[part] if made_of is None else made_of(part)
+        words = words.astype(words.dtype.newbyteorder("<"), copy=False)
+        planes[:, part] = words.view(np.uint8).reshape(-1, codes.itemsize).T
+    return list(planes)
 
 
 def joined(planes: Sequence[Bytes], dtype: str) -> NDArray[Any]:
     """The codes [n] of planes, in writable memory; `dtype` is little-endian."""
     made = np.empty((len(planes[0]), len(planes)), np.uint8)
-    for k, plane in enumerate(planes):
-        made[:, k] = plane
+    for part in blocks(len(made)):
+        for k, plane in enumerate(planes):
+            made[part, k] = plane[part]
     return made.reshape(-1).view(dtype)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pffdst.wire.codecs.base import (
     Bytes,
     ValueCodec,
     added_to,
+    blocks,
     change_of,
     from_upper,
     generator,
@@ -24,23 +26,24 @@ from pffdst.wire.codecs.base import (
 
 __all__ = ["BFloat16", "Float16", "Float32"]
 
+Integers = NDArray[np.signedinteger[Any]]
+
 
 @final
 class Float32(ValueCodec):
     """Exactly the values: 4 bytes each (8 in a float64 run), less what compression takes."""
 
     exact = True
+    repeats = False
     formats = (1, 2)
 
     def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:
         """The bit patterns, or the zigzag codes of their differences."""
-        form, codes = (2 if values.dtype == torch.float64 else 1), pattern_of(values)
-        if base is not None:
-            change = codes - pattern_of(base)  # wraps around
-            codes = change << 1
-            change >>= 8 * change.itemsize - 1
-            codes ^= change
-        return form, b"", planes_of(codes)
+        form, pattern = (2 if values.dtype == torch.float64 else 1), pattern_of(values)
+        if base is None:
+            return form, b"", planes_of(pattern)
+        held = pattern_of(base)
+        return form, b"", planes_of(pattern, lambda part: _zigzag_(pattern[part] - held[part]))  # wraps around
 
     def planes(self, form: int, head: bytes, count: int) -> list[int]:
         """One for each byte of a value."""
@@ -49,14 +52,32 @@ class Float32(ValueCodec):
     def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
         """The values to the bit."""
         width = len(planes)
-        pattern = joined(planes, f"<i{width}").astype(f"i{width}", copy=False)
-        if base is not None:
-            sign = -(pattern & 1)
-            half = pattern.view(f"u{width}")
-            half >>= 1
-            pattern ^= sign
-            pattern += pattern_of(base.to(torch.float64 if form == 2 else torch.float32))
+        code = f"<i{width}"
+        if base is None:
+            return torch.from_numpy(joined(planes, code).astype(f"i{width}", copy=False).view(f"f{width}"))
+        pattern = np.empty(count, f"i{width}")
+        held = pattern_of(base.to(torch.float64 if form == 2 else torch.float32))
+        for part in blocks(count):
+            change = _from_zigzag_(joined([plane[part] for plane in planes], code).astype(f"i{width}", copy=False))
+            np.add(change, held[part], out=pattern[part])
         return torch.from_numpy(pattern.view(f"f{width}"))
+
+
+def _zigzag_(change: Integers) -> Integers:
+    """2 d where d >= 0, else -2 d - 1; in place of d, or not."""
+    codes: Integers = change << 1
+    change >>= 8 * change.itemsize - 1
+    codes ^= change
+    return codes
+
+
+def _from_zigzag_(codes: Integers) -> Integers:
+    """The other way round, in place."""
+    sign = -(codes & 1)
+    half = codes.view(f"u{codes.itemsize}")
+    half >>= 1
+    codes ^= sign
+    return codes
 
 
 class _Rounded(ValueCodec):
@@ -85,6 +106,7 @@ class BFloat16(_Rounded):
     """2 bytes a value: the range of single precision with 8 bits of mantissa."""
 
     formats = (4,)
+    repeats = False
     dropped = 16
 
     def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:

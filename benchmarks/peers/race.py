@@ -1,0 +1,170 @@
+"""FedAvg beside its peers, the same work for all, interleaved: one table for cohorts of 20 and one for tiny clients.
+
+    python benchmarks/peers/race.py HOME [--repetitions 3] [--only ours,bare] [--rounds 23]
+
+HOME is the folder that setup.py filled. LeNet, CIFAR-10, batch 32, 2 epochs: 20 of 400 clients (Dirichlet .1), then
+100 of 4,000 clients of 8 samples. Seconds and CPU seconds a round are the slope between a run of 3 rounds and one of
+`--rounds`; start-up is what the former takes beyond its rounds. Memory is the peak over all processes, shared pages
+counted once. Ratios are to the fastest peer of the same repetition, and the table has their medians. Leave the machine
+quiet: two-threaded loops wait for each other. About a minute and a half a contender, setting and repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+from common import console, describe, load, write_result  # noqa: E402
+
+TINY = ["partition=drawn", "partition.samples=8", "partition.spread=0", "partition.panel=10"]
+SCRIPTS = {
+    "BlazeFL": ("v_blazefl", ["run_blazefl.py"]),
+    "pfl, one process": ("v_pfl", ["run_pfl.py"]),
+    "pfl, two": ("v_pfl", ["-m", "torch.distributed.run", "--nproc-per-node=2", "run_pfl.py"]),
+    "Flower": ("v_flwr", ["run_flwr.py"]),
+    "bare loop": ("", ["run_bare.py"]),
+}
+FEWEST = 3
+
+
+def memory(process: psutil.Process) -> float:
+    """Bytes of a process, pages that several share divided among them; 0 where it is gone."""
+    try:
+        return float(process.memory_full_info().pss)
+    except (psutil.Error, AttributeError):
+        return 0.0
+
+
+def measured(command: list[str], env: dict[str, str], cwd: Path) -> dict[str, Any]:
+    """Wall and CPU seconds and the peak memory of a command's process tree, and what it printed."""
+    began, cpu, peak, looks = time.time(), dict[tuple[int, float], float](), 0.0, 0
+    with tempfile.TemporaryFile("w+") as log:
+        started = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=cwd)
+        root = psutil.Process(started.pid)
+        while started.poll() is None:
+            try:
+                tree = [root, *root.children(recursive=True)]
+                for process in tree:
+                    times = process.cpu_times()
+                    cpu[process.pid, process.create_time()] = times.user + times.system
+            except psutil.Error:
+                continue
+            if looks % 5 == 0:
+                peak = max(peak, sum(map(memory, tree)))
+            looks += 1
+            time.sleep(0.2)
+        wall = time.time() - began
+        log.seek(0)
+        return {"rc": started.returncode, "wall": wall, "cpu": sum(cpu.values()), "bytes": peak, "log": log.read()}
+
+
+def command(name: str, home: Path, rounds: int, folder: Path, *, tiny: bool) -> list[str] | None:
+    """What runs a contender; None where it is not installed."""
+    if name == "ours":
+        size = [*TINY, "clients=4000", "cohort=100"] if tiny else ["clients=400", "cohort=20"]
+        fixed = [f"rounds={rounds}", f"eval_every={rounds}", "checkpoint_every=1000", "local_epochs=2", "logger=csv"]
+        where = [f"dataset.path={os.environ['CIFAR10']}", f"hydra.run.dir={folder}"]
+        return [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "experiment=lenet_cifar10",
+            "method=fedavg",
+            *fixed,
+            *where,
+            *size,
+        ]
+    venv, script = SCRIPTS[name]
+    python = home / venv / "bin" / "python" if venv else Path(sys.executable)
+    if venv and not (home / venv / "ready").exists():
+        return None
+    return [str(python), *script[:-1], str(HERE / script[-1]), str(rounds)]
+
+
+def slope(name: str, home: Path, most: int, *, tiny: bool) -> dict[str, Any] | None:
+    """Seconds a round of one contender, start-up, memory and accuracy; None where it is not installed or fails."""
+    env = {**os.environ, "PEERS": str(home), "PYTHONWARNINGS": "ignore"} | ({"TINY": "1"} if tiny else {})
+    found = []
+    with tempfile.TemporaryDirectory(prefix="pffdst-race-") as scratch:
+        for rounds in (FEWEST, most):
+            folder = Path(scratch) / str(rounds)
+            line = command(name, home, rounds, folder, tiny=tiny)
+            if line is None:
+                return None
+            found.append(measured(line, env, ROOT if name == "ours" else home))
+            if found[-1]["rc"]:
+                print(f"{name}, {rounds} rounds: exit code {found[-1]['rc']}\n{found[-1]['log'][-800:]}", flush=True)
+                return None
+        accuracy = re.findall(r'"acc": ([\d.]+)', found[1]["log"])
+        if name == "ours":
+            accuracy = [json.loads((folder / "summary.json").read_text())["acc_global"]]
+    few, many = found
+    wall, cpu = ((many[key] - few[key]) / (most - FEWEST) for key in ("wall", "cpu"))
+    start, peak = few["wall"] - FEWEST * wall, max(few["bytes"], many["bytes"])
+    return {"wall_s": wall, "cpu_s": cpu, "start_s": start, "peak_gb": peak / 1e9, "accuracy": float(accuracy[-1])}
+
+
+def with_ratios(rows: dict[str, dict[str, Any]]) -> None:
+    """Each contender's wall and CPU seconds over those of the fastest peer of this repetition."""
+    for key in ("wall_s", "cpu_s"):
+        peers = [row[key] for name, row in rows.items() if name not in ("ours", "bare loop")]
+        for row in rows.values():
+            row[f"{key[:-2]}_ratio"] = row[key] / min(peers) if peers else float("nan")
+
+
+def table(title: str, repetitions: list[dict[str, dict[str, Any]]]) -> Table:
+    """Medians over the repetitions."""
+    shown = Table(title=title)
+    columns = ("wall_s", "wall_ratio", "cpu_s", "cpu_ratio", "start_s", "peak_gb", "accuracy")
+    for column in ("contender", *columns):
+        shown.add_column(column.replace("_", " "))
+    for name in dict.fromkeys(name for rows in repetitions for name in rows):
+        rows = [each[name] for each in repetitions if name in each]
+        shown.add_row(name, *(f"{median(row[column] for row in rows):.3f}" for column in columns))
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="CIFAR-10 as parquet")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=23)
+    parser.add_argument("--only", default="", help="contenders, separated by commas: ours," + ",".join(SCRIPTS))
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
+    chosen = parser.parse_args()
+    home, names = chosen.home.resolve(), chosen.only.split(",") if chosen.only else ["ours", *SCRIPTS]
+    os.environ["CIFAR10"] = str(chosen.data.resolve())
+    result: dict[str, Any] = describe() | {"load": {"before": load()}, "rounds": [FEWEST, chosen.rounds]}
+    for tiny, setting in ((False, "20 of 400 clients"), (True, "100 of 4,000 clients of 8 samples")):
+        repetitions: list[dict[str, dict[str, Any]]] = []
+        for repetition in range(chosen.repetitions):
+            rows: dict[str, dict[str, Any]] = {}
+            for name in names:
+                row = slope(name, home, chosen.rounds, tiny=tiny)
+                if row is not None:
+                    rows[name] = row
+                    print(json.dumps({"setting": setting, "repetition": repetition, "name": name} | row), flush=True)
+            with_ratios(rows)
+            repetitions.append(rows)
+            result[setting] = repetitions
+            write_result(chosen.results, "peers", result | {"load_after": load()})
+        console().print(table(setting, repetitions))
+
+
+if __name__ == "__main__":
+    main()

@@ -157,7 +157,7 @@ class Places:
         if self._first is None:
             self._first, self._sums, self._support = at, sums.numpy(), np.full(len(at), float(weight))
             return
-        if self._first is at:
+        if self._first is at and self._slots is None:
             self._sums += sums.numpy()
             self._support += weight
             return

@@ -101,7 +101,8 @@ class ValueCodec(ABC):
         form, head, planes = self.write(values.contiguous(), base, seed)
         coding = form | (0 if base is None else DIFFERENCE)
         packed = [self._packed(plane) for plane in planes] if self.level else []
-        if any(packed):
+        saved = sum(len(plane) - len(small) for plane, small in zip(planes, packed, strict=False) if small)
+        if saved > _LENGTH.size * len(packed):
             parts: list[Any] = [head]
             for plane, small in zip(planes, packed, strict=True):
                 parts += [_LENGTH.pack(len(small)), small or plane.data]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def parts(cfg: DictConfig) -> Parts:
     network, seen, layout = _network(cfg, dataset)
     flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
-    stages = freeze.stages(cfg.rounds, instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity))
+    stages = _stages(cfg, layout, freeze)
     model = _initial(cfg, flat, method, stages)
     codec = instantiate(cfg.codec)
     setup = ClientSetup(
@@ -109,6 +110,27 @@ def parts(cfg: DictConfig) -> Parts:
         known=_known(cfg, dataset, network, model, method, stages),
     )
     return Parts(dataset, shares, network, seen, model, freeze, setup)
+
+
+def _stages(cfg: DictConfig, layout: Layout, freeze: FreezeSchedule) -> tuple[Stage, ...]:
+    """The stages and their weights per layer. ConfigError where one is left without any weight."""
+    allocation = instantiate(cfg.allocation)
+
+    def with_weights(alive: float) -> tuple[Stage, ...]:
+        return freeze.stages(cfg.rounds, allocation.counts(layout, alive / layout.maskable))
+
+    stages = freeze.stages(cfg.rounds, allocation.counts(layout, 1.0 - cfg.sparsity))
+    empty = next((stage for stage in stages if sum(stage.counts) == 0), None)
+    if empty is None:
+        return stages
+    least = next(n for n in range(1, layout.maskable + 1) if all(sum(s.counts) > 0 for s in with_weights(n)))
+    most = math.floor(1e6 * (1.0 - least / layout.maskable)) / 1e6
+    raise ConfigError(
+        [
+            f"sparsity={cfg.sparsity} leaves stage {empty.index + 1} of {len(stages)} none of the network's "
+            f"{layout.maskable:,} weights: write at most sparsity={most}"
+        ]
+    )
 
 
 def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:
@@ -165,9 +187,16 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     layout, values = flat.layout, flat.read()
     everything, nothing = Positions.all(layout), Positions.none(layout)
     model = GlobalModel.of(everything, nothing, values[: layout.maskable], values[layout.maskable :])
-    if not cfg.sparse_init:
+    if not _scales(cfg, layout):
         return model
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
+
+
+def _scales(cfg: DictConfig, layout: Layout) -> bool:
+    """Whether initial weights are scaled to their layer's density: normalisation layers would undo it."""
+    if cfg.sparse_init == "auto":
+        return not any(entry.normalisation for entry in layout.entries)
+    return bool(cfg.sparse_init)
 
 
 def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
@@ -175,7 +204,7 @@ def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
     layout = made.setup.layout
     network = _constructed(cfg, made.dataset, derive_seed(cfg.seed, "anew"))
     values = FlatModule(network, layout).read()
-    return scaled_to_density(values, layout, counts) if cfg.sparse_init else values
+    return scaled_to_density(values, layout, counts) if _scales(cfg, layout) else values
 
 
 def _named(node: Any) -> list[Any]:
@@ -195,7 +224,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     _tell(made, engine.channels_last)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
-        info=_run_info(cfg, folder),
+        info=_run_info(cfg, folder, setup),
         fingerprint=identity,
         labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
@@ -307,12 +336,14 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
     return Server(made.model, rules)
 
 
-def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
-    """What the run is called, for every logger."""
+def _run_info(cfg: DictConfig, folder: Path, setup: ClientSetup) -> RunInfo:
+    """What the run is called and how large its model is, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
     name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
-    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
+    alive = sum(sum(stage.counts) for stage in setup.stages)
+    size = (coverage(setup.layout).parameters, setup.layout.maskable, alive)
+    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size)
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:

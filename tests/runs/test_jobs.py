@@ -11,6 +11,7 @@ from pffdst.core.errors import UserError
 from pffdst.runs.jobs import (
     LOCK,
     Attempt,
+    discard_unbegun,
     job_of,
     jobs_of,
     locked,
@@ -167,3 +168,14 @@ def test_one_job_keeps_its_overrides(root: Path) -> None:
     (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     assert jobs_of(root / "now")[0].overrides == ("seed=1",)
     assert jobs_of(root / "nowhere") == []
+
+
+def test_a_run_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
+    for name in ("refused", "begun", "in use"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "train.log").touch()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    with FileLock(tmp_path / "in use" / LOCK):
+        for name in ("refused", "begun", "in use", "never made"):
+            discard_unbegun(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "in use"]

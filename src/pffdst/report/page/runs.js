@@ -64,6 +64,8 @@ function runColumns(seen) {
     cost("up", "Up"),
     cost("down", "Down"),
     cost("flops", "Training"),
+    share("sparsity", "Zeros, of weights with masks"),
+    share("sparsity_overall", "Zeros, of all parameters"),
     {
       key: "rounds",
       name: "Rounds",

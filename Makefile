@@ -36,7 +36,7 @@ docs: $(STAMP)
 picture: $(STAMP)
 	$(BIN)/python train.py -m sweep=sparsity_by_method logger=csv hydra.sweep.dir=logs/readme
 	$(BIN)/python -m pffdst.report logs/readme --png logs/readme/figures
-	cp logs/readme/figures/accuracy_for_bytes.png docs/report.png
+	cp logs/readme/figures/accuracy_by_bytes.png docs/report.png
 
 # DATA: the folder of the dataset, where it is not in data/; JOBS: runs side by side; ARGS: more, such as --minutes 60
 reproduce: $(STAMP)

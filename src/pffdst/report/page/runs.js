@@ -64,8 +64,8 @@ function runColumns(seen) {
     cost("up", "Up"),
     cost("down", "Down"),
     cost("flops", "Training"),
-    share("sparsity", "Zeros, of weights with masks"),
-    share("sparsity_overall", "Zeros, of all parameters"),
+    share("sparsity", "Sparsity"),
+    share("sparsity_overall", "Of all weights"),
     {
       key: "rounds",
       name: "Rounds",

@@ -40,9 +40,7 @@ class FedTiny(TopGradients):
         if self.blocks < 1:
             raise ValueError(f"Expected `readjust.blocks` to be at least 1, but got {self.blocks}")
         if not 0 <= self.candidates <= MOST or self.candidates == 1:
-            raise ValueError(
-                f"Expected `readjust.candidates` to be 0 (none) or 2 to {MOST}, but got {self.candidates}"
-            )
+            raise ValueError(f"Expected `readjust.candidates` to be 0 (none) or 2 to {MOST}, but got {self.candidates}")
         self.warm_up = 2 if self.candidates else 0
         self._choice = Candidates(self.candidates)
 

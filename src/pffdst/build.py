@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.methods.rule import Start
+from pffdst.methods.stages import stages_with_weights
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
@@ -89,7 +89,7 @@ def parts(cfg: DictConfig) -> Parts:
     network, seen, layout = _network(cfg, dataset)
     flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
-    stages = _stages(cfg, layout, freeze)
+    stages = stages_with_weights(freeze, instantiate(cfg.allocation), layout, cfg.rounds, cfg.sparsity)
     model = _initial(cfg, flat, method, stages)
     codec = instantiate(cfg.codec)
     setup = ClientSetup(
@@ -110,27 +110,6 @@ def parts(cfg: DictConfig) -> Parts:
         known=_known(cfg, dataset, network, model, method, stages),
     )
     return Parts(dataset, shares, network, seen, model, freeze, setup)
-
-
-def _stages(cfg: DictConfig, layout: Layout, freeze: FreezeSchedule) -> tuple[Stage, ...]:
-    """The stages and their weights per layer. ConfigError where one is left without any weight."""
-    allocation = instantiate(cfg.allocation)
-
-    def with_weights(alive: float) -> tuple[Stage, ...]:
-        return freeze.stages(cfg.rounds, allocation.counts(layout, alive / layout.maskable))
-
-    stages = freeze.stages(cfg.rounds, allocation.counts(layout, 1.0 - cfg.sparsity))
-    empty = next((stage for stage in stages if sum(stage.counts) == 0), None)
-    if empty is None:
-        return stages
-    least = next(n for n in range(1, layout.maskable + 1) if all(sum(s.counts) > 0 for s in with_weights(n)))
-    most = math.floor(1e6 * (1.0 - least / layout.maskable)) / 1e6
-    raise ConfigError(
-        [
-            f"sparsity={cfg.sparsity} leaves stage {empty.index + 1} of {len(stages)} none of the network's "
-            f"{layout.maskable:,} weights: write at most sparsity={most}"
-        ]
-    )
 
 
 def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:

@@ -1,5 +1,8 @@
 # make demo   a first run, from nothing
-# make test   style, types, layers and the whole test suite
+# make test   style, types, layers and the whole test suite; what was skipped, and what to install for it, at the end
+# make test-fast   about a minute, for daily work: one law of every option, and the parts that everything rests on
+# make docs   the documentation as a site in site/; a broken link is an error
+# make picture   the README's picture, from its sweep played anew
 # make reproduce STUDY=lenet_cifar10   plays a study and writes docs/results/lenet_cifar10.md
 # make deploy-demo   servers and nodes over Flower on this machine, TLS and keys included
 # make dashboard   a page that compares the runs in logs/
@@ -8,7 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo deploy-demo test check reproduce dashboard lock bench bench-gpu bench-peers gpu-check clean
+.PHONY: demo deploy-demo test test-fast check docs picture reproduce dashboard lock bench bench-gpu bench-peers \
+  gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -18,13 +22,27 @@ deploy-demo: $(STAMP)
 	$(BIN)/python -m pffdst deploy demo $(ARGS)
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --session-timeout 1500
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile --max-worker-restart 0 --session-timeout 1500
+
+FAST := tests/core tests/wire tests/cost tests/metrics tests/models tests/runs tests/loggers tests/measure \
+  tests/contracts/test_laws.py tests/config/test_check.py tests/config/test_label.py tests/test_size_rule.py
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile $(FAST)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
+
+picture: $(STAMP)
+	$(BIN)/python train.py -m sweep=sparsity_by_method logger=csv hydra.sweep.dir=logs/readme
+	$(BIN)/python -m pffdst.report logs/readme --png logs/readme/figures
+	cp logs/readme/figures/accuracy_by_bytes.png docs/report.png
 
 # DATA: the folder of the dataset, where it is not in data/; JOBS: runs side by side; ARGS: more, such as --minutes 60
 reproduce: $(STAMP)

@@ -1,4 +1,4 @@
-"""Every command of the README is one that works."""
+"""Every command of the README and the pages works, every link leads somewhere, every method is told of."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pffdst.search.definition import read_search
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SCALE = (ROOT / "docs/scale.md").read_text()
-COMMAND_LINE = (ROOT / "docs/command_line.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README + SCALE + COMMAND_LINE, flags=re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = "".join(path.read_text() for path in PAGES if path.name != "own_data_and_model.md")  # it has tests of its own
+BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDES, flags=re.DOTALL)
 COMMANDS = [
     line.split(" #")[0].strip()
     for block in BLOCKS
@@ -28,7 +28,7 @@ COMMANDS = [
     if line.startswith("python train.py") and "submitit" not in line  # a plugin that is not installed here
 ]
 # words of the README that stand for something of the reader's own
-PLACEHOLDERS = ("FOLDER", "DATE/RUN", "DIR")
+PLACEHOLDERS = ("FOLDER", "DATE/RUN", "DIR", "NAME")
 LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 SEARCHES = [line for line in COMMANDS if CommandLine.of(shlex.split(line)[2:]).searches]
 
@@ -59,20 +59,20 @@ def test_the_search_can_be_run(command: str) -> None:
         assert read_search(opened, shlex.split(command)[2:]).space
 
 
-@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.cli.status" in line])
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst status" in line])
 def test_the_status_is_told(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's folders, with a run in each."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("logs/runs/today/now", "logs/searches/digits_lr"):
+    for folder in ("logs/runs/today/now", "logs/searches/digits_lr", "logs/sweeps/DATE"):
         Path(folder).mkdir(parents=True)
         Path(folder, "run.json").write_text('{"status": "done"}')
-    assert status.main(shlex.split(command)[3:]) == 0
+    assert status.main(shlex.split(command)[4:]) == 0
 
 
-@pytest.mark.parametrize("command", [line for line in LINES if "pffdst.cli.dashboard" in line])
+@pytest.mark.parametrize("command", [line for line in LINES if "pffdst dashboard" in line])
 def test_the_dashboard_starts(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "_made", lambda project, name: f"made for {project}")
-    assert dashboard.main(shlex.split(command)[3:]) == 0
+    assert dashboard.main(shlex.split(command)[4:]) == 0
 
 
 def test_offline_runs_lie_where_the_sync_command_looks() -> None:
@@ -89,12 +89,44 @@ def test_the_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_the_link_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_summary_keys_of_the_readme_are_written() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for path, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#?([^)]*)\)", text):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_every_method_is_told_of() -> None:
+    methods = {path.stem for path in (ROOT / "configs/method").glob("*.yaml")}
+    table = README.split("## Methods")[1].split("## Where")[0].split("| `method=`")[1]
+    assert set(re.findall(r"`([a-z0-9_]+)`", table)) == methods
+    index = (ROOT / "docs/methods.md").read_text()
+    assert set(re.findall(r"^\| \[(\w+)\]\(methods/", index, flags=re.MULTILINE)) == methods
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_the_summary_keys_of_the_pages_are_written() -> None:
     source = "".join((ROOT / "src/pffdst" / name).read_text() for name in ("experiment.py", "build.py", "records.py"))
-    for key in ("model_sha256", "wall_s", "peak_rss_mb", "rejected", "alive", "frozen", "method", "seed"):
+    for key in (
+        "model_sha256",
+        "wall_s",
+        "peak_rss_mb",
+        "rejected",
+        "alive",
+        "frozen",
+        "method",
+        "seed",
+        "sparsity_overall",
+    ):
         assert f'"{key}"' in source

@@ -45,6 +45,7 @@ from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.methods.rule import Start
+from pffdst.methods.stages import stages_with_weights
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
@@ -93,7 +94,7 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
     network, seen, layout = _network(cfg, dataset)
     flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
     freeze: FreezeSchedule = instantiate(cfg.freeze)
-    stages = freeze.stages(cfg.rounds, instantiate(cfg.allocation).counts(layout, 1.0 - cfg.sparsity))
+    stages = stages_with_weights(freeze, instantiate(cfg.allocation), layout, cfg.rounds, cfg.sparsity)
     model = _initial(cfg, flat, method, stages)
     codec = instantiate(cfg.codec)
     setup = ClientSetup(
@@ -170,9 +171,16 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     layout, values = flat.layout, flat.read()
     everything, nothing = Positions.all(layout), Positions.none(layout)
     model = GlobalModel.of(everything, nothing, values[: layout.maskable], values[layout.maskable :])
-    if not cfg.sparse_init:
+    if not _scales(cfg, layout):
         return model
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
+
+
+def _scales(cfg: DictConfig, layout: Layout) -> bool:
+    """Whether initial weights are scaled to their layer's density: normalisation layers would undo it."""
+    if cfg.sparse_init == "auto":
+        return not any(entry.normalisation for entry in layout.entries)
+    return bool(cfg.sparse_init)
 
 
 def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
@@ -180,7 +188,7 @@ def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
     layout = made.setup.layout
     network = _constructed(cfg, made.dataset, derive_seed(cfg.seed, "anew"))
     values = FlatModule(network, layout).read()
-    return scaled_to_density(values, layout, counts) if cfg.sparse_init else values
+    return scaled_to_density(values, layout, counts) if _scales(cfg, layout) else values
 
 
 def _named(node: Any) -> list[Any]:
@@ -201,7 +209,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     _tell(made, engine.channels_last)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
-        info=_run_info(cfg, folder),
+        info=_run_info(cfg, folder, setup),
         fingerprint=identity,
         content=_content(cfg, dataset, made.network),
         labels=_labels(cfg, dataset, network),
@@ -325,12 +333,14 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
     return Server(made.model, rules, FlatModule(made.network, setup.layout).read_buffers())
 
 
-def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
-    """What the run is called, for every logger."""
+def _run_info(cfg: DictConfig, folder: Path, setup: ClientSetup) -> RunInfo:
+    """What the run is called and how large its model is, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
     name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
-    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name))
+    alive = sum(sum(stage.counts) for stage in setup.stages)
+    size = (coverage(setup.layout).parameters, setup.layout.maskable, alive)
+    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size)
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:

@@ -235,7 +235,7 @@ class Experiment:
             **self.labels,
             "evaluated_on": self.evaluated_on,
             "rounds": progress.t,
-            "sparsity": self.server.model.sparsity,
+            **records.sizes(self.server.model),
             **records.finals(progress.row, self.ledger.total, times),
             "rejected": progress.rejected,
             "model_sha256": digest,

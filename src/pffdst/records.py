@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pffdst.core.flat import coverage
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
@@ -28,6 +29,7 @@ __all__ = [
     "finals",
     "mask_row",
     "score_row",
+    "sizes",
     "training_row",
     "write_clients",
     "write_models",
@@ -73,7 +75,7 @@ def mask_row(model: GlobalModel, plan: RoundPlan, record: RoundRecord) -> Row:
         names.TRAINABLE: total - frozen,
         names.PRUNED: plan.pruned,
         names.GROWN: plan.grown,
-        names.CHANGED: record.mask_changed / total,
+        names.CHANGED: record.mask_changed / max(total, 1),
     }
     return row | {names.density_of(e.name): n / e.size for e, n in zip(layers, alive, strict=True)}
 
@@ -104,6 +106,13 @@ def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None
     if times is not None:
         figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}
     return figures | {"alive": last.get(names.ALIVE), "frozen": last.get(names.FROZEN)}
+
+
+def sizes(model: GlobalModel) -> dict[str, Any]:
+    """The share of dead weights among those that can have a mask and among all parameters, and how many these are."""
+    maskable, parameters, _ = coverage(model.layout)
+    overall = (maskable - len(model.alive_at)) / parameters
+    return {"sparsity": model.sparsity, "sparsity_overall": overall, "maskable": maskable, "parameters": parameters}
 
 
 def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) -> None:

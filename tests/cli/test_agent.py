@@ -22,7 +22,9 @@ FIRST = {
 
 def command_of(macro: str) -> list[str]:
     """The arguments that W&B's own agent makes of the macro in a sweep's command."""
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    utils = pytest.importorskip(
+        "wandb.sdk.launch.sweeps.utils", reason="pip install wandb, of a version with its agent inside"
+    )
     made: dict[str, Any] = utils.create_sweep_command_args({"args": {k: {"value": v} for k, v in FIRST.items()}})
     return [str(word) for word in made[macro]]
 

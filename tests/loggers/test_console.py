@@ -4,6 +4,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,17 @@ def test_the_header_names_what_is_run_and_where():
         first == "pffdst on digits, SmallCNN, sparsity 0.8, 100 rounds, 10 of 20 clients a round, engine fabric, seed 0"
     )
     assert second == "files in logs/run"
-    assert header(CONFIG, "logs/run", resumed=True)[1] == "resumed in logs/run"
+    assert header(RunInfo(CONFIG, Path("logs/run")), resumed=True)[1] == "resumed in logs/run"
 
 
 def test_a_bare_configuration_is_no_obstacle():
-    assert header({}, "logs/run")[0].startswith("? on ?")
+    assert header(RunInfo({}, Path("logs/run")))[0].startswith("? on ?")
+
+
+def test_zeros_are_told_of_the_weights_with_masks_and_of_all_parameters():
+    run = RunInfo({"sparsity": 0.8}, Path("logs/run"), parameters=13706, maskable=13584, alive=2717)
+    assert "sparsity 0.8 of 13,584 weights (0.793 of all 13,706 parameters)" in header(run)[0]
+    assert ", dense: 13,706 parameters," in header(replace(run, alive=13584))[0]
 
 
 def test_refused_updates_are_counted():

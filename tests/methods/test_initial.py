@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from pffdst.build import Parts, parts
+from pffdst.config.compose import compose
+from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, initialise
 from pffdst.core.masks import draw
 from pffdst.core.positions import Positions
@@ -50,10 +55,38 @@ def test_outputs_on_digits_vary_as_those_of_the_dense_model_do(seed: int, densit
 @pytest.mark.parametrize("method", ["pffdst", "feddst"])
 def test_a_run_scales_its_layers_to_what_is_alive_when_it_starts(make_experiment: Any, play: Any, method: str) -> None:
     short = (f"method={method}", "rounds=4", "readjust.schedule.interval=1")
-    plain = play(make_experiment(*short))[0].planned
+    plain = play(make_experiment(*short, "sparse_init=false"))[0].planned
     scaled = play(make_experiment(*short, "sparse_init=true"))[0].planned
     assert torch.equal(plain.alive, scaled.alive)
     assert torch.equal(plain.values[plain.layout.maskable :], scaled.values[plain.layout.maskable :])
     for entry, k in zip(plain.layout.layers, plain.layout.per_layer(plain.alive), strict=True):
         expected = plain.values[entry.span] * (entry.size / k) ** 0.5
         assert torch.allclose(scaled.values[entry.span], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("model", "same_as"), [("cnn", "true"), ("resnet18", "false")])
+def test_by_itself_it_scales_what_no_normalisation_divides_out(config_dir: Path, model: str, same_as: str) -> None:
+    def initial(choice: str) -> Tensor:
+        width = ["model.width=4"] if model == "resnet18" else []
+        return parts(
+            compose(["logger=csv", f"model={model}", *width, f"sparse_init={choice}"], config_dir)
+        ).model.values
+
+    assert torch.equal(initial("auto"), initial(same_as))
+    assert not torch.equal(initial("true"), initial("false"))
+
+
+def test_a_sparsity_that_leaves_a_stage_nothing_is_refused_with_the_most(config_dir: Path) -> None:
+    def made(sparsity: str) -> Parts:
+        return parts(compose(["logger=csv", f"sparsity={sparsity}"], config_dir))
+
+    with pytest.raises(UserError, match=r"leaves stage 1 of 2 none .* 13,584 weights") as refused:
+        made("0.9999")
+    [most] = re.findall(r"write at most sparsity=(\S+)", str(refused.value))
+    assert all(sum(stage.counts) > 0 for stage in made(most).setup.stages)
+
+
+def test_a_layer_without_weights_is_no_obstacle() -> None:
+    flat = FlatModule(network())
+    counts = [0, *(entry.size for entry in flat.layout.layers[1:])]
+    assert torch.isfinite(scaled_to_density(flat.read(), flat.layout, counts)).all()

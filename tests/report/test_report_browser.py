@@ -20,9 +20,11 @@ from pffdst.report.library import Library
 from pffdst.report.payload import payload
 from pffdst.report.serve import open_server
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path, no PFFDST_TEST_CHROMIUM")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="apt-get install chromium, or name one in PFFDST_TEST_CHROMIUM"
+)
 PHONE = {"width": 390, "height": 844}
 
 

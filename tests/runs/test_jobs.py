@@ -11,6 +11,7 @@ from pffdst.core.errors import UserError
 from pffdst.runs.jobs import (
     LOCK,
     Attempt,
+    discard_unbegun,
     job_of,
     jobs_of,
     locked,
@@ -186,3 +187,14 @@ def test_an_attempt_on_other_data_is_no_attempt(root: Path, own: Path) -> None:
         assert found.folder == earlier.resolve()
     mark(earlier, "f", "done")
     assert previous_attempt(root, "f", own, content=lambda: "1,400 images") is not None
+
+
+def test_a_run_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
+    for name in ("refused", "begun", "in use"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "train.log").touch()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    with FileLock(tmp_path / "in use" / LOCK):
+        for name in ("refused", "begun", "in use", "never made"):
+            discard_unbegun(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "in use"]

@@ -30,7 +30,7 @@ from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
-from pffdst.runs.jobs import has_checkpoint, mark_failed
+from pffdst.runs.jobs import discard_unbegun, has_checkpoint, mark_failed
 
 __all__ = ["Interrupted", "cli", "configs", "follow", "job", "main", "run"]
 
@@ -164,7 +164,9 @@ def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Pat
             _note_failure(folder, cfg, error)
             return math.nan
         if _user_error(error) is None:
+            _mark_failed(folder, cfg, error)
             raise
+        discard_unbegun(folder)
         # Hydra would print a line of its own before an exception that leaves the job.
         raise SystemExit(_report(error)) from None
 
@@ -208,11 +210,15 @@ def _note_failure(folder: Path, cfg: DictConfig, error: Exception) -> None:
         _log.error("the job failed", exc_info=error)
     else:
         _log.error("the job failed: %s", user)
+    _mark_failed(folder, cfg, error)
+
+
+def _mark_failed(folder: Path, cfg: DictConfig, error: Exception) -> None:
     try:
         identity = fingerprint(cfg)
     except Exception:
         identity = ""  # a configuration that cannot be resolved has none
-    mark_failed(folder, identity, str(user or error) or type(error).__name__)
+    mark_failed(folder, identity, str(_user_error(error) or error) or type(error).__name__)
 
 
 def _report(error: Exception) -> int:

@@ -99,6 +99,7 @@ _NAME = Allowed(_of_a_folder, "text that can be part of a folder's name", "digit
 _RESUME = Allowed(
     lambda v: isinstance(v, bool | str) and v != "", "a run's folder or a checkpoint", "logs/runs/DAY/RUN"
 )
+_SPARSE_INIT = Allowed(lambda v: isinstance(v, bool) or v == "auto", "true, false or auto", "auto")
 _PROFILE = Allowed(lambda v: isinstance(v, bool) or v == "trace", "true, false or trace", "true")
 
 
@@ -116,7 +117,9 @@ class RootConfig:
     momentum: float = setting(0.9, "of the clients' steps", below_one("0.9"))
     weight_decay: float = setting(0.001, "of the clients' steps", at_least(0, "0.001"))
     prox_mu: float = setting(0.0, "mu: weight of FedProx's proximal term; 0 = none", at_least(0, "0.0"))
-    sparse_init: bool = setting(False, "true: initial weights are scaled to their layer's density; false: torch's")
+    sparse_init: Any = setting(
+        "auto", "true: initial weights at their layer's density; auto: without normalisation layers alone", _SPARSE_INIT
+    )
     clip_norm: float = setting(0.0, "most 2-norm of a local step's gradient; 0 = none", at_least(0, "0.0"))
     server_ema: float = setting(0.9, "decay of the server average, evaluated too; 0 = none", below_one("0.9"))
     server_ema_warm_up: bool = setting(True, "the average forgets its first rounds faster")

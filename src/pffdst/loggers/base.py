@@ -31,7 +31,8 @@ class RunInfo:
     """What is known of a run before its first round, for every logger alike.
 
     `config` is the resolved configuration, `folder` the run's own folder (it exists), `name` what the run is called,
-    `group` the sweep or search it belongs to (None for a run alone), `tags` words to find it by.
+    `group` the sweep or search it belongs to (None for a run alone), `tags` words to find it by. Of `parameters` in all
+    `maskable` can have a mask and `alive` do when the last stage begins; 0 parameters where that is not known.
     """
 
     config: Mapping[str, Any]
@@ -39,6 +40,9 @@ class RunInfo:
     name: str = ""
     group: str | None = None
     tags: tuple[str, ...] = field(default=())
+    parameters: int = 0
+    maskable: int = 0
+    alive: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, final
 
 from rich.console import Console
@@ -58,7 +57,7 @@ class ConsoleLogger(RunLogger):
 
     def open(self, run: RunInfo, state: State | None) -> None:
         """Prints the header and starts the clock."""
-        for line in header(run.config, run.folder, resumed=state is not None):
+        for line in header(run, resumed=state is not None):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._pace.start(int((state or {}).get(_STATE, 0)))
         if _is_live(self._console):
@@ -157,19 +156,31 @@ class _Pace:
         return f"ETA {format_seconds(elapsed / done * (self._rounds - self.position))}"
 
 
-def header(config: Mapping[str, Any], folder: Path, resumed: bool = False) -> tuple[str, str]:
+def header(run: RunInfo, resumed: bool = False) -> tuple[str, str]:
     """Two lines: what is run, and where its files are. Keys the configuration lacks are shown as `?`."""
+    config = run.config
     group = {key: config.get(key) or {} for key in ("dataset", "model", "engine")}
     what = (
         f"{config.get('label') or config.get('method_name', '?')} on {group['dataset'].get('name', '?')}",
         _target(group["model"], -1),
-        f"sparsity {config.get('sparsity', '?')}",
+        _zeros(run),
         f"{config.get('rounds', '?')} rounds",
         f"{config.get('cohort', '?')} of {config.get('clients', '?')} clients a round",
         f"engine {_target(group['engine'], -2)}",
         f"seed {config.get('seed', '?')}",
     )
-    return ", ".join(what), f"{'resumed in' if resumed else 'files in'} {folder}"
+    return ", ".join(what), f"{'resumed in' if resumed else 'files in'} {run.folder}"
+
+
+def _zeros(run: RunInfo) -> str:
+    """`sparsity 0.8 of 13,584 weights (0.793 of all 13,706 parameters)`; `dense` where no weight will be dead."""
+    asked = f"sparsity {run.config.get('sparsity', '?')}"
+    if run.parameters == 0:
+        return asked
+    if run.alive == run.maskable:
+        return f"dense: {run.parameters:,} parameters"
+    overall = (run.maskable - run.alive) / run.parameters
+    return f"{asked} of {run.maskable:,} weights ({overall:.3g} of all {run.parameters:,} parameters)"
 
 
 def _target(node: Mapping[str, Any], part: int) -> str:

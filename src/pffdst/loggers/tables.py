@@ -96,6 +96,7 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
         show("flops_weight_gradient", format_flops, "weights {}"),
     )
     return [
+        *_zeros(summary),
         ("bytes sent", show("bytes_up", format_bytes, "up {}"), show("bytes_down", format_bytes, "down {}")),
         *((f"  {words}", *both(part)) for part, words in _PARTS.items()),
         ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "frozen, apart {}")),
@@ -106,6 +107,15 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
         *_times(summary),
         ("rejected updates", show("rejected", str), ""),
     ]
+
+
+def _zeros(summary: Summary) -> list[tuple[str, str, str]]:
+    """The sparsity that was reached, over the weights with a mask and over all parameters."""
+    if not {"sparsity", "sparsity_overall", "maskable", "parameters"} <= summary.keys():
+        return []
+    words = "{:.2%} of {:,} {}"
+    masked = words.format(summary["sparsity"], summary["maskable"], "with masks")
+    return [("zeros", masked, words.format(summary["sparsity_overall"], summary["parameters"], "parameters"))]
 
 
 def _times(summary: Summary) -> list[tuple[str, str, str]]:

@@ -21,5 +21,5 @@ def scaled_to_density(values: Tensor, layout: Layout, counts: Sequence[int]) -> 
     """
     scaled = values.clone()
     for entry, k in zip(layout.layers, counts, strict=True):
-        scaled[entry.span] *= math.sqrt(entry.size / k)
+        scaled[entry.span] *= math.sqrt(entry.size / max(k, 1))
     return scaled

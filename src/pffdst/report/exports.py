@@ -19,7 +19,7 @@ __all__ = ["common_level", "latex_text", "runs_csv", "total_bytes"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-_COLUMNS = (*FINALS, "wall_s", "peak_rss_mb", "rejected")
+_COLUMNS = (*FINALS, "sparsity_overall", "wall_s", "peak_rss_mb", "rejected")
 _HEADS = {"sparsity": "sparsity_reached"}  # the target is a key of the configuration
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"

@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,6 +48,7 @@ __all__ = [
     "Job",
     "State",
     "Status",
+    "discard_unbegun",
     "has_checkpoint",
     "in_use",
     "job_folders",
@@ -203,6 +205,13 @@ def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
     if known.get("status") != "done":
         kept = {key: str(known.get(key, "")) for key in ("engine", "content")}
         _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", **kept, "error": error})
+
+
+def discard_unbegun(folder: Path) -> None:
+    """Removes the folder of a run that was refused before it began: Hydra's files and a free lock are all it holds."""
+    left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if left <= {HYDRA, "train.log", LOCK} and not in_use(folder):
+        shutil.rmtree(folder)
 
 
 def mark_skipped(folder: Path, earlier: Path) -> None:

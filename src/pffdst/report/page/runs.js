@@ -64,6 +64,8 @@ function runColumns(seen) {
     cost("up", "Up"),
     cost("down", "Down"),
     cost("flops", "Training"),
+    share("sparsity", "Sparsity"),
+    share("sparsity_overall", "Of all weights"),
     {
       key: "rounds",
       name: "Rounds",

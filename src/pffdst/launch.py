@@ -91,13 +91,12 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
 
 
 def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
-    lines = []
-    if (folder / files.CONFIG).exists():
-        saved = OmegaConf.to_container(OmegaConf.load(folder / files.CONFIG))
-        now = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(saved, dict)
-        assert isinstance(now, dict)
-        lines = differences({str(k): v for k, v in saved.items()}, {str(k): v for k, v in now.items()})
+    try:
+        saved = files.read_yaml(folder / files.CONFIG)
+    except files.FileProblem:
+        saved = None
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    lines = differences(saved, now) if isinstance(saved, dict) else []
     what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
     return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
 

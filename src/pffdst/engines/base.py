@@ -37,13 +37,14 @@ class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
-    `beside`: processes of the run on this machine, which share its cores.
+    `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known.
     """
 
     device: str = "cpu"
     channels_last: bool = False
     memories: ClientMemories
     beside: int = 1
+    cohort: int | None = None
 
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:

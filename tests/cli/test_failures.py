@@ -35,13 +35,9 @@ def test_too_little_memory_is_told_as_that(error):
 
 
 def test_what_was_raised_of_it_is_told_as_its_cause():
-    try:
-        try:
-            raise UserError("write a=1")
-        except UserError as error:
-            raise RuntimeError("wrapped") from error
-    except RuntimeError as error:
-        assert str(user_error(error)) == "write a=1"
+    error = RuntimeError("wrapped")
+    error.__cause__ = UserError("write a=1")
+    assert str(user_error(error)) == "write a=1"
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])

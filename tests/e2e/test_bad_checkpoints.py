@@ -92,10 +92,10 @@ def test_a_folder_that_is_gone_or_replaced_is_not_made_again(make_experiment: Ma
     experiment.look_for_folder()
     away = experiment.folder.rename(experiment.folder.with_name("away"))
     with pytest.raises(UserError, match=r"was removed while it ran.*round 0"):
-        experiment.save()
+        experiment.look_for_folder()
     assert not experiment.folder.exists()
     experiment.folder.mkdir()
     with pytest.raises(UserError, match="was replaced"):
-        experiment.save()
+        experiment.look_for_folder()
     assert list(experiment.folder.iterdir()) == []
     away.rename(experiment.folder.with_name("elsewhere"))

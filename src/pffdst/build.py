@@ -19,10 +19,10 @@ from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
-from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
+from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
-from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.probe import left_out, probe, takes_channels_last
 from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
@@ -52,7 +52,7 @@ from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
 
-__all__ = ["Parts", "build", "follow", "parts"]
+__all__ = ["Parts", "build", "content", "follow", "parts"]
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _tell(made: Parts, channels_last: bool) -> None:
     """What of the network is otherwise than one would think."""
     masked = coverage(made.setup.layout)
     _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
-    for line in remarks(made.seen, made.setup.layout):
+    for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):
         _log.warning("model: %s", line)
     if channels_last and not made.setup.channels_last:
         _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
@@ -197,6 +197,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     return Experiment(
         info=_run_info(cfg, folder),
         fingerprint=identity,
+        content=_content(cfg, dataset, made.network),
         labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
@@ -253,6 +254,17 @@ def follow(ranks: Ranks) -> None:
     follow_with(ranks, make)
 
 
+def content(cfg: DictConfig) -> dict[str, str]:
+    """What a run is beside its configuration, in words: what its data hold, and the types and shapes of its tensors."""
+    dataset = _dataset(cfg)
+    return _content(cfg, dataset, _constructed(cfg, dataset, cfg.seed))
+
+
+def _content(cfg: DictConfig, dataset: Dataset, network: nn.Module) -> dict[str, str]:
+    read = instantiate(cfg.partition).content
+    return dataset.described | ({"partition's file": f"content {read[:12]}"} if read else {}) | described(network)
+
+
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration with every interpolation resolved and nothing missing."""
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -305,7 +317,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         known=setup.known,
         anew=lambda counts: _anew(cfg, made, counts),
     )
-    return Server(made.model, rules)
+    return Server(made.model, rules, FlatModule(made.network, setup.layout).read_buffers())
 
 
 def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
@@ -352,6 +364,7 @@ def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
         std=tuple(dataset.std),
         class_names=tuple(getattr(dataset, "class_names", None) or ()),
         fingerprint=identity,
+        seed=cfg.seed,
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
@@ -110,11 +112,13 @@ def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) ->
     files.write_whole(folder / files.CLIENTS, clients.text(accuracies).encode())
 
 
-def write_models(folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel) -> str:
-    """Both models' files; gives the digest of the last one."""
+def write_models(
+    folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
+) -> str:
+    """Both models' files, with the `buffers` that they share; gives the digest of the last one."""
     for name, model in ((LAST, last), (AVERAGE, average)):
-        files.write_whole(folder / name, SavedModel.of(model, card).packed())
-    return SavedModel.of(last, card).digest()
+        files.write_whole(folder / name, SavedModel.of(model, card, buffers).packed())
+    return SavedModel.of(last, card, buffers).digest()
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

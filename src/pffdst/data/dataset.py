@@ -69,6 +69,13 @@ class Dataset:
         return hashlib.blake2b(repr(parts).encode("utf-8"), digest_size=16).hexdigest()
 
     @property
+    def described(self) -> dict[str, str]:
+        """Both sets and the classes in words, their contents by digest."""
+        sets = {"training set": self.train, "test set": self.test}
+        found = {name: f"{len(s):,} images of {shape_of(s)}, content {s.digest[:12]}" for name, s in sets.items()}
+        return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
+
+    @property
     def channels(self) -> int:
         """C of the images."""
         return self.train.images.shape[1]

@@ -28,7 +28,9 @@ from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unread
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
+from pffdst.core.probe import moves_in_python
 from pffdst.core.seeding import generator_for, seeded_global_state
+from pffdst.core.state import changes
 from pffdst.data.batches import batch_indices
 from pffdst.engines.base import Engine, Job, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
@@ -144,7 +146,14 @@ class BatchedEngine(Engine):
         if self._settings.record and hands:
             _log.info("engine=batched: a rule or a callback has a hand in every step: steps are not recorded")
             return replace(self._settings, record=False)
+        if self._settings.record and moves_in_python(setup.network, self._shape(setup)):
+            _log.info("engine=batched: the model changes attributes or buffers in Python: steps are not recorded")
+            return replace(self._settings, record=False)
         return self._settings
+
+    def _shape(self, setup: ClientSetup) -> tuple[int, ...]:
+        inputs, _ = setup.images.open().batch(torch.zeros(1, dtype=torch.int64))
+        return tuple(inputs.shape[1:])
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """A window of clients at a time, the longest of it first; updates in the jobs' order."""
@@ -255,7 +264,8 @@ class BatchedEngine(Engine):
         weights, rest = figures.values[: setup.layout.maskable], figures.values[setup.layout.maskable :]
         model = model.with_trained(trainable.gather(weights).clone(), rest.clone())
         seen = max(1, setup.samples(waiting.client) * setup.epochs(waiting.job.task.t))
-        return Trained(model, loss / seen, correct / seen, figures.measured)
+        buffers = changes(waiting.received.buffers, [buffer.clone() for buffer in figures.buffers])
+        return Trained(model, loss / seen, correct / seen, figures.measured, buffers)
 
 
 @final

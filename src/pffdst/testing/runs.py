@@ -124,6 +124,7 @@ class SmallRun:
                 shape=(1, SIZE, SIZE),
                 anew=lambda _: FlatModule(initialise(self._make, setup.seed + 1), setup.layout).read(),
             ),
+            FlatModule(network, setup.layout).read_buffers(),
         )
 
     def play(self, until: int | None = None, look: Callable[[Round], None] | None = None) -> SmallRun:
@@ -148,8 +149,8 @@ class SmallRun:
         return self.server.model
 
     def digest(self) -> str:
-        """sha256 of the model's values and masks."""
-        parts = (self.model.values, self.model.alive, self.model.frozen)
+        """sha256 of the model's values, masks and buffers."""
+        parts = (self.model.values, self.model.alive, self.model.frozen, *self.server.state.buffers)
         return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
     def state(self) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ from pffdst.config.compose import Composed, Session, composition_line, session
 from pffdst.config.constructors import did_you_mean, own_keys, takes_key
 from pffdst.config.flags import CommandLine, key_of
 from pffdst.config.ranges import range_problems
-from pffdst.config.resume import Expanded, expand, folder_problems
+from pffdst.config.resume import expand, folder_problems
 from pffdst.config.schema import expected_type, groups
 from pffdst.config.sweeps import Jobs, preset_lines
-from pffdst.config.trust import places_of, saved_problems
+from pffdst.config.trust import refuse_the_folders_own, searched
 from pffdst.core.program import command_line
 from pffdst.core.words import typed
-from pffdst.runs.files import OVERRIDES
 
 __all__ = ["opened_for", "preflight", "sweep_problems"]
 
@@ -49,31 +47,13 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
         return line.handed_on(line.overrides, config_dir)
     expanded = expand(line.overrides, line.multirun)
     with opened_for(line, config_dir) as opened:
-        _refuse_the_folders_own(expanded, opened, line, config_dir)
+        refuse_the_folders_own(expanded, opened, line, config_dir)
         look = _Look(opened, line.multirun)
         overrides = look.at(expanded.overrides, whole=not line.shows)
     problems = [*line.problems(), *expanded.problems, *look.problems]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return line.handed_on(overrides, config_dir)
-
-
-def _refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLine, config_dir: Path) -> None:
-    """ConfigError where the folder that is resumed says more than settings; before anything it says is composed."""
-    folder, own = expanded.folder, line.own_configs(config_dir)
-    if folder is None:
-        return
-    main = config_dir if line.args.config_path is None else config_dir.parent / line.args.config_path
-    named = [place.removeprefix("file://") for place in _searched(line) if not place.startswith("pkg:")]
-    places = [main, *([own] if own is not None else ()), *map(Path, named)]
-    problems = [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
-    if own is not None and line.args.config_dir is None and own.resolve().is_relative_to(folder.resolve()):
-        problems.append(f"{own.resolve()}: a run's folder brings no configurations; call this from another folder")
-    again = [word for word in places_of(folder) if word not in line.argv]
-    if problems and again:
-        problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what lies there")
-    if problems:
-        raise ConfigError(problems)
 
 
 def opened_for(line: CommandLine, config_dir: Path) -> AbstractContextManager[Session]:
@@ -349,23 +329,13 @@ def _combined(options: Sequence[_Given]) -> Iterator[tuple[str, ...]]:
 
 def _places(line: CommandLine, config_dir: Path) -> list[str]:
     """Where configurations may lie beside the main folder: `hydra.searchpath`, then the user's own folder."""
-    places = _searched(line)
+    places = searched(line)
     own = line.own_configs(config_dir)
     if own is None:
         return places
     if not own.is_dir():
         raise ConfigError([f"--config-dir {own}: there is no such folder"])
     return [*places, f"file://{own.resolve()}"]
-
-
-def _searched(line: CommandLine) -> list[str]:
-    """The places of `hydra.searchpath`, as typed."""
-    lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
-    try:
-        found = OverridesParser.create().parse_overrides(lines)
-    except HydraException:
-        return []  # told with the other problems
-    return [str(place) for override in found for place in _values(override)[0] or ()]
 
 
 def _is_hydra(line: str) -> bool:

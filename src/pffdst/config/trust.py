@@ -6,19 +6,23 @@ A folder is data, whoever made it. What its saved command line asks beyond that 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from pffdst.config.check import ConfigError
 from pffdst.config.compose import Session
-from pffdst.config.flags import key_of
+from pffdst.config.flags import CommandLine, key_of
+from pffdst.config.resume import Expanded
 from pffdst.core.words import typed
-from pffdst.runs.files import HYDRA_SETTINGS, FileProblem, read_yaml
+from pffdst.runs.files import HYDRA_SETTINGS, OVERRIDES, FileProblem, read_yaml
 
-__all__ = ["known_targets", "node_problems", "places_of", "saved_problems"]
+__all__ = ["known_targets", "node_problems", "places_of", "refuse_the_folders_own", "saved_problems", "searched"]
 
 _MOST_LINES, _MOST_TEXT = 1000, 10_000
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w\-]*(\.[\w\-]+|\[[\w\-]+\])*")
@@ -26,6 +30,35 @@ _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
 _HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.verbose"})
 _OWN = "if you mean it, write it on your own command line"
+
+
+def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLine, config_dir: Path) -> None:
+    """ConfigError where the folder that is resumed says more than settings; before anything it says is composed."""
+    folder, own = expanded.folder, line.own_configs(config_dir)
+    if folder is None:
+        return
+    main = config_dir if line.args.config_path is None else config_dir.parent / line.args.config_path
+    named = [place.removeprefix("file://") for place in searched(line) if not place.startswith("pkg:")]
+    places = [main, *([own] if own is not None else ()), *map(Path, named)]
+    problems = [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
+    if own is not None and line.args.config_dir is None and own.resolve().is_relative_to(folder.resolve()):
+        problems.append(f"{own.resolve()}: a run's folder brings no configurations; call this from another folder")
+    again = [word for word in places_of(folder) if word not in line.argv]
+    if problems and again:
+        problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what lies there")
+    if problems:
+        raise ConfigError(problems)
+
+
+def searched(line: CommandLine) -> list[str]:
+    """The places of `hydra.searchpath`, as typed."""
+    lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
+    try:
+        found = OverridesParser.create().parse_overrides(lines)
+    except HydraException:
+        return []  # told with the other problems
+    values: list[Any] = [override.value() for override in found]
+    return [str(place) for value in values for place in value or ()]
 
 
 def known_targets(folders: Sequence[Path]) -> frozenset[str]:

@@ -70,7 +70,7 @@ def test_aliases_of_aliases_end_at_once(tmp_path: Path) -> None:
 def test_an_option_of_ones_own_is_taken_where_its_folder_is_named(tmp_path: Path) -> None:
     own = tmp_path / "myconf"
     (own / "model").mkdir(parents=True)
-    (own / "model" / "mine.yaml").write_text((SHIPPED / "model" / "lenet.yaml").read_text())
+    (own / "model" / "mine.yaml").write_text((SHIPPED / "model" / "cnn.yaml").read_text())
     folder = folder_with(tmp_path / "run", ["model=mine"])
     sources = [{"path": str(own), "schema": "file", "provider": "command-line"}]
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"config_sources": sources}}}))

@@ -5,14 +5,16 @@
 # make picture   the README's picture, from its sweep played anew
 # make reproduce STUDY=lenet_cifar10   plays a study and writes docs/results/lenet_cifar10.md
 # make deploy-demo   servers and nodes over Flower on this machine, TLS and keys included
+# make fault-check   every way a run can be ended, and what it leaves
+# make sbom   what is installed, with its licences, in .sbom/
 # make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo deploy-demo test test-fast check docs picture reproduce dashboard lock bench bench-gpu bench-peers \
-  gpu-check clean
+.PHONY: demo deploy-demo test test-fast check docs picture reproduce dashboard lock hashes sbom fault-check bench \
+  bench-gpu bench-peers gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python train.py
@@ -83,10 +85,20 @@ bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers/setup.py $(PEERS) $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/peers/race.py $(PEERS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-$(STAMP): pyproject.toml constraints.txt
+# On Linux every file that is installed is checked against the hashes in requirements.lock. The wheels that other
+# systems take (torch without CUDA, say) are others: there the versions alone are fixed.
+ifeq ($(shell uname -sm),Linux x86_64)
+INSTALL = --require-hashes --no-deps --requirement requirements.lock
+ITSELF = --no-deps --no-build-isolation --editable .
+else
+INSTALL = --constraint constraints.txt --editable '.[dev]'
+endif
+
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	$(if $(ITSELF),$(BIN)/python -m pip install --quiet --disable-pip-version-check $(ITSELF))
 	touch $(STAMP)
 
 lock:
@@ -95,6 +107,25 @@ lock:
 	(echo '# Exact versions of the whole set, tested together. Made by `make lock` from a fresh virtual environment.'; \
 	 .lock/bin/python -m pip freeze --exclude-editable) > constraints.txt
 	rm -rf .lock
+	$(MAKE) hashes
+
+# After a line of constraints.txt was added or changed.
+hashes:
+	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	(cat constraints.txt; echo setuptools==84.2.1) > .lock/wanted.txt
+	(echo '# What constraints.txt names, with the sha256 of every file that may be installed. Made by `make hashes`.'; \
+	 .lock/bin/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header .lock/wanted.txt) > .lock/made
+	mv .lock/made requirements.lock && rm -rf .lock
+
+# .sbom/sbom.json (CycloneDX) and .sbom/licences.md, made by tools in an environment of their own.
+sbom: $(STAMP)
+	test -x .sbom/venv/bin/python || $(PYTHON) -m venv .sbom/venv
+	.sbom/venv/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	.sbom/venv/bin/cyclonedx-py environment $(BIN)/python --output-file .sbom/sbom.json
+	.sbom/venv/bin/pip-licenses --python=$(BIN)/python --format=markdown --with-urls --output-file=.sbom/licences.md
+
+fault-check: $(STAMP)
+	$(BIN)/python benchmarks/fault_check.py
 
 clean:
-	rm -rf $(VENV) .lock .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .lock .sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis

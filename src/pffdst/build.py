@@ -251,6 +251,7 @@ def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
 def _engine(cfg: DictConfig) -> Engine:
     """The configured engine; under torchrun one of many, and the other ranks are sent the configuration as it opens."""
     engine: Engine = instantiate(cfg.engine)
+    engine.cohort = cfg.cohort
     ranks = current()
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
 

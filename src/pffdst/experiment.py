@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from pffdst import records
 from pffdst.client.turn import ClientSetup
 from pffdst.core.attributes import Attributes
+from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
@@ -33,9 +34,28 @@ from pffdst.runs import checkpoint, files
 from pffdst.server.round import Round, RoundRecord
 from pffdst.server.server import Server
 
-__all__ = ["STATE_FORMAT", "Experiment", "Progress"]
+__all__ = ["STATE", "STATE_FORMAT", "Experiment", "Progress"]
 
 STATE_FORMAT = 6
+STATE: Final[Mapping[str, type]] = {
+    "format": int,
+    "fingerprint": str,
+    "content": dict,
+    "t": int,
+    "history": dict,
+    "seconds": float,
+    "rejected": int,
+    "memory": float,
+    "times": dict,
+    "row": dict,
+    "server": dict,
+    "engine": dict,
+    "ledger": dict,
+    "loggers": dict,
+    "observers": list,
+}
+"""What a checkpoint holds, by name; the parts say themselves what theirs are."""
+_SLOW: Final = 1.0  # seconds of a round after which its end is kept in memory: a signal does not wait for the next
 
 
 @final
@@ -43,7 +63,8 @@ STATE_FORMAT = 6
 class Progress:
     """What grows over a run beside the model: the next round, the evaluations, the time, who was left out.
 
-    `stop` says why the run ends before its last round, where an observer ends it.
+    `stop` says why the run ends before its last round, where an observer ends it. `unsaved` is the checkpoint of the
+    last round's end that is not on disk, `place` the folder as the system knows it.
     """
 
     t: int = 0
@@ -55,6 +76,8 @@ class Progress:
     row: Row = field(default_factory=dict)
     stop: str | None = None
     scores: dict[str, Evaluation] = field(default_factory=dict)
+    unsaved: memoryview | None = None
+    place: tuple[int, int] | None = None
 
 
 @final
@@ -173,39 +196,75 @@ class Experiment:
         """The folder of last.ckpt and previous.ckpt."""
         return self.folder / files.CHECKPOINTS
 
-    def save_if_due(self) -> None:
-        """A checkpoint every `checkpoint_every` rounds and at the end."""
-        with self.progress.watch.part("checkpoint"):
-            if self.progress.t % self.checkpoint_every == 0 or self.progress.t >= self.rounds or self.progress.stop:
+    def save_if_due(self, seconds: float = 0.0) -> None:
+        """A checkpoint every `checkpoint_every` rounds and at the end; after a round of many seconds one in memory."""
+        progress = self.progress
+        with progress.watch.part("checkpoint"):
+            if progress.t % self.checkpoint_every == 0 or progress.t >= self.rounds or progress.stop:
                 self.save()
+            else:
+                progress.unsaved = checkpoint.packed(self._state()) if seconds > _SLOW else None
 
     def save(self) -> None:
         """Writes what the next round depends on."""
+        self.progress.unsaved = checkpoint.packed(self._state())
+        self.save_unsaved()
+
+    def save_unsaved(self) -> None:
+        """Writes the checkpoint of the last round's end, where that is not on disk and the folder is still there."""
+        if self.progress.unsaved is not None:
+            self.look_for_folder()
+            checkpoint.save_packed(self.checkpoints, self.progress.unsaved)
+            self.progress.unsaved = None
+
+    def look_for_folder(self) -> None:
+        """UserError where the run's folder is gone or is another one now: nothing is to be made anew in its place."""
+        place = files.place_of(self.folder)
+        self.progress.place = self.progress.place or place
+        if place is None or place != self.progress.place:
+            raise UserError(
+                f"{self.folder}: the run's folder was {'removed' if place is None else 'replaced'} while it ran, and "
+                f"its files with it: the run ends in round {self.progress.t}. Bring the folder back and resume it, or "
+                "start the run again"
+            )
+
+    def _state(self) -> dict[str, Any]:
         progress = self.progress
-        checkpoint.save(
-            self.checkpoints,
-            {
-                "format": STATE_FORMAT,
-                "fingerprint": self.fingerprint,
-                "content": dict(self.content),
-                "t": progress.t,
-                "history": progress.history.state_dict(),
-                "seconds": progress.seconds,
-                "rejected": progress.rejected,
-                "memory": progress.memory.mb,
-                "times": dict(progress.watch.total),
-                "row": dict(progress.row),
-                "server": self.server.state_dict(),
-                "engine": self.engine.state_dict(),
-                "ledger": self.ledger.state_dict(),
-                "loggers": self.loggers.state_dict(),
-                "observers": [observer.state_dict() for observer in self.observers],
-            },
-        )
+        return {
+            "format": STATE_FORMAT,
+            "fingerprint": self.fingerprint,
+            "content": dict(self.content),
+            "t": progress.t,
+            "history": progress.history.state_dict(),
+            "seconds": float(progress.seconds),
+            "rejected": progress.rejected,
+            "memory": float(progress.memory.mb),
+            "times": dict(progress.watch.total),
+            "row": dict(progress.row),
+            "server": self.server.state_dict(),
+            "engine": self.engine.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "loggers": self.loggers.state_dict(),
+            "observers": [observer.state_dict() for observer in self.observers],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a checkpoint of this very configuration; `build` compared the fingerprints."""
+        """Goes back to a checkpoint of this very configuration; `build` compared the fingerprints.
+
+        CheckpointError where a part of it is not what such a run saves.
+        """
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint in {self.checkpoints} is none that a run of this configuration wrote "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): start the run anew"
+            ) from error
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         progress = self.progress
+        if state["t"] < self.first:
+            raise ValueError(f"t={state['t']} is before the first round")
         progress.t, progress.seconds, progress.rejected = state["t"], state["seconds"], state["rejected"]
         progress.memory.mb, progress.row = state["memory"], dict(state["row"])
         progress.history.load_state_dict(state["history"])

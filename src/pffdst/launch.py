@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.build import build, content
 from pffdst.config.identity import content_differences, content_digest, differences, engine_identity, fingerprint
 from pffdst.core.errors import UserError
-from pffdst.experiment import STATE_FORMAT, Experiment
+from pffdst.experiment import STATE, STATE_FORMAT, Experiment
 from pffdst.loggers.tables import print_summary
 from pffdst.run import run
 from pffdst.runs import checkpoint, files, jobs
+from pffdst.runs.checkpoint import CheckpointError
 from pffdst.runs.provenance import provenance
 
 __all__ = ["launch", "recorded_run"]
@@ -101,7 +103,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
             )
         return None
     if resume is True:
-        found = checkpoint.latest(checkpoints)
+        found = checkpoint.latest(checkpoints, partial(_check_state, cfg))
         if found is None:
             if not (folder / files.RUN).exists():
                 raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
@@ -111,22 +113,37 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     else:
         path = Path(str(resume))
         state = checkpoint.load(path)
-    if state["format"] != STATE_FORMAT:
-        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
+        _check_state(cfg, state, path)
     if state["fingerprint"] != identity:
         raise UserError(_another_configuration(cfg, folder, path))
     _log.info("resuming after round %d from %s", state["t"], path)
     return state
 
 
+def _is(value: Any, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _check_state(cfg: DictConfig, state: Any, path: Path) -> None:
+    """CheckpointError for what no run of this configuration saves; of the parts, each looks at its own in `restore`."""
+    if isinstance(state, dict) and isinstance(state.get("format"), int) and state["format"] != STATE_FORMAT:
+        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
+    wrong = [f"no {name}" for name in STATE if not isinstance(state, dict) or name not in state]
+    if not wrong:
+        wrong = [f"{name} is no {kind.__name__}" for name, kind in STATE.items() if not _is(state[name], kind)]
+    if not wrong and not state["t"] <= cfg.rounds:
+        wrong = [f"t={state['t']}, in a run of {cfg.rounds} rounds"]
+    if wrong:
+        raise CheckpointError(f"checkpoint {path}: it is none that a run wrote ({', '.join(wrong[:3])})")
+
+
 def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
-    lines = []
-    if (folder / files.CONFIG).exists():
-        saved = OmegaConf.to_container(OmegaConf.load(folder / files.CONFIG))
-        now = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(saved, dict)
-        assert isinstance(now, dict)
-        lines = differences({str(k): v for k, v in saved.items()}, {str(k): v for k, v in now.items()})
+    try:
+        saved = files.read_yaml(folder / files.CONFIG)
+    except files.FileProblem:
+        saved = None
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    lines = differences(saved, now) if isinstance(saved, dict) else []
     what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
     return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
 

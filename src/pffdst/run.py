@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from pffdst.core import ending
+from pffdst.core.errors import UserError
 from pffdst.cost.ledger import unpacked
 from pffdst.experiment import Experiment
 from pffdst.loggers import say
@@ -24,15 +27,32 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
         if state is not None:
             experiment.restore(state)
         loggers.open(experiment.info, None if state is None else state["loggers"])
-        for t in range(progress.t, experiment.rounds):
-            play_round(experiment, t)
-            traced()
-            if progress.stop is not None:
-                say.stopped(t, progress.stop)
-                break
-        summary = experiment.finish()
+        with _ending_well(experiment):
+            for t in range(progress.t, experiment.rounds):
+                play_round(experiment, t)
+                traced()
+                if progress.stop is not None:
+                    say.stopped(t, progress.stop)
+                    break
+                if ending.told():
+                    experiment.save()
+                ending.stop_if_told()
+            summary = experiment.finish()
         loggers.summary(summary)
     return summary
+
+
+@contextmanager
+def _ending_well(experiment: Experiment) -> Iterator[None]:
+    """Whatever ends the rounds, those that are done are not lost; and a signal keeps its name."""
+    with ending.may_finish():
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, UserError):
+                experiment.save_unsaved()
+            ending.stop_if_told()  # libraries make exceptions of their own of it
+            raise
 
 
 def play_round(experiment: Experiment, t: int) -> Round:
@@ -45,6 +65,7 @@ def play_round(experiment: Experiment, t: int) -> Round:
     with watch.part("aggregate"):
         done.conclude()
     experiment.passed(done)
+    experiment.look_for_folder()
     progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
     for observer in experiment.observers:
         progress.stop = observer.on_round(experiment, done) or progress.stop
@@ -53,7 +74,7 @@ def play_round(experiment: Experiment, t: int) -> Round:
     with watch.part("log"):
         experiment.log(done)
     experiment.lap(began)
-    experiment.save_if_due()
+    experiment.save_if_due(time.monotonic() - began)
     release_free_memory()
     return done
 

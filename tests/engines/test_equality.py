@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from pffdst.build import build
 from pffdst.config.compose import compose
+from pffdst.core.errors import LostError
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
 
@@ -107,16 +110,34 @@ def test_every_client_is_trained_again_in_every_round(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
-    from pffdst.engines.base import EngineError
-
     experiment = build(compose([*SMALL, "engine.workers=2"], CONFIGS), tmp_path, "identity")
     with experiment.engine.open(experiment.setup):
         pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
         pool._workers[0].process.kill()
         pool._workers[0].process.join()
         now = experiment.server.begin(0)
-        with pytest.raises(EngineError, match=r"exit code -9.*resume=true"):
+        with pytest.raises(LostError, match=r"exit code -9.*Fewer engine\.workers"):
             list(experiment.engine.run(now.tasks()))
+
+
+def test_a_worker_that_is_stopped_is_told_with_its_client_and_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PFFDST_WORKER_TIMEOUT", "2")
+    experiment = build(compose([*SMALL, "engine.workers=1"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
+        now = experiment.server.begin(0)
+        with pytest.raises(LostError, match=r"at client \d+ in round 1, has not been heard of for 2 s"):
+            list(experiment.engine.run(now.tasks()))
+
+
+def test_no_more_workers_than_clients_of_a_round(tmp_path: Path) -> None:
+    experiment = build(compose([*SMALL, "engine.workers=40"], CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        assert len(pool._workers) == experiment.engine.cohort
 
 
 def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pffdst.report.payload import payload
 from pffdst.report.reading import read_run
 from pffdst.runs import files
 
-MUTATIONS = 10_000
+MUTATIONS = int(os.environ.get("PFFDST_MUTATIONS", "300"))  # 10,000 before a change of the readers is merged
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,7 +106,7 @@ def mutated(content, dice, others):
     return content[:at] + dice.choice(TOKENS) + content[at:]
 
 
-def test_ten_thousand_mutations_of_real_folders_are_told_and_none_raises(trained, tmp_path, write):
+def test_mutations_of_real_folders_are_told_and_none_raises(trained, tmp_path, write):
     dice = random.Random(20261128)
     places = [trained, write(tmp_path / "written", rounds=6, layers=2)]
     good = read_run(write(tmp_path / "good", seed=1, rounds=4, layers=2), "good")

@@ -114,6 +114,22 @@ def test_a_damaged_file_tells_of_the_one_beside_it(folder: Path) -> None:
     assert f"resume={folder / 'previous.ckpt'}" in refused(path)
 
 
+def test_advice_was_tried_first(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert "resume=" not in refused(folder / "last.ckpt")
+
+
+def test_a_state_of_wrong_content_is_passed_over_for_the_one_before(folder: Path) -> None:
+    def refuse_two(found: dict[str, Any], path: Path) -> None:
+        if same(found, state(2)):
+            raise CheckpointError(f"{path} is none")
+
+    found = latest(folder, refuse_two)
+    assert found is not None
+    assert found[1] == folder / "previous.ckpt"
+
+
 def test_errors_are_the_users() -> None:
     assert issubclass(CheckpointError, UserError)
 

@@ -9,6 +9,7 @@ import pytest
 
 from pffdst.loggers.csv import read_metrics
 from pffdst.runs.files import FileProblem, read_json, read_rows, read_yaml, write_whole
+from pffdst.runs.jobs import locked
 
 
 def test_pieces_and_writers_make_one_file(tmp_path: Path) -> None:
@@ -25,10 +26,19 @@ def test_what_was_begun_is_removed_when_writing_fails(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     (tmp_path / "x").write_bytes(b"old")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=f"No space.*{tmp_path / 'x'}"):
         write_whole(tmp_path / "x", full)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_what_a_kill_left_half_written_is_removed_by_whoever_takes_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".run.json.12-3", "checkpoints/.last.ckpt.4711-0", ".hidden", "checkpoints/last.ckpt"):
+        (tmp_path / name).write_bytes(b"x")
+    with locked(tmp_path):
+        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".hidden", "last.ckpt", "run.lock"}
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml, lambda path: list(read_rows(path))])

@@ -21,17 +21,18 @@ from rich.console import Console
 from rich.table import Table
 from torchmetrics.classification import MulticlassAccuracy
 
+from pffdst.cli.train import configs
 from pffdst.config.compose import session
 from pffdst.config.constructors import did_you_mean, key_problems, locate
+from pffdst.config.trust import node_problems
 from pffdst.core.errors import UserError
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.units import format_percent
 from pffdst.models.saved import SavedModel, path_of
+from pffdst.runs.files import CONFIG, FileProblem, read_yaml
 
 __all__ = ["evaluate", "main"]
-
-_CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -40,12 +41,13 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     parser.add_argument("run", type=Path, help="a finished run's folder")
     parser.add_argument("overrides", nargs="*", metavar="dataset...", help="settings of the data")
     parser.add_argument("--average", action="store_true", help="the server average in place of the last model")
+    parser.add_argument("--config-dir", type=Path, help="configurations of your own, which may name the run's data")
     parser.add_argument("--validation", action="store_true", help="the run's validation set in place of the test set")
     given = parser.parse_args(argv)
     console = Console() if console is None else console
     try:
         saved = SavedModel.read(path_of(given.run, average=given.average))
-        data = _data(given.run, given.overrides, validation=given.validation)
+        data = _data(given.run, given.overrides, given.config_dir, validation=given.validation)
         scores = evaluate(saved, data)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -73,16 +75,19 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
     return evaluator.evaluate(saved.classifier().network)
 
 
-def _data(run: Path, overrides: Sequence[str], *, validation: bool) -> Dataset:
-    """The run's data set, or what the overrides make of it."""
+def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: bool) -> Dataset:
+    """The run's data set, or what the overrides make of it; its class is one that a configuration here names."""
     folder = run if run.is_dir() else run.parent
     try:
-        cfg = OmegaConf.load(folder / "config.yaml")
-    except (OSError, OmegaConfBaseException) as error:
+        cfg: Any = OmegaConf.create(read_yaml(folder / CONFIG))
+    except (FileProblem, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{folder}: it has no config.yaml that says what the data are: {error}") from error
     odd = [line for line in overrides if line.partition("=")[0].partition(".")[0] != "dataset" or "=" not in line]
     if odd:
         raise UserError(f"{odd[0]}: only the data can be set here; write e.g. dataset.path=FOLDER")
+    problems = node_problems(OmegaConf.to_container(cfg.dataset), [configs(), *([own] if own is not None else ())])
+    trusted = "; if you trust it, name your folder of configurations that does: --config-dir DIR"
+    _refuse([f"{folder / CONFIG}: {why}{trusted}" for why in problems])
     node = _node(cfg.dataset, overrides)
     _refuse(key_problems("dataset", node, locate(str(node._target_))))
     source: DataSource = instantiate(node)
@@ -104,7 +109,7 @@ def _node(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The dataset's node under the overrides; another option, `dataset=NAME`, is composed as for a run."""
     chosen = [line for line in overrides if line.startswith("dataset=")]
     if chosen:
-        with session(_CONFIGS) as opened:
+        with session(configs()) as opened:
             name, options = chosen[-1].partition("=")[2], opened.options("dataset")
             if name not in options:
                 close = did_you_mean(name, options)

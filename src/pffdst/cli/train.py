@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.syntax import Syntax
 
+from pffdst.cli.failures import user_error
 from pffdst.cli.numbered import numbered
 from pffdst.config.check import check, tidy
 from pffdst.config.choices import Choices
@@ -27,7 +29,8 @@ from pffdst.config.compose import VERSION_BASE, composition_line, register
 from pffdst.config.flags import CommandLine
 from pffdst.config.identity import fingerprint
 from pffdst.config.overrides import preflight
-from pffdst.core.errors import UserError, needs
+from pffdst.core.ending import listen
+from pffdst.core.errors import LostError, UserError, needs
 from pffdst.core.program import command_line
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
 from pffdst.runs.jobs import discard_unbegun, has_checkpoint, mark_failed
@@ -41,12 +44,13 @@ _log = logging.getLogger(__name__)
 
 @final
 class Interrupted(KeyboardInterrupt):
-    """A run stopped by the user; `folder` is where it can be resumed from."""
+    """A run that was told to end by the signal `number`; `folder` is where it can be resumed from."""
 
-    def __init__(self, folder: Path, sweep: bool) -> None:
-        super().__init__(folder, sweep)
+    def __init__(self, folder: Path, sweep: bool, number: int = signal.SIGINT) -> None:
+        super().__init__(folder, sweep, number)
         self.folder = folder
         self.sweep = sweep
+        self.number = number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,8 +109,10 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
     """Looks at `sys.argv`, runs `task` under Hydra, once or for every job, and gives the process's exit code.
 
     0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: an error of the user's making, in
-    one message. 130: stopped by Ctrl-C, with the line that resumes.
+    one message. 130: stopped by Ctrl-C, with the line that resumes; 143 by SIGTERM, 129 by SIGHUP.
     """
+    logging.raiseExceptions = False  # a log that cannot be written says nothing: what it is about is told by others
+    listen()
     # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
@@ -123,7 +129,7 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
         hydra.main(str(config_dir), "train", VERSION_BASE)(task)()
     except KeyboardInterrupt as stop:
         print(_how_to_resume(stop), file=sys.stderr)
-        return 130
+        return 128 + int(getattr(stop, "number", signal.SIGINT))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
@@ -154,21 +160,21 @@ def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Pat
         if not sweep:
             print(f"to look at it: {command_line('report', [str(_short(folder)), '-o', 'report.html'])}")
         return accuracy
-    except KeyboardInterrupt:
-        raise Interrupted(folder, sweep) from None
-    except RankLostError as lost:
-        print(f"{lost} {_how_to_go_on(folder)}", file=sys.stderr)
-        raise SystemExit(1) from None
+    except KeyboardInterrupt as stop:
+        raise Interrupted(folder, sweep, int(getattr(stop, "number", signal.SIGINT))) from None
     except Exception as error:
-        if sweep:
+        if sweep and not isinstance(error, RankLostError):
             _note_failure(folder, cfg, error)
             return math.nan
-        if _user_error(error) is None:
+        user = user_error(error)
+        if user is None:
             _mark_failed(folder, cfg, error)
             raise
         discard_unbegun(folder)
         # Hydra would print a line of its own before an exception that leaves the job.
-        raise SystemExit(_report(error)) from None
+        if isinstance(user, LostError):
+            print(f"{user} {_how_to_go_on(folder)}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(user, LostError) else _report(error)) from None
 
 
 def _search() -> Callable[..., int]:
@@ -198,14 +204,19 @@ def _refuse_ranks(what: str, runs: str) -> None:
 def _how_to_go_on(folder: Path) -> str:
     if not has_checkpoint(folder):
         return "There was no checkpoint yet: start again."
-    return (
-        "To go on from the last checkpoint, with any number of ranks: "
-        f"torchrun --nproc-per-node=N {sys.argv[0]} {shlex.quote(f'resume={folder}')}"
-    )
+    if current() is None:
+        return f"To go on from the last checkpoint: {_again(folder)}"
+    words = shlex.join([f"resume={folder}", *CommandLine.of(sys.argv[1:]).places])
+    start = f"torchrun --nproc-per-node=N {sys.argv[0]}"
+    return f"To go on from the last checkpoint, with any number of ranks: {start} {words}"
+
+
+def _again(folder: Path) -> str:
+    return command_line("train", [f"resume={folder}", *CommandLine.of(sys.argv[1:]).places])
 
 
 def _note_failure(folder: Path, cfg: DictConfig, error: Exception) -> None:
-    user = _user_error(error)
+    user = user_error(error)
     if user is None:
         _log.error("the job failed", exc_info=error)
     else:
@@ -218,11 +229,11 @@ def _mark_failed(folder: Path, cfg: DictConfig, error: Exception) -> None:
         identity = fingerprint(cfg)
     except Exception:
         identity = ""  # a configuration that cannot be resolved has none
-    mark_failed(folder, identity, str(_user_error(error) or error) or type(error).__name__)
+    mark_failed(folder, identity, str(user_error(error) or error) or type(error).__name__)
 
 
 def _report(error: Exception) -> int:
-    user = _user_error(error)
+    user = user_error(error)
     if user is not None:
         print(str(user), file=sys.stderr)
         return 2
@@ -233,16 +244,6 @@ def _report(error: Exception) -> int:
     return 1
 
 
-def _user_error(error: BaseException) -> UserError | None:
-    """The user error in a chain of causes: Hydra wraps what a constructor raises."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
-        seen = seen.__cause__
-    return None
-
-
 def _how_to_resume(stop: KeyboardInterrupt) -> str:
     command = command_line("train", sys.argv[1:])
     if not isinstance(stop, Interrupted):
@@ -251,8 +252,7 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
         return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
-    again = command_line("train", [f"resume={stop.folder}"])
-    return f"Stopped. To go on from the last checkpoint: {again}"
+    return f"Stopped. To go on from the last checkpoint: {_again(stop.folder)}"
 
 
 def _folder() -> Path:

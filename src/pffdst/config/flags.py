@@ -57,6 +57,13 @@ class CommandLine:
         return [token for token in self._parsed[1] if token.startswith("-")]
 
     @property
+    def places(self) -> list[str]:
+        """The words that name folders of configurations: what is trusted is said on every command line anew."""
+        own = self.args.config_dir
+        searched = [line for line in self.overrides if key_of(line) == "hydra.searchpath"]
+        return [*searched, *(["--config-dir", own] if own is not None else [])]
+
+    @property
     def multirun(self) -> bool:
         """Whether it starts a sweep."""
         return bool(self.args.multirun) or "hydra.mode=MULTIRUN" in self.overrides

@@ -25,6 +25,7 @@ from pffdst.config.ranges import range_problems
 from pffdst.config.resume import expand, folder_problems
 from pffdst.config.schema import expected_type, groups
 from pffdst.config.sweeps import Jobs, preset_lines
+from pffdst.config.trust import refuse_the_folders_own, searched
 from pffdst.core.program import command_line
 from pffdst.core.words import typed
 
@@ -46,6 +47,7 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
         return line.handed_on(line.overrides, config_dir)
     expanded = expand(line.overrides, line.multirun)
     with opened_for(line, config_dir) as opened:
+        refuse_the_folders_own(expanded, opened, line, config_dir)
         look = _Look(opened, line.multirun)
         overrides = look.at(expanded.overrides, whole=not line.shows)
     problems = [*line.problems(), *expanded.problems, *look.problems]
@@ -327,12 +329,7 @@ def _combined(options: Sequence[_Given]) -> Iterator[tuple[str, ...]]:
 
 def _places(line: CommandLine, config_dir: Path) -> list[str]:
     """Where configurations may lie beside the main folder: `hydra.searchpath`, then the user's own folder."""
-    lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
-    try:
-        found = OverridesParser.create().parse_overrides(lines)
-    except HydraException:
-        found = []  # told with the other problems
-    places = [str(place) for override in found for place in _values(override)[0] or ()]
+    places = searched(line)
     own = line.own_configs(config_dir)
     if own is None:
         return places

@@ -10,11 +10,11 @@ from typing import final
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.flags import key_of
 from pffdst.config.identity import differences, fingerprint
-from pffdst.runs.files import CONFIG, OVERRIDES, SWEEP
+from pffdst.runs.files import CONFIG, HYDRA, OVERRIDES, SWEEP, FileProblem, read_yaml
 from pffdst.runs.jobs import read_run
 
 __all__ = ["Expanded", "expand", "folder_problems", "quoted"]
@@ -27,10 +27,15 @@ _NOT_AGAIN = ("resume", "sweep", "search")
 @final
 @dataclass(frozen=True)
 class Expanded:
-    """Overrides with `resume=PATH` written out, or the problem that stands against it."""
+    """Overrides with `resume=PATH` written out, or the problem that stands against it.
+
+    `saved` are those that come from the run's `folder`: they are another's words.
+    """
 
     overrides: list[str]
     problems: list[str]
+    saved: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
@@ -79,8 +84,8 @@ def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
 
 def _differences(cfg: DictConfig, folder: Path) -> list[str]:
     try:
-        saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    except Exception:
+        saved = read_yaml(folder / CONFIG)
+    except FileProblem:
         return []
     now = OmegaConf.to_container(cfg, resolve=True)
     return differences(saved, now) if isinstance(saved, dict) and isinstance(now, dict) else []  # type: ignore[arg-type]
@@ -106,10 +111,11 @@ def _from_path(path: Path, rest: list[str]) -> Expanded:
         return Expanded(rest, [f"resume={path}: {_why_not(path)}; {_HOW}"])
     what = "resume=true" if path.is_dir() else f"resume={quoted(str(path.resolve()))}"
     try:
-        saved = _saved(folder)
-    except Exception as error:
-        return Expanded(rest, [f"resume={path}: {folder / OVERRIDES} cannot be read: {error}"])
-    return Expanded([*saved, *rest, f"hydra.run.dir={quoted(str(folder.resolve()))}", what], [])
+        saved = _saved(folder, {key_of(line).lstrip("+") for line in rest})
+    except FileProblem as error:
+        return Expanded(rest, [f"resume={path}: {folder / HYDRA}: {error}"])
+    lines = [*saved, *rest, f"hydra.run.dir={quoted(str(folder.resolve()))}", what]
+    return Expanded(lines, [], tuple(saved), folder)
 
 
 def _run_folder(path: Path) -> Path | None:
@@ -123,8 +129,10 @@ def _why_not(path: Path) -> str:
     return "this is not a run's folder: it has no .hydra folder with the run's command line"
 
 
-def _saved(folder: Path) -> list[str]:
-    saved = OmegaConf.load(folder / OVERRIDES)
-    if not isinstance(saved, ListConfig):
-        raise TypeError("expected a list")
-    return [str(line) for line in saved if key_of(str(line)) not in _NOT_AGAIN]
+def _saved(folder: Path, again: set[str]) -> list[str]:
+    """The lines of the run's own command line, but those whose keys are written `again`."""
+    saved = read_yaml(folder / OVERRIDES)
+    if not isinstance(saved, list) or not all(isinstance(line, str) for line in saved):
+        raise FileProblem(folder / OVERRIDES, "is no list of settings")
+    keys = [(key_of(line).lstrip("+"), line) for line in saved]
+    return [line for key, line in keys if key not in _NOT_AGAIN and key not in again]

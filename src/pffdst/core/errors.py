@@ -1,10 +1,14 @@
 """The one family of errors that are answered with a message instead of a traceback."""
 
-__all__ = ["UserError", "needs"]
+__all__ = ["LostError", "UserError", "needs"]
 
 
 class UserError(Exception):
     """An error of the user's making: printed without a traceback, exit code 2."""
+
+
+class LostError(UserError):
+    """The run has to stop: a process of it is gone or hangs. It can be resumed; exit code 1."""
 
 
 def needs(what: str, error: ImportError, extra: str = "") -> UserError:

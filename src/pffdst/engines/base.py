@@ -39,8 +39,8 @@ class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
-    `beside`: processes of the run on this machine, which share its cores. `brief` is what clients elsewhere are told of
-    the run before the first round: its configuration, and what its samples are like.
+    `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known. `brief` is
+    what clients elsewhere are told of the run before the first round: its configuration, and what its samples are like.
     """
 
     device: str = "cpu"
@@ -48,6 +48,7 @@ class Engine(ABC):
     memories: ClientMemories
     beside: int = 1
     brief: Mapping[str, Any] = MappingProxyType({})
+    cohort: int | None = None
 
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:

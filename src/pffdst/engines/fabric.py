@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import final
@@ -14,6 +15,8 @@ from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.pool import WorkerPool
 
 __all__ = ["FabricEngine", "available_cores"]
+
+_log = logging.getLogger(__name__)
 
 
 def available_cores() -> int:
@@ -49,6 +52,9 @@ class FabricEngine(Engine):
         """Starts the workers, or prepares this process."""
         cores = max(1, available_cores() // self.beside)
         workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
+        if self.cohort is not None and workers > self.cohort:
+            _log.info("%d worker processes in place of %d: a round has no more clients", self.cohort, workers)
+            workers = self.cohort
         if workers == 0:
             self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
             self._fit = FabricFit(self.device, setup.callbacks)

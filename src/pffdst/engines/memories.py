@@ -94,7 +94,7 @@ class ClientMemories:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what `state_dict` gave."""
-        self._index, self._next = from_sparse(state["index"]), state["next"]
+        self._index, self._next = from_sparse(state["index"], self._index), state["next"]
         values, counts = torch.unique(self._index, return_counts=True)
         self._keepers = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         self._table = {index: unpack_memory(packed, self._layout) for index, packed in state["table"].items()}

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,25 +30,34 @@ from typing import Any, final
 import torch
 
 from pffdst.client.turn import ClientSetup, ClientWork
+from pffdst.core.errors import LostError
 from pffdst.core.messages import Update
 from pffdst.engines.base import EngineError, Job, one_thread, turn_of
 from pffdst.engines.fabric_loop import FabricFit
-from pffdst.measure.memory import release_free_memory
+from pffdst.engines.ranks import silence
+from pffdst.measure.memory import is_out_of_memory, release_free_memory
 
 __all__ = ["WorkerPool"]
 
+TIMEOUT = "PFFDST_WORKER_TIMEOUT"
 _AHEAD = 32
+_LOOK = 1.0  # seconds between two looks at who has been heard of
 
 
 @final
 @dataclass
 class Worker:
-    """A process, the pipe to it, and which of the round's payloads and memories it already has."""
+    """A process, the pipe to it, and which of the round's payloads and memories it already has.
+
+    `silent` counts the looks since it was last heard of, `job` is what it is at.
+    """
 
     process: BaseProcess
     pipe: Connection
     has: set[tuple[str, int]] = field(default_factory=set)
     position: int | None = None
+    job: Job | None = None
+    silent: int = 0
 
 
 @final
@@ -57,6 +67,7 @@ class WorkerPool:
     def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
         method = default_start_method()
         self._samples = setup.samples
+        self._silence = silence(os.environ, TIMEOUT)
         self._workers: list[Worker] = []
         # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
         gc.collect()
@@ -102,8 +113,10 @@ class WorkerPool:
             for turn in range(len(jobs)):
                 while turn not in done:
                     for worker in self._answering():
-                        position, worker.position = worker.position, None
-                        done[position] = self._receive(worker)  # type: ignore[index]
+                        kind, update = self._said(worker)
+                        if kind != "beat":
+                            position, worker.position = worker.position, None
+                            done[position] = update  # type: ignore[index]
                     self._give_out(jobs, queue, turn)
                 self._give_out(jobs, queue, turn + 1)  # before the caller takes its time over an update
                 yield done.pop(turn)
@@ -120,9 +133,18 @@ class WorkerPool:
                 self._give(worker, jobs, position)
 
     def _answering(self) -> list[Worker]:
-        """The busy workers that have something to say, or died."""
-        ready = wait([w.pipe for w in self._workers if w.position is not None])
-        return [w for w in self._workers if w.pipe in ready]
+        """The busy workers that have something to say, or died. LostError where one has been silent for too long.
+
+        Silence is counted in looks, not by a clock: this process may have been stopped itself.
+        """
+        busy = [w for w in self._workers if w.position is not None]
+        ready = wait([w.pipe for w in busy], timeout=_LOOK)
+        heard = [w for w in busy if w.pipe in ready]
+        for worker in busy:
+            worker.silent = 0 if worker in heard else worker.silent + (not ready)
+            if worker.silent * _LOOK >= self._silence:
+                raise LostError(f"{_named(worker)} has not been heard of for {self._silence:g} s.")
+        return heard
 
     def _give(self, worker: Worker, jobs: Sequence[Job], position: int) -> None:
         """Sends a job; a payload or memory that the worker already has in this round goes by its key."""
@@ -133,7 +155,7 @@ class WorkerPool:
             if key not in worker.has:
                 self._send(worker, ("blob", key, blob))
                 worker.has.add(key)
-        worker.position = position
+        worker.position, worker.job, worker.silent = position, job, 0
         self._send(worker, ("task", replace(task, payload=b""), *keys, job.kept))
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
@@ -143,22 +165,29 @@ class WorkerPool:
             raise self._died(worker) from error
 
     def _receive(self, worker: Worker) -> Any:
-        """What a worker says; EngineError where it died or failed."""
+        """What a worker says next."""
+        while True:
+            kind, content = self._said(worker)
+            if kind != "beat":
+                return content
+
+    def _said(self, worker: Worker) -> tuple[str, Any]:
+        """The next message and its kind; LostError where the worker died, EngineError where it failed."""
         try:
             kind, content = worker.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._died(worker) from error
+        if kind == "memory":
+            raise LostError(f"{_named(worker)} ran out of memory ({content}). {_LESS}")
         if kind == "error":
             raise EngineError(f"a worker process failed while training a client:\n{content}")
-        return content
+        return kind, content
 
-    def _died(self, worker: Worker) -> EngineError:
+    def _died(self, worker: Worker) -> LostError:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
-        return EngineError(
-            f"a worker process (pid {worker.process.pid}) died with exit code {code} (-9: killed, often for want of "
-            "memory); fewer engine.workers need less, and resume=true goes on from the last checkpoint"
-        )
+        killed = f" (killed, often for want of memory). {_LESS}" if code == -9 else "."
+        return LostError(f"{_named(worker)} died with exit code {code}{killed}")
 
     def close(self) -> None:
         """Ends the processes: politely, then not."""
@@ -168,9 +197,17 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.join(timeout=0.0 if worker.position is not None else 5.0)
             if worker.process.is_alive():
-                worker.process.terminate()
+                worker.process.kill()  # one that is stopped would not hear anything less
                 worker.process.join(timeout=5.0)
         self._workers.clear()
+
+
+_LESS = "Fewer engine.workers need less."
+
+
+def _named(worker: Worker) -> str:
+    at = "" if worker.job is None else f", at client {worker.job.task.client} in round {worker.job.task.t + 1},"
+    return f"A worker process (pid {worker.process.pid}){at}"
 
 
 def default_start_method() -> str:
@@ -195,19 +232,42 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+@final
+class _Voice:
+    """What a worker says, and a beat now and then: silence means that it hangs or was stopped."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._lock, self._pause = pipe, threading.Lock(), silence(os.environ, TIMEOUT) / 5
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def __call__(self, message: tuple[str, Any]) -> None:
+        with self._lock:
+            self._pipe.send(message)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._pause)
+            try:
+                self(("beat", None))
+            except OSError:
+                return  # the other end is gone, and this process with it
+
+
 def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | bytes, channels_last: bool) -> None:
     """A worker's life: until its pipe closes, keeps blobs for a round and answers tasks."""
     for other in inherited:
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and what a parent among ranks does then is not for us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and what the parent does then is not for us
+    signal.signal(signal.SIGHUP, signal.SIG_IGN) if hasattr(signal, "SIGHUP") else None
+    say = _Voice(pipe)
     torch.set_num_threads(1)
     try:
         known = pickle.loads(setup) if isinstance(setup, bytes) else setup
         work = ClientWork(known, channels_last=channels_last)
         fit = FabricFit("cpu", work.setup.callbacks)
-        pipe.send(("ready", None))
+        say(("ready", None))
         blobs: dict[tuple[str, int], Any] = {}
         while True:
             kind, *rest = pipe.recv()
@@ -220,8 +280,8 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
             else:
                 task, payload_key, memory_key, kept = rest
                 task = replace(task, payload=blobs[payload_key])
-                pipe.send(("update", turn_of(Job(task, blobs[memory_key], kept), work, fit)))
+                say(("update", turn_of(Job(task, blobs[memory_key], kept), work, fit)))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return
-    except Exception:
-        pipe.send(("error", traceback.format_exc()))
+    except Exception as error:
+        say(("memory", str(error)[:200]) if is_out_of_memory(error) else ("error", traceback.format_exc()))

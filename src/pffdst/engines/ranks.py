@@ -20,19 +20,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
-from pffdst.core.errors import UserError
+from pffdst.core.errors import LostError, UserError
 
-__all__ = ["RankLostError", "Ranks", "current", "join"]
+__all__ = ["RankLostError", "Ranks", "current", "join", "silence"]
 
 BEAT: Final = -1
 BYE: Final = -2
 TIMEOUT: Final = "PFFDST_RANK_TIMEOUT"
+_MOMENT: Final = 2.0  # seconds that a follower waits before it obeys SIGTERM: rank 0 must not take it for a death
 _UNREAD: Final = 16  # messages of a rank that wait in memory here until they are asked for; it waits with the next
 _LONG = datetime.timedelta(days=7)
 _START = datetime.timedelta(minutes=5)
 
 
-class RankLostError(UserError):
+class RankLostError(LostError):
     """The run has to stop: another rank died or hangs, or this process was told to end."""
 
 
@@ -109,7 +110,7 @@ class Ranks:
 
         self.rank, self.size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         self.beside = int(environment.get("LOCAL_WORLD_SIZE", 1))
-        self._silence = _silence(environment)
+        self._silence = silence(environment)
         self._why: str | None = None
         self._noticed, self._closing = threading.Event(), threading.Event()
         store = next(rendezvous("env://", timeout=_START))[0]
@@ -215,7 +216,7 @@ class Ranks:
 
     def _lost(self) -> RankLostError:
         """Why the run stops; when torchrun knows it first, the link's thread will know in a moment."""
-        self._noticed.wait(2.0)
+        self._noticed.wait(_MOMENT / 2)
         return RankLostError(f"{self._why or 'This process was told to end (SIGTERM)'}: all ranks stop.")
 
 
@@ -245,7 +246,7 @@ def current() -> Ranks | None:
 def _end_in_a_moment(number: int, frame: Any) -> None:
     """SIGTERM in a follower: its link's thread ends it first, if rank 0 is why, and says so."""
     del frame
-    time.sleep(1.0)
+    time.sleep(_MOMENT)
     os._exit(128 + number)
 
 
@@ -255,14 +256,15 @@ def _group(store: Any, name: str, rank: int, size: int) -> Any:
     return ProcessGroupGloo(PrefixStore(f"pffdst/{name}", store), rank, size, _START)
 
 
-def _silence(environment: Mapping[str, str]) -> float:
-    given = environment.get(TIMEOUT, "60")
+def silence(environment: Mapping[str, str], name: str = TIMEOUT) -> float:
+    """Seconds after which a process that says nothing is taken for lost, of the environment; 60 where it says none."""
+    given = environment.get(name, "60")
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 86400:
-        raise UserError(f"{TIMEOUT}={given}: expected seconds above 0; write e.g. {TIMEOUT}=60")
+        raise UserError(f"{name}={given}: expected seconds above 0; write e.g. {name}=60")
     return seconds
 
 

@@ -51,8 +51,11 @@ class CsvLogger(RunLogger):
         if not text.keys() <= set(self._columns):
             path = Path(stream.name)
             stream = self._restart(path, _read(path), names=text)
-        stream.write(_line([text.get(name, "") for name in self._columns]))
-        stream.flush()
+        try:
+            stream.write(_line([text.get(name, "") for name in self._columns]))
+            stream.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, stream.name) from error
         self._round = int(row[ROUND])
 
     def close(self, status: Status) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import sys
 from typing import final
 
 import psutil
 
-__all__ = ["PeakMemory", "memory_mb", "release_free_memory"]
+__all__ = ["PeakMemory", "is_out_of_memory", "memory_mb", "release_free_memory"]
 
 
 def memory_mb() -> float:
@@ -25,6 +26,14 @@ def memory_mb() -> float:
             continue
         total += getattr(info, "pss", 0) or info.rss
     return total / 1e6
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was wanting: Python's, the system's or torch's own words for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    signs = ("cannot allocate memory", "can't allocate memory", "out of memory", "not enough memory")
+    return any(sign in str(error).lower() for sign in signs)
 
 
 def release_free_memory() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ from torch import Tensor
 from pffdst.core.errors import UserError
 from pffdst.runs.files import LAST, PREVIOUS, write_whole
 
-__all__ = ["CheckpointError", "from_sparse", "latest", "load", "save", "to_sparse", "write"]
+__all__ = [
+    "CheckpointError",
+    "check_vector",
+    "from_sparse",
+    "latest",
+    "load",
+    "packed",
+    "save",
+    "save_packed",
+    "to_sparse",
+    "write",
+]
 
 MAGIC = b"PFFDSTC1"
 _HEAD = len(MAGIC) + 8 + 32
@@ -31,18 +43,31 @@ class CheckpointError(UserError):
     """A file that is not a whole checkpoint; the text says which and what to do."""
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) as the folder's last checkpoint; the former one becomes previous."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # a damaged last one must not take the place of the good one before it
-    write(folder / LAST, state, keep=folder / PREVIOUS if _is_whole(folder / LAST) else None)
-
-
-def write(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Writes `state` into one file, which `load` reads; what it held before may be kept under `keep`."""
+def packed(state: dict[str, Any]) -> memoryview:
+    """The body of a checkpoint: `state` (tensors and plain values) as bytes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    body = buffer.getbuffer()
+    return buffer.getbuffer()
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors and plain values) as the folder's last checkpoint; the former one becomes previous."""
+    save_packed(folder, packed(state))
+
+
+def save_packed(folder: Path, body: memoryview) -> None:
+    """What `save` does with a state that is packed already. The run's folder is not made again where it is gone."""
+    folder.mkdir(exist_ok=True)
+    # a damaged last one must not take the place of the good one before it
+    _write(folder / LAST, body, keep=folder / PREVIOUS if _is_whole(folder / LAST) else None)
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` into one file, which `load` reads."""
+    _write(path, packed(state))
+
+
+def _write(path: Path, body: memoryview, keep: Path | None = None) -> None:
     head = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
     write_whole(path, head, body, keep=keep)
 
@@ -78,33 +103,51 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: it holds more than tensors and plain values") from error
 
 
+def check_vector(name: str, found: Any, length: int) -> None:
+    """ValueError for what is no vector of this length, of real numbers."""
+    if not isinstance(found, Tensor) or found.ndim != 1 or not found.is_floating_point():
+        raise ValueError(f"expected {name} to be a vector of {length}, but it is a {type(found).__name__}")
+    if len(found) != length:
+        raise ValueError(f"expected {name} to be a vector of {length}, but it has {len(found)} values")
+
+
 def to_sparse(values: Tensor) -> tuple[int, Tensor, Tensor]:
     """A vector as its length, where it is not 0 and the values there: of very many clients most hold nothing."""
     places = values.nonzero().flatten()
     return len(values), places, values[places]
 
 
-def from_sparse(packed: tuple[int, Tensor, Tensor]) -> Tensor:
-    """The other way round."""
+def from_sparse(packed: tuple[int, Tensor, Tensor], like: Tensor | None = None) -> Tensor:
+    """The other way round. ValueError where it is none of the length of `like`, or names places beyond it."""
     length, places, values = packed
+    if like is not None and length != len(like):
+        raise ValueError(f"expected a number for each of {len(like)}, but there are {length}")
+    if len(places) != len(values) or (len(places) and not 0 <= int(places.min()) <= int(places.max()) < length):
+        raise ValueError(f"expected places below {length}")
     return torch.zeros(length, dtype=values.dtype).index_copy_(0, places, values)
 
 
 def _sibling_hint(path: Path) -> str:
-    siblings = [n for n in (LAST, PREVIOUS) if n != path.name and (path.parent / n).exists()]
+    siblings = [n for n in (LAST, PREVIOUS) if n != path.name and _is_whole(path.parent / n)]
     return "".join(f"; write resume={path.parent / name} to go on from the one beside it" for name in siblings)
 
 
-def latest(folder: Path) -> tuple[dict[str, Any], Path] | None:
+def latest(
+    folder: Path, check: Callable[[dict[str, Any], Path], None] | None = None
+) -> tuple[dict[str, Any], Path] | None:
     """The newest whole checkpoint of a folder, or None where there is no file at all.
 
-    A damaged newest one is passed over for the one before; where none is whole, CheckpointError.
+    A damaged newest one, or one that `check` raises CheckpointError for, is passed over for the one before; where none
+    is whole, CheckpointError.
     """
     paths = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     problem: CheckpointError | None = None
     for path in paths:
         try:
-            return load(path), path
+            state = load(path)
+            if check is not None:
+                check(state, path)
+            return state, path
         except CheckpointError as error:
             problem = problem or error
     if problem is not None:

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, final
 
@@ -41,9 +42,11 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "FileProblem",
+    "place_of",
     "read_json",
     "read_rows",
     "read_yaml",
+    "remove_half_written",
     "write_whole",
 ]
 
@@ -71,6 +74,7 @@ SEARCH: Final = "search.db"  # in a search's folder
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 _written = itertools.count()
+_ASIDE = re.compile(r"\..+\.\d+-\d+")
 
 
 def write_whole(
@@ -90,10 +94,29 @@ def write_whole(
         if keep is not None and path.exists():
             path.replace(keep)
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another of its name; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def remove_half_written(folder: Path) -> None:
+    """Takes away what a kill in the middle of `write_whole` left in a folder; for whoever has the folder's lock."""
+    for path in folder.glob(".*.*-*"):
+        if _ASIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,6 +37,7 @@ from pffdst.runs.files import (
     FileProblem,
     read_json,
     read_yaml,
+    remove_half_written,
     write_whole,
 )
 
@@ -137,6 +138,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder}: another process is running in this folder; wait for it or choose another"
         ) from error
     with lock:
+        for place in (folder, folder / CHECKPOINTS):
+            remove_half_written(place)
         yield
 
 

@@ -8,6 +8,7 @@ import torch
 
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
+from pffdst.runs.checkpoint import check_vector
 
 __all__ = ["ServerAverage"]
 
@@ -62,4 +63,7 @@ class ServerAverage:
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
         """Goes back to what `state_dict` gave."""
         self._at = None if state["at"] is None else Positions.unpacked(layout, state["at"])
+        if self._at is not None:
+            check_vector("held", state["held"], len(self._at))
+            check_vector("rest", state["rest"], layout.total - layout.maskable)
         self._held, self._rest, self._rounds = state["held"], state["rest"], state["rounds"]

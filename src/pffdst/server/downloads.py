@@ -62,5 +62,5 @@ class Downloads:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what `state_dict` gave."""
-        self._now, self._clients = state["now"], from_sparse(state["clients"])
+        self._now, self._clients = state["now"], from_sparse(state["clients"], self._clients)
         self._exact, self.values, self._sent_in = state["exact"], state["values"], state["sent_in"]

@@ -120,7 +120,7 @@ class Holdings:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what `state_dict` gave."""
-        self._mask, self._frozen = from_sparse(state["mask"]), from_sparse(state["frozen"])
+        self._mask, self._frozen = from_sparse(state["mask"], self._mask), from_sparse(state["frozen"], self._frozen)
         self._holders, self._frozen_holders = _counted(self._mask), _counted(self._frozen)
         self._mask_version, self._frozen_version = state["versions"]
         self._masks = dict(state["masks"])

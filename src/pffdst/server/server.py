@@ -20,6 +20,7 @@ from pffdst.methods.method import Method, stage_of
 from pffdst.methods.participation import Participation, Population
 from pffdst.methods.rule import Rule, Start
 from pffdst.methods.server_optimizer import ServerOptimizer
+from pffdst.runs.checkpoint import check_vector
 from pffdst.server.average import ServerAverage
 from pffdst.server.downloads import Downloads
 from pffdst.server.holdings import Holdings
@@ -226,6 +227,8 @@ class Server:
             what = "\n".join(f"  - {line}" for line in changed)
             raise UserError(f"the model's code has changed since the checkpoint; go on with the one it was:\n{what}")
         alive, frozen = (Positions.unpacked(layout, state[name]) for name in ("alive", "frozen"))
+        check_vector("held", state["held"], len(alive))
+        check_vector("rest", state["rest"], layout.total - layout.maskable)
         self.model = GlobalModel.of(alive, frozen, state["held"], state["rest"])
         self.average.load_state_dict(state["average"], layout)
         self._start_model.load_state_dict(state["start_model"], layout)

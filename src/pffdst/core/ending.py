@@ -1,0 +1,86 @@
+"""How a run is told to end: Ctrl-C, SIGTERM (what a cluster sends before it takes the machine) and SIGHUP.
+
+The first one lets a round that is nearly over finish, and no other work; a second one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, final
+
+__all__ = ["PATIENCE", "Ended", "listen", "may_finish", "stop_if_told", "told"]
+
+PATIENCE: Final = 3.0  # seconds that a round may take to end
+
+_told: int | None = None
+_patient = False
+
+
+@final
+class Ended(KeyboardInterrupt):
+    """The process was told to end by the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def listen() -> None:
+    """Answers the signals from now on. Those that whoever started the process has it ignore (nohup) stay ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _hear)
+
+
+@contextmanager
+def may_finish() -> Iterator[None]:
+    """Inside, a signal waits PATIENCE seconds for `stop_if_told` before it interrupts whatever is done then."""
+    global _patient
+    _patient = hasattr(signal, "setitimer")
+    try:
+        yield
+    finally:
+        _patient = False
+
+
+def told() -> bool:
+    """Whether a signal came."""
+    return _told is not None
+
+
+def stop_if_told() -> None:
+    """Raises Ended where a signal came since."""
+    if _told is not None:
+        _disarm()
+        raise Ended(_told)
+
+
+def _hear(number: int, _frame: Any) -> None:
+    global _told
+    if _told is not None:
+        sys.stderr.write("\nEnded at once.\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+    _told = number
+    if not _patient:
+        raise Ended(number)
+    sys.stderr.write(f"\nTold to end: at most {PATIENCE:g} s for this round; once more ends at once.\n")
+    signal.signal(signal.SIGALRM, _overdue)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+
+def _overdue(_number: int, _frame: Any) -> None:
+    stop_if_told()
+
+
+def _disarm() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0.0)

@@ -1,0 +1,45 @@
+"""What the machine lacks is one line with the file and the next step; a bug keeps its traceback."""
+
+import errno
+import os
+
+import pytest
+
+from pffdst.cli.failures import user_error
+from pffdst.core.errors import UserError
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_disk_that_will_not_is_told_with_the_file_and_what_to_do(number):
+    told = str(user_error(OSError(number, os.strerror(number), "/logs/run/metrics.csv")))
+    assert told.startswith(f"/logs/run/metrics.csv: {os.strerror(number)}: ")
+    assert "resume=FOLDER" in told
+    assert "\n" not in told
+
+
+def test_too_few_open_files_says_how_to_have_more():
+    assert "ulimit -n 1024" in str(user_error(OSError(errno.EMFILE, "Too many open files")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_told_as_that(error):
+    assert "not enough memory" in str(user_error(error))
+
+
+def test_what_was_raised_of_it_is_told_as_its_cause():
+    error = RuntimeError("wrapped")
+    error.__cause__ = UserError("write a=1")
+    assert str(user_error(error)) == "write a=1"
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_bug_is_none_of_them(error):
+    assert user_error(error) is None

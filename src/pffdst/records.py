@@ -111,9 +111,11 @@ def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) ->
 
 
 def write_models(folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel) -> str:
-    """Both models' files; gives the digest of the last one."""
+    """Both models' files, and what goes with them; gives the digest of the last one."""
     for name, model in ((LAST, last), (AVERAGE, average)):
         files.write_whole(folder / name, SavedModel.of(model, card).packed())
+    for name, text in card.inputs.files().items():
+        files.write_whole(folder / name, text.encode("utf-8"))
     return SavedModel.of(last, card).digest()
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from pffdst.core.inputs import ImageInputs
 from pffdst.data.samples import ImageSet
 from pffdst.metrics.evaluate import Evaluator
 
@@ -42,7 +43,7 @@ def model():
 
 def evaluator(digits, **options):
     images, labels, owner = digits
-    return Evaluator(ImageSet(images, labels), owner, CLIENTS, MEAN, STD, **options)
+    return Evaluator(ImageSet(images, labels), owner, CLIENTS, ImageInputs((1, 8, 8), MEAN, STD), **options)
 
 
 def slow(model, digits):

@@ -93,11 +93,13 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def data_problems(cfg: DictConfig, *, samples: int, size: int, dataset: str, owners: int | None = None) -> list[str]:
+def data_problems(
+    cfg: DictConfig, *, samples: int, size: int | None, dataset: str, owners: int | None = None
+) -> list[str]:
     """What stands against a checked configuration once its data are read.
 
     `samples` counts the training images, `owners` the clients that the data name; `size` is the side of an image,
-    `dataset` what the data are called.
+    None for other data; `dataset` is what the data are called.
     """
     targets, _ = _targets(cfg)
     choices = Choices.current()

@@ -117,7 +117,7 @@ class BatchedEngine(Engine):
             return
         self._setup, self._inbox = setup, Inbox(setup)
         self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
-        samples = setup.images.open()
+        samples = setup.data.open()
         if self.device == "cuda":
             samples = samples.to(self.device)
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")

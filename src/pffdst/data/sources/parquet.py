@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pffdst.data.cache import ImageCache
+from pffdst.data.cache import SampleCache
 from pffdst.data.columns import Column, of_words
 from pffdst.data.dataset import DataError
 from pffdst.data.samples import ImageSet
@@ -34,8 +34,8 @@ _FORMAT = 2  # of the decoded arrays: a change makes every cached file stale
 
 
 def read_shards(
-    shards: Mapping[Path, str], files: TableFiles, form: Form, cache: ImageCache, what: str
-) -> Split | None:
+    shards: Mapping[Path, str], files: TableFiles, form: Form, cache: SampleCache, what: str
+) -> Split[ImageSet] | None:
     """All rows of the shards, in order: from the cache when these very bytes were decoded before; None for no rows.
 
     `shards` gives the digest of each file's bytes. Columns that `files` leaves open are read off them; `what` names
@@ -43,7 +43,7 @@ def read_shards(
     """
     asked = (_FORMAT, files.image, files.label, files.owner, form, *shards.values())
     name = hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
-    found = cache.load(name)
+    found = cache.load(name, ImageSet)
     if found is not None:
         return Split.noted(*found)
     with _thrifty_arrow():
@@ -135,7 +135,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: the {kind} file cannot be read ({error}); it is damaged or no {kind}") from error
 
 
-def _read(tables: Sequence[_Table], files: TableFiles, form: Form, what: str) -> Split:
+def _read(tables: Sequence[_Table], files: TableFiles, form: Form, what: str) -> Split[ImageSet]:
     image = _chosen(tables[0], "image", files.image, _image_columns)
     label = _chosen(tables[0], "label", files.label, lambda table: _label_columns(table, files.owner))
     for table in tables:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +20,13 @@ from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
+from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.probe import probe, takes_channels_last
-from pffdst.core.seeding import derive_seed
+from pffdst.core.seeding import derive_seed, seeded_global_state
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
@@ -102,6 +105,7 @@ def parts(cfg: DictConfig) -> Parts:
         channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
     )
+    _check_augmentation(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -122,11 +126,13 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
 def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
     """The configured network, with the weights of a draw."""
     node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
-    return initialise(
-        lambda: instantiate(node, **dataset.inputs.arguments(), classes=dataset.classes),
-        seed,
-        dataset.inputs,
-    )
+    told = {**dataset.inputs.arguments(), "classes": dataset.classes}
+    try:
+        return initialise(lambda: instantiate(node, **told), seed, dataset.inputs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError | ValueError):
+            raise ConfigError([f"model: {error.__cause__}"]) from error
+        raise
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -265,6 +271,19 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
         raise ConfigError(problems)
 
 
+def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
+    """An augmentation of images where the samples are none: it is tried once."""
+    raw = setup.inputs.raw(2)
+    try:
+        with seeded_global_state(cfg.seed, "augmentation"):
+            setup.training.augmentation(raw)
+    except Exception as error:
+        if isinstance(setup.inputs, ImageInputs):
+            raise
+        noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
+        raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
+
+
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
     shares: Shares = instantiate(cfg.partition).split(
         dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
@@ -334,6 +353,7 @@ def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
     """What the saved model tells of itself."""
     arguments = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(arguments, dict)
+    arguments.pop("dense", None)
     told = {**dataset.inputs.arguments(), "classes": dataset.classes}
     return ModelCard(
         target=str(arguments.pop("_target_")),

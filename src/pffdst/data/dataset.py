@@ -6,7 +6,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -116,7 +116,9 @@ def image_dataset(
 
 
 class DataSource(ABC):
-    """Where a dataset comes from."""
+    """Where a dataset comes from. `gives` are the arguments of a model that its data will tell, beside `classes`."""
+
+    gives: ClassVar[tuple[str, ...]] = ("channels", "size")
 
     @abstractmethod
     def load(self, seed: int) -> Dataset:

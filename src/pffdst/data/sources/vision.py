@@ -87,7 +87,7 @@ class VisionSource(ImageSource):
         return (
             f"dataset {self.name} is not in {_folder(self.path)} ({reason}). Put one of these there:\n"
             f"  torchvision's archive: {self._archive.expected()}\n"
-            f"  parquet shards: {files.train} and {files.test}, with the columns {files.image} and {files.label}\n"
+            f"  parquet shards: {files.train} and {files.test}, with the columns {files.content} and {files.label}\n"
             "or name the folder that holds them: dataset.path=FOLDER dataset.download=false"
         )
 

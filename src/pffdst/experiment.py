@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 
 from pffdst import records
 from pffdst.client.turn import ClientSetup
-from pffdst.core.flat import FlatModule
+from pffdst.core.flat import FlatModule, coverage
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import seeded_global_state
@@ -223,6 +223,7 @@ class Experiment:
             "evaluated_on": self.evaluated_on,
             "rounds": progress.t,
             "sparsity": self.server.model.sparsity,
+            "sparsity_all_parameters": self.server.model.sparsity * coverage(self.setup.layout).share,
             **records.finals(progress.row, self.ledger.total, times),
             "rejected": progress.rejected,
             "model_sha256": digest,

@@ -210,9 +210,10 @@ def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: 
     if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
         return []
     fitting = [name for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}]
+    instead = f"use {' or '.join(f'model={name}' for name in fitting)}" if fitting else "choose a model for such data"
     return [
         f"{choices.called('model', cfg.model)} asks for {', '.join(wanting)}, but {dataset} tells {', '.join(gives)} "
-        f"and classes: they are not of a kind; use {' or '.join(f'model={name}' for name in fitting)}"
+        f"and classes: they are not of a kind; {instead}"
     ]
 
 

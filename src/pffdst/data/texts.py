@@ -93,8 +93,11 @@ class TextSet:
         inside = torch.arange(width)
         at, mine = first[:, None] + inside, inside < lengths[:, None]
         device = self.tokens.device
-        at = at.clamp_(max=max(len(self.tokens) - 1, 0)).to(device, non_blocking=True)
-        tokens = self.tokens[at].masked_fill_(~mine.to(device, non_blocking=True), padding)
+        if len(self.tokens):
+            at = at.clamp_(max=len(self.tokens) - 1).to(device, non_blocking=True)
+            tokens = self.tokens[at].masked_fill_(~mine.to(device, non_blocking=True), padding)
+        else:  # all texts are empty
+            tokens = self.tokens.new_full(tuple(at.shape), padding)
         return tokens, self.labels.index_select(0, indices.to(self.labels.device, non_blocking=True))
 
     def batch_shape(self, indices: Tensor) -> tuple[int, ...]:

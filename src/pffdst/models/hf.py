@@ -44,7 +44,7 @@ def sequence_classifier(
             _check(config, vocabulary, length)
             config.pad_token_id = padding
             config._attn_implementation = attention
-            kind = transformers.AutoModelForSequenceClassification
+            kind: Any = transformers.AutoModelForSequenceClassification
             if not pretrained:
                 return _Logits(kind.from_config(config), padding)
             made = kind.from_pretrained(

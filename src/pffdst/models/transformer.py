@@ -88,4 +88,5 @@ class _Layer(nn.Module):
 
     def _parts(self, x: Tensor) -> Tensor:
         """[B, L, width] to [B, heads, L, width / heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = x.shape
+        return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)

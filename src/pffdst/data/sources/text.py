@@ -170,6 +170,8 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _labels_of(table: Table, files: TableFiles) -> list[str]:
     """The columns that can be the label, the text's left out: what is called label, else the numbers."""
+    if named := [name for name in table.schema.names if name in ("label", "labels")]:
+        return named
     able = [name for name in label_columns(table, files.owner) if name != files.content]
     numbers = [name for name in able if not _is_text(table.schema.field(name).type)]
     return able if len(able) == 1 else numbers or able

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Tokens", "folder_digest", "numbered", "of_folder", "trained"]
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".onnx", ".md")
 _CHUNK: Final = 8192
+_LETTERS: Final = 1000  # of a trained tokenizer; a text's others are unknown to it
 
 
 @final
@@ -36,14 +38,33 @@ class Tokens:
 def trained(texts: Sequence[str], vocabulary: int, lowercase: bool) -> Tokens:
     """A WordPiece tokenizer as BERT's, of at most so many tokens: the same for the same texts."""
     package = _package()
+    normal, split = package.normalizers.BertNormalizer(lowercase=lowercase), package.pre_tokenizers.BertPreTokenizer()
+    plain = [normal.normalize_str(text) for text in texts]
+    kept = _alphabet(plain)
     made = package.Tokenizer(package.models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = package.normalizers.BertNormalizer(lowercase=lowercase)
-    made.pre_tokenizer = package.pre_tokenizers.BertPreTokenizer()
-    made.decoder = package.decoders.WordPiece()
+    made.pre_tokenizer = split
+    # The trainer numbers pieces as it meets them, in an order that differs from process to process, and ties of two
+    # merges go by the numbers: so they are given beforehand.
+    pieces = [*_SPECIAL, *(f"##{letter}" for letter in sorted(kept))]
     trainer = package.trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(_SPECIAL), show_progress=False
+        vocab_size=vocabulary, special_tokens=pieces, limit_alphabet=len(kept), show_progress=False
     )
-    made.train_from_iterator(texts, trainer)
+    strange = {ord(letter): " " for letter in set().union(*plain) - kept}
+    made.train_from_iterator((text.translate(strange) for text in plain), trainer)
+    return _assembled(package, made.get_vocab(), normal, split)
+
+
+def _alphabet(texts: Sequence[str]) -> set[str]:
+    """The letters that occur most, of equally frequent ones the first."""
+    counts = Counter(letter for text in texts for letter in text if not letter.isspace())
+    return set(sorted(counts, key=lambda letter: (-counts[letter], letter))[:_LETTERS])
+
+
+def _assembled(package: Any, vocabulary: dict[str, int], normal: Any, split: Any) -> Tokens:
+    made = package.Tokenizer(package.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normal, split
+    made.decoder = package.decoders.WordPiece()
+    made.add_special_tokens(list(_SPECIAL))
     ends = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     made.post_processor = package.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return Tokens(made.to_str(), made.get_vocab_size(), made.token_to_id("[PAD]"))

@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/python train.py
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --session-timeout 1500
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from pffdst.runs import jobs as sweeps
 
 __all__ = ["DAMAGES", "write_run"]
 
-_PARTS = ("header", "mask", "values", "frozen", "dense", "catch_up")
+_PARTS = ("header", "mask", "values", "frozen", "dense", "catch_up", "state")
 _CLIENTS, _CLASSES = 200, 10
 
 

@@ -15,28 +15,28 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from common import ROOT, cifar10_folder, console, describe, load, timed, write_result
 from pffdst.build import build
 from pffdst.config.compose import compose
 from pffdst.core.flat import layout_of
-from pffdst.core.masks import draw
+from pffdst.core.masks import Move, draw
 from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
 from pffdst.methods.allocation import Erk, Uniform
 from pffdst.models.resnet import ResNet18
 from pffdst.run import play_round
 from pffdst.wire.frame import Section
-from pffdst.wire.positions import Coding, Known, decode_positions, encode_move, encode_positions, to_bitmap
+from pffdst.wire.positions import Coding, Known, decode_positions, encode_move, encode_positions
 from pffdst.wire.sets import entropy_bytes
 
 DENSITIES = (0.1, 0.05, 0.02, 0.01, 0.001)
@@ -51,51 +51,46 @@ def fastest(work: Callable[[], object], repetitions: int) -> float:
     return min(timed(work) for _ in range(repetitions))
 
 
-def coded(mask: Tensor, known: Known, bound: float, repetitions: int) -> dict[str, Any]:
+def coded(mask: Positions, known: Known, bound: float, repetitions: int) -> dict[str, Any]:
     """Size and speed of a mask under what the receiver knows."""
     section = encode_positions(mask, known)
-    assert torch.equal(decode_positions(section, known, "mask"), mask)
-    weights = mask.numel() / 1e6
+    assert decode_positions(section, known, "mask") == mask
+    weights = mask.layout.maskable / 1e6
     return {
         "coding": Coding(section.coding).name.lower(),
         "bytes": len(section.body),
         "bound": round(bound, 1),
         "over_bound": round(len(section.body) / bound, 5),
-        "of_bitmap": round(len(section.body) / len(to_bitmap(mask)), 4),
+        "of_bitmap": round(len(section.body) / len(mask.bitmap), 4),
         "encode_Mweights_per_s": round(weights / fastest(lambda: encode_positions(mask, known), repetitions)),
         "decode_Mweights_per_s": round(weights / fastest(lambda: decode_positions(section, known, ""), repetitions)),
     }
 
 
-def drawn(layout: Layout, candidates: Tensor, counts: list[int], seed: int) -> Tensor:
-    return draw(Positions(layout, bits=~candidates), counts, seed).bits
-
-
 def masks(layout: Layout, repetitions: int, densities: tuple[float, ...]) -> dict[str, Any]:
     """Full masks, by allocation and density."""
-    nothing, sizes, rows = torch.zeros(layout.maskable, dtype=torch.bool), [e.size for e in layout.layers], {}
+    nothing, sizes, rows = Positions.none(layout), [e.size for e in layout.layers], {}
     for name, allocation in (("erk", Erk()), ("uniform", Uniform())):
         for density in densities:
             counts = list(allocation.counts(layout, density))
-            mask = drawn(layout, ~nothing, counts, 1)
-            known = Known(layout, nothing)
-            rows[f"{name} {density:g}"] = coded(mask, known, entropy_bytes(counts, sizes), repetitions)
+            mask = draw(nothing, counts, 1)
+            rows[f"{name} {density:g}"] = coded(mask, Known(nothing), entropy_bytes(counts, sizes), repetitions)
     return rows
 
 
 def changes(layout: Layout, repetitions: int, densities: tuple[float, ...]) -> dict[str, Any]:
     """A share of the alive positions of an ERK mask dropped and as many others grown."""
-    nothing, rows = torch.zeros(layout.maskable, dtype=torch.bool), {}
+    nothing, rows = Positions.none(layout), {}
     for density in densities:
-        held = drawn(layout, ~nothing, list(Erk().counts(layout, density)), 1)
+        held = draw(nothing, list(Erk().counts(layout, density)), 1)
+        free = held.complement()
         for share in MOVED:
-            room = [e.size - k for e, k in zip(layout.layers, layout.per_layer(held), strict=True)]
-            counts = [min(round(share * k), r) for k, r in zip(layout.per_layer(held), room, strict=True)]
-            dropped, grown = drawn(layout, held, counts, 2), drawn(layout, ~held, counts, 3)
-            mask, known = (held & ~dropped) | grown, Known(layout, nothing, held)
-            bound = entropy_bytes(counts, layout.per_layer(held)) + entropy_bytes(counts, layout.per_layer(~held))
+            counts = [min(round(share * k), r) for k, r in zip(held.counts, free.counts, strict=True)]
+            dropped, grown = draw(free, counts, 2), draw(held, counts, 3)
+            mask, known = held.without(dropped).plus(grown), Known(nothing, held)
+            bound = entropy_bytes(counts, held.counts) + entropy_bytes(counts, free.counts)
             row = coded(mask, known, bound, repetitions)
-            row["of_full_mask"] = round(row["bytes"] / len(encode_positions(mask, Known(layout, nothing)).body), 3)
+            row["of_full_mask"] = round(row["bytes"] / len(encode_positions(mask, Known(nothing)).body), 3)
             rows[f"{share:.0%} at {density:g}"] = row
     return rows
 
@@ -106,37 +101,36 @@ def changes(layout: Layout, repetitions: int, densities: tuple[float, ...]) -> d
 def readjustments(settings: list[str]) -> list[dict[str, Any]]:
     """What each change of a run's mask costs a client that holds the mask before."""
     with experiment_of([*settings, "readjust.schedule.interval=3", "cohort=4", "engine.workers=0"]) as experiment:
-        server, rows = experiment.server, []
-        real, before = server._take, [torch.zeros_like(server.model.trainable)]
+        server, rows = experiment.server, list[dict[str, Any]]()
+        real, before = server._make, [Positions.none(server.model.layout)]
 
-        def take(model: Any, move: Any) -> None:
-            if move is not None:
-                known = Known(model.layout, model.frozen, before[0])
-                trainable = model.trainable
-                fresh = move.dropped is None
-                coded_move = encode_move(move, model.layout, server.model.trainable)
-                sent = encode_positions(trainable, known, [coded_move])
-                explicit = encode_positions(trainable, Known(model.layout, model.frozen) if fresh else known)
-                full = encode_positions(trainable, Known(model.layout, model.frozen))
-                rows.append(
-                    {
-                        "round": experiment.progress.t,
-                        "what": "begin" if fresh else "readjust" if any(move.counts) else "prune",
-                        "alive": int(trainable.sum()),
-                        "dropped": 0 if fresh else int(move.dropped.sum()),
-                        "grown": sum(move.counts),
-                        "coding": Coding(sent.coding).name.lower(),
-                        "sent": _size(sent),
-                        "without_seed": _size(explicit),
-                        "full_mask": _size(full),
-                        "bitmap": len(to_bitmap(trainable)),
-                        "of_full_mask": round(_size(sent) / _size(full), 4),
-                    }
-                )
-                before[0] = trainable
-            real(model, move)
+        def make(move: Any) -> None:
+            held = server.model.trainable_at
+            real(move)
+            if not isinstance(move, Move):
+                return
+            trainable, frozen, fresh = server.model.trainable_at, server.model.frozen_at, move.dropped is None
+            known, unknown = Known(frozen, before[0]), Known(frozen)
+            sent = encode_positions(trainable, known, [encode_move(move, held)])
+            full = encode_positions(trainable, unknown)
+            rows.append(
+                {
+                    "round": experiment.progress.t,
+                    "what": "begin" if fresh else "readjust" if any(move.counts) else "prune",
+                    "alive": len(trainable),
+                    "dropped": 0 if move.dropped is None else len(move.dropped),
+                    "grown": sum(move.counts),
+                    "coding": Coding(sent.coding).name.lower(),
+                    "sent": _size(sent),
+                    "without_seed": _size(encode_positions(trainable, unknown if fresh else known)),
+                    "full_mask": _size(full),
+                    "bitmap": len(trainable.bitmap),
+                    "of_full_mask": round(_size(sent) / _size(full), 4),
+                }
+            )
+            before[0] = trainable
 
-        with patch.object(server, "_take", take):
+        with patch.object(server, "_make", make):
             for t in range(experiment.rounds):
                 play_round(experiment, t)
     return rows
@@ -149,7 +143,7 @@ def _size(section: Section) -> int:
 # ---- share of a round ----------------------------------------------------------------------------------------------
 
 CODING = {
-    "pffdst.server.server": ("Broadcast", "decode_uplink"),
+    "pffdst.server.round": ("Broadcast", "decode_uplink"),
     "pffdst.client.turn": ("decode_downlink", "encode_uplink"),
     "pffdst.engines.memories": ("remember",),
     "pffdst.wire.downlink": ("Broadcast.payload",),
@@ -159,7 +153,7 @@ CODING = {
 
 def share_of_round(settings: list[str]) -> dict[str, Any]:
     """Seconds in coding and decoding, both ends', over the seconds of the rounds."""
-    spent: Counter[str] = Counter()
+    spent = defaultdict[str, float](float)
 
     def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -176,7 +170,7 @@ def share_of_round(settings: list[str]) -> dict[str, Any]:
             for name in names:
                 stack.enter_context(_patched(module, name, watched))
         experiment = stack.enter_context(experiment_of([*settings, "engine.workers=0", "eval_every=1000"]))
-        seconds = sum(timed(lambda t=t: play_round(experiment, t)) for t in range(experiment.rounds))
+        seconds = sum(timed(partial(play_round, experiment, t)) for t in range(experiment.rounds))
     return {
         "rounds": experiment.rounds,
         "seconds": round(seconds, 2),

@@ -169,22 +169,3 @@ def make_model() -> Callable[..., GlobalModel]:
         return GlobalModel(layout, values, torch.ones_like(m), torch.zeros_like(m)).with_masks(m, z)
 
     return make
-
-
-# Open faults, each an expected failure until it is mended; take a line out with its mending.
-OPEN = {
-    "test_an_option_keeps_the_laws_of_its_group[updates=apf]": "apf and topk_ef move frozen weights in the laws' run",
-    "test_an_option_keeps_the_laws_of_its_group[updates=topk_ef]": "apf and topk_ef move frozen weights in that run",
-    "test_exact_values_come_back_to_the_bit": "planes of very few equal values can take some bytes more than raw ones",
-    "test_the_saved_models_are_those_of_the_last_round[sparsyfed]": "the saved mask is not the last round's",
-    "test_only_trainable_weights_are_what_training_moves": "rules that move the mask after the answers",
-    "test_every_client_gets_the_servers_model_whenever_it_was_last_here[synflow]": "its mask moves before any client",
-    "test_flops_are_epochs_times_samples_times_a_step_and_the_dense_batches": "feddst: the dense batches' count",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name, reason in OPEN.items():
-            if item.name == name or item.name.split("[")[0] == name:
-                item.add_marker(pytest.mark.xfail(reason=f"open: {reason}", strict=False))

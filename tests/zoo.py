@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
@@ -694,6 +695,180 @@ class NamedDense(Odd):
         return self.fc(self.bilinear(y, y))
 
 
+# ---- state that is no tensor, and tensors that are no state ---------------------------------------------------------
+
+
+class Head(Odd):
+    """A linear layer, and what a subclass does to the pixels before it."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.fc = nn.Linear(self.n, classes)
+        self.more()
+
+    def more(self) -> None:
+        raise NotImplementedError
+
+    def before(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.before(x.flatten(1)))
+
+
+class CallCounter(Head):
+    """A plain number that acts: the noise shrinks with every call."""
+
+    def more(self) -> None:
+        self.calls = 0
+
+    def before(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return x / (1 + 1 / (1 + self.calls))
+
+
+class Generators(Head):
+    """Generators of its own, of three kinds."""
+
+    def more(self) -> None:
+        self.draws = torch.Generator().manual_seed(5), np.random.default_rng(6), random.Random(7)
+
+    def before(self, x: Tensor) -> Tensor:
+        torchs, numpys, pythons = self.draws
+        noise = torch.rand(x.shape, generator=torchs, dtype=x.dtype) + float(numpys.random()) + pythons.random()
+        return x + 0.1 * noise if self.training else x
+
+
+class Rebound(Head):
+    """Buffers that a new tensor is put in the place of."""
+
+    def more(self) -> None:
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(self.n))
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.steps = self.steps + 1
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return (x - self.mean) / (1 + 1 / (1 + self.steps))
+
+
+class Remembering(Head):
+    """What the batches before left in a list, and the last features with their graph."""
+
+    def more(self) -> None:
+        self.seen: list[Tensor] = []
+        self.last: Tensor | None = None
+
+    def before(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        y = x * (1 + self.fc.weight.sum() * 1e-3)
+        self.seen.append(x.detach().mean(0))
+        shift = torch.stack(self.seen[-3:]).mean(0)
+        if self.last is not None:
+            shift = shift + self.last.detach().mean(0)
+        self.last = y
+        return y - 0.1 * shift
+
+
+class Switching(Head):
+    """A boolean buffer that a batch switches, and one that fills up."""
+
+    def more(self) -> None:
+        self.register_buffer("warm", torch.tensor(False))
+        self.register_buffer("met", torch.zeros(self.n, dtype=torch.bool))
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.met |= (x > 1.5).any(0)
+            self.warm.fill_(self.met.sum() > self.n // 4)
+        return x * self.met if bool(self.warm) else x
+
+
+class Histogram(Head):
+    """Counts of pixels in small integers, and a complex phase."""
+
+    def more(self) -> None:
+        self.register_buffer("counts", torch.zeros(4, dtype=torch.int16))
+        self.register_buffer("phase", torch.polar(torch.ones(self.n), torch.linspace(0, 1, self.n)))
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.counts += torch.histc(x.detach().float(), 4, -2, 2).to(torch.int16)
+        return (x * self.phase).real + self.counts.to(x.dtype).softmax(0)[0]
+
+
+class NotPersistent(Head):
+    """A drawn order in a buffer that is no part of a state dict, and tied weights."""
+
+    def more(self) -> None:
+        self.register_buffer("perm", torch.randperm(self.n), persistent=False)
+        self.one, self.two = nn.Linear(self.n, self.n), nn.Linear(self.n, self.n)
+        self.two.weight = self.one.weight
+
+    def before(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x[:, self.perm]).relu()).relu()
+
+
+class Thawing(Head):
+    """A layer that begins to train at the third step."""
+
+    def more(self) -> None:
+        self.body, self.calls = nn.Linear(self.n, self.n), 0
+
+    def before(self, x: Tensor) -> Tensor:
+        self.body.requires_grad_(self.calls == 0 or self.calls > 2)
+        self.calls += 1
+        return self.body(x).relu()
+
+
+class DataInit(Head):
+    """Scale and shift from the first batch (as in Glow), which a boolean buffer remembers."""
+
+    def more(self) -> None:
+        self.register_buffer("made", torch.tensor(False))
+        self.scale, self.shift = nn.Parameter(torch.ones(self.n)), nn.Parameter(torch.zeros(self.n))
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.training and not bool(self.made):
+            self.scale.data, self.shift.data = 1 / (x.std(0) + 1), x.mean(0)
+            self.made.fill_(True)
+        return (x - self.shift) * self.scale
+
+
+class GradientHook(Head):
+    """A hook on a parameter's gradient, and one on a layer, which is a method."""
+
+    def more(self) -> None:
+        self.body = nn.Linear(self.n, 16)
+        self.out = nn.Linear(16, self.n)
+        self.body.weight.register_hook(_halved)
+        self.body.register_forward_hook(self.scaled)
+
+    def scaled(self, layer: nn.Module, given: Any, y: Tensor) -> Tensor:
+        return y * self.out.weight.abs().mean()
+
+    def before(self, x: Tensor) -> Tensor:
+        return self.out(self.body(x).relu())
+
+
+def _halved(gradient: Tensor) -> Tensor:
+    return gradient / 2
+
+
+class Clamped(Head):
+    """Weights that the forward pass keeps small."""
+
+    def more(self) -> None:
+        self.body = nn.Linear(self.n, 16)
+        self.out = nn.Linear(16, self.n)
+
+    def before(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.body.weight.clamp_(-0.2, 0.2)
+        return self.out(self.body(x).relu())
+
+
 @dataclass(frozen=True)
 class Animal:
     """A network and what is to be found in it.
@@ -785,4 +960,44 @@ ZOO = [
     Animal(OldWeightNorm, ("conv.weight_v", "fc.weight")),
     Animal(Viewed),
     Animal(Quantised, ("fc.weight",), mixed=("first.weight",)),
+    Animal(CallCounter),
+    Animal(Generators),
+    Animal(Rebound, buffers=("steps",)),
+    Animal(Remembering),
+    Animal(Switching, buffers=("warm", "met")),
+    Animal(Histogram, buffers=("counts", "phase")),
+    Animal(NotPersistent, buffers=("perm",)),
+    Animal(Thawing),
+    Animal(DataInit, buffers=("made",)),
+    Animal(GradientHook),
+    Animal(Clamped),
 ]
+
+
+# ---- what people take as it is --------------------------------------------------------------------------------------
+
+CLASSES = 10
+models = torchvision.models
+# Those with stages of many layers are made shorter; their kinds of layers are all there.
+TORCHVISION: dict[str, Callable[[], nn.Module]] = {
+    "squeezenet1_1": lambda: models.squeezenet1_1(num_classes=CLASSES),
+    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=CLASSES),
+    "shufflenet_v2_x0_5": lambda: models.shufflenet_v2_x0_5(num_classes=CLASSES),
+    "resnet18": lambda: models.resnet18(num_classes=CLASSES),
+    "densenet": lambda: models.DenseNet(16, (2, 3), 32, num_classes=CLASSES),
+    "regnet_y_400mf": lambda: models.regnet_y_400mf(num_classes=CLASSES),
+    "efficientnet_b0": lambda: models.efficientnet_b0(num_classes=CLASSES),
+    "mnasnet0_5": lambda: models.mnasnet0_5(num_classes=CLASSES),
+    "googlenet": lambda: models.googlenet(num_classes=CLASSES, aux_logits=False, init_weights=False),
+    "convnext": lambda: models.ConvNeXt(
+        [models.convnext.CNBlockConfig(32, 64, 2), models.convnext.CNBlockConfig(64, None, 2)], num_classes=CLASSES
+    ),
+    "vision transformer": lambda: models.VisionTransformer(32, 8, 2, 4, 64, 128, dropout=0.1, num_classes=CLASSES),
+    "swin transformer": lambda: models.SwinTransformer([4, 4], 32, [2, 2], [2, 4], [4, 4], num_classes=CLASSES),
+}
+
+
+def classifier(name: str, channels: int, size: int, classes: int) -> nn.Module:
+    """One of torchvision's, as a configuration would name it."""
+    assert (channels, classes) == (3, CLASSES)
+    return TORCHVISION[name]()

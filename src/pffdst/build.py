@@ -21,11 +21,11 @@ from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
-from pffdst.core.flat import FlatModule, coverage, initialise, layout_of
+from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
 from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
-from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.probe import left_out, probe, takes_channels_last
 from pffdst.core.seeding import derive_seed, seeded_global_state
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
@@ -55,7 +55,7 @@ from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
 
-__all__ = ["Parts", "build", "follow", "parts"]
+__all__ = ["Parts", "build", "content", "follow", "parts"]
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _tell(made: Parts, channels_last: bool) -> None:
     """What of the network is otherwise than one would think."""
     masked = coverage(made.setup.layout)
     _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
-    for line in remarks(made.seen, made.setup.layout):
+    for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):
         _log.warning("model: %s", line)
     if channels_last and not made.setup.channels_last and len(made.dataset.inputs.shape) == 3:
         _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
@@ -196,6 +196,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     return Experiment(
         info=_run_info(cfg, folder),
         fingerprint=identity,
+        content=_content(cfg, dataset, made.network),
         labels=_labels(cfg, dataset, network),
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
@@ -248,6 +249,17 @@ def follow(ranks: Ranks) -> None:
         return instantiate(cfg.engine), parts(cfg).setup
 
     follow_with(ranks, make)
+
+
+def content(cfg: DictConfig) -> dict[str, str]:
+    """What a run is beside its configuration, in words: what its data hold, and the types and shapes of its tensors."""
+    dataset = _dataset(cfg)
+    return _content(cfg, dataset, _constructed(cfg, dataset, cfg.seed))
+
+
+def _content(cfg: DictConfig, dataset: Dataset, network: nn.Module) -> dict[str, str]:
+    read = instantiate(cfg.partition).content
+    return dataset.described | ({"partition's file": f"content {read[:12]}"} if read else {}) | described(network)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -316,7 +328,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         known=setup.known,
         anew=lambda counts: _anew(cfg, made, counts),
     )
-    return Server(made.model, rules)
+    return Server(made.model, rules, FlatModule(made.network, setup.layout).read_buffers())
 
 
 def _run_info(cfg: DictConfig, folder: Path) -> RunInfo:
@@ -362,6 +374,7 @@ def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
         inputs=dataset.inputs,
         class_names=dataset.class_names,
         fingerprint=identity,
+        seed=cfg.seed,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, final
 
 from pffdst import records
 from pffdst.client.turn import ClientSetup
+from pffdst.core.attributes import Attributes
 from pffdst.core.flat import FlatModule, coverage
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
@@ -34,7 +35,7 @@ from pffdst.server.server import Server
 
 __all__ = ["STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 5
+STATE_FORMAT = 6
 
 
 @final
@@ -61,11 +62,14 @@ class Progress:
 class Experiment:
     """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed).
 
+    `content` is what the data hold and the tensors are.
+
     `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
     """
 
     info: RunInfo
     fingerprint: str
+    content: Mapping[str, str]
     labels: Mapping[str, Any]
     rounds: int
     eval_every: int
@@ -85,6 +89,11 @@ class Experiment:
     evaluated_on: names.EvaluatedOn = "test"
     profile: bool | Literal["trace"] = False
     progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """The plain attributes that the network has at first."""
+        return Attributes(self.network.module)
 
     @property
     def folder(self) -> Path:
@@ -116,7 +125,9 @@ class Experiment:
 
     def evaluate(self, model: GlobalModel) -> Evaluation:
         """Scores a model on the pooled test set and per client."""
+        self.attributes.restore_()
         self.network.write_(self.setup.method.effective(model).values)
+        self.network.write_buffers_(self.server.state.buffers)
         step = partial(self.loggers.step, "evaluating")
         with seeded_global_state(self.setup.seed, "evaluate", self.progress.t):  # for networks that draw even then
             return self.evaluator.evaluate(self.network.module, self.device, step)
@@ -176,6 +187,7 @@ class Experiment:
             {
                 "format": STATE_FORMAT,
                 "fingerprint": self.fingerprint,
+                "content": dict(self.content),
                 "t": progress.t,
                 "history": progress.history.state_dict(),
                 "seconds": progress.seconds,
@@ -215,7 +227,8 @@ class Experiment:
         # Stopped after its last checkpoint, a run has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
         used = self.setup.method.effective
-        digest = records.write_models(self.folder, self.card, used(self.server.model), used(self.server.averaged_model))
+        last, average = (used(model) for model in (self.server.model, self.server.averaged_model))
+        digest = records.write_models(self.folder, self.card, last, average, self.server.state.buffers)
         progress = self.progress
         times = None if self.profile is False else progress.watch.total
         summary = {

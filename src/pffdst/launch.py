@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst.build import build
-from pffdst.config.identity import differences, engine_identity, fingerprint
+from pffdst.build import build, content
+from pffdst.config.identity import content_differences, content_digest, differences, engine_identity, fingerprint
 from pffdst.core.errors import UserError
 from pffdst.experiment import STATE_FORMAT, Experiment
 from pffdst.loggers.tables import print_summary
@@ -37,7 +37,9 @@ def launch(cfg: DictConfig) -> float:
     in_sweep = hydra.mode == RunMode.MULTIRUN
     resume = cfg.resume
     if in_sweep and resume is False:
-        attempt = jobs.previous_attempt(Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg))
+        attempt = jobs.previous_attempt(
+            Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg), lambda: _present_content(cfg)
+        )
         if attempt is not None and attempt.folder != folder.resolve():
             jobs.mark_skipped(folder, attempt.folder)
         if attempt is not None:
@@ -47,10 +49,33 @@ def launch(cfg: DictConfig) -> float:
         summary = finished(folder, identity) if resume is not False else None
         if summary is None:
             state = starting_state(cfg, folder, resume, identity)
-            summary = recorded_run(build(cfg, folder, identity), state, engine_identity(cfg))
+            experiment = build(cfg, folder, identity)
+            check_content(experiment, state)
+            summary = recorded_run(experiment, state, engine_identity(cfg))
         else:
             print_summary(summary)
     return float(summary["last5_acc_global"])
+
+
+def _present_content(cfg: DictConfig) -> str:
+    """The digest of what the data and the model are now; empty where they cannot be had."""
+    try:
+        return content_digest(content(cfg))
+    except UserError:
+        return ""
+
+
+def check_content(experiment: Experiment, state: Mapping[str, Any] | None) -> None:
+    """UserError where a run is to go on with other data or another model than it began with."""
+    if state is None:
+        return
+    changed = content_differences(state["content"], experiment.content)
+    if changed:
+        what = "\n".join(f"  - {line}" for line in changed)
+        raise UserError(
+            f"{experiment.folder} began with other data or another model; give it what it had, or start a new run:\n"
+            f"{what}"
+        )
 
 
 def finished(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -67,6 +92,10 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     checkpoints = folder / files.CHECKPOINTS
     if resume is False:
         if checkpoints.exists() or (folder / files.SUMMARY).exists():
+            if jobs.read_run(folder).get("fingerprint") == identity and HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise UserError(
+                    f"{folder} holds this job on other data, or of another model: write another hydra.sweep.dir"
+                )
             raise UserError(
                 f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
             )
@@ -109,9 +138,10 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
     files.write_whole(folder / files.CONFIG, text.encode())
     note_provenance(folder, 0 if state is None else int(state["t"]))
     experiment.describe_clients()
-    jobs.mark(folder, identity, "running", engine)
+    made_of = content_digest(experiment.content)
+    jobs.mark(folder, identity, "running", engine, made_of)
     summary = run(experiment, state)
-    jobs.mark(folder, identity, "done", engine)
+    jobs.mark(folder, identity, "done", engine, made_of)
     return summary
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
@@ -110,13 +112,15 @@ def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) ->
     files.write_whole(folder / files.CLIENTS, clients.text(accuracies).encode())
 
 
-def write_models(folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel) -> str:
-    """Both models' files, and what goes with them; gives the digest of the last one."""
+def write_models(
+    folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
+) -> str:
+    """Both models' files, with the `buffers` that they share, and what goes with them; gives the last one's digest."""
     for name, model in ((LAST, last), (AVERAGE, average)):
-        files.write_whole(folder / name, SavedModel.of(model, card).packed())
+        files.write_whole(folder / name, SavedModel.of(model, card, buffers).packed())
     for name, text in card.inputs.files().items():
         files.write_whole(folder / name, text.encode("utf-8"))
-    return SavedModel.of(last, card).digest()
+    return SavedModel.of(last, card, buffers).digest()
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

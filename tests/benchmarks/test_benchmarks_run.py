@@ -113,3 +113,10 @@ def test_the_sizes_of_saved_models_are_told() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| cnn |") == 4
     assert "| cnn | 0.8 | 2,685 | 83.0 kB | 13.9 kB | 55.8 kB |" in done.stdout
+
+
+def test_methods_are_set_side_by_side(tmp_path: Path) -> None:
+    rows = result_of("methods", tmp_path, "--methods", "pffdst", "snip")["rows"]
+    assert [row["method"] for row in rows] == ["pffdst", "snip"]
+    assert all(sum(row["parts_mb"].values()) == pytest.approx(row["up_mb"] + row["down_mb"], abs=0.01) for row in rows)
+    assert rows[1]["parts_mb"]["signals"] > 0 == rows[0]["parts_mb"]["signals"]

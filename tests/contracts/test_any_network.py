@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_backward_flop
 
@@ -27,28 +26,9 @@ from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import PARTS, Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.methods.allocation import Erk
-from tests.zoo import ZOO, Animal
+from tests.zoo import CLASSES, TORCHVISION, ZOO, Animal
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
-CLASSES = 10
-models = torchvision.models
-# Those with stages of many layers are made shorter; their kinds of layers are all there.
-TORCHVISION: dict[str, Callable[[], nn.Module]] = {
-    "squeezenet1_1": lambda: models.squeezenet1_1(num_classes=CLASSES),
-    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=CLASSES),
-    "shufflenet_v2_x0_5": lambda: models.shufflenet_v2_x0_5(num_classes=CLASSES),
-    "resnet18": lambda: models.resnet18(num_classes=CLASSES),
-    "densenet": lambda: models.DenseNet(16, (2, 3), 32, num_classes=CLASSES),
-    "regnet_y_400mf": lambda: models.regnet_y_400mf(num_classes=CLASSES),
-    "efficientnet_b0": lambda: models.efficientnet_b0(num_classes=CLASSES),
-    "mnasnet0_5": lambda: models.mnasnet0_5(num_classes=CLASSES),
-    "googlenet": lambda: models.googlenet(num_classes=CLASSES, aux_logits=False, init_weights=False),
-    "convnext": lambda: models.ConvNeXt(
-        [models.convnext.CNBlockConfig(32, 64, 2), models.convnext.CNBlockConfig(64, None, 2)], num_classes=CLASSES
-    ),
-    "vision transformer": lambda: models.VisionTransformer(32, 8, 2, 4, 64, 128, dropout=0.1, num_classes=CLASSES),
-    "swin transformer": lambda: models.SwinTransformer([4, 4], 32, [2, 2], [2, 4], [4, 4], num_classes=CLASSES),
-}
 
 
 @dataclass(frozen=True)

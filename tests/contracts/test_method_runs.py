@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pffdst.core.model import GlobalModel
+from pffdst.methods.rule import Rule
 from pffdst.models.saved import SavedModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import Tag, unpack
@@ -18,22 +19,6 @@ from pffdst.wire.frame import Tag, unpack
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 R = 14
-DENSE = {"fedavg", "fedavgm", "fedprox", "apf", "fedadam", "fedyogi", "fedpaq8", "scaffold", "topk_ef"}
-GLOBAL = {
-    "snip",
-    "grasp",
-    "ssfl",
-    "synflow",
-    "flash",
-    "flash_moving",
-    "pffdst_flash",
-}  # they choose the layers' counts themselves: their sum is asked for
-AFTER_THE_ANSWERS = {
-    "fedmef",
-    "fedrts",
-    "fedtiny",
-    "prunefl_exact",
-}  # when the server moves its mask
 
 
 def overrides(method: str) -> list[str]:
@@ -62,6 +47,20 @@ def run(request: pytest.FixtureRequest, make_experiment: Callable[..., Any], pla
     return experiment, rounds, experiment.finish()
 
 
+def chooses_counts(experiment: Any) -> bool:
+    """Whether the rule chooses the first mask over all layers at once: then the layers' sum alone is asked for."""
+    return type(experiment.setup.method.readjust).start is not Rule.start
+
+
+def holds_for_a_while(experiment: Any) -> bool:
+    """Whether single weights are frozen and let go again: their laws are in test_laws.py and of their own."""
+    return any(rule.sends_changes for rule in experiment.setup.method)
+
+
+def keeps_density(experiment: Any) -> bool:
+    return all(rule.keeps_density for rule in experiment.setup.method)
+
+
 def models(rounds: list[Any]) -> list[GlobalModel]:
     return [model for r in rounds for model in (r.planned, r.concluded)]
 
@@ -73,8 +72,8 @@ def test_dead_weights_are_zero_in_every_round(run: Any) -> None:
 
 def test_frozen_weights_keep_their_bits_from_the_freeze_on(run: Any) -> None:
     experiment, rounds, _ = run
-    if experiment.labels["method"] == "apf":
-        pytest.skip("it freezes single weights for a while: its laws are in test_laws.py and of its own")
+    if holds_for_a_while(experiment):
+        pytest.skip("single weights are frozen and let go again")
     frozen, values = rounds[0].planned.frozen, rounds[0].planned.values
     for r in rounds:
         if r.plan.froze:
@@ -91,15 +90,15 @@ def test_frozen_weights_keep_their_bits_from_the_freeze_on(run: Any) -> None:
 
 def test_trainable_weights_are_the_stages_when_exploration_is_over(run: Any) -> None:
     experiment, rounds, _ = run
-    method = experiment.labels["method"]
-    if method in ("apf", "sparsyfed"):
-        pytest.skip("its trainable set is what a round's values make it, not a count a layer")
+    method = experiment.setup.method
+    if holds_for_a_while(experiment) or not keeps_density(experiment):
+        pytest.skip("the trainable set is what a round's values make it, not a count")
     for r in rounds:
         trainable = tuple(r.concluded.layout.per_layer(r.concluded.trainable))
-        if method in GLOBAL:
+        if chooses_counts(experiment):
             assert r.t < 0 or sum(trainable) == sum(r.plan.stage.counts)
             continue
-        if r.t >= experiment.setup.method.readjust.exploration_end(r.plan.stage):
+        if r.t >= method.readjust.exploration_end(r.plan.stage):
             assert trainable == r.plan.stage.counts
         else:
             assert all(n >= k for n, k in zip(trainable, r.plan.stage.counts, strict=True))
@@ -107,12 +106,13 @@ def test_trainable_weights_are_the_stages_when_exploration_is_over(run: Any) -> 
 
 def test_the_run_ends_at_its_sparsity_to_the_weight(run: Any) -> None:
     experiment, rounds, summary = run
-    if experiment.labels["method"] in ("apf", "sparsyfed"):
-        pytest.skip("what is alive follows from a round's values")
     last = rounds[-1].concluded
     asked = sum(sum(s.counts) for s in experiment.server.rules.stages)
-    dense = experiment.labels["method"] in DENSE
-    assert int(last.alive.sum()) == asked == (last.alive.numel() if dense else round((1 - 0.5) * last.alive.numel()))
+    dense = experiment.info.config["allocation"]["_target_"].endswith(".Dense")
+    assert asked == (last.alive.numel() if dense else round(0.5 * last.alive.numel()))
+    if not keeps_density(experiment):
+        pytest.skip("what is alive follows from a round's values")
+    assert int(last.alive.sum()) == asked
     assert summary["alive"] == asked
     assert summary["sparsity"] == last.sparsity
 
@@ -122,8 +122,7 @@ def test_only_trainable_weights_are_what_training_moves(run: Any) -> None:
     for r in rounds:
         if r.t < 0:
             continue
-        moves = experiment.labels["method"] in AFTER_THE_ANSWERS | GLOBAL
-        if not moves and experiment.setup.method.own_masks(r.plan.stage, r.t) is None:
+        if type(experiment.setup.method.readjust).after_round is Rule.after_round:
             assert torch.equal(r.concluded.alive, r.planned.alive)
         moved = r.planned.weights != r.concluded.weights
         assert not bool((moved & ~r.planned.trainable & r.concluded.frozen).any())
@@ -145,7 +144,7 @@ def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any)
     """Memories kept here by hand, from the bytes alone; positions and frozen weights come when lacked and only then."""
     experiment, rounds, _ = run
     setup, lossy = experiment.setup, not experiment.setup.codecs.values.exact
-    memories = {k: Memory() for k in range(setup.clients)}
+    memories = {k: Memory(setup.known) for k in range(setup.clients)}
     absent_in_a_move = 0
     for r in rounds:
         for task in r.tasks:
@@ -175,10 +174,10 @@ def test_what_was_learned_is_better_than_chance(run: Any) -> None:
 
 def test_the_saved_models_are_those_of_the_last_round(run: Any) -> None:
     experiment, rounds, summary = run
-    last, folder = rounds[-1].concluded, experiment.folder
-    for name, values in (("model", last.values), ("model_ema", experiment.server.averaged_model.values)):
+    last, folder, used = rounds[-1].concluded, experiment.folder, experiment.setup.method.effective
+    for name, model in (("model", last), ("model_ema", experiment.server.averaged_model)):
         saved = SavedModel.read(folder / f"{name}.safetensors")
-        for entry, part in last.layout.split(values):
+        for entry, part in last.layout.split(used(model).values):
             assert torch.equal(saved.tensors[entry.name], part)
         for found, mask in ((saved.alive, last.alive), (saved.frozen, last.frozen)):
             for entry, part in last.layout.split(mask):

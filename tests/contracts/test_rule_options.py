@@ -170,14 +170,7 @@ class House:
 @pytest.mark.parametrize("start", [0, 20])
 def test_the_laws_of_a_stage(make_rule: Callable[[], Rule], frozen: float, start: int) -> None:
     skip_if_in_training(make_rule())
-    if frozen and make_rule().problems(
-        Facts(
-            stage_lengths=(
-                19,
-                19,
-            )
-        )
-    ):
+    if frozen and make_rule().problems(Facts(stage_lengths=(19, 19))):
         pytest.skip("it does not go with freezing, and says so")
     if type(make_rule()).__module__.endswith(".apf"):
         pytest.skip("it freezes weights of a dense model for a while: its laws are its own")
@@ -234,14 +227,6 @@ def test_a_rule_reaches_other_processes_as_it_is(make_rule: Callable[[], Rule]) 
 
 def test_stages_of_the_usual_length_are_welcome(make_rule: Callable[[], Rule]) -> None:
     assert make_rule().problems(Facts(stage_lengths=(120,))) == []
-    assert all(
-        "write" in problem
-        for problem in make_rule().problems(
-            Facts(
-                stage_lengths=(
-                    60,
-                    60,
-                )
-            )
-        )
-    ), "what to write instead"
+    assert all("write" in problem for problem in make_rule().problems(Facts(stage_lengths=(60, 60)))), (
+        "what to write instead"
+    )

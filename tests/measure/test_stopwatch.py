@@ -88,7 +88,7 @@ def test_time_inside_a_part_is_its_own_and_waiting_is_told_from_using() -> None:
     assert watch.total["client_train"] == 2.0
 
 
-@pytest.mark.parametrize("wrong", ["yes", "2"])
+@pytest.mark.parametrize("wrong", ["yes", "2", "null"])
 def test_what_profile_may_be_is_told_before_any_work(wrong: str) -> None:
     from pffdst.config.ranges import range_problems
 

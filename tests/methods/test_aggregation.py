@@ -67,15 +67,15 @@ def the_slow_way(
     share=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     frozen=st.sampled_from([0.0, 0.3]),
     absent=st.sampled_from(["left_out", "zero", "unchanged"]),
-    alike=st.booleans(),
+    alike=st.lists(st.booleans(), min_size=5, max_size=5),
 )
 def test_the_mean_is_the_formula(
     layout: Layout, make_model: MakeModel, seed: int, samples: list[int], share: float, frozen: float,
-    absent: Absent, alike: bool,
+    absent: Absent, alike: list[bool],
 ) -> None:  # fmt: skip
-    """Over masks of the clients' own, all different or one object as with the server's; what is frozen stays."""
+    """Over masks of the clients' own and the server's very object, in any order; what is frozen stays."""
     server = make_model(layout, seed, frozen=frozen)
-    clients = [client_of(server, make_model(layout, seed + 1 + k, share), alike) for k in range(len(samples))]
+    clients = [client_of(server, make_model(layout, seed + 1 + k, share), alike[k]) for k in range(len(samples))]
     uploads = [upload_of(c, k, n) for k, (c, n) in enumerate(zip(clients, samples, strict=True))]
     cohort = mean_of(server, *uploads, absent=absent)
     expected = torch.tensor(the_slow_way(server, clients, samples, absent))

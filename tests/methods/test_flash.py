@@ -22,8 +22,9 @@ from pffdst.core.seeding import derive_seed
 from pffdst.cost.flops import FlopCounter
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import MaskedMean
+from pffdst.methods.allocation import filled
 from pffdst.methods.local import LocalTraining
-from pffdst.methods.readjust.flash import Flash, filled, grown_counts, shared_out
+from pffdst.methods.readjust.flash import Flash, grown_counts, shared_out
 from pffdst.methods.readjust.static import Static
 from pffdst.run import play_round
 from pffdst.testing import SmallRun, check_rule

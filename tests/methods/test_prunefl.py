@@ -221,28 +221,8 @@ def test_where_nothing_may_move_it_is_a_random_mask(
 
 def test_two_stages_need_a_density_that_stays() -> None:
     assert PruneFl().problems(Facts(stage_lengths=(10,))) == []
-    assert (
-        PruneFl(exact=True).problems(
-            Facts(
-                stage_lengths=(
-                    5,
-                    5,
-                )
-            )
-        )
-        == []
-    )
-    assert (
-        "readjust.exact=true"
-        in PruneFl().problems(
-            Facts(
-                stage_lengths=(
-                    5,
-                    5,
-                )
-            )
-        )[0]
-    )
+    assert PruneFl(exact=True).problems(Facts(stage_lengths=(5, 5))) == []
+    assert "readjust.exact=true" in PruneFl().problems(Facts(stage_lengths=(5, 5)))[0]
     assert "sparsity is where it begins" in PruneFl().remarks([10])[0]
 
 

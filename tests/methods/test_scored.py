@@ -312,26 +312,6 @@ def test_what_cannot_be_is_named(key: str, value: Any) -> None:
 
 
 def test_top_scores_do_not_reach_to_a_second_stage() -> None:
-    assert (
-        Snip().problems(
-            Facts(
-                stage_lengths=(
-                    7,
-                    7,
-                )
-            )
-        )
-        == []
-    )
+    assert Snip().problems(Facts(stage_lengths=(7, 7))) == []
     assert Snip(sent="top").problems(Facts(stage_lengths=(14,))) == []
-    assert (
-        "readjust.sent=all"
-        in Snip(sent="top").problems(
-            Facts(
-                stage_lengths=(
-                    7,
-                    7,
-                )
-            )
-        )[0]
-    )
+    assert "readjust.sent=all" in Snip(sent="top").problems(Facts(stage_lengths=(7, 7)))[0]

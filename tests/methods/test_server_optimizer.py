@@ -31,13 +31,14 @@ def test_the_mean_is_the_mean(layout: Layout, make_model: MakeModel) -> None:
     assert Mean().step(model, mean) is mean
 
 
-def test_momentum_is_its_recursion(layout: Layout, make_model: MakeModel) -> None:
+@pytest.mark.parametrize("eta", [1.0, 0.1])
+def test_momentum_is_its_recursion(layout: Layout, make_model: MakeModel, eta: float) -> None:
     model = make_model(layout, alive=1.0)
-    rule, w, v = Momentum(beta=0.7), model.values[:39].double(), torch.zeros(39, dtype=torch.float64)
+    rule, w, v = Momentum(beta=0.7, eta=eta), model.values[:39].double(), torch.zeros(39, dtype=torch.float64)
     for mean in means(6):
         model = rule.step(model, model.with_values(mean))
         v = 0.7 * v + (mean[:39].double() - w)
-        w = w + v
+        w = w + eta * v
         assert torch.allclose(model.values[:39].double(), w, atol=1e-5)
         assert torch.equal(model.values[39:], mean[39:]), "statistics take the mean"
 

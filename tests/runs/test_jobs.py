@@ -136,7 +136,13 @@ def test_a_file_cut_short_is_no_attempt(root: Path, own: Path, text: str) -> Non
 def test_marks(root: Path, own: Path) -> None:
     mark(own, "f", "running")
     mark_failed(own, "f", "out of memory")
-    assert read_run(own) == {"fingerprint": "f", "status": "failed", "engine": "", "error": "out of memory"}
+    assert read_run(own) == {
+        "fingerprint": "f",
+        "status": "failed",
+        "engine": "",
+        "content": "",
+        "error": "out of memory",
+    }
     mark(own, "f", "done")
     mark_failed(own, "f", "too late")
     assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": ""}

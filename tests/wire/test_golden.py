@@ -59,7 +59,7 @@ def test_a_message_says_what_it_said_when_it_was_written(case: dict[str, Any]) -
     declared = tuple(Signal(**signal) for signal in case["declared"])
     if case["direction"] == "down":
         memory = Memory(None if case["memory"] is None else mask(case["memory"]))
-        model, t, signals = decode_downlink(payload, memory, LAYOUT, codecs, declared)
+        model, t, signals, _ = decode_downlink(payload, memory, LAYOUT, codecs, declared)
         assert t == case["round"]
         assert model.trainable_at == mask(case["trainable"])
         assert model.frozen_at == mask(case["frozen"])

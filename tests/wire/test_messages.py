@@ -120,7 +120,7 @@ def test_no_random_bytes_are_a_message(noise: bytes) -> None:
         (framed(count=65535), "sections: 65535"),
         (framed(tail=b"x"), "length: 1 bytes follow"),
         (with_sections((0, 0, 0, 0), body=b""), "tag 0"),
-        (with_sections((12, 0, 0, 0), body=b""), "tag 12 "),
+        (with_sections((13, 0, 0, 0), body=b""), "tag 13 "),
         (with_sections((63, 0, 0, 0), body=b""), "tag 63"),
         (with_sections((128, 0, 0, 0), body=b""), "tag 128"),
         (with_sections((66, 0, 0, 4), body=b"abc"), "SIGNAL 2: length 4 runs past"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pffdst.client.loaded import Loaded, Masks
 from pffdst.client.step import Batch, add_regularisers_, any_moved, clip_, decay_
+from pffdst.core.attributes import Attributes
 from pffdst.core.flat import FlatModule, to_memory_format_
 from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel, Layout
@@ -55,6 +56,7 @@ class ClientModule(LightningModule):
         self.inputs = inputs.front(dtype, self.memory_format, device)
         self.training_numbers = training
         self.flat = FlatModule(self.network, layout)
+        self._attributes = Attributes(self.network)
         self.masks = Masks()
         self.lr = training.lr
         self.turn: Turn | None = None
@@ -92,7 +94,11 @@ class ClientModule(LightningModule):
     def begin(self, loaded: Loaded, lr: float | None = None, turn: Turn | None = None) -> None:
         """Becomes a client that starts from what is `loaded`: its values and masks, sums and gradients empty."""
         self._loaded, self.turn, self.masks, self._trainable = loaded, turn, loaded.masks, None
+        self._attributes.restore_()
+        self.flat.settle_()
         torch._foreach_copy_(self.flat.tensors, loaded.tensors)
+        if turn is not None:
+            self.flat.write_buffers_(turn.buffers)
         self.network.zero_grad(set_to_none=True)
         self.train()
         self.totals.zero_()
@@ -224,8 +230,10 @@ class ClientModule(LightningModule):
 
     @contextlib.contextmanager
     def undisturbed(self, *, training: bool = True) -> Iterator[None]:
-        """The network in training or in inference mode; mode, statistics and gradients are put back afterwards."""
-        kept = [t.clone() for t in self.flat.statistics]
+        """The network in training or in inference mode; mode, statistics, buffers and gradients are put back."""
+        self.flat.settle_()
+        state = [*self.flat.statistics, *self.flat.buffers]
+        kept = [t.clone() for t in state]
         self.network.zero_grad(set_to_none=True)
         self.network.train(training)
         try:
@@ -233,9 +241,10 @@ class ClientModule(LightningModule):
         finally:
             self.network.train()
             self.network.zero_grad(set_to_none=True)
-            if kept:
-                with torch.no_grad():
-                    torch._foreach_copy_(self.flat.statistics, kept)
+            self.flat.settle_()
+            with torch.no_grad():
+                for tensor, before in zip(state, kept, strict=True):
+                    tensor.copy_(before)
 
     def probe(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """The mean loss of one batch as it is fed, with the outputs divided by `temperature`; nothing is summed up."""

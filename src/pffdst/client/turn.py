@@ -18,6 +18,7 @@ from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
+from pffdst.core.state import changes
 from pffdst.data.batches import ClientBatches, steps
 from pffdst.data.clients.divided import Shares
 from pffdst.data.samples import Handle
@@ -132,6 +133,7 @@ class Turn:
         self.samples, self.steps = setup.samples(task.client), setup.steps(task.client, task.t)
         self.step, self.epoch = 0, 0
         self.start, self.received, self.memory = received.model, received.signals, memory
+        self.buffers = received.buffers
         self.scratch: dict[str, Any] = {}
         self._setup, self._batches = setup, batches
         self.epochs = setup.epochs(task.t)
@@ -278,13 +280,14 @@ def _has(rule: Rule, hook: str) -> bool:
 class Trained:
     """A client after its last step: the model under the masks it has now, its mean training loss and accuracy.
 
-    `measured` is what each rule measured.
+    `measured` is what each rule measured; `buffers` are those it changed, None for each other.
     """
 
     model: GlobalModel
     loss: float
     accuracy: float
     measured: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    buffers: Sequence[Tensor | None] = ()
 
 
 def answer(
@@ -309,6 +312,7 @@ def answer(
         seed=derive_seed(setup.seed, "uplink", task.t, task.client),
         signals=made.signals,
         keep_residual=setup.codecs.values.client_feedback and not own,  # its next mask will be another
+        buffers=trained.buffers,
     )
     return payload, Kept(residual, made.memory)
 
@@ -362,7 +366,8 @@ class ClientWork:
         if turn.epochs > 0:
             fit(module, self._batches(task, "client"), turn.epochs)
         model, (loss, accuracy) = module.trained(), module.training_metrics()
-        return Trained(model, loss, accuracy, turn.measure())
+        buffers = changes(received.buffers, module.flat.read_buffers())
+        return Trained(model, loss, accuracy, turn.measure(), buffers)
 
     def _on_device(self, task: ClientTask, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, where the network is."""

@@ -307,7 +307,7 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
     sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
     if sends and not isinstance(made.get("allocation"), Dense):
         sender = choices.called(sends[0], cfg[sends[0]])
-        return [*lines, f"{sender} sends the changes of a dense model: write allocation=dense"]
+        lines.append(f"{sender} sends the changes of a dense model: write allocation=dense")
     pairs = (_RULES, reversed(_RULES))
     return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
 

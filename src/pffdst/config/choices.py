@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,12 @@ class Choices:
 
     def options(self, group: str) -> dict[str, DictConfig]:
         """The yaml files of a group as they are written, by option name; empty where the folders are not known."""
-        names = [path.stem for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))]
-        return {name: self.written(group, name) for name in dict.fromkeys(names)}
+        return {name: self.written(group, name) for name in dict.fromkeys(path.stem for path in self._files(group))}
+
+    def chosen_by(self, group: str) -> list[str]:
+        """The groups of which some option of `group` chooses one, in the order of the files."""
+        found = (_options_in(path, path.stat().st_mtime_ns) for path in self._files(group))
+        return list(dict.fromkeys(chosen for options in found for chosen in options))
 
     def written(self, group: str, option: Any) -> DictConfig:
         """The yaml file of an option as it is written; of a list of options all in one. Empty where there is none."""
@@ -66,6 +71,9 @@ class Choices:
             choice = str(node.get("_target_", "?")).rpartition(".")[2] if isinstance(node, DictConfig) else "?"
         return f"{group}={choice}"
 
+    def _files(self, group: str) -> list[Path]:
+        return [path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))]
+
     def _file(self, name: str) -> Path | None:
         return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
@@ -79,6 +87,16 @@ def options_of(preset: DictConfig) -> dict[str, Any]:
     return {group: option for group, option in found.items() if "@" not in group}
 
 
+@functools.lru_cache(maxsize=512)
+def _options_in(path: Path, _written: int) -> tuple[str, ...]:
+    return tuple(options_of(_merged([path])))
+
+
 def _merged(paths: list[Path]) -> DictConfig:
-    found = OmegaConf.merge({}, *(OmegaConf.load(path) for path in paths))
+    found = OmegaConf.merge({}, *(_read(path, path.stat().st_mtime_ns) for path in paths))
     return found if isinstance(found, DictConfig) else OmegaConf.create({})
+
+
+@functools.lru_cache(maxsize=512)  # every job of a sweep asks for the same ones
+def _read(path: Path, _written: int) -> Any:
+    return OmegaConf.load(path)

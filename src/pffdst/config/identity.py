@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION
 from pffdst.core.words import dotted, typed
 
-__all__ = ["differences", "engine_identity", "essence", "fingerprint"]
+__all__ = ["content_differences", "content_digest", "differences", "engine_identity", "essence", "fingerprint"]
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -55,6 +55,17 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = dotted(_canonical(_essence(saved))), dotted(_canonical(_essence(now)))
     keys = [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
     return [f"{key}: saved {_word(before.get(key, _ABSENT))}, now {_word(after.get(key, _ABSENT))}" for key in keys]
+
+
+def content_digest(content: Mapping[str, str]) -> str:
+    """16 hexadecimal digits of what a run's data hold and its tensors are."""
+    return _digest(dict(content))
+
+
+def content_differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What a run's data or tensors are otherwise than they were: `training set: was 700 images ..., now 1,400 ...`."""
+    lines = {name: (saved.get(name, "absent"), now.get(name, "absent")) for name in {**saved, **now}}
+    return [f"{name}: was {old}, now {new}" for name, (old, new) in lines.items() if old != new]
 
 
 _ABSENT = object()

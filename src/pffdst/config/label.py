@@ -21,13 +21,11 @@ def label_of(cfg: DictConfig, choices: Choices) -> str:
     experiment. So is a key of such a group that the command line gives another value than the option has.
     """
     name = "" if OmegaConf.is_missing(cfg, "method_name") else str(cfg.method_name)
-    methods = choices.options("method")
-    own = choices.chosen.get("method")
-    preset = methods.get(str(own), OmegaConf.create({}))
+    preset = choices.written("method", choices.chosen.get("method"))
     usual = choices.defaults() | options_of(preset)
     words = [name]
     several = {name for name, kind in groups().items() if kind.several}
-    for group in dict.fromkeys(group for method in methods.values() for group in options_of(method)):
+    for group in choices.chosen_by("method"):
         if group in several:
             continue
         option = choices.chosen.get(group)

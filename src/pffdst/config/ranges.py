@@ -22,7 +22,7 @@ def range_problems(cfg: DictConfig) -> list[str]:
     lines = [
         f"{key}={given[key]}: expected {rule.expected.format(key=key)}; write e.g. {key}={rule.example}"
         for key, rule in allowed().items()
-        if given.get(key) is not None and not rule.holds(given[key])
+        if key in given and not rule.holds(given[key])
     ]
     return lines + _cohort(given)
 

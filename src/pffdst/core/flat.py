@@ -18,7 +18,7 @@ from pffdst.core.model import Buffer, Entry, Kind, Layout
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import Trace
 
-__all__ = ["Coverage", "FlatModule", "coverage", "initialise", "layout_of", "to_memory_format_"]
+__all__ = ["Coverage", "FlatModule", "coverage", "described", "initialise", "layout_of", "to_memory_format_"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -71,6 +71,12 @@ def to_memory_format_(network: nn.Module, memory_format: torch.memory_format) ->
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return network
+
+
+def described(network: nn.Module) -> dict[str, str]:
+    """Type and shape of every parameter and buffer in words: `{"fc.weight": "float32 [10, 64]"}`."""
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in named}
 
 
 # ---- layout ---------------------------------------------------------------------------------------------------------
@@ -241,20 +247,32 @@ class FlatModule:
         _check_same(self.layout, tensors)
         self.tensors = [tensors[e.name] for e in self.layout.entries]
         self.buffers = [tensors[b.name] for b in self.layout.buffers]
+        self._owned = [(*_owner(module, t.name), tensors[t.name]) for t in self.layout.tensors if not _trains(t)]
         self.weights = self.tensors[: len(self.layout.layers)]
         trained = [e for e in self.layout.entries if e.kind in ("maskable", "parameter")]
         self.parameters = self.tensors[: len(trained)]
         self.statistics = [t for t, e in zip(self.tensors, self.layout.entries, strict=True) if e.kind == "statistic"]
 
     @torch.no_grad()
+    def settle_(self) -> None:
+        """Buffers that the module has put another tensor in place of are again those known here, with its values."""
+        for owner, name, tensor in self._owned:
+            now = getattr(owner, name)
+            if now is not tensor:
+                tensor.copy_(now)
+                setattr(owner, name, tensor)
+
+    @torch.no_grad()
     def write_(self, values: Tensor) -> None:
         """Loads a flat vector [N] into the module."""
+        self.settle_()
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             tensor.copy_(values[entry.span].view(entry.shape))
 
     @torch.no_grad()
     def read(self, out: Tensor | None = None) -> Tensor:
         """The module's values as a flat vector [N] on the CPU, into `out` where one is given."""
+        self.settle_()
         flat = torch.empty(self.layout.total, dtype=self.tensors[0].dtype) if out is None else out
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             flat[entry.span].view(entry.shape).copy_(tensor)
@@ -263,11 +281,13 @@ class FlatModule:
     @torch.no_grad()
     def write_buffers_(self, values: Sequence[Tensor]) -> None:
         """Loads the layout's buffers, in their order."""
+        self.settle_()
         for buffer, value in zip(self.buffers, values, strict=True):
             buffer.copy_(value)
 
     def read_buffers(self) -> list[Tensor]:
         """Copies of the layout's buffers on the CPU, in their order."""
+        self.settle_()
         return [b.detach().to("cpu", copy=True) for b in self.buffers]
 
     @torch.no_grad()
@@ -287,6 +307,16 @@ class FlatModule:
             torch.empty_like(weight).copy_(mask[entry.span].view(entry.shape))
             for entry, weight in zip(self.layout.layers, self.weights, strict=True)
         ]
+
+
+def _trains(tensor: Entry | Buffer) -> bool:
+    return isinstance(tensor, Entry) and tensor.kind in ("maskable", "parameter")
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that has a tensor, and the tensor's name in it."""
+    prefix, _, own = name.rpartition(".")
+    return module.get_submodule(prefix), own
 
 
 def _check_same(layout: Layout, tensors: dict[str, Tensor]) -> None:

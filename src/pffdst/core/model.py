@@ -109,6 +109,17 @@ class Layout:
         """N, the length of the flat vector."""
         return sum(e.size for e in self.entries)
 
+    @cached_property
+    def constants(self) -> int:
+        """Number of values that never train: the last of the flat vector."""
+        return sum(e.size for e in self.entries if e.kind == "constant")
+
+    @cached_property
+    def rest(self) -> tuple[int, int, int]:
+        """Of the rest [N - W]: the numbers of parameters, statistics and constants, which lie there in this order."""
+        parameters = self.parameters - self.maskable
+        return parameters, self.total - self.maskable - parameters - self.constants, self.constants
+
     def span(self, kind: Kind) -> slice:
         """Where the tensors of one kind lie in the flat vector, back to back; empty where there are none."""
         before = sum(e.size for e in self.entries if _KINDS.index(e.kind) < _KINDS.index(kind))
@@ -186,7 +197,7 @@ class GlobalModel:
 
     @cached_property
     def rest(self) -> Tensor:
-        """The values [N - W] that are not maskable: parameters, then statistics."""
+        """The values [N - W] that are not maskable: parameters, statistics, constants."""
         return self.values[self.layout.maskable :]
 
     @property

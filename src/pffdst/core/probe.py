@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
+from pffdst.core.attributes import Attributes
 from pffdst.core.flat import to_memory_format_
 from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.seeding import seeded_global_state
-from pffdst.core.trace import SAMPLES, copy_of
+from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
-__all__ = ["probe", "takes_channels_last"]
+__all__ = ["left_out", "moves_in_python", "probe", "takes_channels_last"]
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -52,8 +54,12 @@ def probe(
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(classes, (SAMPLES,)).to(images.device)
-        return _step_problems(copied.train(), images, labels, classes) or _evaluation_problems(
-            copied.eval(), images, classes
+        before = _tensors(copied)
+        return (
+            _step_problems(copied.train(), images, labels, classes)
+            or _held_problems(network)
+            or _moved_problems(before, _tensors(copied))
+            or _evaluation_problems(copied.eval(), images, classes)
         )
 
 
@@ -61,6 +67,20 @@ def takes_channels_last(network: nn.Module, shape: Inputs | Sequence[int], class
     """Whether a network that can be trained on contiguous samples also can on channels_last ones (a `view` may not)."""
     sizes = shape.shape if isinstance(shape, Inputs) else shape
     return len(sizes) == 3 and not probe(network, shape, classes, channels_last=True)
+
+
+def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:
+    """Whether a training step puts other tensors in the place of buffers, or changes plain attributes, or may.
+
+    A recorded step runs no Python: it would leave them as they are.
+    """
+    copied = copy_of(network).cpu().train()
+    attributes, buffers = Attributes(copied), dict(copied.named_buffers())
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logits_in(copied(random_inputs(shape, SAMPLES, _dtype(copied)))).sum().backward()  # type: ignore[no-untyped-call]
+    now = dict(copied.named_buffers())
+    return attributes.changed() or any(now[name] is not buffer for name, buffer in buffers.items())
 
 
 # ---- tensors --------------------------------------------------------------------------------------------------------
@@ -141,6 +161,74 @@ def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: 
         return [f"model: its backward pass fails: {_words(error)}"]
     wild = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
     return [f"model: the first gradient of {wild[0]} is not finite on random samples"] if wild else []
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _held_problems(network: nn.Module) -> list[str]:
+    """Functions that hold the network they were made in, as closures do: in a copy they would use the other's parts.
+
+    They are seen by what they hold, or by the gradients that a copy's step left in the network.
+    """
+    held = [name for name, p in network.named_parameters() if p.grad is not None]
+    network.zero_grad(set_to_none=True)
+    own = {id(part) for part in (*network.modules(), *network.parameters(), *network.buffers())}
+    for prefix, module in network.named_modules():
+        attributes = vars(module).items()
+        functions = [
+            (name, v) for name, value in attributes for v in (value.values() if isinstance(value, dict) else [value])
+        ]
+        for name, function in functions:
+            cells = getattr(function, "__closure__", None) or ()
+            held += [f"{prefix}.{name}".strip(".") for cell in cells if id(_content(cell)) in own]
+    if not held:
+        return []
+    return [
+        f"model: a function ({held[0]}) holds the network that it was made in, and would use that in its copies too: "
+        "write a method in place of the lambda or inner function"
+    ]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty yet
+        return None
+
+
+def left_out(network: nn.Module) -> list[str]:
+    """What a network holds and no file of the model will, a line each: it is made by the constructor alone."""
+    own = {id(part) for part in (*network.modules(), *network.parameters())}
+    lines = []
+    for prefix, module in network.named_modules():
+        if type(module).__module__.startswith("torch."):
+            continue
+        for name, value in vars(module).items():
+            inside = (
+                tree_leaves(value) if isinstance(value, list | tuple | dict) and not name.startswith("_") else [value]
+            )
+            layers = [v for v in inside if isinstance(v, nn.Module) and id(v) not in own]
+            if layers:
+                where = f"{prefix}.{name}".strip(".")
+                lines.append(f"{where} holds layers that torch does not know of: they never train; write nn.ModuleList")
+    return lines
+
+
+def _moved_problems(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are not there before and after a step, or are others."""
+    lines = []
+    for name in {**before, **after}:
+        old, new = before.get(name), after.get(name)
+        if old is None or new is None:
+            lines.append(f"model: {name} comes or goes in its forward pass: make it in the constructor")
+        elif old.shape != new.shape or old.dtype != new.dtype:
+            were, are = (f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (old, new))
+            lines.append(f"model: {name} is {were} before its forward pass and {are} after it: it has to stay so")
+        elif isinstance(old, nn.Parameter) and old is not new:
+            lines.append(f"model: {name} is made anew in its forward pass: write into it, {name}.data.copy_(...)")
+    return lines
 
 
 @torch.no_grad()

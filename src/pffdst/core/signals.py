@@ -23,6 +23,7 @@ class Signal:
         values      float [`length`]
         dense       a value at every position that may be chosen, in order: float [n]
         parameters  a value for each parameter that is not maskable: float [p]
+        statistics  a value for each statistic, such as a running mean: float [s]
         positions   a set of maskable positions (`Positions`)
         chosen      such a set with a value at each (`Chosen`)
 
@@ -32,7 +33,7 @@ class Signal:
     """
 
     name: str
-    form: Literal["values", "dense", "parameters", "positions", "chosen"]
+    form: Literal["values", "dense", "parameters", "statistics", "positions", "chosen"]
     length: int = 0
     among: Literal["dead", "alive", "trainable", "free", "all"] = "dead"
     lossy: bool = False

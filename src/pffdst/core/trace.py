@@ -288,9 +288,11 @@ def copy_of(network: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     copied = copy.deepcopy(network, memo)
-    for parameter in copied.parameters():
+    for own, parameter in zip(network.parameters(), copied.parameters(), strict=True):
         if not parameter.is_leaf:  # TorchScript copies a parameter into the result of an operation
             parameter.detach_().requires_grad_()
+        for hook in (own._backward_hooks or {}).values():  # which a copied tensor lacks
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
     return copied
 
 

@@ -25,6 +25,7 @@ _PARTS: dict[int, str] = {
     Tag.CHANGED_POSITIONS: "values",
     Tag.MISSED_POSITIONS: "catch_up",
     Tag.MISSED_VALUES: "catch_up",
+    Tag.STATE: "state",
 }
 
 
@@ -39,7 +40,7 @@ def unpacked(payload: bytes | None) -> Message | None:
 
 
 def parts_of(payload: bytes, message: Message | None) -> Counter[str]:
-    """A payload's length by part: header, mask, values, frozen, dense, signals. What cannot be read is header."""
+    """A payload's length by part, as `Ledger.PARTS` has them. What cannot be read is header."""
     sections: Mapping[int, Section] = {} if message is None else message.sections
     parts: Counter[str] = Counter()
     for tag, section in sections.items():
@@ -53,15 +54,16 @@ class Ledger:
     """Counts a round as its messages pass and keeps totals over the run.
 
     Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
-    that were away, and of methods that send changes alone the values that those missed. paper_bytes = 4 (trainable +
-    biases of conv and linear layers) per client and direction, the first download of frozen weights apart as
-    frozen_bytes. FLOPs are the clients' training, over the round's epochs of their own samples under the mask that they
-    were sent: the forward pass, the gradient of the inputs and that of the weights, and their sum.
+    that were away, and of methods that send changes alone the values that those missed; `state` is constants, and
+    buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the
+    first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of
+    their own samples under the mask that they were sent: the forward pass, the gradient of the inputs and that of the
+    weights, and their sum.
     """
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")
     NAMES = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", *FLOPS)
-    PARTS = ("header", "mask", "values", "frozen", "dense", "signals", "catch_up")
+    PARTS = ("header", "mask", "values", "frozen", "dense", "signals", "catch_up", "state")
     BY_PART = tuple("/".join(key) for key in product(("up", "down"), PARTS))
     COLUMNS = tuple("/".join(key) for key in product(("cost", "round"), (*NAMES, *BY_PART)))
 

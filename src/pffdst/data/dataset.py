@@ -59,6 +59,14 @@ class Dataset:
         parts = (self.train.digest, self.test.digest, self.class_names)
         return hashlib.blake2b(repr(parts).encode("utf-8"), digest_size=16).hexdigest()
 
+    @property
+    def described(self) -> dict[str, str]:
+        """Both sets and the classes in words, their contents by digest."""
+        sets = {"training set": self.train, "test set": self.test}
+        shape, noun = "x".join(map(str, self.inputs.shape)), self.inputs.noun
+        found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
+        return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
+
     def with_validation(self, share: float, seed: int) -> Dataset:
         """The same without its test set: in its place stands a share of the training set; itself for a share of 0.
 

@@ -28,7 +28,9 @@ from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unread
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel
+from pffdst.core.probe import moves_in_python
 from pffdst.core.seeding import generator_for, seeded_global_state
+from pffdst.core.state import changes
 from pffdst.data.batches import batch_indices
 from pffdst.engines.base import Engine, Job, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
@@ -144,6 +146,9 @@ class BatchedEngine(Engine):
         if self._settings.record and hands:
             _log.info("engine=batched: a rule or a callback has a hand in every step: steps are not recorded")
             return replace(self._settings, record=False)
+        if self._settings.record and moves_in_python(setup.network, setup.inputs):
+            _log.info("engine=batched: the model changes attributes or buffers in Python: steps are not recorded")
+            return replace(self._settings, record=False)
         return self._settings
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
@@ -255,7 +260,8 @@ class BatchedEngine(Engine):
         weights, rest = figures.values[: setup.layout.maskable], figures.values[setup.layout.maskable :]
         model = model.with_trained(trainable.gather(weights).clone(), rest.clone())
         seen = max(1, setup.samples(waiting.client) * setup.epochs(waiting.job.task.t))
-        return Trained(model, loss / seen, correct / seen, figures.measured)
+        buffers = changes(waiting.received.buffers, [buffer.clone() for buffer in figures.buffers])
+        return Trained(model, loss / seen, correct / seen, figures.measured, buffers)
 
 
 @final

@@ -54,14 +54,16 @@ def bytes_of(packed: Tensor | None) -> bytes | None:
 def pack_memory(memory: Memory) -> tuple[Any, ...]:
     """What a client keeps of what it was sent."""
     masks = (None if at is None else at.packed() for at in (memory.trainable, memory.frozen))
-    return (*masks, pack_section(memory.frozen_values), tensor_of(memory.weights))
+    state = None if memory.state is None else [tensor_of(piece) for piece in memory.state]
+    return (*masks, pack_section(memory.frozen_values), tensor_of(memory.weights), state)
 
 
 def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
     """The memory that `pack_memory` packed."""
-    trainable, frozen, values, weights = packed
+    trainable, frozen, values, weights, pieces = packed
     trainable_at, frozen_at = (None if at is None else Positions.unpacked(layout, at) for at in (trainable, frozen))
-    return Memory(trainable_at, frozen_at, unpack_section(values), bytes_of(weights))
+    state = None if pieces is None else tuple(bytes_of(piece) or b"" for piece in pieces)
+    return Memory(trainable_at, frozen_at, unpack_section(values), bytes_of(weights), state)
 
 
 def pack_kept(kept: Kept) -> tuple[Any, ...]:

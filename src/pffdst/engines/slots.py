@@ -47,8 +47,9 @@ class SlotSettings:
 class Figures:
     """What is read of a trained client, in memory that the device can write to by itself while others train.
 
-    `values` [N]; `totals` float64 [3]: sums of loss and of correct answers over all samples of all epochs, and whether
-    a weight moved that had to stay; `trainable` the positions of `values` that trained; `measured` what rules measured.
+    `values` [N]; `buffers` those of the layout; `totals` float64 [3]: sums of loss and of correct answers over all
+    samples of all epochs, and whether a weight moved that had to stay; `trainable` the positions of `values` that
+    trained; `measured` what rules measured.
     """
 
     def __init__(self, flat: FlatModule, device: torch.device) -> None:
@@ -56,6 +57,7 @@ class Figures:
         dtype, layout = flat.tensors[0].dtype, flat.layout
         self.values = torch.empty(layout.total, dtype=dtype, pin_memory=pinned)
         self.totals = torch.empty(3, dtype=torch.float64, pin_memory=pinned)
+        self.buffers = [torch.empty(b.shape, dtype=b.dtype, pin_memory=pinned) for b in flat.buffers]
         self.trainable: Positions | None = None
         self.measured: tuple[dict[str, Any], ...] = ()
 
@@ -148,6 +150,8 @@ class Slot:
         moved = [m.double()[None] for m in found if m is not None]
         broken = torch.cat(moved).amax()[None] if moved else module.totals.new_zeros(1)
         into.values.copy_(values, non_blocking=True)
+        for buffer, copied in zip(self.flat.buffers, into.buffers, strict=True):
+            copied.copy_(buffer, non_blocking=True)
         into.totals.copy_(torch.cat([module.totals, broken]), non_blocking=True)
         into.trainable = module.trainable
         with torch.enable_grad(), self._autocast():

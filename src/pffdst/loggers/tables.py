@@ -139,6 +139,7 @@ _PARTS: Final = {
     "frozen": "frozen weights",
     "catch_up": "catching up",
     "dense": "biases, statistics",
+    "state": "constants, buffers",
     "header": "headers",
 }
 _TIMES: Final = {

@@ -34,9 +34,16 @@ class Aggregator(ABC):
 
 
 class Aggregation(ABC):
-    """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither."""
+    """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither.
+
+    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are.
+    """
 
     statistics: Statistics
+
+    def weight(self, samples: int) -> int:
+        """What a client of so many samples weighs in the mean of the buffers."""
+        return samples
 
     @abstractmethod
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
@@ -56,6 +63,10 @@ class MaskedMean(Aggregation):
             if value not in get_args(known):
                 names = ", ".join(get_args(known))
                 raise ValueError(f"Expected `aggregation.{key}` to be one of {names}, but got {value!r}")
+
+    def weight(self, samples: int) -> int:
+        """As in the mean of the weights."""
+        return samples if self.weights == "samples" else 1
 
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """An empty mean."""
@@ -91,11 +102,11 @@ class RunningMean(Aggregator):
             self._at, self._held = upload.at, torch.zeros(len(upload.weights), dtype=torch.float64)
         self._held.add_(upload.weights, alpha=n)
         self._held_weight += n
-        parameters = layout.parameters - layout.maskable
-        self._rest[:parameters] += n * upload.parameters.double()
+        parameters, statistics, _ = torch.split(self._rest, list(layout.rest))
+        parameters += n * upload.parameters.double()
         self._total += n
         if upload.statistics is not None:
-            self._rest[parameters:] += n * upload.statistics.double()
+            statistics += n * upload.statistics.double()
             self._statistics += n
 
     def _spread(self) -> None:
@@ -131,14 +142,12 @@ class RunningMean(Aggregator):
         return torch.where(support > 0, mean, own)
 
     def _mean_rest(self) -> Tensor:
-        """The mean of what is not maskable; statistics that were not sent stay."""
-        model, parameters = self._model, self._model.layout.parameters - self._model.layout.maskable
-        mean = self._rest / max(self._total, 1)
-        if self._statistics == 0:
-            mean[parameters:] = model.rest[parameters:].double()
-        elif self._statistics != self._total:
-            mean[parameters:] = self._rest[parameters:] / self._statistics
-        return mean.to(model.dtype)
+        """The mean of what is not maskable; statistics that were not sent stay, and constants."""
+        model = self._model
+        parameters, statistics, _ = torch.split(self._rest, list(model.layout.rest))
+        _, own, constants = torch.split(model.rest, list(model.layout.rest))
+        mean = own if self._statistics == 0 else (statistics / self._statistics).to(model.dtype)
+        return torch.cat([(parameters / max(self._total, 1)).to(model.dtype), mean, constants])
 
 
 @final
@@ -157,7 +166,7 @@ class Places:
         if self._first is None:
             self._first, self._sums, self._support = at, sums.numpy(), np.full(len(at), float(weight))
             return
-        if self._first is at:
+        if self._first is at and self._slots is None:
             self._sums += sums.numpy()
             self._support += weight
             return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from pffdst.core.model import Entry, Layout
 
-__all__ = ["Allocation", "Dense", "Erk", "ErkFedDst", "Uniform", "integer_counts"]
+__all__ = ["Allocation", "Dense", "Erk", "ErkFedDst", "Uniform", "divided", "filled", "integer_counts"]
 
 
 def integer_counts(densities: list[float], sizes: list[int], total: int) -> tuple[int, ...]:
@@ -28,6 +29,35 @@ def integer_counts(densities: list[float], sizes: list[int], total: int) -> tupl
         for i in movable[: abs(missing)]:
             counts[i] += step
     return tuple(counts)
+
+
+def filled(wanted: Sequence[float], room: Sequence[int], total: int) -> list[float]:
+    """`total` in proportion to `wanted`, at most `room` each: what is over goes to the others, in proportion again.
+
+    Layers of which nothing is wanted are filled last, by their room. ValueError where there is too little room.
+    """
+    if total > sum(room):
+        raise ValueError(f"Expected at most {sum(room)} weights to divide, but got {total}")
+    shares, left, open_ = [0.0] * len(room), float(total), set(range(len(room)))
+    while open_ and left > 0:
+        weight = sum(wanted[i] for i in open_)
+        by, of = (wanted, weight) if weight > 0 else (room, sum(room[i] for i in open_))
+        over = {i for i in open_ if by[i] * left >= room[i] * of}
+        for i in over or open_:
+            shares[i] = float(room[i]) if over else by[i] * left / of
+        if not over:
+            break
+        left -= sum(room[i] for i in over)
+        open_ -= over
+    return shares
+
+
+def divided(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[int, ...]:
+    """As `filled`, in whole weights: at least one in each layer that has room."""
+    total = min(total, sum(room))
+    shares = filled(wanted, room, total)
+    densities = [share / free if free else 0.0 for share, free in zip(shares, room, strict=True)]
+    return integer_counts(densities, list(room), total)
 
 
 class Allocation(ABC):

@@ -89,17 +89,18 @@ class Remembering(ServerOptimizer):
 
 @final
 class Momentum(Remembering):
-    """FedAvgM: v = beta v + D, w + v."""
+    """FedAvgM: v = beta v + D, w + eta v. A steady D is taken eta / (1 - beta) times: ten times by the defaults."""
 
-    def __init__(self, beta: float = 0.9) -> None:
+    def __init__(self, beta: float = 0.9, eta: float = 1.0) -> None:
         super().__init__(0.0)
         _check_decay("beta", beta)
-        self.beta = beta
+        _check_positive("eta", eta)
+        self.beta, self.eta = beta, eta
 
     def move(self, change: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The velocity v."""
+        """The velocity v, eta times, and v."""
         velocity = self.beta * memory[0] + change
-        return velocity, [velocity]
+        return self.eta * velocity, [velocity]
 
 
 class Adaptive(Remembering):
@@ -112,9 +113,8 @@ class Adaptive(Remembering):
         super().__init__(0.0, tau**2)
         _check_decay("beta1", beta1)
         _check_decay("beta2", beta2)
-        for key, value in (("eta", eta), ("tau", tau)):
-            if value <= 0.0:
-                raise ValueError(f"Expected `server_optimizer.{key}` to be above 0, but got {value}; write e.g. 0.01")
+        _check_positive("eta", eta)
+        _check_positive("tau", tau)
         self.eta, self.beta1, self.beta2, self.tau = eta, beta1, beta2, tau
 
     @abstractmethod
@@ -150,3 +150,9 @@ def _check_decay(key: str, value: float) -> None:
     """ValueError where a decay is out of its range."""
     if not 0.0 <= value < 1.0:
         raise ValueError(f"Expected `server_optimizer.{key}` to be in [0, 1), but got {value}; write e.g. 0.9")
+
+
+def _check_positive(key: str, value: float) -> None:
+    """ValueError where a size is not one."""
+    if value <= 0.0:
+        raise ValueError(f"Expected `server_optimizer.{key}` to be above 0, but got {value}; write e.g. 0.01")

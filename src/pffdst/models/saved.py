@@ -9,11 +9,11 @@ A tensor without dead weights is stored under its own name, float32, in its own 
                   out where none is
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
-(where they are known), what the samples are: `mean` and `std` (per channel, of pixels / 255) and `shape` (C, H, W) of
-uint8 images, or `vocabulary`, `length`, `padding` and `typical` of texts,
-`weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
-of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models of equal
-configurations are equal files: nothing in them tells of a machine, a folder or a time.
+(where they are known), `seed` (of the run, on which the constructor draws), what the samples are: `mean` and `std` (per
+channel, of pixels / 255) and `shape` (C, H, W) of uint8 images, or `vocabulary`, `length`, `padding` and `typical` of
+texts, `weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the
+beginning of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models
+of equal configurations are equal files: nothing in them tells of a machine, a folder or a time.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
+from pffdst.core.flat import initialise
 from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel
 
@@ -57,7 +58,8 @@ class ModelCard:
     """What has to be known of a model beside its tensors.
 
     `target` is the class's import path and `arguments` are its constructor's; `inputs` is what samples are to it.
-    `class_names` is empty where they are not known, `fingerprint` is that of the run's configuration.
+    `class_names` is empty where they are not known, `fingerprint` is that of the run's configuration. On the draw of
+    the run's `seed` a constructor makes again what it drew for the run.
     """
 
     target: str
@@ -66,6 +68,7 @@ class ModelCard:
     inputs: Inputs
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
+    seed: int = 0
 
     def words(self) -> dict[str, Any]:
         """The card in plain values."""
@@ -76,6 +79,7 @@ class ModelCard:
             "class_names": list(self.class_names),
             **self.inputs.words(),
             "fingerprint": self.fingerprint,
+            "seed": self.seed,
         }
         return {key: value for key, value in found.items() if value not in ("", [])}
 
@@ -92,6 +96,7 @@ class ModelCard:
             inputs=Inputs.of_words(words),
             class_names=tuple(words.get("class_names", ())),
             fingerprint=str(words.get("fingerprint", "")),
+            seed=int(words.get("seed", 0)),
         )
 
     def name_of(self, label: int) -> str:
@@ -112,7 +117,7 @@ class ModelCard:
         if not _makes_module(target):
             raise UserError(f"{self.target} is no class of torch modules; {how}")
         try:
-            return typing.cast("nn.Module", target(**self.arguments))
+            return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.inputs)
         except Exception as error:
             raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
 
@@ -128,9 +133,10 @@ class SavedModel:
     frozen: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, model: GlobalModel, card: ModelCard) -> SavedModel:
-        """The run's model, its tensors apart."""
+    def of(cls, model: GlobalModel, card: ModelCard, buffers: Sequence[Tensor] = ()) -> SavedModel:
+        """The run's model, its tensors apart, and the layout's buffers."""
         tensors = {e.name: v.clone() for e, v in model.layout.split(model.values)}
+        tensors |= {b.name: v.clone() for b, v in zip(model.layout.buffers, buffers, strict=True)}
         alive, frozen = ({e.name: v for e, v in model.layout.split(mask)} for mask in (model.alive, model.frozen))
         return cls(card, tensors, alive, frozen)
 
@@ -186,10 +192,12 @@ class SavedModel:
         """
         made = self.card.network() if network is None else network
         try:
-            made.load_state_dict(dict(self.tensors))
-        except RuntimeError as error:
+            missing, unexpected = made.load_state_dict(dict(self.tensors), strict=False)
+            _check_loaded(made, missing, {name: self.tensors[name] for name in unexpected})
+        except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
-        front = self.card.inputs.front(torch.float32, torch.contiguous_format, "cpu")
+        dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
+        front = self.card.inputs.front(dtype, torch.contiguous_format, "cpu")
         return Classifier(front, made, self.card).eval()
 
 
@@ -228,6 +236,22 @@ def path_of(run: str | Path, *, average: bool = False) -> Path:
     """The model's file in a run's folder; a file is taken as it is."""
     path = Path(run)
     return path if path.is_file() else path / (AVERAGE if average else LAST)
+
+
+@torch.no_grad()
+def _check_loaded(network: nn.Module, missing: Sequence[str], more: Mapping[str, Tensor]) -> None:
+    """Fills in the buffers that are no part of a state dict. ValueError for tensors that are not where they should be.
+
+    Further names of a tensor need none of their own, nor do the counters of normalisation layers.
+    """
+    buffers = dict(network.named_buffers())
+    once = {**dict(network.named_parameters()), **buffers}
+    absent = [name for name in missing if name in once and not name.endswith("num_batches_tracked")]
+    unknown = [name for name, value in more.items() if name not in buffers or buffers[name].shape != value.shape]
+    if absent or unknown:
+        raise ValueError(f"missing: {', '.join(absent) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
+    for name, value in more.items():
+        buffers[name].copy_(value)
 
 
 def _makes_module(target: Any) -> bool:
@@ -273,7 +297,8 @@ def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str
     for name, shape in shapes.items():
         alive[name] = _places(stored.get(f"alive/{name}"), math.prod(shape)).view(*shape)
         if f"values/{name}" in stored:
-            tensors[name] = torch.zeros(*shape).masked_scatter_(alive[name], stored[f"values/{name}"])
+            own = stored[f"values/{name}"]
+            tensors[name] = torch.zeros(*shape, dtype=own.dtype).masked_scatter_(alive[name], own)
         frozen[name] = torch.zeros(*shape, dtype=torch.bool)
         if f"frozen/{name}" in stored:
             count = int(alive[name].sum())

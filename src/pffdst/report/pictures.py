@@ -28,6 +28,7 @@ _PARTS = {
     "frozen": ("frozen weights", "#3f8f77"),
     "catch_up": ("catching up", "#a84a86"),
     "dense": ("biases, statistics", "#8d8d86"),
+    "state": ("constants, buffers", "#7a5bb5"),
     "header": ("headers", "#30343b"),
 }
 _STYLE: dict[Any, Any] = {

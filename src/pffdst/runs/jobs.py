@@ -13,7 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,15 +98,24 @@ class Job:
     folder: Path
 
 
-def previous_attempt(sweep_root: Path, fingerprint: str, own: Path, engine: str = "") -> Attempt | None:
+def previous_attempt(
+    sweep_root: Path,
+    fingerprint: str,
+    own: Path,
+    engine: str = "",
+    content: Callable[[], str] = lambda: "",
+) -> Attempt | None:
     """The attempt a job of this fingerprint need not repeat: a finished one, else one to go on with, else None.
 
-    One that ran on another `engine` is another job. (A run that does not say which engine it had may be any.)
+    One that ran on another `engine` is another job, and so is one whose data or model had another `content`, which is
+    asked for where there is one to compare with. (A run that does not say which it had may be any.)
 
     Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
     checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
     """
     same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
+    if any(read_run(folder).get("content") for folder in same) and (now := content()):
+        same = [folder for folder in same if (read_run(folder).get("content") or now) == now]
     done = [folder for folder in same if read_run(folder).get("status") == "done"]
     if done:
         return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
@@ -183,17 +192,17 @@ def read_run(folder: Path) -> dict[str, Any]:
     return _read(folder / RUN)
 
 
-def mark(folder: Path, fingerprint: str, status: Status, engine: str = "") -> None:
-    """Writes down how far the run in this folder is, and what engine it is on."""
-    _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine})
+def mark(folder: Path, fingerprint: str, status: Status, engine: str = "", content: str = "") -> None:
+    """Writes down how far the run in this folder is, what engine it is on, and the content of its data and model."""
+    _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine, "content": content})
 
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
     """Writes down why a job failed, unless its folder holds a finished run."""
     known = read_run(folder)
     if known.get("status") != "done":
-        engine = str(known.get("engine", ""))
-        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", "engine": engine, "error": error})
+        kept = {key: str(known.get(key, "")) for key in ("engine", "content")}
+        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", **kept, "error": error})
 
 
 def mark_skipped(folder: Path, earlier: Path) -> None:

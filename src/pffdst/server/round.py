@@ -11,6 +11,7 @@ from pffdst.core.messages import ClientTask, RoundPlan, Update
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
+from pffdst.core.state import BufferMean
 from pffdst.methods.rule import Cohort, Rule
 from pffdst.server.holdings import Lacks
 from pffdst.wire.downlink import Broadcast, Changes
@@ -63,34 +64,43 @@ class Round:
             declared=rules.method.down(plan.stage, plan.t),
             signals=signals,
             changes=changes,
+            buffers=server.state.buffers,
         )
         self.sent = self._broadcast.sent
         if changes is not None:
             downloads.values = self.sent.weights
         self._sum = rules.aggregation.begin(self.sent, rules.method.absent)
+        self._buffers = BufferMean(self.sent.layout, server.state.buffers)
         self._observers = [rule for rule in rules.method if type(rule).observe is not Rule.observe]
 
     def tasks(self) -> list[ClientTask]:
         """The bytes for each client of the cohort. Clients that lack the same share one payload object."""
-        server, plan, payloads = self.server, self.plan, dict[tuple[Lacks, int], bytes]()
+        server, plan, payloads = self.server, self.plan, dict[tuple[Lacks, int, tuple[int, ...] | None], bytes]()
         tasks = []
         for client in plan.cohort:
             lacks = server.holdings.lacks(client) if server.rules.keep else Lacks(True, True, 0)
             since = server.downloads.took(client) if server.rules.keep else 0
-            if (lacks, since) not in payloads:
-                payloads[lacks, since] = self._payload(lacks, since)
+            state = server.state.lacks(client) if server.rules.keep else None
+            if (lacks, since, state) not in payloads:
+                payloads[lacks, since, state] = self._payload(lacks, since, state)
             server.holdings.sent(client)
+            server.state.sent(client)
             if server.rules.method.sends_changes:
                 server.downloads.sent(client)
-            tasks.append(ClientTask(client, plan.t, payloads[lacks, since]))
+            tasks.append(ClientTask(client, plan.t, payloads[lacks, since, state]))
         return tasks
 
-    def _payload(self, lacks: Lacks, since: int) -> bytes:
+    def _payload(self, lacks: Lacks, since: int, state: tuple[int, ...] | None) -> bytes:
         server, holdings, layout = self.server, self.server.holdings, self.sent.layout
         missed = server.downloads.missed(since, layout) if server.rules.method.sends_changes else None
         held = holdings.mask(lacks.held, layout) if lacks.mask or lacks.frozen else None
         return self._broadcast.payload(
-            held=held, mask=lacks.mask, frozen=lacks.frozen, moves=holdings.moves(lacks.held), missed=missed
+            held=held,
+            mask=lacks.mask,
+            frozen=lacks.frozen,
+            moves=holdings.moves(lacks.held),
+            missed=missed,
+            state=state,
         )
 
     def absorb(self, update: Update, message: Message | None = None) -> None:
@@ -102,6 +112,7 @@ class Round:
             self.record.rejected[update.client] = update.problem or "no answer"
             self.server.holdings.forget(update.client)
             self.server.downloads.forget(update.client)
+            self.server.state.forget(update.client)
             return
         try:
             upload = decode_uplink(message or update.payload, self.sent, update.client, self.plan.t, self._form)
@@ -109,6 +120,8 @@ class Round:
             self.record.rejected[update.client] = str(error)
             return
         self._sum.add(upload)
+        if upload.weights is not None:
+            self._buffers.add(upload.buffers, self.server.rules.aggregation.weight(upload.report.samples))
         self.record.reports.append(upload.report)
         for rule in self._observers:
             model, samples = self._trained(upload), upload.report.samples
@@ -119,10 +132,9 @@ class Round:
         sent = self.sent
         if upload.weights is None or upload.parameters is None:
             return sent
-        statistics = upload.statistics
-        if statistics is None:
-            statistics = sent.rest[len(upload.parameters) :]
-        rest = torch.cat([upload.parameters, statistics])
+        _, statistics, constants = torch.split(sent.rest, list(sent.layout.rest))
+        own = statistics if upload.statistics is None else upload.statistics
+        rest = torch.cat([upload.parameters, own, constants])
         return sent.moved(sent.frozen_at.plus(upload.at)).with_trained(upload.weights, rest)
 
     def conclude(self) -> RoundRecord:
@@ -148,6 +160,7 @@ class Round:
             cohort = replace(cohort, mean=rule.after_round(cohort, plan.stage, plan.t, seed))
         if plan.t >= 0:
             server.take(cohort.mean)
+            server.state.take(self._buffers.result())
 
     def _whole(self, cohort: Cohort) -> GlobalModel:
         """The mean with what a lossy codec took away on the way down: error feedback at the server.

@@ -25,6 +25,7 @@ from pffdst.server.average import ServerAverage
 from pffdst.server.downloads import Downloads
 from pffdst.server.holdings import Holdings
 from pffdst.server.round import Round
+from pffdst.server.state import ServerState
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.frame import Section, pack_section, unpack_section
 from pffdst.wire.positions import encode_move
@@ -73,14 +74,17 @@ class ServerRules:
 class Server:
     """Holds the one sparse model. `model` is the last aggregated one, `average` the server average.
 
+    `state` are its buffers, and who has which of them.
+
     `begin` makes a round, which makes the next model when it is concluded.
     """
 
-    def __init__(self, model: GlobalModel, rules: ServerRules) -> None:
+    def __init__(self, model: GlobalModel, rules: ServerRules, buffers: Sequence[Tensor] = ()) -> None:
         self.model, self.rules = model, rules
         self.average = ServerAverage(rules.ema, warm_up=rules.ema_warm_up)
         self.holdings = Holdings(rules.population.clients, rules.known)
         self.downloads = Downloads(rules.population.clients)
+        self.state = ServerState(rules.population.clients, model.layout.constants, buffers)
         self.frozen_values: Section | None = None
         self._start_model = rules.freeze.start_model()
 
@@ -210,6 +214,7 @@ class Server:
             "frozen_values": pack_section(self.frozen_values),
             "holdings": self.holdings.state_dict(),
             "downloads": self.downloads.state_dict(),
+            "state": self.state.state_dict(),
             "rules": [rule.state_dict() for rule in self.rules.method],
             "optimizer": self.rules.optimizer.state_dict(),
         }
@@ -228,6 +233,7 @@ class Server:
         self.frozen_values = unpack_section(state["frozen_values"])
         self.holdings.load_state_dict(state["holdings"])
         self.downloads.load_state_dict(state["downloads"])
+        self.state.load_state_dict(state["state"])
         for rule, own in zip(self.rules.method, state["rules"], strict=True):
             rule.load_state_dict(own, layout)
         self.rules.optimizer.load_state_dict(state["optimizer"], layout)

@@ -124,6 +124,7 @@ class SmallRun:
                 inputs=setup.inputs,
                 anew=lambda _: FlatModule(initialise(self._make, setup.seed + 1), setup.layout).read(),
             ),
+            FlatModule(network, setup.layout).read_buffers(),
         )
 
     def play(self, until: int | None = None, look: Callable[[Round], None] | None = None) -> SmallRun:
@@ -148,8 +149,8 @@ class SmallRun:
         return self.server.model
 
     def digest(self) -> str:
-        """sha256 of the model's values and masks."""
-        parts = (self.model.values, self.model.alive, self.model.frozen)
+        """sha256 of the model's values, masks and buffers."""
+        parts = (self.model.values, self.model.alive, self.model.frozen, *self.server.state.buffers)
         return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
     def state(self) -> bytes:
@@ -182,8 +183,9 @@ def _images(seed: int) -> ImageSet:
 def check_rule(make: Callable[[], Rule], *, updates: bool = False, dense: bool = False) -> None:
     """The laws of a rule, `make` making a new one each time; `updates` says that it is of that group.
 
-    No update is refused; dead weights are 0; frozen ones never move; the same seed gives the same model; a run that is
-    taken up from a checkpoint ends as one that was never stopped. With and without freezing, where it can freeze.
+    No update is refused; dead weights are 0; frozen ones do not move, and stay frozen unless the rule freezes weights
+    of a dense model for a while; the same seed gives the same model; a run that is taken up from a checkpoint ends as
+    one that was never stopped. With and without freezing, where it can freeze.
     """
     for freeze in (NoFreezing(), TwoStage()):
         if make().problems(Facts(stage_lengths=tuple(freeze.stage_lengths(12)))):
@@ -197,7 +199,7 @@ def check_rule(make: Callable[[], Rule], *, updates: bool = False, dense: bool =
 
 
 def _check_run(make: Callable[[], SmallRun]) -> None:
-    frozen: list[GlobalModel] = []
+    concluded: list[GlobalModel] = []
 
     def look(done: Round) -> None:
         model = done.server.model
@@ -205,11 +207,14 @@ def _check_run(make: Callable[[], SmallRun]) -> None:
         assert not bool(model.weights[~model.alive].any()), f"round {done.plan.t}: a dead weight is not 0"
         assert not bool((model.frozen & ~model.alive).any()), f"round {done.plan.t}: a frozen weight is dead"
         assert bool(torch.isfinite(model.values).all()), f"round {done.plan.t}: a value is not finite"
-        if frozen and len(frozen[-1].frozen_at):
-            before = frozen[-1]
-            same = torch.equal(model.weights[before.frozen], before.weights[before.frozen])
+        before, planned = concluded[-1] if concluded else done.planned, done.planned
+        thawed = bool((before.frozen & ~planned.frozen).any())
+        assert not thawed or done.server.rules.method.sends_changes, f"round {done.plan.t}: a frozen weight thawed"
+        for old, new in ((before, planned), (planned, model)):
+            held = old.frozen & new.frozen
+            same = torch.equal(new.weights[held], old.weights[held])
             assert same, f"round {done.plan.t}: a frozen weight moved"
-        frozen.append(model)
+        concluded.append(model)
 
     whole = make().play(look=look)
     assert make().play().digest() == whole.digest(), "the same seed gave two models"

@@ -6,6 +6,7 @@ message:
     0   4   checksum of the trainable positions: 32 bits of xxh3 of them as increasing u32
     4   4   the same of the frozen positions, mixed with that of the coding and body of their values; 0 for none
     8   4   the same of the weights that a client keeps, where it does
+    .   4   the same of its constants and buffers, where the model has any
 
 Where clients keep the weights of a dense model, TRAINABLE_VALUES are those that changed since the download before, at
 CHANGED_POSITIONS, and MISSED_VALUES, exact, those that changed earlier, at MISSED_POSITIONS, since the client's own
@@ -30,6 +31,7 @@ from torch import Tensor
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen, Signal, Signals
+from pffdst.core.state import pieces_of
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.frame import (
     BROADCAST,
@@ -47,10 +49,11 @@ from pffdst.wire.frame import (
 from pffdst.wire.positions import Known, decode_positions, encode_positions
 from pffdst.wire.sets import decode_set, encode_set
 from pffdst.wire.signals import SignalCoder
+from pffdst.wire.state import bytes_of, decode_state, encode_state, from_bytes, piece_count, state_digest
 
 __all__ = ["Broadcast", "Changes", "Memory", "Received", "decode_downlink", "remember"]
 
-_HELD, _WEIGHTS = struct.Struct("<II"), struct.Struct("<I")
+_HELD, _DIGEST = struct.Struct("<II"), struct.Struct("<I")
 _NOTHING = 0
 
 
@@ -59,21 +62,24 @@ _NOTHING = 0
 class Memory:
     """What a client keeps: its trainable and frozen positions, and the frozen values as they came.
 
-    `weights` are all maskable ones [W], of a method that sends changes alone.
+    `weights` are all maskable ones [W], of a method that sends changes alone; `state` are the constants and buffers of
+    the model, each as its bytes.
     """
 
     trainable: Positions | None = None
     frozen: Positions | None = None
     frozen_values: Section | None = None
     weights: bytes | None = None
+    state: tuple[bytes, ...] | None = None
 
 
 class Received(NamedTuple):
-    """A decoded message: the model a client starts from, the round, and the rules' signals beside it."""
+    """A decoded message: the model a client starts from, the round, the rules' signals, and the model's buffers."""
 
     model: GlobalModel
     t: int
     signals: Mapping[str, Tensor | Positions | Chosen]
+    buffers: tuple[Tensor, ...] = ()
 
 
 def digest(positions: Positions, values: Section | None = None) -> int:
@@ -100,7 +106,7 @@ class Broadcast:
     """A round's model as it is sent. Values are coded once; what a client lacks besides is coded for it.
 
     `frozen_values` are the values of the frozen weights as they were coded when they froze. `sent` is the model that
-    clients decode: `model` itself, but for a lossy codec. `signals` are those of `declared`.
+    clients decode: `model` itself, but for a lossy codec. `signals` are those of `declared`, `buffers` the layout's.
     """
 
     def __init__(
@@ -114,15 +120,17 @@ class Broadcast:
         declared: tuple[Signal, ...] = (),
         signals: Signals | None = None,
         changes: Changes | None = None,
+        buffers: Sequence[Tensor] = (),
     ) -> None:
         self._model, self._t, self._frozen_values, self._codecs = model, t, frozen_values, codecs
-        layout, parameters = model.layout, model.layout.parameters - model.layout.maskable
+        layout, state = model.layout, pieces_of(model, buffers)
+        parameters, statistics, _ = torch.split(model.rest, list(layout.rest))
         values = model.trained if changes is None else changes.at.gather(model.weights)
         coded = codecs.values.encode(values, seed=seed)
         self._values: dict[int, Section] = {
             Tag.TRAINABLE_VALUES: coded,
-            Tag.PARAMETERS: codecs.exact.encode(model.rest[:parameters]),
-            Tag.STATISTICS: codecs.exact.encode(model.rest[parameters:]),
+            Tag.PARAMETERS: codecs.exact.encode(parameters),
+            Tag.STATISTICS: codecs.exact.encode(statistics),
         }
         self.sent = model
         if changes is not None:
@@ -133,7 +141,9 @@ class Broadcast:
             self.sent = model.with_trained(decoded, model.rest)
         self._values |= SignalCoder(declared, self.sent, codecs).encode(signals or {}, seed + 1)
         frozen = _NOTHING if frozen_values is None else digest(model.frozen_at, frozen_values)
-        kept = b"" if changes is None else _WEIGHTS.pack(_digest_of(bytes_of(self.sent.weights)))
+        kept = b"" if changes is None else _DIGEST.pack(_digest_of(bytes_of(self.sent.weights)))
+        kept += _DIGEST.pack(state_digest([bytes_of(piece) for piece in state])) if state else b""
+        self._state = state
         self._held = Section(0, _HELD.pack(digest(model.trainable_at), frozen) + kept)
         self._digest = layout_digest(layout)
         # what is frozen for now is just what the receiver learns from the mask
@@ -147,11 +157,13 @@ class Broadcast:
         frozen: bool = True,
         moves: Sequence[bytes] | None = None,
         missed: Positions | None = None,
+        state: Sequence[int] | None = None,
     ) -> bytes:
         """The message to clients that lack the trainable mask (`mask`) or the frozen weights (`frozen`).
 
         `held` is the mask they hold, None if none; `moves`, if known, are how the mask was made from it, or afresh.
-        `missed` are the weights that they lack of earlier downloads.
+        `missed` are the weights that they lack of earlier downloads; `state` are the pieces of the model's state that
+        they lack (None: all).
         """
         model = self._model
         sections: dict[int, Section] = {Tag.HELD: self._held}
@@ -166,6 +178,10 @@ class Broadcast:
         if missed is not None and len(missed):
             sections[Tag.MISSED_POSITIONS] = _set(missed)
             sections[Tag.MISSED_VALUES] = self._codecs.exact.encode(missed.gather(self.sent.weights))
+        lacking = range(len(self._state)) if state is None else state
+        if lacking:
+            pieces = [piece if i in lacking else None for i, piece in enumerate(self._state)]
+            sections[Tag.STATE] = encode_state(pieces, model.dtype, self._codecs.exact.level)
         return pack(Message(Kind.DOWNLINK, self._t, BROADCAST, self._digest, sections))
 
 
@@ -179,11 +195,6 @@ def _set(at: Positions) -> Section:
     return Section(0, encode_set(at.index.numpy(), [e.size for e in at.layout.layers]))
 
 
-def bytes_of(weights: Tensor) -> bytes:
-    """The weights as a client keeps them."""
-    return weights.contiguous().numpy().tobytes()
-
-
 # ---- receiving -----------------------------------------------------------------------------------------------------
 
 
@@ -195,18 +206,34 @@ _SENT = (Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS)
 def _after(message: Message, memory: Memory, layout: Layout, codecs: Codecs) -> Memory:
     """What is held after a message; WireError where it is not what the server takes it to be."""
     body = message.section(Tag.HELD).body
-    keeps = Tag.CHANGED_POSITIONS in message.sections
-    size = _HELD.size + _WEIGHTS.size * keeps
+    keeps, has_state = Tag.CHANGED_POSITIONS in message.sections, piece_count(layout) > 0
+    size = _HELD.size + _DIGEST.size * (keeps + has_state)
     if len(body) != size:
         raise WireError(f"HELD: expected {size} bytes, but got {len(body)}")
-    masks = replace(memory, weights=None)
+    masks, last = replace(memory, weights=None, state=None), bytes(body[-_DIGEST.size :])
     after = _remembered(
         layout, masks, bytes(body[: _HELD.size]), tuple(_own(message.sections.get(tag)) for tag in _KEPT)
     )
+    if has_state:
+        after = replace(after, state=_state(layout, memory.state, last, _own(message.sections.get(Tag.STATE))))
     if not keeps:
         return after
-    changes = tuple(_own(message.sections.get(tag)) for tag in _CHANGES)
-    return replace(after, weights=_weights(layout, memory.weights, bytes(body[_HELD.size :]), changes, codecs))
+    changes, checksum = tuple(_own(message.sections.get(tag)) for tag in _CHANGES), bytes(body[_HELD.size :][:4])
+    return replace(after, weights=_weights(layout, memory.weights, checksum, changes, codecs))
+
+
+@functools.lru_cache(maxsize=8)
+def _state(
+    layout: Layout, held: tuple[bytes, ...] | None, checksum: bytes, section: Section | None
+) -> tuple[bytes, ...]:
+    """The constants and buffers after a download: those held, and what was sent of them."""
+    kept = list(held or [b""] * piece_count(layout))
+    if section is not None:
+        for i, piece in enumerate(decode_state(section, layout)):
+            kept[i] = kept[i] if piece is None else bytes_of(piece)
+    if _DIGEST.unpack(checksum)[0] != state_digest(kept):
+        raise WireError("HELD: this client does not hold the constants and buffers the server takes it to hold")
+    return tuple(kept)
 
 
 def _own(section: Section | None) -> Section | None:
@@ -234,7 +261,7 @@ def _weights(
     for places, new in parts:
         weights = weights.index_copy(0, places, new.to(dtype))
     found = bytes_of(weights)
-    if _WEIGHTS.unpack(checksum)[0] != _digest_of(found):
+    if _DIGEST.unpack(checksum)[0] != _digest_of(found):
         raise WireError("HELD: this client does not hold the weights the server takes it to hold")
     return found
 
@@ -285,52 +312,52 @@ def decode_downlink(
     message = payload if isinstance(payload, Message) else unpack(payload)
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
         raise WireError("model: the message is not a downlink of this client's model")
-    _check_sections(message, declared)
+    _check_sections(message, layout, declared)
     after = _after(message, memory, layout, codecs)
-    model = _model(codecs, after, tuple(message.section(tag) for tag in _SENT))
-    return Received(model, message.t, SignalCoder(declared, model, codecs).decode(message))
+    model, buffers = _model(codecs, after, tuple(message.section(tag) for tag in _SENT))
+    return Received(model, message.t, SignalCoder(declared, model, codecs).decode(message), buffers)
 
 
-def _check_sections(message: Message, declared: tuple[Signal, ...]) -> None:
+def _check_sections(message: Message, layout: Layout, declared: tuple[Signal, ...]) -> None:
     """No section but those that a downlink of this round may have; one that is missing is named where it is read."""
     known = {Tag.HELD, *_KEPT, *_SENT, *_CHANGES, *range(FIRST_SIGNAL, FIRST_SIGNAL + len(declared))}
+    known |= {Tag.STATE} if piece_count(layout) else set()
     if more := sorted(set(message.sections) - known):
         raise WireError(f"sections: {', '.join(map(name_of, more))} is not due in this round")
 
 
 # Clients that lack different things are sent different messages of one model: it is made once.
 @functools.lru_cache(maxsize=1)
-def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> GlobalModel:
-    """The model of these masks and values. Nobody writes into its tensors."""
+def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> tuple[GlobalModel, tuple[Tensor, ...]]:
+    """The model of these masks and values, and its buffers. Nobody writes into its tensors."""
     trainable, frozen, layout = memory.trainable, memory.frozen, memory.trainable.layout  # type: ignore[union-attr]
     assert trainable is not None
+    rest, buffers = _rest(codecs, memory.state, sections[1:], layout)
     if memory.weights is not None:
-        return _dense(codecs, memory, sections)
-    counts = (len(trainable), layout.parameters - layout.maskable, layout.total - layout.parameters)
-    weights, parameters, statistics = (
-        reader.decode(section, count, tag.name)
-        for tag, section, reader, count in zip(
-            _SENT, sections, (codecs.values, codecs.exact, codecs.exact), counts, strict=True
-        )
-    )
-    dtypes = {weights.dtype, parameters.dtype, statistics.dtype}
-    if len(dtypes) > 1:
-        raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
-    rest = torch.cat([parameters, statistics])
+        weights = _of_bytes(memory.weights, layout)
+        return GlobalModel.of(Positions.all(layout), trainable.complement(), weights, rest), buffers
+    weights = codecs.values.decode(sections[0], len(trainable), _SENT[0].name)
+    if weights.dtype != rest.dtype:
+        raise WireError(f"values: expected one precision in a message, but got {weights.dtype} and {rest.dtype}")
     if frozen is None or memory.frozen_values is None:
-        return GlobalModel.of(trainable, Positions.none(layout), weights, rest)
+        return GlobalModel.of(trainable, Positions.none(layout), weights, rest), buffers
     own = codecs.values.decode(memory.frozen_values, len(frozen), Tag.FROZEN_VALUES.name).to(weights.dtype)
     alive = trainable.plus(frozen)
     held = trainable.carry(weights, alive) + frozen.carry(own, alive)
-    return GlobalModel.of(alive, frozen, held, rest)
+    return GlobalModel.of(alive, frozen, held, rest), buffers
 
 
-def _dense(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> GlobalModel:
-    """The dense model of the weights that a client keeps; what is not trainable is frozen for now."""
-    trainable, weights = memory.trainable, memory.weights
-    assert trainable is not None
-    assert weights is not None
-    layout = trainable.layout
-    counts = (layout.parameters - layout.maskable, layout.total - layout.parameters)
-    rest = [codecs.exact.decode(s, n, t.name) for s, n, t in zip(sections[1:], counts, _SENT[1:], strict=True)]
-    return GlobalModel.of(Positions.all(layout), trainable.complement(), _of_bytes(weights, layout), torch.cat(rest))
+def _rest(
+    codecs: Codecs, state: tuple[bytes, ...] | None, sections: tuple[Section, ...], layout: Layout
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What is not maskable, [N - W], and the buffers."""
+    parts = [
+        codecs.exact.decode(section, count, tag.name)
+        for tag, section, count in zip(_SENT[1:], sections, layout.rest[:2], strict=True)
+    ]
+    pieces = () if state is None else from_bytes(state, layout)
+    if layout.constants:
+        parts.append(pieces[0])
+    if len(dtypes := {part.dtype for part in parts}) > 1:
+        raise WireError(f"values: expected one precision in a message, but got {', '.join(sorted(map(str, dtypes)))}")
+    return torch.cat(parts), pieces[1:] if layout.constants else pieces

@@ -79,6 +79,7 @@ class Tag(IntEnum):
     CHANGED_POSITIONS = 9
     MISSED_POSITIONS = 10
     MISSED_VALUES = 11
+    STATE = 12
 
 
 def name_of(tag: int) -> str:

@@ -25,7 +25,7 @@ from pffdst.wire.sets import decode_set, encode_set
 __all__ = ["SignalCoder"]
 
 _LENGTH = struct.Struct("<IB")
-_VALUES = ("values", "dense", "parameters")
+_VALUES = ("values", "dense", "parameters", "statistics")
 
 
 @final
@@ -77,6 +77,8 @@ class SignalCoder:
             return signal.length
         if signal.form == "parameters":
             return layout.parameters - layout.maskable
+        if signal.form == "statistics":
+            return layout.total - layout.parameters
         return layout.maskable - len(signal.barred(self.sent))
 
     def _values(self, signal: Signal, values: Tensor, seed: int) -> Section:

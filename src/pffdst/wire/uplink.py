@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -18,6 +18,7 @@ from pffdst.wire.codecs import Codecs, ValueCodec
 from pffdst.wire.frame import Kind, Message, Section, Tag, WireError, layout_digest, name_of, pack, unpack
 from pffdst.wire.positions import Known, decode_positions, encode_positions
 from pffdst.wire.signals import SignalCoder
+from pffdst.wire.state import decode_state, encode_state, piece_count
 
 __all__ = ["Report", "UplinkForm", "Upload", "decode_uplink", "encode_uplink", "with_residual"]
 
@@ -41,7 +42,8 @@ class UplinkForm:
 
     `values`: the trained weights and parameters are sent (not in a round that only asks for signals); `own_masks`:
     clients send masks of their own, with as many weights per layer as they were sent (`layers`) or as they like
-    (`any`); `statistics`: those of normalisation layers are sent; `signals`: what the rules ask for.
+    (`any`); `statistics`: those of normalisation layers are sent, and buffers that changed; `signals`: what the rules
+    ask for.
     """
 
     codecs: Codecs
@@ -54,9 +56,15 @@ class UplinkForm:
         """The sections of values that are not maskable, and where these lie in the rest [N - W]."""
         if not self.values:
             return []
-        parameters, total = layout.parameters - layout.maskable, layout.total - layout.maskable
+        parameters, statistics, _ = layout.rest
         sections = [(Tag.PARAMETERS, slice(0, parameters))]
-        return [*sections, (Tag.STATISTICS, slice(parameters, total))] if self.statistics else sections
+        return (
+            [*sections, (Tag.STATISTICS, slice(parameters, parameters + statistics))] if self.statistics else sections
+        )
+
+    def sends_buffers(self, layout: Layout) -> bool:
+        """Whether there are buffers that are sent where they changed."""
+        return self.values and self.statistics and len(layout.buffers) > 0
 
     def tags(self, layout: Layout) -> set[int]:
         """The sections that are due."""
@@ -74,7 +82,7 @@ class Upload:
     """A decoded update: trained weights [k] at the positions `at`, the dense rest, the report and the signals.
 
     `parameters` are the biases and normalisation parameters; `statistics` is None where they were not sent. All three
-    are None in a round that only asked for signals.
+    are None in a round that only asked for signals. `buffers` has None for each that the client did not change.
     """
 
     client: int
@@ -84,6 +92,7 @@ class Upload:
     parameters: Tensor | None
     statistics: Tensor | None
     signals: Mapping[str, Tensor | Positions | Chosen] = field(default_factory=dict)
+    buffers: Sequence[Tensor | None] = ()
 
 
 # ---- encoding ------------------------------------------------------------------------------------------------------
@@ -100,8 +109,9 @@ def encode_uplink(
     seed: int = 0,
     signals: Signals | None = None,
     keep_residual: bool = False,
+    buffers: Sequence[Tensor | None] = (),
 ) -> tuple[bytes, Residual | None]:
-    """The update of a client that trained `model` from `start`, which the server knows.
+    """The update of a client that trained `model` from `start`, which the server knows; `buffers` are those it changed.
 
     With `keep_residual` what rounding took is given back too: error feedback at the client.
     """
@@ -122,6 +132,9 @@ def encode_uplink(
             residual = Residual(start.trainable_at, model.trained - decoded)
     for tag, span in form.rest(layout):
         sections[tag] = form.codecs.exact.encode(model.rest[span], base=start.rest[span])
+    if form.sends_buffers(layout) and any(buffer is not None for buffer in buffers):
+        pieces = [*(None for _ in range(piece_count(layout) - len(buffers))), *buffers]
+        sections[Tag.STATE] = encode_state(pieces, model.dtype, form.codecs.exact.level)
     sections[Tag.REPORT] = Section(0, _REPORT.pack(report.samples, report.loss, report.accuracy))
     sections |= SignalCoder(form.signals, start, form.codecs).encode(signals or {}, seed + 1)
     return pack(Message(Kind.UPLINK, t, client, layout_digest(layout), sections)), residual
@@ -152,13 +165,13 @@ def _decode_report(section: Section) -> Report:
     return report
 
 
-def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags: set[int]) -> None:
-    """The message is this client's, of this round, of this model, and holds just the sections due."""
+def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags: set[int], may: set[int]) -> None:
+    """The message is this client's, of this round, of this model, and holds just the sections due, or that it `may`."""
     if message.kind is not Kind.UPLINK or message.model != layout_digest(sent.layout):
         raise WireError("model: the message is not an uplink of this run's model")
     if (message.client, message.t) != (client, t):
         raise WireError(f"client: expected client {client} in round {t}, but got {message.client} in {message.t}")
-    if set(message.sections) != tags:
+    if set(message.sections) - may != tags:
         got = ", ".join(sorted(map(name_of, message.sections)))
         raise WireError(f"sections: expected {', '.join(sorted(map(name_of, tags)))}, but got {got}")
 
@@ -176,7 +189,8 @@ def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: i
     """Reads an update to the model that was `sent` in round t. Raises WireError where anything does not fit."""
     message = payload if isinstance(payload, Message) else unpack(payload)
     layout, coder = sent.layout, SignalCoder(form.signals, sent, form.codecs)
-    _check_frame(message, sent, client, t, form.tags(layout) | coder.tags)
+    may: set[int] = {Tag.STATE} if form.sends_buffers(layout) else set()
+    _check_frame(message, sent, client, t, form.tags(layout) | coder.tags, may)
 
     def read(tag: Tag, codec: ValueCodec, base: Tensor) -> Tensor:
         values = codec.decode(message.section(tag), len(base), tag.name, base=base)
@@ -190,6 +204,17 @@ def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: i
         weights = read(Tag.TRAINABLE_VALUES, form.codecs.values, _base(sent, at))
     parts = {tag: read(tag, form.codecs.exact, sent.rest[span]) for tag, span in form.rest(layout)}
     report = _decode_report(message.section(Tag.REPORT))
-    return Upload(
-        client, report, at, weights, parts.get(Tag.PARAMETERS), parts.get(Tag.STATISTICS), coder.decode(message)
-    )
+    parameters, statistics = (parts.get(tag) for tag in (Tag.PARAMETERS, Tag.STATISTICS))
+    buffers = _decode_buffers(message.sections.get(Tag.STATE), layout)
+    return Upload(client, report, at, weights, parameters, statistics, coder.decode(message), buffers)
+
+
+def _decode_buffers(section: Section | None, layout: Layout) -> tuple[Tensor | None, ...]:
+    """The buffers that a client changed; constants are not a client's to send."""
+    if section is None:
+        return tuple(None for _ in layout.buffers)
+    pieces = decode_state(section, layout)
+    constants, buffers = pieces[: len(pieces) - len(layout.buffers)], pieces[len(pieces) - len(layout.buffers) :]
+    if any(piece is not None for piece in constants):
+        raise WireError("STATE: a client sent constants")
+    return buffers

@@ -136,6 +136,11 @@ class Partitioner(ABC):
         if self.save is not None:
             check_name("save", self.save)
 
+    @property
+    def content(self) -> str:
+        """What it reads beside the data, by digest; empty where it reads nothing."""
+        return ""
+
     @abstractmethod
     def problems(self, facts: Facts) -> list[str]:
         """Why `facts.clients` cannot have shares of `facts.samples` training samples of `facts.owners` by nature."""

@@ -14,11 +14,11 @@ from pffdst.core.errors import UserError
 from pffdst.core.masks import Move, draw, largest, room_left, smallest
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.signals import Signal, Signals
-from pffdst.methods.allocation import integer_counts
+from pffdst.methods.allocation import divided, filled
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.rule import Absent, Answer, ClientTurn, Cohort, Rule, Start
 
-__all__ = ["Flash", "filled", "shared_out"]
+__all__ = ["Flash", "shared_out"]
 
 _MOST = 0.99  # of a layer's free places, that one move fills
 
@@ -95,7 +95,7 @@ class Flash(Rule):
         if self._heard.densities is None:
             return self._first_counts(model.layout, stage)
         wanted = [d * e.size for d, e in zip(self._heard.densities.tolist(), model.layout.layers, strict=True)]
-        return _budgets(wanted, room_left(model), sum(stage.counts))
+        return divided(wanted, room_left(model), sum(stage.counts))
 
     def _first_counts(self, layout: Layout, stage: Stage) -> tuple[int, ...]:
         density = sum(stage.counts) / layout.maskable
@@ -179,7 +179,7 @@ class Flash(Rule):
         if counts is None:
             return cohort.mean
         mean, at = cohort.mean, cohort.mean.trainable_at
-        budgets = _budgets(counts.tolist(), at.counts, sum(stage.counts))
+        budgets = divided(counts.tolist(), at.counts, sum(stage.counts))
         return mean.moved(mean.frozen_at.plus(largest(at, mean.trained, budgets)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,27 +208,6 @@ class Flash(Rule):
 # ---- dividing weights over layers ------------------------------------------------------------------------------------
 
 
-def filled(wanted: Sequence[float], room: Sequence[int], total: int) -> list[float]:
-    """`total` in proportion to `wanted`, at most `room` each: what is over goes to the others, in proportion again.
-
-    Layers of which nothing is wanted are filled last, by their room. ValueError where there is too little room.
-    """
-    if total > sum(room):
-        raise ValueError(f"Expected at most {sum(room)} weights to divide, but got {total}")
-    shares, left, open_ = [0.0] * len(room), float(total), set(range(len(room)))
-    while open_ and left > 0:
-        weight = sum(wanted[i] for i in open_)
-        by, of = (wanted, weight) if weight > 0 else (room, sum(room[i] for i in open_))
-        over = {i for i in open_ if by[i] * left >= room[i] * of}
-        for i in over or open_:
-            shares[i] = float(room[i]) if over else by[i] * left / of
-        if not over:
-            break
-        left -= sum(room[i] for i in over)
-        open_ -= over
-    return shares
-
-
 def shared_out(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[int, ...]:
     """As `filled`, in whole weights: what rounding down leaves goes to the largest remainders, then the lower index."""
     shares = filled(wanted, room, total)
@@ -249,11 +228,3 @@ def grown_counts(magnitudes: Sequence[Tensor], room: Sequence[int], total: int) 
     wanted = [mean if math.isfinite(mean) and free else 0.0 for mean, free in zip(means, room, strict=True)]
     most = [math.floor(_MOST * free) for free in room]
     return shared_out(wanted, most if sum(most) >= total else room, total)
-
-
-def _budgets(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[int, ...]:
-    """As `filled`, in whole weights: at least one in each layer that has room."""
-    total = min(total, sum(room))
-    shares = filled(wanted, room, total)
-    densities = [share / free if free else 0.0 for share, free in zip(shares, room, strict=True)]
-    return integer_counts(densities, list(room), total)

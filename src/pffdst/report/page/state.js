@@ -88,6 +88,7 @@ const PART_HUES = {
     frozen: "#3f8f77",
     catch_up: "#a84a86",
     dense: "#8d8d86",
+    state: "#7a5bb5",
     header: "#30343b",
   },
   dark: {
@@ -96,6 +97,7 @@ const PART_HUES = {
     frozen: "#58b99b",
     catch_up: "#d987bb",
     dense: "#9a9a94",
+    state: "#a58be0",
     header: "#e6e6e2",
   },
 };
@@ -105,6 +107,7 @@ const PART_WORDS = {
   frozen: "frozen weights",
   catch_up: "catching up",
   dense: "biases, statistics",
+  state: "constants, buffers",
   header: "headers",
 };
 

@@ -39,6 +39,7 @@ from torch import Tensor
 from pffdst.wire.frame import Section, WireError
 
 __all__ = [
+    "COMPRESSED",
     "Bytes",
     "ValueCodec",
     "added_to",
@@ -46,8 +47,10 @@ __all__ = [
     "from_upper",
     "generator",
     "joined",
+    "pack_planes",
     "pattern_of",
     "planes_of",
+    "split_planes",
 ]
 
 COMPRESSED, DIFFERENCE = 0x10, 0x20
@@ -100,18 +103,8 @@ class ValueCodec(ABC):
             base = None
         form, head, planes = self.write(values.contiguous(), base, seed)
         coding = form | (0 if base is None else DIFFERENCE)
-        packed = [self._packed(plane) for plane in planes] if self.level else []
-        if any(packed):
-            parts: list[Any] = [head]
-            for plane, small in zip(planes, packed, strict=True):
-                parts += [_LENGTH.pack(len(small)), small or plane.data]
-            return Section(coding | COMPRESSED, b"".join(parts))
-        return Section(coding, b"".join([head, *(plane.data for plane in planes)]))
-
-    def _packed(self, plane: Bytes) -> bytes:
-        """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
-        small = _compressor(self.level).compress(plane.data)
-        return small if len(small) < len(plane) else b""
+        packed, body = pack_planes(head, planes, self.level)
+        return Section(coding | packed, body)
 
     def decode(self, section: Section, count: int, name: str, *, base: Tensor | None = None) -> Tensor:
         """A section back to float [count]. Raises WireError naming `name` where it is malformed or not finite."""
@@ -125,7 +118,7 @@ class ValueCodec(ABC):
         head = bytes(section.body[: self.head_bytes(form)])
         try:
             lengths = self.planes(form, head, count)
-            planes = _split(section.body, len(head), lengths, packed=bool(flags & COMPRESSED))
+            planes = split_planes(section.body, len(head), lengths, packed=bool(flags & COMPRESSED))
             values = self.read(form, head, planes, count, base)
         except (ValueError, zstandard.ZstdError) as error:
             raise WireError(f"{name}: {error}") from error
@@ -134,7 +127,25 @@ class ValueCodec(ABC):
         return values
 
 
-def _split(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed: bool) -> list[Bytes]:
+def pack_planes(head: bytes, planes: Sequence[Bytes], level: int) -> tuple[int, bytes]:
+    """The flag COMPRESSED or 0, and a body of the head and the planes, compressed where that pays and `level` > 0."""
+    packed = [_packed(plane, level) for plane in planes] if level else []
+    saved = sum(len(plane) - len(small) for plane, small in zip(planes, packed, strict=False) if small)
+    if saved <= _LENGTH.size * len(packed):
+        return 0, b"".join([head, *(plane.data for plane in planes)])
+    parts: list[Any] = [head]
+    for plane, small in zip(planes, packed, strict=True):
+        parts += [_LENGTH.pack(len(small)), small or plane.data]
+    return COMPRESSED, b"".join(parts)
+
+
+def _packed(plane: Bytes, level: int) -> bytes:
+    """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
+    small: bytes = _compressor(level).compress(plane.data)
+    return small if len(small) < len(plane) else b""
+
+
+def split_planes(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed: bool) -> list[Bytes]:
     """The planes of a body, from offset `at`. ValueError where the body does not hold just them."""
     view, planes = memoryview(body), []
     for length in lengths:

@@ -1,0 +1,73 @@
+"""What a model holds beside what it trains and its statistics: constants and buffers, as pieces.
+
+The pieces are the constants, flat [n] where there are any, then each buffer of the layout. They are sent to who lacks
+them, and joined by a rule of their own: buffers are no real numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pffdst.core.model import GlobalModel, Layout
+
+__all__ = ["BufferMean", "changes", "pieces_of"]
+
+
+def pieces_of(model: GlobalModel, buffers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The constants of a model, where it has any, and its buffers."""
+    constants = model.rest[len(model.rest) - model.layout.constants :]
+    return (constants, *buffers) if len(constants) else tuple(buffers)
+
+
+def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Each buffer that is otherwise than before; None for one that is not."""
+    return tuple(None if torch.equal(old, new) else new for old, new in zip(before, after, strict=True))
+
+
+@final
+class BufferMean:
+    """The buffers after a round: what the server sent and the weighted mean change of its clients.
+
+    An integer is rounded to the nearest, halves to the even; a boolean is what the greater weight says, and stays as it
+    was where both weigh the same. A client that changed nothing counts with what it was sent.
+    """
+
+    def __init__(self, layout: Layout, sent: Sequence[Tensor]) -> None:
+        self._sent = tuple(sent)
+        self._sums: list[Tensor | None] = [None] * len(layout.buffers)
+        self._weight = 0
+
+    def add(self, changed: Sequence[Tensor | None], weight: int) -> None:
+        """A client's buffers, None for each that it did not change."""
+        self._weight += weight
+        for i, (new, sent) in enumerate(zip(changed, self._sent, strict=True)):
+            if new is not None:
+                change = _wide(new) - _wide(sent)
+                exact = change.to(torch.complex128 if change.is_complex() else torch.float64) * weight
+                before = self._sums[i]
+                self._sums[i] = exact if before is None else before + exact
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The buffers; the very ones that were sent where nobody changed them."""
+        return tuple(
+            sent if total is None else _moved(sent, total / self._weight)
+            for sent, total in zip(self._sent, self._sums, strict=True)
+        )
+
+
+def _wide(buffer: Tensor) -> Tensor:
+    """In a type in which differences are exact."""
+    return buffer.to(torch.complex128) if buffer.is_complex() else buffer.to(torch.int64)
+
+
+def _moved(sent: Tensor, change: Tensor) -> Tensor:
+    """A buffer and a mean change of it."""
+    if sent.is_complex():
+        return (sent.to(torch.complex128) + change).to(sent.dtype)
+    if sent.dtype == torch.bool:
+        return sent ^ (change.abs() > 0.5)
+    return (sent.to(torch.int64) + change.round().to(torch.int64)).to(sent.dtype)

@@ -1,0 +1,97 @@
+"""Whole runs of networks as people write them: one digest, whoever trains; every_network.py plays them all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+
+from pffdst.build import content
+from pffdst.core.errors import UserError
+from pffdst.launch import check_content
+from pffdst.runs import checkpoint
+from pffdst.wire.frame import Tag, unpack
+from tests.every_network import WAYS, check_file, configuration, opened, play, played, resumed
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+
+
+@cache
+def alone(name: str) -> str:
+    with TemporaryDirectory() as folder:
+        return played(name, WAYS["workers=0"], Path(folder))
+
+
+@pytest.mark.parametrize(("name", "way"), [("Rebound", "workers=2"), ("Generators", "workers=3")])
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, name: str, way: str) -> None:
+    assert played(name, WAYS[way], tmp_path) == alone(name)
+
+
+@pytest.mark.parametrize("name", ["Rebound", "Remembering"])
+def test_a_run_that_is_taken_up_ends_as_one_that_never_stopped(tmp_path: Path, name: str) -> None:
+    assert resumed(name, WAYS["workers=0"], tmp_path) == alone(name)
+
+
+@pytest.mark.parametrize("name", ["Histogram"])
+def test_engines_give_one_model(tmp_path: Path, name: str) -> None:
+    exact = played(name, WAYS["exact"], tmp_path)
+    assert played(name, WAYS["trainer"], tmp_path) == exact
+    assert played(name, WAYS["batched"], tmp_path) == exact
+
+
+@pytest.mark.parametrize("name", ["Drawn", "NotPersistent", "Double"])
+def test_the_file_of_a_model_is_the_model(tmp_path: Path, name: str) -> None:
+    """Drawn orders, buffers that are no part of a state dict, tied weights, doubles."""
+    with opened(name, WAYS["exact"], tmp_path) as experiment:
+        play(experiment, 2)
+        torch.manual_seed(1)
+        check_file(experiment, tmp_path)
+
+
+def test_what_no_client_changes_is_sent_to_each_once(tmp_path: Path) -> None:
+    for name, size in (("Permuted", 64 * 8), ("FixedFeatures", 4 * 60)):
+        with opened(name, WAYS["workers=0"], tmp_path) as experiment:
+            met: set[int] = set()
+            for t in range(4):
+                now = experiment.server.begin(t)
+                tasks = now.tasks()
+                for task in tasks:
+                    sections = unpack(task.payload).sections
+                    assert (Tag.STATE in sections) == (task.client not in met), (name, t)
+                    assert Tag.STATE not in sections or len(sections[Tag.STATE].body) < size + 30
+                met |= set(now.plan.cohort)
+                for update in experiment.engine.run(tasks):
+                    assert update.payload is not None
+                    assert Tag.STATE not in unpack(update.payload).sections
+                    now.absorb(update)
+                now.conclude()
+
+
+def test_what_clients_change_is_joined_and_goes_to_all(tmp_path: Path) -> None:
+    with opened("Rebound", WAYS["workers=0"], tmp_path) as experiment:
+        setup = experiment.setup
+        play(experiment, 1)
+        cohort = experiment.server.begin(0).plan.cohort
+        steps, samples = ([f(k) for k in cohort] for f in (lambda k: setup.steps(k, 0), setup.samples))
+        mean = sum(s * n for s, n in zip(steps, samples, strict=True)) / sum(samples)
+        assert experiment.server.state.buffers[0] == torch.tensor(mean).round()
+        for task in experiment.server.begin(1).tasks():
+            assert Tag.STATE in unpack(task.payload).sections
+
+
+def test_a_run_does_not_go_on_with_other_data_or_another_model(tmp_path: Path) -> None:
+    with opened("Permuted", WAYS["workers=0"], tmp_path) as experiment:
+        play(experiment, 1).save()
+    state = checkpoint.load(tmp_path / "checkpoints" / "last.ckpt")
+    check_content(experiment, state)
+    cfg = configuration("Permuted", WAYS["workers=0"])
+    cfg.dataset.samples = 150
+    with pytest.raises(UserError, match=r"training set: was 160 images of 1x8x8, content .*, now 150 images"):
+        check_content(replace(experiment, content=content(cfg)), state)
+    other = content(configuration("Counting", WAYS["workers=0"]))
+    with pytest.raises(UserError, match=r"perm: was int64 \[64\], now absent"):
+        check_content(replace(experiment, content=other), state)

@@ -82,7 +82,7 @@ def test_a_source_reads_off_what_is_none():
     train, test = image_set(), image_set(labels=[0, 1, 2, 3, 4, 4])
     found = source().dataset(train, test)
     assert (found.inputs.shape, found.class_names) == ((1, 4, 4), ("0", "1", "2", "3", "4"))
-    assert (found.mean, found.std) == channel_statistics(train.images)
+    assert (found.inputs.mean, found.inputs.std) == channel_statistics(train.images)
     half = source(channels=1, size=4, classes=7, mean=[0.1]).dataset(train, test)
     assert (half.classes, half.mean, half.std) == (7, (0.1,), found.std)
 

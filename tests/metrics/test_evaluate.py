@@ -134,7 +134,7 @@ def test_a_diverged_model_is_scored_not_refused(model, digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i, y, o: (i[:0], y[:0], o[:0]), "at least one image"),
+        (lambda i, y, o: (i[:0], y[:0], o[:0]), "at least one sample"),
         (lambda i, y, o: (i, y, o[:-1]), "`owner` to have shape \\[600\\]"),
         (lambda i, y, o: (i, y, o + CLIENTS), "`owner` to lie in \\[0, 40\\)"),
         (lambda i, y, o: (i, y, o - CLIENTS), "`owner` to lie in"),

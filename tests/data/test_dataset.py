@@ -84,7 +84,7 @@ def test_a_source_reads_off_what_is_none():
     assert (found.inputs.shape, found.class_names) == ((1, 4, 4), ("0", "1", "2", "3", "4"))
     assert (found.inputs.mean, found.inputs.std) == channel_statistics(train.images)
     half = source(channels=1, size=4, classes=7, mean=[0.1]).dataset(train, test)
-    assert (half.classes, half.mean, half.std) == (7, (0.1,), found.inputs.std)
+    assert (half.classes, half.inputs.mean, half.inputs.std) == (7, (0.1,), found.inputs.std)
 
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 3), ("size", 5)])
@@ -186,7 +186,7 @@ def test_validation_takes_its_share_of_every_class_from_the_training_set_alone(s
     assert torch.bincount(found.test.labels, minlength=3).tolist() == [round(share * 20)] * 3
     again = dataset(train=images).with_validation(share, seed)
     assert torch.equal(found.test.images, again.test.images)
-    assert (found.inputs.mean, found.std) == (again.inputs.mean, again.std)
+    assert (found.inputs.mean, found.inputs.std) == (again.inputs.mean, again.inputs.std)
 
 
 def test_validation_by_another_seed_is_another():

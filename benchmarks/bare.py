@@ -48,9 +48,9 @@ class BareLoop:
         template = setup.network if network is None else network
         self.model = (BareLeNet() if isinstance(template, LeNet) else template).to(device)
         self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.mean = torch.tensor(setup.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(setup.std, device=device).view(1, -1, 1, 1)
-        self.images, self.labels = (x.to(device) for x in (setup.images.images, setup.images.labels))
+        self.mean = torch.tensor(setup.inputs.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(setup.inputs.std, device=device).view(1, -1, 1, 1)
+        self.images, self.labels = (x.to(device) for x in (setup.data.images, setup.data.labels))
 
     def round(self, cohort: tuple[int, ...], t: int) -> None:
         for client in cohort:

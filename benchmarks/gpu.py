@@ -188,7 +188,7 @@ def variants(experiment: Experiment, sizes: Sizes, *, bf16: bool) -> Iterator[tu
 
 
 def batch_of(experiment: Experiment, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    images = experiment.setup.images
+    images = experiment.setup.data
     return images.images[:32].to(sizes.device), images.labels[:32].to(sizes.device)
 
 
@@ -214,7 +214,7 @@ def eager_step(
 
 def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool) -> float:
     """The engine's own steps: `streams` slots that each train a client of `sizes.steps` batches."""
-    setup, images = experiment.setup, experiment.setup.images
+    setup, images = experiment.setup, experiment.setup.data
     data = type(images)(images.images.to(sizes.device), images.labels.to(sizes.device))
     settings = SlotSettings(torch.device(sizes.device), True, bf16, sizes.device == "cuda")
     slots = [Slot(setup, data, settings) for _ in range(streams)]

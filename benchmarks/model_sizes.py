@@ -16,6 +16,7 @@ from torch import nn
 
 from pffdst.cli.export import export
 from pffdst.core.flat import FlatModule, initialise
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import generator_for
 from pffdst.metrics.units import format_bytes
@@ -41,7 +42,7 @@ def saved(name: str, sparsity: float) -> SavedModel:
     model = GlobalModel(flat.layout, flat.read(), torch.ones(size, dtype=torch.bool), torch.zeros_like(alive))
     channels = (0.5,) * shape[0]
     target = f"{network.__module__}.{network.__qualname__}"
-    card = ModelCard(target, arguments, 10, shape, channels, channels)
+    card = ModelCard(target, arguments, 10, ImageInputs(shape, channels, channels))
     return SavedModel.of(model.with_masks(alive), card)
 
 

@@ -23,9 +23,9 @@ from rich.table import Table
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
 from pffdst.config.compose import compose
+from pffdst.core.inputs import Normalise
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import RunningMean
-from pffdst.models.inputs import Normalise
 from pffdst.wire.uplink import Upload, decode_uplink
 
 TARGETS = {"evaluation": 0.45, "averaging": 0.01}
@@ -36,7 +36,7 @@ BATCH = 32
 def per_client(experiment: Experiment) -> list[float]:
     """The accuracy of every client that has test images, each on its own pass."""
     evaluator, network = experiment.evaluator, experiment.network.module.eval()
-    normalise = Normalise(experiment.setup.mean, experiment.setup.std)
+    normalise = Normalise(experiment.setup.inputs.mean, experiment.setup.inputs.std)
     accuracies = []
     for client in range(experiment.setup.clients):
         own = (evaluator._owner == client).nonzero().flatten()

@@ -117,11 +117,11 @@ def check_file(experiment: Experiment, folder: Path) -> None:
     """The model that the run's file gives, in a network that is made anew, does what the run's own does."""
     path = folder / "model.safetensors"
     path.write_bytes(saved(experiment).packed())
-    images = experiment.setup.images.open().images[:20]
+    images = experiment.setup.data.open().images[:20]
     experiment.evaluate(experiment.server.model)
     network = experiment.network.module.eval()
     classifier = SavedModel.read(path).classifier()
-    assert torch.equal(classifier(images), network(classifier.normalise(images)))
+    assert torch.equal(classifier(images), network(classifier.front(images)))
 
 
 def played(name: str, way: Sequence[str], folder: Path) -> str:

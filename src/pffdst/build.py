@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +20,13 @@ from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
+from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.probe import left_out, probe, takes_channels_last
-from pffdst.core.seeding import derive_seed
+from pffdst.core.seeding import derive_seed, seeded_global_state
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
@@ -76,11 +79,6 @@ class Parts:
     freeze: FreezeSchedule
     setup: ClientSetup
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one input."""
-        return self.dataset.channels, self.dataset.size, self.dataset.size
-
 
 def parts(cfg: DictConfig) -> Parts:
     """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
@@ -106,26 +104,25 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         codecs=Codecs(codec, Float32(codec.level, codec.difference)),
         send_statistics=instantiate(cfg.aggregation).statistics == "average",
         seed=cfg.seed,
-        mean=dataset.mean,
-        std=dataset.std,
-        images=dataset.train,
+        inputs=dataset.inputs,
+        data=dataset.train,
         shares=shares,
         callbacks=tuple(_named(cfg.callbacks)),
-        channels_last=takes_channels_last(network, (dataset.channels, dataset.size, dataset.size), dataset.classes),
+        channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
     )
+    _check_augmentation(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
 def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:
     """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
-    shape = (dataset.channels, dataset.size, dataset.size)
     dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
     network = _constructed(cfg, dataset, cfg.seed)
-    problems = probe(network, shape, dataset.classes)
+    problems = probe(network, dataset.inputs, dataset.classes)
     if problems:
         raise ConfigError(problems)
-    seen = trace(network, shape)
+    seen = trace(network, dataset.inputs)
     try:
         return network, seen, layout_of(network, seen, dense)
     except ValueError as error:
@@ -135,11 +132,13 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
 def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
     """The configured network, with the weights of a draw."""
     node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
-    return initialise(
-        lambda: instantiate(node, channels=dataset.channels, size=dataset.size, classes=dataset.classes),
-        seed,
-        (dataset.channels, dataset.size, dataset.size),
-    )
+    told = {**dataset.inputs.arguments(), "classes": dataset.classes}
+    try:
+        return initialise(lambda: instantiate(node, **told), seed, dataset.inputs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError | ValueError):
+            raise ConfigError([f"model: {error.__cause__}"]) from error
+        raise
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -148,7 +147,7 @@ def _tell(made: Parts, channels_last: bool) -> None:
     _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
     for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):
         _log.warning("model: %s", line)
-    if channels_last and not made.setup.channels_last:
+    if channels_last and not made.setup.channels_last and len(made.dataset.inputs.shape) == 3:
         _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
 
 
@@ -158,8 +157,8 @@ def _known(
     """The first stage's positions, where the rule makes them from what every process has."""
     if not method.readjust.derives_start:
         return None
-    seed, shape = derive_seed(cfg.seed, "grow", 0), (dataset.channels, dataset.size, dataset.size)
-    start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy_of(network), shape)
+    seed = derive_seed(cfg.seed, "grow", 0)
+    start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy_of(network), dataset.inputs)
     chosen = method.readjust.start(start)
     if not isinstance(chosen, Positions):
         raise TypeError(f"Expected a rule with derives_start to choose positions, but got {type(chosen).__name__}")
@@ -241,8 +240,7 @@ def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
         dataset.test,
         shares.test_owner(),
         shares.tested,
-        dataset.mean,
-        dataset.std,
+        dataset.inputs,
         channels_last=engine.channels_last and made.setup.channels_last,
         metrics=_metrics(cfg, dataset.classes),
     )
@@ -295,8 +293,22 @@ def _dataset(cfg: DictConfig) -> Dataset:
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """What only the data themselves tell: their number and size against the partition and the model."""
     samples, owners = len(dataset.train), owner_count(dataset.train)
-    if problems := data_problems(cfg, samples=samples, owners=owners, size=dataset.size, dataset=dataset.name):
+    size = dataset.inputs.arguments().get("size")
+    if problems := data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name):
         raise ConfigError(problems)
+
+
+def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
+    """An augmentation of images where the samples are none: it is tried once."""
+    raw = setup.inputs.raw(2)
+    try:
+        with seeded_global_state(cfg.seed, "augmentation"):
+            setup.training.augmentation(raw)
+    except Exception as error:
+        if isinstance(setup.inputs, ImageInputs):
+            raise
+        noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
+        raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
@@ -327,7 +339,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
         keep=cfg.clients_keep,
         density=1.0 - cfg.sparsity,
         network=lambda: copy_of(made.network),
-        shape=made.shape,
+        inputs=made.dataset.inputs,
         known=setup.known,
         anew=lambda counts: _anew(cfg, made, counts),
     )
@@ -370,15 +382,14 @@ def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
     """What the saved model tells of itself."""
     arguments = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(arguments, dict)
-    known = {"channels": dataset.channels, "size": dataset.size, "classes": dataset.classes}
+    arguments.pop("dense", None)
+    told = {**dataset.inputs.arguments(), "classes": dataset.classes}
     return ModelCard(
         target=str(arguments.pop("_target_")),
-        arguments={str(key): value for key, value in arguments.items()} | known,
+        arguments={str(key): value for key, value in arguments.items()} | told,
         classes=dataset.classes,
-        shape=(dataset.channels, dataset.size, dataset.size),
-        mean=tuple(dataset.mean),
-        std=tuple(dataset.std),
-        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        inputs=dataset.inputs,
+        class_names=dataset.class_names,
         fingerprint=identity,
         seed=cfg.seed,
     )

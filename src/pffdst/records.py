@@ -124,9 +124,11 @@ def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) ->
 def write_models(
     folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
 ) -> str:
-    """Both models' files, with the `buffers` that they share; gives the digest of the last one."""
+    """Both models' files, with the `buffers` that they share, and what goes with them; gives the last one's digest."""
     for name, model in ((LAST, last), (AVERAGE, average)):
         files.write_whole(folder / name, SavedModel.of(model, card, buffers).packed())
+    for name, text in card.inputs.files().items():
+        files.write_whole(folder / name, text.encode("utf-8"))
     return SavedModel.of(last, card, buffers).digest()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
 from pffdst.core.flat import FlatModule
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel
 from pffdst.methods.local import LocalTraining
 
@@ -18,7 +19,9 @@ from pffdst.methods.local import LocalTraining
 def begun(weight: float) -> ClientModule:
     """A linear classifier of one pixel into two classes, its logits 0 and weight * pixel / 255."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    module = ClientModule(network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), (0.0,), (1.0,), channels_last=False)
+    module = ClientModule(
+        network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), ImageInputs((1, 8, 8), (0.0,), (1.0,)), channels_last=False
+    )
     layout = FlatModule(network).layout
     alive = torch.ones(layout.maskable, dtype=torch.bool)
     loaded = Loaded(module.flat)

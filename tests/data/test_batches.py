@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pffdst.core.seeding import generator_for
 from pffdst.data.batches import ClientBatches, batch_indices, steps
-from pffdst.data.cache import ImageCache
+from pffdst.data.cache import SampleCache
 from pffdst.data.samples import ImageSet, SharedImages
 from pffdst.data.sources.digits import DigitsSource
 
@@ -113,7 +113,7 @@ def test_writing_into_opened_images_reaches_nobody(tmp_path, digits):
 
 
 def test_images_that_are_mapped_already_are_not_copied(tmp_path, digits):
-    kept = ImageCache(tmp_path / "cache").store("k", digits.test, {})
+    kept = SampleCache(tmp_path / "cache").store("k", digits.test, {})
     shared = kept.share(tmp_path / "never")
     assert shared.files == kept.files
     assert not (tmp_path / "never").exists()

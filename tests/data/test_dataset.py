@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pffdst.core.errors import UserError
-from pffdst.data.cache import ImageCache
-from pffdst.data.dataset import DataError, Dataset, channel_statistics
+from pffdst.data.cache import SampleCache
+from pffdst.data.dataset import DataError, channel_statistics, image_dataset
 from pffdst.data.samples import ImageSet
-from pffdst.data.sources.base import ImageSource, _numbered
+from pffdst.data.sources.base import ImageSource
 
 
 class Toy(ImageSource):
     """A source of whatever it is given."""
 
-    numbered = staticmethod(lambda samples, labels: _numbered(samples, labels, None))
+    numbered = staticmethod(lambda samples, labels: samples.numbered(labels, None))
 
     def load(self, seed):
         raise NotImplementedError
@@ -32,12 +32,12 @@ def image_set(count=6, channels=1, height=4, width=4, labels=None):
 
 def dataset(train=None, test=None, classes=3, mean=(0.5,), std=(0.25,)):
     train = image_set() if train is None else train
-    return Dataset("toy", train, image_set() if test is None else test, tuple("abcdefgh"[:classes]), mean, std)
+    return image_dataset("toy", train, image_set() if test is None else test, tuple("abcdefgh"[:classes]), mean, std)
 
 
 def test_describe_and_properties():
     found = dataset()
-    assert (found.channels, found.size, len(found.train)) == (1, 4, 6)
+    assert (found.inputs.shape, len(found.train)) == ((1, 4, 4), 6)
     assert found.describe() == "toy: 6 + 6 images of 1x4x4, 3 classes"
 
 
@@ -81,10 +81,10 @@ def source(**declared):
 def test_a_source_reads_off_what_is_none():
     train, test = image_set(), image_set(labels=[0, 1, 2, 3, 4, 4])
     found = source().dataset(train, test)
-    assert (found.channels, found.size, found.class_names) == (1, 4, ("0", "1", "2", "3", "4"))
-    assert (found.mean, found.std) == channel_statistics(train.images)
+    assert (found.inputs.shape, found.class_names) == ((1, 4, 4), ("0", "1", "2", "3", "4"))
+    assert (found.inputs.mean, found.inputs.std) == channel_statistics(train.images)
     half = source(channels=1, size=4, classes=7, mean=[0.1]).dataset(train, test)
-    assert (half.classes, half.mean, half.std) == (7, (0.1,), found.std)
+    assert (half.classes, half.inputs.mean, half.inputs.std) == (7, (0.1,), found.inputs.std)
 
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 3), ("size", 5)])
@@ -95,7 +95,7 @@ def test_a_source_refuses_other_images_than_declared(key, value):
 
 def test_resized_images_need_not_have_the_declared_size():
     found = source(size=28, resize=6).dataset(image_set(), image_set())
-    assert (found.size, found.test.images.shape[2:]) == (6, (6, 6))
+    assert (found.inputs.shape[1], found.test.images.shape[2:]) == (6, (6, 6))
 
 
 def test_a_source_names_impossible_values():
@@ -119,13 +119,13 @@ def test_content_is_another_number_for_other_data():
 
 def test_mapped_images_have_the_digest_of_those_in_memory(tmp_path):
     fresh = image_set()
-    kept = ImageCache(tmp_path).store("k", fresh, {})
+    kept = SampleCache(tmp_path).store("k", fresh, {})
     assert kept.image_digest is not None
-    assert kept.digest == ImageCache(tmp_path).load("k")[0].digest == fresh.digest
+    assert kept.digest == SampleCache(tmp_path).load("k", ImageSet)[0].digest == fresh.digest
 
 
 def test_other_labels_than_those_of_the_file_are_shared_beside_the_mapped_images(tmp_path):
-    kept = ImageCache(tmp_path / "cache").store("k", image_set(labels=[5, 9, 5, 9, 5, 9]), {})
+    kept = SampleCache(tmp_path / "cache").store("k", image_set(labels=[5, 9, 5, 9, 5, 9]), {})
     found = Toy.numbered(kept, torch.tensor([0, 1, 0, 1, 0, 1]))
     shared = found.share(tmp_path / "shared")
     assert shared.files[0] == kept.files[0]
@@ -186,7 +186,7 @@ def test_validation_takes_its_share_of_every_class_from_the_training_set_alone(s
     assert torch.bincount(found.test.labels, minlength=3).tolist() == [round(share * 20)] * 3
     again = dataset(train=images).with_validation(share, seed)
     assert torch.equal(found.test.images, again.test.images)
-    assert (found.mean, found.std) == (again.mean, again.std)
+    assert (found.inputs.mean, found.inputs.std) == (again.inputs.mean, again.inputs.std)
 
 
 def test_validation_by_another_seed_is_another():

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pffdst.data.cache import ImageCache
+from pffdst.data.cache import SampleCache
 from pffdst.data.dataset import DataError
 from pffdst.data.sources import decode, parquet
 from pffdst.data.sources.decode import Form
@@ -23,7 +23,7 @@ FILES = TableFiles("train*.parquet", "test*.parquet", "img", "label", None)
 @pytest.fixture
 def read(tmp_path):
     def call(*shards, channels=None, files=FILES):
-        return read_shards(digests_of(shards), files, Form(channels), ImageCache(tmp_path / "cache"), "toy").samples
+        return read_shards(digests_of(shards), files, Form(channels), SampleCache(tmp_path / "cache"), "toy").samples
 
     return call
 
@@ -55,7 +55,7 @@ def test_rows_keep_their_order_over_shards_batches_and_tasks(tmp_path_factory, e
         patch.setattr(parquet, "CHUNK", rows)
         patch.setattr(decode, "_TASK", task)
         found = read_shards(
-            digests_of(FILES.find(folder).train), FILES, Form(), ImageCache(folder / "cache"), "toy"
+            digests_of(FILES.find(folder).train), FILES, Form(), SampleCache(folder / "cache"), "toy"
         ).samples
     assert found.labels.tolist() == list(range(number))
     assert found.images[:, 0, 0, 0].tolist() == list(range(number))
@@ -194,13 +194,13 @@ def test_no_rows_are_no_split(tmp_path):
     shard = tmp_path / "train.parquet"
     for empty in (pa.array([], pa.binary()), pa.array([], pa.null())):  # a table of no rows knows no types
         pq.write_table(pa.table({"img": empty, "label": pa.array([], pa.null())}), shard)
-        assert read_shards(digests_of([shard]), FILES, Form(), ImageCache(tmp_path / "cache"), "toy") is None
+        assert read_shards(digests_of([shard]), FILES, Form(), SampleCache(tmp_path / "cache"), "toy") is None
 
 
 def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shard, pictures):
     shard = _shard_with(write_shard, encode, pictures, tmp_path)
     (tmp_path / "file").write_text("")
-    cache = ImageCache(tmp_path / "file" / "cache")
+    cache = SampleCache(tmp_path / "file" / "cache")
     with pytest.warns(RuntimeWarning, match="decoded images are not kept: cannot write to") as caught:
         first = read_shards(digests_of([shard]), FILES, Form(), cache, "toy").samples
     assert len(caught) == 1

@@ -163,7 +163,7 @@ def test_a_payload_that_several_ranks_need_is_sent_once(tmp_path: Path) -> None:
 
 def test_other_data_on_another_machine_are_refused(tmp_path: Path) -> None:
     def spoil(setup: Any) -> Any:
-        images = setup.images
+        images = setup.data
         return replace(setup, images=replace(images, labels=images.labels.flip(0), files=None, mapping=None))
 
     experiment = distributed(tmp_path, [], 2, spoil)
@@ -224,5 +224,5 @@ def test_every_rank_holds_out_the_same_validation_share(monkeypatch: pytest.Monk
     monkeypatch.setattr("pffdst.build.follow_with", lambda _ranks, make: made.append(make(text)))
     follow_in_build(SimpleNamespace())  # type: ignore[arg-type]
     [(_, setup)] = made
-    mine, all_of_it = (build(cfg, tmp_path, "test").setup.images for cfg in (held, whole))
-    assert setup.images.digest == mine.open().digest != all_of_it.open().digest
+    mine, all_of_it = (build(cfg, tmp_path, "test").setup.data for cfg in (held, whole))
+    assert setup.data.digest == mine.open().digest != all_of_it.open().digest

@@ -106,7 +106,7 @@ def told(setup: ClientSetup) -> dict[str, Any]:
     """All that a setup holds, in values that can be compared."""
     said = {field.name: getattr(setup, field.name) for field in dataclasses.fields(setup)}
     said["network"] = {name: tensor.tolist() for name, tensor in setup.network.state_dict().items()}
-    said["images"] = setup.images.open().digest if hasattr(setup.images, "open") else setup.images.digest
+    said["data"] = setup.data.open().digest if hasattr(setup.data, "open") else setup.data.digest
     said["shares"] = [setup.shares.train(client).tolist() for client in range(setup.clients)]
     for name in ("training", "method", "codecs", "callbacks"):
         said[name] = inside(said[name])

@@ -26,13 +26,13 @@ def gradient_of() -> Callable[[Experiment], GradientOf]:
         network = SmallCNN(1, 8, 10)
         named = dict(network.named_parameters())
         parameters = [named[e.name] for e in layout_of(network).entries]
-        pixels = (setup.images.images.float() / 255 - setup.mean[0]) / setup.std[0]
+        pixels = (setup.data.images.float() / 255 - setup.inputs.mean[0]) / setup.inputs.std[0]
 
         def gradient(w: Tensor, clients: list[int]) -> Tensor:
             at = torch.cat([setup.indices(k) for k in clients])
             for p, part in zip(parameters, torch.split(w, [p.numel() for p in parameters]), strict=True):
                 p.data, p.grad = part.clone().view_as(p), None
-            F.cross_entropy(network(pixels[at]), setup.images.labels[at]).backward()
+            F.cross_entropy(network(pixels[at]), setup.data.labels[at]).backward()
             return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
         return gradient

@@ -258,14 +258,14 @@ def test_the_server_keeps_what_a_mean_of_the_clients_own_scores_says(make_experi
     experiment = make_experiment("method=ssfl", "rounds=2", "sparsity=0.9", "batch_size=1000")
     _, first = first_rounds(experiment)
     setup = experiment.setup
-    images = setup.images
+    images = setup.data
     network = make_experiment("method=ssfl", "rounds=2").setup.network.eval()
     total = torch.zeros(setup.layout.maskable, dtype=torch.float64)
     for client in range(setup.clients):
         own = setup.indices(client)
-        x = (images.images[own] / 255 - torch.tensor(setup.mean).view(1, -1, 1, 1)) / torch.tensor(setup.std).view(
-            1, -1, 1, 1
-        )
+        x = (images.images[own] / 255 - torch.tensor(setup.inputs.mean).view(1, -1, 1, 1)) / torch.tensor(
+            setup.inputs.std
+        ).view(1, -1, 1, 1)
         loss = nn.functional.cross_entropy(network(x), images.labels[own])
         weights = [p for n, p in network.named_parameters() if n.endswith("weight")]
         gradients = torch.autograd.grad(loss, weights)
@@ -292,9 +292,9 @@ def test_scoring_leaves_no_trace_in_a_network_with_normalisation(make_experiment
 
     setup = make_experiment("method=snip", "rounds=2").setup
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
-    module = ClientModule(network, setup.training, setup.mean, setup.std, channels_last=False)
+    module = ClientModule(network, setup.training, setup.inputs, channels_last=False)
     before = [t.clone() for t in module.flat.tensors]
-    batch = setup.images.images[:16], setup.images.labels[:16]
+    batch = setup.data.images[:16], setup.data.labels[:16]
     gradients = [module.gradient_of(batch, training=training) for training in (True, False)]
     assert not torch.allclose(*gradients)
     assert all(torch.equal(a, b) for a, b in zip(before, module.flat.tensors, strict=True))

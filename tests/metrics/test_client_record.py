@@ -60,7 +60,7 @@ def test_a_run_tells_what_its_clients_hold_from_the_start(finished):
     setup = experiment.setup
     assert before["clients"] == 5
     assert "accuracy" not in before
-    labels = setup.images.labels
+    labels = setup.data.labels
     for client, row in zip(before["shown"], before["train"], strict=True):
         own = setup.indices(client)
         assert row == np.bincount(labels[own].numpy(), minlength=10).tolist()

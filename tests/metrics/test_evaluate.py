@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from pffdst.core.inputs import ImageInputs
 from pffdst.data.samples import ImageSet
 from pffdst.metrics.evaluate import Evaluator
 
@@ -42,7 +43,7 @@ def model():
 
 def evaluator(digits, **options):
     images, labels, owner = digits
-    return Evaluator(ImageSet(images, labels), owner, CLIENTS, MEAN, STD, **options)
+    return Evaluator(ImageSet(images, labels), owner, CLIENTS, ImageInputs((1, 8, 8), MEAN, STD), **options)
 
 
 def slow(model, digits):
@@ -133,7 +134,7 @@ def test_a_diverged_model_is_scored_not_refused(model, digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i, y, o: (i[:0], y[:0], o[:0]), "at least one image"),
+        (lambda i, y, o: (i[:0], y[:0], o[:0]), "at least one sample"),
         (lambda i, y, o: (i, y, o[:-1]), "`owner` to have shape \\[600\\]"),
         (lambda i, y, o: (i, y, o + CLIENTS), "`owner` to lie in \\[0, 40\\)"),
         (lambda i, y, o: (i, y, o - CLIENTS), "`owner` to lie in"),

@@ -17,7 +17,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from pffdst.config.compose import compose
-from pffdst.data.dataset import ImageSet
+from pffdst.core.inputs import ImageInputs
+from pffdst.data.samples import ImageSet
 from pffdst.experiment import Experiment
 from pffdst.loggers.csv import read_metrics
 from pffdst.metrics.evaluate import Evaluator
@@ -31,7 +32,9 @@ def evaluator(**metrics: Any) -> Evaluator:
     data = load_digits()
     images = torch.from_numpy(data.images * 15.9375).round().to(torch.uint8).unsqueeze(1)[:600]
     labels = torch.from_numpy(data.target)[:600]
-    return Evaluator(ImageSet(images, labels), torch.zeros_like(labels), 1, MEAN, STD, metrics=metrics)
+    return Evaluator(
+        ImageSet(images, labels), torch.zeros_like(labels), 1, ImageInputs((1, 8, 8), MEAN, STD), metrics=metrics
+    )
 
 
 def network(seed: int, scale: float = 1.0) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import nn
 import pffdst
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, initialise
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import generator_for
 from pffdst.models.cnn import SmallCNN
@@ -29,9 +30,7 @@ CARD = ModelCard(
     target="pffdst.models.cnn.SmallCNN",
     arguments={"channels": 1, "size": 8, "classes": 10},
     classes=10,
-    shape=(1, 8, 8),
-    mean=(0.3053,),
-    std=(0.3764,),
+    inputs=ImageInputs((1, 8, 8), (0.3053,), (0.3764,)),
     class_names=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     fingerprint="0123456789abcdef",
 )

@@ -1,6 +1,6 @@
 """A finished run's model on a test set: `python -m pffdst evaluate RUN [dataset.KEY=VALUE ...]`.
 
-Accuracy over all images and of each class. The data are those of the run, read anew; `dataset.path=...` reads them
+Accuracy over all samples and of each class. The data are those of the run, read anew; `dataset.path=...` reads them
 elsewhere, and `dataset=NAME` with its keys takes another data set of the same shape and classes. A run with
 validation_share is scored on the test set, which it has not seen; --validation scores its validation set.
 """
@@ -11,7 +11,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -26,6 +25,7 @@ from pffdst.config.compose import session
 from pffdst.config.constructors import did_you_mean, key_problems, locate
 from pffdst.config.trust import node_problems
 from pffdst.core.errors import UserError
+from pffdst.core.inputs import Inputs
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.units import format_percent
@@ -60,18 +60,17 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
     """What the model scores on the data's test set; `metrics` hold `class_acc/LABEL` for each class.
 
     Raises:
-        UserError: the images' shape or the number of classes is not the model's.
+        UserError: the samples' shape or the number of classes is not the model's.
     """
     card = saved.card
-    shape = tuple(data.test.images.shape[1:])
-    if (shape, data.classes) != (card.shape, card.classes):
+    if not card.inputs.fits(data.inputs) or data.classes != card.classes:
         raise UserError(
-            f"the model takes images of {_by(card.shape)} and tells {card.classes} classes, but {data.name} has images "
-            f"of {_by(shape)} and {data.classes} classes: name the data it was trained for, e.g. dataset.path=..."
+            f"the model takes {_kind(card.inputs)} and tells {card.classes} classes, but {data.name} has "
+            f"{_kind(data.inputs)} and {data.classes} classes: name the data it was trained for, e.g. dataset.path=..."
         )
     owner = torch.zeros(len(data.test), dtype=torch.int64)
     by_class = {"class_acc": MulticlassAccuracy(card.classes, average="none")}
-    evaluator = Evaluator(data.test, owner, 1, card.mean, card.std, channels_last=False, metrics=by_class)
+    evaluator = Evaluator(data.test, owner, 1, card.inputs, channels_last=False, metrics=by_class)
     return evaluator.evaluate(saved.classifier().network)
 
 
@@ -79,7 +78,7 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
     """The run's data set, or what the overrides make of it; its class is one that a configuration here names."""
     folder = run if run.is_dir() else run.parent
     try:
-        cfg: Any = OmegaConf.create(read_yaml(folder / CONFIG))
+        cfg = OmegaConf.create(read_yaml(folder / CONFIG))
     except (FileProblem, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{folder}: it has no config.yaml that says what the data are: {error}") from error
     odd = [line for line in overrides if line.partition("=")[0].partition(".")[0] != "dataset" or "=" not in line]
@@ -124,7 +123,7 @@ def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> 
     title = f"{saved.card.target.rpartition('.')[2]} on the {split} set of {data.name}"
     table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("class", overflow="fold")
-    for name in ("images", "accuracy"):
+    for name in (data.inputs.noun, "accuracy"):
         table.add_column(name, justify="right")
     counts = torch.bincount(data.test.labels, minlength=data.classes).tolist()
     for label, count in enumerate(counts):
@@ -135,5 +134,5 @@ def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> 
     return table
 
 
-def _by(shape: Any) -> str:
-    return "x".join(map(str, shape))
+def _kind(inputs: Inputs) -> str:
+    return f"{inputs.noun} of {'x'.join(map(str, inputs.shape))}"

@@ -2,7 +2,7 @@
 
 plain   safetensors, every tensor whole under its own name: load_state_dict takes it as it is
 sparse  torch.save of a state dict whose sparse weights are CSR matrices [out, in * kernel]
-pt2     torch.export: uint8 images [B, C, H, W] to logits, normalisation inside; needs torch alone to run
+pt2     torch.export: uint8 images [B, C, H, W], or padded tokens [B, length], to logits; needs torch alone to run
 onnx    the same for ONNX runtimes; needs pip install 'pffdst[onnx]'
 """
 
@@ -85,7 +85,7 @@ def _compressed(tensor: Tensor, alive: Tensor | None) -> Tensor:
 def _pt2(saved: SavedModel, path: Path) -> None:
     model, images = _example(saved)
     batch = torch.export.Dim("batch", min=1)
-    torch.export.save(torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}}), path)
+    torch.export.save(torch.export.export(model, (images,), dynamic_shapes={"samples": {0: batch}}), path)
 
 
 def _onnx(saved: SavedModel, path: Path) -> None:
@@ -99,9 +99,9 @@ def _onnx(saved: SavedModel, path: Path) -> None:
         model,
         (images,),
         path,
-        input_names=["images"],
+        input_names=[saved.card.inputs.noun],
         output_names=["logits"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+        dynamic_shapes={"samples": {0: torch.export.Dim("batch", min=1)}},
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -109,8 +109,8 @@ def _onnx(saved: SavedModel, path: Path) -> None:
 
 
 def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
-    """The module to trace and a batch of two images: of one, a tracer would take the 1 for a constant."""
-    return saved.classifier(), torch.zeros(2, *saved.card.shape, dtype=torch.uint8)
+    """The module to trace and a batch of two samples: of one, a tracer would take the 1 for a constant."""
+    return saved.classifier(), saved.card.inputs.raw(2)
 
 
 FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, Path], None]]]] = {

@@ -14,10 +14,10 @@ from pffdst.client.loaded import Loaded, Masks
 from pffdst.client.step import Batch, add_regularisers_, any_moved, clip_, decay_
 from pffdst.core.attributes import Attributes
 from pffdst.core.flat import FlatModule, to_memory_format_
+from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.methods.local import LocalTraining
-from pffdst.models.inputs import Normalise
 
 if TYPE_CHECKING:
     from pffdst.client.turn import Turn
@@ -27,7 +27,9 @@ __all__ = ["ClientModule"]
 
 @final
 class ClientModule(LightningModule):
-    """Trains `network` on uint8 batches. What a method adds is its rules' business, which the `turn` brings.
+    """Trains `network` on raw batches of samples of the kind `inputs`.
+
+    What a method adds is its rules' business, which the `turn` brings.
 
     `totals` are the sums of loss and of correct answers over the `seen` samples of a turn; `masks` are what may not
     move now, which the callbacks see to. With `in_place` the optimizer's memory and its learning rate keep their
@@ -39,8 +41,7 @@ class ClientModule(LightningModule):
         self,
         network: nn.Module,
         training: LocalTraining,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        inputs: Inputs,
         *,
         channels_last: bool,
         device: str = "cpu",
@@ -52,7 +53,7 @@ class ClientModule(LightningModule):
         # before `flat` takes its tensors: moving a module replaces its buffers
         self.network = to_memory_format_(network.to(device), self.memory_format)
         dtype = next(network.parameters()).dtype
-        self.inputs = Normalise(mean, std, dtype=dtype, memory_format=self.memory_format, device=device)
+        self.inputs = inputs.front(dtype, self.memory_format, device)
         self.training_numbers = training
         self.flat = FlatModule(self.network, layout)
         self._attributes = Attributes(self.network)
@@ -141,20 +142,20 @@ class ClientModule(LightningModule):
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] to the network's outputs [B, classes]."""
-        return self.network(self.inputs(images))  # type: ignore[no-any-return]
+    def forward(self, samples: Tensor) -> Tensor:
+        """Raw samples [B, ...] to the network's outputs [B, classes]."""
+        return self.network(self.inputs(samples))  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch; what is reported of it is summed up without waiting."""
         if self.turn is not None:
             self.turn.before_step()
-        images, labels = batch
-        return self.loss_of(self.training_numbers.augmentation(images), labels)
+        samples, labels = batch
+        return self.loss_of(self.training_numbers.augmentation(samples), labels)
 
-    def loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of images as they are fed: what an engine may record."""
-        outputs = self(images)
+    def loss_of(self, samples: Tensor, labels: Tensor) -> Tensor:
+        """The loss of samples as they are fed: what an engine may record."""
+        outputs = self(samples)
         loss = self.training_numbers.objective.loss(outputs, labels)
         with torch.no_grad():
             correct = (outputs.argmax(1) == labels).sum()
@@ -247,8 +248,8 @@ class ClientModule(LightningModule):
 
     def probe(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """The mean loss of one batch as it is fed, with the outputs divided by `temperature`; nothing is summed up."""
-        images, labels = batch
-        return self.training_numbers.objective.loss(self(images) / temperature, labels)
+        samples, labels = batch
+        return self.training_numbers.objective.loss(self(samples) / temperature, labels)
 
     def gradient_of(self, batch: Batch, *, training: bool = True) -> Tensor:
         """The dense gradient [W] of one batch, without decay or proximal term, on the network's device.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
+from pffdst.core.inputs import Inputs
 from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -39,9 +40,9 @@ Fit = Callable[[ClientModule, ClientBatches, int], None]  # the last: how many e
 class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
-    `shares` says which training samples are whose. `network` is the run's own network: clients get copies of it, whose
-    weights are overwritten by what arrives. `channels_last`: whether it takes images that lie so. `known` are the first
-    stage's positions, where clients make them themselves.
+    `data` are the training samples, of the kind `inputs`, and `shares` says which are whose. `network` is the run's own
+    network: clients get copies of it, whose weights are overwritten by what arrives. `channels_last`: whether it takes
+    images that lie so. `known` are the first stage's positions, where clients make them themselves.
     """
 
     network: nn.Module
@@ -52,9 +53,8 @@ class ClientSetup:
     codecs: Codecs
     send_statistics: bool
     seed: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    images: Handle
+    inputs: Inputs
+    data: Handle
     shares: Shares
     callbacks: tuple[Callback, ...] = ()
     channels_last: bool = True
@@ -328,12 +328,11 @@ class ClientWork:
 
     def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
-        self.data = setup.images.open()
+        self.data = setup.data.open()
         self.module = ClientModule(
             setup.network,
             setup.training,
-            setup.mean,
-            setup.std,
+            setup.inputs,
             channels_last=channels_last and setup.channels_last,
             device=device,
             layout=setup.layout,
@@ -373,13 +372,13 @@ class ClientWork:
     def _on_device(self, task: ClientTask, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, where the network is."""
         device = self.module.flat.tensors[0].device
-        for images, labels in self._batches(task, stream):
-            yield images.to(device), labels.to(device)
+        for samples, labels in self._batches(task, stream):
+            yield samples.to(device), labels.to(device)
 
     def _batches(self, task: ClientTask, stream: str) -> ClientBatches:
         """The client's own samples in the order of a named draw."""
         setup = self.setup
         indices, generator = setup.indices(task.client), generator_for(setup.seed, stream, task.t, task.client)
         batches = ClientBatches(self.data, indices, setup.training.batch_size, generator)
-        self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's images
+        self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's samples
         return batches

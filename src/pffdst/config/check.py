@@ -86,6 +86,7 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     lines += [
         *found,
         *_size_problem(cfg, targets, choices, size, dataset),
+        *_kind_problem(cfg, targets, choices, dataset),
         *refused,
         *_asked(made, facts),
         *_beside(cfg, made, choices),
@@ -93,11 +94,13 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def data_problems(cfg: DictConfig, *, samples: int, size: int, dataset: str, owners: int | None = None) -> list[str]:
+def data_problems(
+    cfg: DictConfig, *, samples: int, size: int | None, dataset: str, owners: int | None = None
+) -> list[str]:
     """What stands against a checked configuration once its data are read.
 
     `samples` counts the training images, `owners` the clients that the data name; `size` is the side of an image,
-    `dataset` what the data are called.
+    None for other data; `dataset` is what the data are called.
     """
     targets, _ = _targets(cfg)
     choices = Choices.current()
@@ -198,6 +201,30 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
     instead = f": use {' or '.join(others)}" if others else ": choose a model for small images"
     model = choices.called("model", cfg.model)
     return [f"{model} needs images of at least {needed}x{needed}, but {dataset} has {size}x{size}{instead}"]
+
+
+def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:
+    """A model that asks for what the data have not, as one of images does where there are texts."""
+    gives = getattr(targets.get("dataset"), "gives", None)
+    asks = _asks(cfg.model, targets["model"]) if "model" in targets else set()
+    if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
+        return []
+    fitting = [name for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}]
+    instead = f"use {' or '.join(f'model={name}' for name in fitting)}" if fitting else "choose a model for such data"
+    return [
+        f"{choices.called('model', cfg.model)} asks for {', '.join(wanting)}, but {dataset} tells {', '.join(gives)} "
+        f"and classes: they are not of a kind; {instead}"
+    ]
+
+
+def _asks(node: DictConfig, target: Callable[..., Any] | None = None) -> set[str]:
+    """What a component's constructor needs beside what its node says."""
+    try:
+        accepted = accepted_keys(locate(str(node["_target_"])) if target is None else target)
+    except TargetError:
+        return set()
+    needed = (name for name, p in (accepted or {}).items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
+    return set(needed) - set(own_keys(node))
 
 
 def _known(node: Any, key: str) -> Any:

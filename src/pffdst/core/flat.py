@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from pffdst.core.inputs import Inputs
 from pffdst.core.model import Buffer, Entry, Kind, Layout
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import Trace
@@ -33,10 +34,10 @@ _WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
 # ---- construction ---------------------------------------------------------------------------------------------------
 
 
-def initialise(make: Callable[[], nn.Module], seed: int, shape: Sequence[int] | None = None) -> nn.Module:
+def initialise(make: Callable[[], nn.Module], seed: int, shape: Inputs | Sequence[int] | None = None) -> nn.Module:
     """Builds a model on the draw named "init": the construction of a run, of which everybody else has copies.
 
-    Lazy layers get their sizes from a sample of `shape` (C, H, W).
+    Lazy layers get their sizes from samples of a kind, or of a `shape`.
     """
     with seeded_global_state(seed, "init"):
         network = make()
@@ -52,12 +53,14 @@ def _is_lazy(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _materialise(network: nn.Module, shape: Sequence[int]) -> None:
+def _materialise(network: nn.Module, shape: Inputs | Sequence[int]) -> None:
     """Gives lazy layers their sizes: in evaluation mode, which moves no statistics, then where need be in training."""
     was_training = network.training
+    one = shape.full(torch.float32) if isinstance(shape, Inputs) else torch.empty(1, *shape)
+    samples = torch.zeros_like(one).repeat(2, *[1] * (one.dim() - 1))  # which draws nothing
     for training in (False, True):
         if _is_lazy(network):
-            network.train(training)(torch.zeros(2, *shape))
+            network.train(training)(samples)
     network.train(was_training)
 
 

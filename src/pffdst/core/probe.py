@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pffdst.core.attributes import Attributes
 from pffdst.core.flat import to_memory_format_
+from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
@@ -25,13 +26,13 @@ _DTYPES = (torch.float32, torch.float64)
 
 def probe(
     network: nn.Module,
-    shape: Sequence[int],
+    shape: Inputs | Sequence[int],
     classes: int,
     dtype: torch.dtype | None = None,
     *,
     channels_last: bool = False,
 ) -> list[str]:
-    """Why a network cannot be trained on samples of `shape` (C, H, W) in `classes` classes, one line each.
+    """Why a network cannot be trained on samples of a kind, or of a `shape`, in `classes` classes, one line each.
 
     `dtype` is that of the samples; None takes the network's own. A copy is tried in training mode, forward and
     backward, and in evaluation mode, on `SAMPLES` samples; the network stays as it was.
@@ -47,7 +48,9 @@ def probe(
         to_memory_format_(copied, torch.channels_last)
     with seeded_global_state(0, "probe"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say it
-        images = torch.randn(SAMPLES, *shape).to(_device(copied), _dtype(copied))
+        images = random_inputs(shape, SAMPLES, torch.float32, longest=True).to(_device(copied))
+        if images.is_floating_point():
+            images = images.to(_dtype(copied))
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(classes, (SAMPLES,)).to(images.device)
@@ -60,12 +63,13 @@ def probe(
         )
 
 
-def takes_channels_last(network: nn.Module, shape: Sequence[int], classes: int) -> bool:
+def takes_channels_last(network: nn.Module, shape: Inputs | Sequence[int], classes: int) -> bool:
     """Whether a network that can be trained on contiguous samples also can on channels_last ones (a `view` may not)."""
-    return len(shape) == 3 and not probe(network, shape, classes, channels_last=True)
+    sizes = shape.shape if isinstance(shape, Inputs) else shape
+    return len(sizes) == 3 and not probe(network, shape, classes, channels_last=True)
 
 
-def moves_in_python(network: nn.Module, shape: Sequence[int]) -> bool:
+def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:
     """Whether a training step puts other tensors in the place of buffers, or changes plain attributes, or may.
 
     A recorded step runs no Python: it would leave them as they are.
@@ -74,7 +78,7 @@ def moves_in_python(network: nn.Module, shape: Sequence[int]) -> bool:
     attributes, buffers = Attributes(copied), dict(copied.named_buffers())
     with seeded_global_state(0, "probe"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logits_in(copied(torch.randn(SAMPLES, *shape, dtype=_dtype(copied)))).sum().backward()  # type: ignore[no-untyped-call]
+        logits_in(copied(random_inputs(shape, SAMPLES, _dtype(copied)))).sum().backward()  # type: ignore[no-untyped-call]
     now = dict(copied.named_buffers())
     return attributes.changed() or any(now[name] is not buffer for name, buffer in buffers.items())
 
@@ -148,7 +152,7 @@ def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: 
         return problems
     loss = F.cross_entropy(output, labels)
     if not bool(loss.isfinite()):
-        return [f"model: its first loss is {loss.item()} on standard normal samples: expected a finite number"]
+        return [f"model: its first loss is {loss.item()} on random samples: expected a finite number"]
     if not loss.requires_grad:
         return ["model: its logits depend on no parameter that trains: leave out detach() and no_grad()"]
     try:
@@ -156,7 +160,7 @@ def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: 
     except Exception as error:
         return [f"model: its backward pass fails: {_words(error)}"]
     wild = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
-    return [f"model: the first gradient of {wild[0]} is not finite on standard normal samples"] if wild else []
+    return [f"model: the first gradient of {wild[0]} is not finite on random samples"] if wild else []
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -232,7 +236,7 @@ def _evaluation_problems(network: nn.Module, images: Tensor, classes: int) -> li
     """One evaluation, in which layers may do otherwise."""
     output, problems = _run(network, images, classes, "evaluation")
     if not problems and not bool(output.isfinite().all()):
-        return ["model: its first logits in evaluation mode are not finite on standard normal samples"]
+        return ["model: its first logits in evaluation mode are not finite on random samples"]
     return problems
 
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
+from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.model import Layout
 from pffdst.core.seeding import seeded_global_state
 
@@ -309,8 +310,9 @@ def _decomposed() -> Iterator[None]:
             yield
 
 
-def trace(network: nn.Module, shape: Sequence[int]) -> Trace:
-    """Watches a copy of `network` train on the CPU, on `SAMPLES` random samples of `shape`; it stays as it was.
+def trace(network: nn.Module, shape: Inputs | Sequence[int]) -> Trace:
+    """Watches a copy of `network` train on the CPU, on `SAMPLES` random samples of a kind, or of a `shape`; it
+    stays as it was.
 
     Where parameters that train got no gradient, further steps on other draws follow, up to 8: a layer may be left out
     by chance. FLOPs are those of all steps. Raises what the network raises.
@@ -336,9 +338,10 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Trace:
     )
 
 
-def _step(network: nn.Module, shape: Sequence[int], parameters: Mapping[str, Tensor], tally: _Tally) -> None:
+def _step(network: nn.Module, shape: Inputs | Sequence[int], parameters: Mapping[str, Tensor], tally: _Tally) -> None:
     """One training step, forward and backward."""
-    images = torch.randn(SAMPLES, *shape, dtype=next(p.dtype for p in network.parameters() if p.is_floating_point()))
+    dtype = next(p.dtype for p in network.parameters() if p.is_floating_point())
+    images = random_inputs(shape, SAMPLES, dtype)
     recorder = _Recorder(network, tally)
     recorder.feed(images)
     with recorder:

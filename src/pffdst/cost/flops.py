@@ -14,6 +14,7 @@ from typing import NamedTuple, final
 
 from torch import nn
 
+from pffdst.core.inputs import Inputs
 from pffdst.core.model import Layout
 from pffdst.core.trace import PARTS, Part, Trace, trace
 
@@ -46,8 +47,8 @@ class FlopCounter:
     mixed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, network: nn.Module, layout: Layout, shape: tuple[int, int, int]) -> FlopCounter:
-        """The counter of a network on images of `shape` (C, H, W)."""
+    def of(cls, network: nn.Module, layout: Layout, shape: Inputs | Sequence[int]) -> FlopCounter:
+        """The counter of a network on samples of a kind, or of a `shape`."""
         return cls.counted(trace(network, shape), layout)
 
     @classmethod

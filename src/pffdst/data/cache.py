@@ -1,4 +1,4 @@
-"""Decoded images kept on disk, so that the next run maps them instead of decoding them again."""
+"""Decoded images and numbered texts kept on disk: the next run maps them instead of making them again."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import json
 import warnings
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from pffdst.data.npy import write_tensor
-from pffdst.data.samples import ImageSet, digest_of
+from pffdst.data.samples import Samples
 from pffdst.runs.files import write_whole
 
-__all__ = ["ImageCache"]
+__all__ = ["SampleCache"]
 
 _PIECE = 1 << 20
+S = TypeVar("S", bound=Samples)
 
 
 @final
-class ImageCache:
-    """Image sets with notes on them, under a folder, by key. Every file is checked against its checksum when it is
+class SampleCache:
+    """Samples with notes on them, under a folder, by key. Every file is checked against its checksum when it is
     read; notes are what JSON can hold."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.expanduser()
         self._usable = True
 
-    def load(self, key: str) -> tuple[ImageSet, dict[str, Any]] | None:
-        """The mapped image set of the key and its notes, None when it is not there or is damaged."""
+    def load(self, key: str, kind: type[S]) -> tuple[S, dict[str, Any]] | None:
+        """The mapped samples of the key and their notes, None when they are not there or are damaged."""
         try:
             checked = json.loads(self._record(key).read_bytes())
             record = checked["record"]
@@ -38,40 +38,37 @@ class ImageCache:
             files = {name: self._file(key, name) for name in record["crc32"]}
             if record["crc32"] != {name: _crc32(path) for name, path in files.items()}:
                 return None
-            found = ImageSet.mapped(files["images"], files["labels"], files.get("owners"), record["digest"])
-            return found, dict(record["notes"])
+            return kind.mapped(files, record["digest"]), dict(record["notes"])
         except (OSError, ValueError, TypeError, EOFError, KeyError):
             return None
 
-    def store(self, key: str, fresh: ImageSet, notes: Mapping[str, Any]) -> ImageSet:
-        """Keeps the image set and gives it back mapped; where the folder cannot be written, warns once and gives
+    def store(self, key: str, fresh: S, notes: Mapping[str, Any]) -> S:
+        """Keeps the samples and gives them back mapped; where the folder cannot be written, warns once and gives
         back what it got."""
         if not self._usable:
             return fresh
-        known = replace(fresh, image_digest=digest_of(fresh.images))
+        known = fresh.known()
         try:
             self._write(key, known, notes)
         except OSError as error:
             self._usable = False
             warnings.warn(
-                f"decoded images are not kept: cannot write to {self._folder} ({error.strerror or error}); "
+                f"decoded samples are not kept: cannot write to {self._folder} ({error.strerror or error}); "
                 "write paths.cache=FOLDER to name another folder",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return fresh
-        kept = self.load(key)
-        return known if kept is None else kept[0]
+        kept = self.load(key, type(fresh))
+        return fresh if kept is None else kept[0]
 
-    def _write(self, key: str, fresh: ImageSet, notes: Mapping[str, Any]) -> None:
+    def _write(self, key: str, fresh: Samples, notes: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"images": fresh.images, "labels": fresh.labels}
-        if fresh.owners is not None:
-            tensors["owners"] = fresh.owners
+        tensors = fresh.columns()
         for name, tensor in tensors.items():
             write_tensor(self._file(key, name), tensor)
         crc32 = {name: _crc32(self._file(key, name)) for name in tensors}
-        record = {"crc32": crc32, "digest": fresh.image_digest, "notes": dict(notes)}
+        record = {"crc32": crc32, "digest": fresh.kept_digest, "notes": dict(notes)}
         text = json.dumps({"crc32": _text_crc32(record), "record": record})
         write_whole(self._record(key), text.encode("utf-8"))
 

@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the framework: two sets of uint8 images in memory, and how to get them."""
+"""What a dataset is to the rest of the framework: two sets of samples in memory, and how to get them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
+from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.seeding import generator_for
-from pffdst.data.samples import ImageSet
+from pffdst.data.samples import ImageSet, Samples
 
-__all__ = ["DataError", "DataSource", "Dataset", "channel_statistics", "shape_of"]
+__all__ = ["DataError", "DataSource", "Dataset", "channel_statistics", "image_dataset", "shape_of"]
 
 _CHUNK = 2048  # images per step of the statistics: bounds the memory of the widened values
 
@@ -29,33 +30,23 @@ class DataError(UserError):
 @final
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set of square images with labels 0..classes-1; the test set may be empty.
+    """A training and a test set of samples of one kind, with labels 0..classes-1; the test set may be empty.
 
-    `class_names` has the name of every class, in order of its label. `mean` and `std` are per channel, in units of
-    pixel / 255. Raises DataError when the parts do not fit together.
+    `class_names` has the name of every class, in order of its label; `inputs` is what a sample is to a network. Raises
+    DataError when the parts do not fit together.
     """
 
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: Samples
+    test: Samples
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    inputs: Inputs
 
     def __post_init__(self) -> None:
-        for split, images in (("training", self.train), ("test", self.test)):
-            _check_images(f"dataset {self.name}, {split} set", images, self.train)
-            _check_labels(f"dataset {self.name}, {split} set", images.labels, self.classes)
+        for split, samples in (("training", self.train), ("test", self.test)):
+            _check_labels(f"dataset {self.name}, {split} set", samples.labels, self.classes)
         if len(self.train) == 0:
-            raise DataError(f"dataset {self.name}, training set: it holds no images")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise DataError(
-                    f"dataset.{key} needs one number per channel ({self.channels}), got {list(values)}; "
-                    f"write dataset.{key}=null to read it off the training images"
-                )
-        if not all(0 < s < float("inf") for s in self.std):
-            raise DataError(f"dataset.std needs numbers above 0, got {list(self.std)}; write dataset.std=[...]")
+            raise DataError(f"dataset {self.name}, training set: it holds no {self.inputs.noun}")
 
     @property
     def classes(self) -> int:
@@ -72,18 +63,9 @@ class Dataset:
     def described(self) -> dict[str, str]:
         """Both sets and the classes in words, their contents by digest."""
         sets = {"training set": self.train, "test set": self.test}
-        found = {name: f"{len(s):,} images of {shape_of(s)}, content {s.digest[:12]}" for name, s in sets.items()}
+        shape, noun = "x".join(map(str, self.inputs.shape)), self.inputs.noun
+        found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
         return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
-
-    @property
-    def channels(self) -> int:
-        """C of the images."""
-        return self.train.images.shape[1]
-
-    @property
-    def size(self) -> int:
-        """Side of the square images, in pixels."""
-        return self.train.images.shape[2]
 
     def with_validation(self, share: float, seed: int) -> Dataset:
         """The same without its test set: in its place stands a share of the training set; itself for a share of 0.
@@ -94,15 +76,15 @@ class Dataset:
         """
         if share == 0 and len(self.test) == 0:
             raise DataError(
-                f"dataset {self.name}: the test split is empty; put images into it, or write validation_share=0.2 to "
-                "hold out a part of the training set in its place"
+                f"dataset {self.name}: the test split is empty; put {self.inputs.noun} into it, or write "
+                "validation_share=0.2 to hold out a part of the training set in its place"
             )
         if share == 0:
             return self
         held = _held_out(self.train, share, seed)
         if not 0 < int(held.sum()) < len(held):
             raise DataError(
-                f"validation_share={share}: it leaves a set without images (of {len(held):,}); "
+                f"validation_share={share}: it leaves a set without {self.inputs.noun} (of {len(held):,}); "
                 "write e.g. validation_share=0.2"
             )
         train, test = (self.train.take(mask.nonzero().flatten()) for mask in (~held, held))
@@ -110,12 +92,41 @@ class Dataset:
 
     def describe(self) -> str:
         """One line for the console."""
-        shape = f"{self.channels}x{self.size}x{self.size}"
-        return f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.classes} classes"
+        counts = f"{len(self.train):,} + {len(self.test):,} {self.inputs.noun}"
+        shape = "x".join(map(str, self.inputs.shape))
+        return f"{self.name}: {counts} of {shape}, {self.classes} classes"
+
+
+def image_dataset(
+    name: str,
+    train: ImageSet,
+    test: ImageSet,
+    class_names: tuple[str, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Dataset:
+    """The data set of two sets of square images; `mean` and `std` are per channel, in units of pixel / 255.
+
+    DataError where they do not fit together.
+    """
+    for split, images in (("training", train), ("test", test)):
+        _check_images(f"dataset {name}, {split} set", images, train)
+    _, channels, height, width = train.images.shape
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise DataError(
+                f"dataset.{key} needs one number per channel ({channels}), got {list(values)}; "
+                f"write dataset.{key}=null to read it off the training images"
+            )
+    if not all(0 < s < float("inf") for s in std):
+        raise DataError(f"dataset.std needs numbers above 0, got {list(std)}; write dataset.std=[...]")
+    return Dataset(name, train, test, class_names, ImageInputs((channels, height, width), tuple(mean), tuple(std)))
 
 
 class DataSource(ABC):
-    """Where a dataset comes from."""
+    """Where a dataset comes from. `gives` are the arguments of a model that its data will tell, beside `classes`."""
+
+    gives: ClassVar[tuple[str, ...]] = ("channels", "size")
 
     @abstractmethod
     def load(self, seed: int) -> Dataset:
@@ -176,7 +187,7 @@ def _check_labels(where: str, labels: Tensor, classes: int) -> None:
         raise DataError(f"{where}: labels must be 0..{classes - 1}, got {value} in row {row}; {advice}")
 
 
-def _held_out(train: ImageSet, share: float, seed: int) -> Tensor:
+def _held_out(train: Samples, share: float, seed: int) -> Tensor:
     """True for the samples of a random share of every group, bool [N]: of a client where there are owners."""
     groups = train.labels if train.owners is None else train.owners
     held = torch.zeros(len(train), dtype=torch.bool)

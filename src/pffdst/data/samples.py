@@ -6,9 +6,10 @@ import functools
 import hashlib
 import mmap
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -47,13 +48,36 @@ class Samples(Handle, Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's raw inputs and the labels int64 [b] of the samples `indices` int64 [b]."""
+        """The raw samples [b, ...] and the labels int64 [b] of `indices` int64 [b], which lie on the CPU."""
 
-    def take(self, indices: Tensor) -> Samples:
+    def batch_shape(self, indices: Tensor) -> tuple[int, ...]:
+        """The shape of the first of them, without a look at the samples."""
+
+    def part(self, span: slice) -> Tensor:
+        """The raw samples of a span, without a copy where that is possible."""
+
+    def take(self, indices: Tensor) -> Self:
         """The samples `indices` int64 [n], gathered into memory of their own."""
 
-    def to(self, device: torch.device | str) -> Samples:
+    def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
+
+    def numbered(self, labels: Tensor, owners: Tensor | None) -> Self:
+        """The same with these labels and owners."""
+
+    @classmethod
+    def mapped(cls, files: Mapping[str, Path], digest: str | None = None) -> Self:
+        """The samples of these .npy files by column. Raises OSError or ValueError when one is missing or damaged."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors by name: what `mapped` reads."""
+
+    def known(self) -> Self:
+        """The same with the digest of what is no label worked out."""
+
+    @property
+    def kept_digest(self) -> str | None:
+        """That digest, where it is known already."""
 
     def forget_pages(self) -> None:
         """Takes what is mapped from files out of this process's memory until the next access."""
@@ -77,13 +101,12 @@ class ImageSet:
     image_digest: str | None = field(default=None, repr=False)
 
     @classmethod
-    def mapped(
-        cls, images: Path, labels: Path, owners: Path | None = None, image_digest: str | None = None
-    ) -> ImageSet:
+    def mapped(cls, files: Mapping[str, Path], digest: str | None = None) -> ImageSet:
         """The set of these .npy files. Raises OSError or ValueError when one is missing or damaged."""
+        images, labels = files["images"], files["labels"]
         tensor, mapping = map_tensor(images)
-        whose = None if owners is None else map_tensor(owners)[0]
-        return cls(tensor, map_tensor(labels)[0], whose, (images, labels), mapping, image_digest)
+        whose = map_tensor(files["owners"])[0] if "owners" in files else None
+        return cls(tensor, map_tensor(labels)[0], whose, (images, labels), mapping, digest)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.is_contiguous():
@@ -107,7 +130,16 @@ class ImageSet:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [b, C, H, W] and labels int64 [b]."""
+        indices = indices.to(self.images.device, non_blocking=True)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def batch_shape(self, indices: Tensor) -> tuple[int, ...]:
+        """(b, C, H, W)."""
+        return (len(indices), *self.images.shape[1:])
+
+    def part(self, span: slice) -> Tensor:
+        """Images of a span, a view."""
+        return self.images[span]
 
     def take(self, indices: Tensor) -> ImageSet:
         """The images `indices` int64 [n], copied."""
@@ -117,6 +149,27 @@ class ImageSet:
     def to(self, device: torch.device | str) -> ImageSet:
         """Images and labels on a device; owners stay, no computation reads them."""
         return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def numbered(self, labels: Tensor, owners: Tensor | None) -> ImageSet:
+        """The same images; the labels' file no longer holds them where they are others."""
+        files = self.files
+        if files is not None and labels is not self.labels:
+            files = files[0], None
+        return replace(self, labels=labels, owners=owners, files=files)
+
+    def columns(self) -> dict[str, Tensor]:
+        """`images`, `labels` and, where there are any, `owners`."""
+        owners = {} if self.owners is None else {"owners": self.owners}
+        return {"images": self.images, "labels": self.labels, **owners}
+
+    def known(self) -> ImageSet:
+        """With the digest of the images."""
+        return self if self.image_digest is not None else replace(self, image_digest=digest_of(self.images))
+
+    @property
+    def kept_digest(self) -> str | None:
+        """The images' digest."""
+        return self.image_digest
 
     def open(self) -> ImageSet:
         """Itself."""
@@ -155,7 +208,7 @@ class SharedImages:
 
         Raises OSError when a file is gone, ValueError when it is another than was shared.
         """
-        found = ImageSet.mapped(*self.files)
+        found = ImageSet.mapped(dict(zip(("images", "labels"), self.files, strict=True)))
         if tuple(found.images.shape) != self.shape:
             raise ValueError(f"Expected {self.files[0]} to hold {self.shape}, but got {tuple(found.images.shape)}")
         return found

@@ -15,6 +15,7 @@ from torch import Tensor
 from pffdst.build import parts_of
 from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.errors import UserError
+from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.messages import ClientTask, Kept, Update
 from pffdst.data.clients.divided import Shares
 from pffdst.data.dataset import DataError, Dataset
@@ -77,9 +78,11 @@ def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
 
     Their labels get the numbers that the server's classes have, by name. DataError where they do not fit the run.
     """
-    about = brief["data"]
-    form = {key: about[key] for key in ("channels", "mean", "std")}
-    common = {"name": "own", "size": None, "classes": None, "cache": str(cache), "resize": about["size"], **form}
+    about, inputs = brief["data"], Inputs.of_words(brief["data"])
+    if not isinstance(inputs, ImageInputs):
+        raise DataError(f"{data}: a node reads images, but the run's samples are {inputs.noun}")
+    form: dict[str, Any] = {"channels": inputs.image[0], "mean": inputs.mean, "std": inputs.std}
+    common = {"name": "own", "size": None, "classes": None, "cache": str(cache), "resize": inputs.image[1], **form}
     if data.is_dir() and not any(data.glob("*.parquet")):
         found = FolderSource(path=str(data), train="train", test=None, **common).load(0)
     else:
@@ -91,6 +94,7 @@ def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
     if unknown := [found.class_names[label] for label in present if found.class_names[label] not in place]:
         raise DataError(f"{data}: the classes {', '.join(unknown[:5])} are not among those of the run")
     table = torch.tensor([place.get(name, -1) for name in found.class_names])
+    assert isinstance(found.train, ImageSet)
     return replace(found.train, labels=table[found.train.labels], owners=None, files=None)
 
 
@@ -137,8 +141,7 @@ def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowe
     about = brief["data"]
     cfg = _checked(brief["config"], allowed)
     nothing = samples.take(torch.empty(0, dtype=torch.int64))
-    names, mean, std = (tuple(about[key]) for key in ("class_names", "mean", "std"))
-    dataset = Dataset(about["name"], samples, nothing, names, mean, std)
+    dataset = Dataset(about["name"], samples, nothing, tuple(about["class_names"]), Inputs.of_words(about))
     return parts_of(cfg, dataset, OwnShares(cfg.clients, task.client, len(samples))).setup
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from pffdst.build import parts
+from pffdst.core.errors import UserError
 from pffdst.data.samples import ImageSet
 
 __all__ = ["write_samples"]
@@ -19,9 +20,12 @@ __all__ = ["write_samples"]
 def write_samples(cfg: DictConfig, folder: Path) -> list[Path]:
     """Writes each client's training samples, in the order they have in simulation, as folder/client-K.parquet."""
     made, files = parts(cfg), []
+    images = made.dataset.train
+    if not isinstance(images, ImageSet):
+        raise UserError(f"dataset={made.dataset.name}: nodes read images, and these are {made.dataset.inputs.noun}")
     folder.mkdir(parents=True, exist_ok=True)
     for client in range(cfg.clients):
-        own = made.dataset.train.take(made.shares.train(client))
+        own = images.take(made.shares.train(client))
         files.append(folder / f"client-{client}.parquet")
         names = [made.dataset.class_names[label] for label in own.labels.tolist()]
         labels = [int(name) for name in names] if all(name.isdecimal() for name in names) else names

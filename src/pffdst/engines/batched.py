@@ -119,7 +119,7 @@ class BatchedEngine(Engine):
             return
         self._setup, self._inbox = setup, Inbox(setup)
         self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
-        samples = setup.images.open()
+        samples = setup.data.open()
         if self.device == "cuda":
             samples = samples.to(self.device)
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
@@ -146,14 +146,10 @@ class BatchedEngine(Engine):
         if self._settings.record and hands:
             _log.info("engine=batched: a rule or a callback has a hand in every step: steps are not recorded")
             return replace(self._settings, record=False)
-        if self._settings.record and moves_in_python(setup.network, self._shape(setup)):
+        if self._settings.record and moves_in_python(setup.network, setup.inputs):
             _log.info("engine=batched: the model changes attributes or buffers in Python: steps are not recorded")
             return replace(self._settings, record=False)
         return self._settings
-
-    def _shape(self, setup: ClientSetup) -> tuple[int, ...]:
-        inputs, _ = setup.images.open().batch(torch.zeros(1, dtype=torch.int64))
-        return tuple(inputs.shape[1:])
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """A window of clients at a time, the longest of it first; updates in the jobs' order."""

@@ -21,10 +21,7 @@ def brief(plain: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         "config": {key: value for key, value in plain.items() if key not in _AT_THE_SERVER},
         "data": {
             "name": dataset.name,
-            "channels": dataset.channels,
-            "size": dataset.size,
             "class_names": list(dataset.class_names),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
+            **dataset.inputs.words(),
         },
     }

@@ -53,7 +53,7 @@ def divide(work: Sequence[int], ranks: int) -> list[int]:
 
 def data_digest(setup: ClientSetup) -> str:
     """That of the training samples: ranks on other machines read their own files."""
-    return setup.images.open().digest
+    return setup.data.open().digest
 
 
 @final

@@ -1,7 +1,7 @@
 """Worker processes that train clients, one thread each.
 
 On Linux they are forked, as a DataLoader's are: they share the imported libraries (most of a small run's memory) and
-the training images with this process. Elsewhere they are started afresh and map the images from a file. They fork
+the training samples with this process. Elsewhere they are started afresh and map the samples from files. They fork
 before any logger starts threads, and use one thread, so that no thread pool of this process is missed in them. A
 worker ends when this process does, whatever ended it. Pipes join processes of one program on one machine, so they may
 carry pickles; what clients and server say to each other are the wire's bytes within.
@@ -62,7 +62,7 @@ class Worker:
 
 @final
 class WorkerPool:
-    """`workers` processes that share the training images by mapping one file."""
+    """`workers` processes that share the training samples by mapping files."""
 
     def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
         method = default_start_method()
@@ -216,12 +216,12 @@ def default_start_method() -> str:
 
 
 def _packed(setup: ClientSetup, folder: Path) -> bytes:
-    """A setup for a process that starts afresh, its images in a file that can be mapped.
+    """A setup for a process that starts afresh, its samples in files that can be mapped.
 
     Plain pickle copies tensors; multiprocessing's own would put them, the network's weights among them, into memory
     that all workers write to.
     """
-    return pickle.dumps(replace(setup, images=setup.images.share(folder)))
+    return pickle.dumps(replace(setup, data=setup.data.share(folder)))
 
 
 def _end_with_parent() -> None:

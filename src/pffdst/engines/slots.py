@@ -1,6 +1,6 @@
 """Places on a device where one client after another trains; on CUDA a step is recorded once and replayed.
 
-A recorded step (a CUDA graph) has fixed shapes and addresses: there is one for every length of a batch that occurs,
+A recorded step (a CUDA graph) has fixed shapes and addresses: there is one for every shape of a batch that occurs,
 and what differs from client to client is copied into the buffers it reads. All of it is the very step of the other
 engines, so nothing has to be masked for a short last batch and normalisation sees just the batch's own samples.
 """
@@ -27,6 +27,8 @@ from pffdst.data.samples import Samples
 
 __all__ = ["Figures", "Slot", "SlotSettings"]
 
+Shape = tuple[int, ...]  # of a batch of raw samples
+_Key = tuple[Shape, bool, bool]
 _WARM_UPS = 2  # steps before a recording: momentum is made, libraries choose their algorithms
 
 
@@ -70,8 +72,7 @@ class Slot:
         self._module = ClientModule(
             copy_of(setup.network),
             setup.training,
-            setup.mean,
-            setup.std,
+            setup.inputs,
             channels_last=settings.channels_last and setup.channels_last,
             device=str(device),
             in_place=settings.record,
@@ -79,26 +80,25 @@ class Slot:
         )
         self.flat = self._module.flat
         self._hooks = Hooks([*setup.callbacks, MaskCallback(), FreezeCallback()])
-        size = setup.training.batch_size + 1
-        inputs, _ = data.batch(torch.zeros(1, dtype=torch.int64, device=device))
-        self._images = inputs.new_zeros(size, *inputs.shape[1:])
-        self._labels = torch.zeros(size, dtype=torch.int64, device=device)
+        self._size = setup.training.batch_size + 1
+        self._samples: dict[tuple[int, ...], Tensor] = {}  # what recorded steps read, by the shape of a sample
+        self._labels = torch.zeros(self._size, dtype=torch.int64, device=device)
         self._values = torch.empty(setup.layout.total, dtype=self.flat.tensors[0].dtype, device=device)
-        self._recorded: dict[tuple[int, bool, bool], torch.cuda.CUDAGraph] = {}
+        self._recorded: dict[_Key, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if settings.record else None
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.load = 0  # steps given to this slot in the present window
 
     def batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels of the samples int64 [b], on the device."""
-        samples = samples.to(self._labels.device, non_blocking=True)
+        """Raw samples and labels of the samples int64 [b], on the device."""
         return self._data.batch(samples)
 
     def train(self, loaded: Loaded, turn: Turn, lr: float, epochs: Sequence[Sequence[Tensor]]) -> None:
         """Trains a client from the loaded model on its epochs' batches of samples' numbers, int64 [b] each."""
-        module, lengths = self._module, {len(batch) for epoch in epochs for batch in epoch}
+        module = self._module
         if self._settings.record and epochs:
-            self._prepare(loaded, lr, sorted(lengths))  # which moves weights: before any are loaded
+            shapes = {self._data.batch_shape(batch) for epoch in epochs for batch in epoch}
+            self._prepare(loaded, lr, sorted(shapes))  # which moves weights: before any are loaded
         module.begin(loaded, lr, turn)
         optimizer = module.configure_optimizers()
         self._hooks("on_train_start", module)
@@ -115,19 +115,26 @@ class Slot:
         if not self._settings.record:
             local_step(self._module, batch, index, optimizer, self._hooks, forward=self._forward)
             return
-        images, labels = self._setup.training.augmentation(batch[0]), batch[1]
-        length = len(labels)
-        self._images[:length].copy_(images)
-        self._labels[:length].copy_(labels)
-        self._recorded[self._key(length)].replay()
+        samples, labels = self._setup.training.augmentation(batch[0]), batch[1]
+        fed = self._fed(tuple(samples.shape), samples.dtype)
+        fed[0].copy_(samples)
+        fed[1].copy_(labels)
+        self._recorded[self._key(tuple(samples.shape))].replay()
+
+    def _fed(self, shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Where recorded steps read a batch of this shape: samples and labels."""
+        one = shape[1:]
+        if one not in self._samples:
+            self._samples[one] = torch.zeros(self._size, *one, dtype=dtype, device=self._labels.device)
+        return self._samples[one][: shape[0]], self._labels[: shape[0]]
 
     def _forward(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         with self._autocast():
             return self._module.training_step(batch, index)
 
-    def _key(self, length: int) -> tuple[int, bool, bool]:
+    def _key(self, shape: Shape) -> _Key:
         masks = self._module.masks
-        return length, bool(masks.alive), bool(masks.thawed)
+        return shape, bool(masks.alive), bool(masks.thawed)
 
     # ---- what a client became ----------------------------------------------------------------------------------------
 
@@ -152,32 +159,32 @@ class Slot:
 
     # ---- recording ---------------------------------------------------------------------------------------------------
 
-    def _prepare(self, loaded: Loaded, lr: float, lengths: Sequence[int]) -> None:
-        """Records the step for batches of these lengths, unless it is recorded already."""
+    def _prepare(self, loaded: Loaded, lr: float, shapes: Sequence[Shape]) -> None:
+        """Records the step for batches of these shapes, unless it is recorded already."""
         self._module.begin(loaded, lr)
-        if any(self._key(length) not in self._recorded for length in lengths):
+        if any(self._key(shape) not in self._recorded for shape in shapes):
             optimizer = self._module.configure_optimizers()
-            for length in lengths:
-                if self._key(length) not in self._recorded:
-                    self._recorded[self._key(length)] = self._record(length, optimizer)
+            for shape in shapes:
+                if self._key(shape) not in self._recorded:
+                    self._recorded[self._key(shape)] = self._record(shape, optimizer)
 
-    def _record(self, length: int, optimizer: Any) -> torch.cuda.CUDAGraph:
+    def _record(self, shape: Shape, optimizer: Any) -> torch.cuda.CUDAGraph:
         for _ in range(_WARM_UPS):
-            self._recordable(length, optimizer)
+            self._recordable(shape, optimizer)
         graph = torch.cuda.CUDAGraph()
         # only this thread records: those that encode may go on using the device
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
-            self._recordable(length, optimizer)
+            self._recordable(shape, optimizer)
         return graph
 
-    def _recordable(self, length: int, optimizer: Any) -> None:
-        """One step on the first `length` samples of the buffers: what no hook has a hand in."""
+    def _recordable(self, shape: Shape, optimizer: Any) -> None:
+        """One step on a batch of this shape in the buffers: what no hook has a hand in."""
 
         def forward(batch: tuple[Tensor, Tensor], _: int) -> Tensor:
             with self._autocast():
                 return self._module.loss_of(*batch)
 
-        batch = self._images[:length], self._labels[:length]
+        batch = self._fed(shape, self._setup.inputs.raw(0).dtype)
         local_step(self._module, batch, 0, optimizer, self._hooks, forward=forward)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:

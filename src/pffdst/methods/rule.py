@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
 from torch import Tensor
 
 from pffdst.core.facts import Facts
+from pffdst.core.inputs import Inputs
 from pffdst.core.masks import Move
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -136,7 +137,7 @@ class ClientTurn(Protocol):
     def batches(self, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch of the client's samples in the order of the draw named `stream`, on the network's device.
 
-        Batches of uint8 images [b, C, H, W] and labels int64 [b], not augmented.
+        Batches of raw samples (images uint8 [b, C, H, W], say) and labels int64 [b], not augmented.
         """
         ...
 
@@ -191,8 +192,9 @@ class Answer:
 @final
 @dataclass(frozen=True)
 class Start:
-    """What a stage begins with, for rules that choose its first mask themselves. `network` is a copy of the run's own.
+    """What a stage begins with, for rules that choose its first mask themselves.
 
+    `network` is a copy of the run's own, `inputs` are what samples are to it.
     `counts` are the stage's trainable weights per layer (k_l), `density` 1 - s, `seed` names the draw of the stage.
     """
 
@@ -201,7 +203,7 @@ class Start:
     density: float
     seed: int
     network: nn.Module | None = None
-    shape: tuple[int, ...] = ()
+    inputs: Inputs | None = None
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.classification import multiclass_stat_scores
 
-from pffdst.data.samples import ImageSet
-from pffdst.models.inputs import Normalise
+from pffdst.core.inputs import Inputs
+from pffdst.data.samples import Samples
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -46,30 +46,29 @@ class Evaluation:
 class Evaluator:
     """The pooled test set, and which client each of its samples belongs to.
 
-    `owner` integers [N], each a client in [0, `clients`); `mean` and `std` per channel of pixels in [0, 1];
+    `owner` integers [N], each a client in [0, `clients`); `inputs` says what the samples are to a network;
     `batch_size` None suits the device. `metrics` are torchmetrics by name; each is reset before an evaluation and takes
-    the probabilities [B, classes] and labels [B] of every batch. ValueError if there are no images or the owners do not
-    fit them.
+    the probabilities [B, classes] and labels [B] of every batch. ValueError if there are no samples or the owners
+    do not fit them.
     """
 
     def __init__(
         self,
-        test: ImageSet,
+        test: Samples,
         owner: Tensor,
         clients: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        inputs: Inputs,
         batch_size: int | None = None,
         channels_last: bool = True,
         metrics: Mapping[str, Metric | MetricCollection] | None = None,
     ) -> None:
         _check_owners(test, owner, clients)
-        self._test = test
-        self._images = test.images
+        self._test = self._held_at = test
+        self._inputs = inputs
         self._labels = test.labels
         self._owner = owner.to(torch.int64)
         self._held = torch.bincount(self._owner, minlength=clients)
-        self._mean, self._std = tuple(mean), tuple(std)
+        self._device = torch.device("cpu")
         self._batch_size = batch_size
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._metrics = dict(metrics or {})
@@ -79,26 +78,25 @@ class Evaluator:
     ) -> Evaluation:
         """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was.
 
-        The images are given to it in its own dtype. `step` is told after every batch how many images of how many are
-        done.
+        `step` is told after every batch how many samples of how many are done.
         """
-        normalise = self._begin(model, torch.device(device))
+        front = self._begin(model, torch.device(device))
         parts = list(self._batches())
         # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
-        predictions = torch.empty(len(self._images), dtype=torch.int64, device=device)
+        predictions = torch.empty(len(self._test), dtype=torch.int64, device=device)
         losses = torch.empty(len(parts), dtype=torch.float64, device=device)
         with torch.inference_mode(), _evaluating(model):
             for part, loss in zip(parts, losses, strict=True):
-                classes = self._score(model, normalise(self._images[part]), part, predictions[part], loss)
+                classes = self._score(model, front(self._held_at.part(part)), part, predictions[part], loss)
                 if step is not None:
-                    step(min(part.stop, len(self._images)), len(self._images))
+                    step(min(part.stop, len(self._test)), len(self._test))
         self._test.forget_pages()  # of no use until the next evaluation, and many in a run that trains small models
         return self._summarise(predictions.cpu(), losses.sum().item() / len(predictions), classes)
 
     def _batches(self) -> Iterator[slice]:
-        fitting = _SMALL if self._images.device.type == "cpu" else _LARGE
+        fitting = _SMALL if self._device.type == "cpu" else _LARGE
         size = fitting if self._batch_size is None else self._batch_size
-        for start in range(0, len(self._images), size):
+        for start in range(0, len(self._test), size):
             yield slice(start, start + size)
 
     def _score(self, model: nn.Module, inputs: Tensor, part: slice, predictions: Tensor, loss: Tensor) -> int:
@@ -130,13 +128,14 @@ class Evaluator:
             metrics=dict(pair for name, found in self._metrics.items() for pair in _values(name, found.compute())),
         )
 
-    def _begin(self, model: nn.Module, device: torch.device) -> Normalise:
-        """Empties the metrics, and puts them and the uint8 images, which cross once, where the model is."""
-        self._images = self._images.to(device)
+    def _begin(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Empties the metrics, and puts them and the raw samples, which cross once, where the model is."""
+        if device != self._device:
+            self._held_at, self._device = self._test.to(device), device
         for metric in self._metrics.values():
             metric.to(device).reset()
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        return Normalise(self._mean, self._std, dtype=dtype, memory_format=self._layout, device=device)
+        return self._inputs.front(dtype, self._layout, device)
 
 
 def _values(name: str, found: Any) -> Iterator[tuple[str, float]]:
@@ -163,9 +162,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _check_owners(test: ImageSet, owner: Tensor, clients: int) -> None:
+def _check_owners(test: Samples, owner: Tensor, clients: int) -> None:
     if len(test) == 0:
-        raise ValueError("Expected `test` to hold at least one image, but got none")
+        raise ValueError("Expected `test` to hold at least one sample, but got none")
     if owner.shape != test.labels.shape:
         raise ValueError(f"Expected `owner` to have shape [{len(test)}], but got {list(owner.shape)}")
     low, high = int(owner.min()), int(owner.max())

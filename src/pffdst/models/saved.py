@@ -9,11 +9,11 @@ A tensor without dead weights is stored under its own name, float32, in its own 
                   out where none is
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
-(where they are known), `seed` (of the run, on which the constructor draws), `mean` and `std` (per channel, of pixels /
-255), `shape` (C, H, W of the uint8 images), `weights` (the shape of each maskable weight), `sparsity` and `fingerprint`
-(of the run's configuration: the beginning of its sha256, as in summary.json). docs/saved_models.md reads such a file
-without this package. Equal models of equal configurations are equal files: nothing in them tells of a machine, a folder
-or a time.
+(where they are known), `seed` (of the run, on which the constructor draws), what the samples are: `mean` and `std` (per
+channel, of pixels / 255) and `shape` (C, H, W) of uint8 images, or `vocabulary`, `length`, `padding` and `typical` of
+texts, `weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the
+beginning of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models
+of equal configurations are equal files: nothing in them tells of a machine, a folder or a time.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
 from pffdst.core.flat import initialise
+from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel
-from pffdst.models.inputs import Normalise
 
 __all__ = ["AVERAGE", "LAST", "Classifier", "ModelCard", "SavedModel", "load"]
 
@@ -57,18 +57,15 @@ _KINDS: Final = ("values/", "alive/", "frozen/")
 class ModelCard:
     """What has to be known of a model beside its tensors.
 
-    `target` is the class's import path and `arguments` are its constructor's; `shape` is (C, H, W) of the uint8 images;
-    `mean` and `std` are per channel, in units of pixel / 255. `class_names` is empty where
-    they are not known, `fingerprint` is that of the run's configuration. On the draw of the run's `seed` a constructor
-    makes again what it drew for the run.
+    `target` is the class's import path and `arguments` are its constructor's; `inputs` is what samples are to it.
+    `class_names` is empty where they are not known, `fingerprint` is that of the run's configuration. On the draw of
+    the run's `seed` a constructor makes again what it drew for the run.
     """
 
     target: str
     arguments: Mapping[str, Any]
     classes: int
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    inputs: Inputs
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     seed: int = 0
@@ -80,9 +77,7 @@ class ModelCard:
             "model": {"_target_": self.target, **self.arguments},
             "classes": self.classes,
             "class_names": list(self.class_names),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "shape": list(self.shape),
+            **self.inputs.words(),
             "fingerprint": self.fingerprint,
             "seed": self.seed,
         }
@@ -94,14 +89,11 @@ class ModelCard:
         if words["format"] != _FORMAT:
             raise ValueError(f"its format is {words['format']!r}, and this version reads {_FORMAT!r}")
         arguments = dict(words["model"])
-        channels, height, width = words["shape"]
         return cls(
             target=str(arguments.pop("_target_")),
             arguments=arguments,
             classes=int(words["classes"]),
-            shape=(channels, height, width),
-            mean=tuple(words["mean"]),
-            std=tuple(words["std"]),
+            inputs=Inputs.of_words(words),
             class_names=tuple(words.get("class_names", ())),
             fingerprint=str(words.get("fingerprint", "")),
             seed=int(words.get("seed", 0)),
@@ -125,7 +117,7 @@ class ModelCard:
         if not _makes_module(target):
             raise UserError(f"{self.target} is no class of torch modules; {how}")
         try:
-            return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.shape)
+            return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.inputs)
         except Exception as error:
             raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
 
@@ -210,29 +202,34 @@ class SavedModel:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
         dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
-        return Classifier(Normalise(self.card.mean, self.card.std, dtype=dtype), made, self.card).eval()
+        front = self.card.inputs.front(dtype, torch.contiguous_format, "cpu")
+        return Classifier(front, made, self.card).eval()
 
 
 @final
 class Classifier(nn.Module):
-    """Normalisation and network in one: uint8 images [B, C, H, W] to logits [B, classes]. `card` says the rest."""
+    """All in one: uint8 images [B, C, H, W], or numbers of tokens [B, L], to logits [B, classes].
 
-    def __init__(self, normalise: Normalise, network: nn.Module, card: ModelCard) -> None:
+    `card` says the rest.
+    """
+
+    def __init__(self, front: nn.Module, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
-        self.normalise = normalise
+        self.front = front
         self.network = network
         self.card = card
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits float32 [B, classes] of uint8 images [B, C, H, W]."""
-        return self.network(self.normalise(images))  # type: ignore[no-any-return]
+    def forward(self, samples: Tensor) -> Tensor:
+        """Logits float32 [B, classes] of raw samples."""
+        return self.network(self.front(samples))  # type: ignore[no-any-return]
 
 
 def load(run: str | Path, *, average: bool = False, network: nn.Module | None = None) -> Classifier:
     """The model of a finished run, ready to use: `pffdst.load("logs/runs/DATE/RUN")(images)` gives logits.
 
     `run` is the run's folder or a model's file; `average` chooses the server average in place of the last model.
-    `network` is needed where the model's class cannot be imported here. Images are uint8 [B, C, H, W].
+    `network` is needed where the model's class cannot be imported here. Images
+    are uint8 [B, C, H, W]; texts are numbers of tokens [B, L], as the run's tokenizer.json makes them.
 
     Raises:
         UserError: there is no such model, it is damaged, or its network cannot be made.

@@ -9,6 +9,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
+from pffdst.core.inputs import Inputs
 from pffdst.core.masks import Move
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel, Stage
@@ -40,9 +41,9 @@ class ServerRules:
 
     `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` makes quicker
     at first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
-    copy of the run's network and `shape` is that of one input, for rules that score weights. `known` are the first
-    stage's positions where clients make them themselves; `anew` gives values [N] of the network initialised on another
-    draw, for rules that start anew with so many weights per layer.
+    copy of the run's network and `inputs` are what samples are to it, for rules that score weights. `known` are the
+    first stage's positions where clients make them themselves; `anew` gives values [N] of the network initialised on
+    another draw, for rules that start anew with so many weights per layer.
     """
 
     method: Method
@@ -60,7 +61,7 @@ class ServerRules:
     keep: bool = True
     density: float = 1.0
     network: Callable[[], nn.Module] | None = None
-    shape: tuple[int, ...] = ()
+    inputs: Inputs | None = None
     known: Positions | None = None
     anew: Callable[[Sequence[int]], Tensor] | None = None
 
@@ -150,7 +151,7 @@ class Server:
             return False
         seed = derive_seed(rules.seed, "grow", stage.start)
         network = None if rules.network is None else rules.network()
-        chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.shape))
+        chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.inputs))
         if chosen is None:
             chosen = Move(None, rule.start_counts(self.model, stage), seed)
         if stage.index == 0 and rule.starts_anew:

@@ -15,6 +15,7 @@ from torch import nn
 from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.facts import Facts
 from pffdst.core.flat import FlatModule, initialise
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import generator_for
@@ -86,9 +87,8 @@ class SmallRun:
             codecs=Codecs(values_codec, Float32()),
             send_statistics=True,
             seed=seed,
-            mean=(0.5,),
-            std=(0.3,),
-            images=_images(seed),
+            inputs=ImageInputs((1, SIZE, SIZE), (0.5,), (0.3,)),
+            data=_images(seed),
             shares=Iid().split(_images(seed), _images(seed), CLIENTS, CLASSES, seed),
         )
         self.server = self._server(GlobalModel(layout, values, *_all(layout)), schedule, made, rounds)
@@ -121,7 +121,7 @@ class SmallRun:
                 ema=0.9,
                 density=0.5,
                 network=lambda: copy.deepcopy(network),
-                shape=(1, SIZE, SIZE),
+                inputs=setup.inputs,
                 anew=lambda _: FlatModule(initialise(self._make, setup.seed + 1), setup.layout).read(),
             ),
             FlatModule(network, setup.layout).read_buffers(),

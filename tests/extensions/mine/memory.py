@@ -2,7 +2,7 @@
 
 import torch
 
-from pffdst.data.dataset import Dataset, DataSource
+from pffdst.data.dataset import Dataset, DataSource, image_dataset
 from pffdst.data.samples import ImageSet
 
 
@@ -18,7 +18,7 @@ class Memory(DataSource):
         images[labels == 1, :, 3:5, :] = 200
         half = self.samples // 2
         train, test = (ImageSet(images[part].clone(), labels[part]) for part in (slice(half), slice(half, None)))
-        return Dataset(self.name, train, test, ("square", "bar"), (0.3,), (0.3,))
+        return image_dataset(self.name, train, test, ("square", "bar"), (0.3,), (0.3,))
 
     def problems(self, facts) -> list[str]:
         return []

@@ -5,36 +5,37 @@
 import logging
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, final
 
 import torch
 
 from pffdst.data.columns import Column, owners_of, shared_labels
-from pffdst.data.dataset import DataError, Dataset, DataSource, channel_statistics, shape_of
-from pffdst.data.samples import ImageSet
+from pffdst.data.dataset import DataError, Dataset, DataSource, channel_statistics, image_dataset, shape_of
+from pffdst.data.samples import ImageSet, Samples
 from pffdst.data.sources.decode import Form, resized
 
-__all__ = ["ImageSource", "Split"]
+__all__ = ["ImageSource", "Split", "assembled", "class_problems"]
 
 _log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Samples)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Images as they were read. `labels` and `owners` of `samples` are the codes of the columns of these names.
+class Split(Generic[S]):
+    """Samples as they were read. `labels` and `owners` of `samples` are the codes of the columns of these names.
 
     `remarks` are what a user should know of the reading.
     """
 
-    samples: ImageSet
+    samples: S
     labels: Column
     owners: Column | None = None
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def noted(cls, samples: ImageSet, notes: Mapping[str, Any]) -> "Split":
+    def noted(cls, samples: S, notes: Mapping[str, Any]) -> "Split[S]":
         """From samples and what `notes` gave."""
         labels = Column(samples.labels, *_restored(notes["labels"]))
         owners = None if samples.owners is None else Column(samples.owners, *_restored(notes["owners"]))
@@ -78,28 +79,15 @@ class ImageSource(DataSource, ABC):
         found = []
         if self.channels not in (None, 1, 3):
             found.append(f"dataset.channels must be 1, 3 or null, got {self.channels}")
-        for key, value, least in (("size", self.size, 1), ("resize", self.resize, 1), ("classes", self.classes, 2)):
-            if value is not None and value < least:
-                found.append(f"dataset.{key} must be {least} or more, or null, got {value}")
-        return found
+        for key, value in (("size", self.size), ("resize", self.resize)):
+            if value is not None and value < 1:
+                found.append(f"dataset.{key} must be 1 or more, or null, got {value}")
+        return [*found, *class_problems(self.classes)]
 
-    def assembled(self, train: Split, test: Split | None) -> Dataset:
+    def assembled(self, train: Split[ImageSet], test: Split[ImageSet] | None) -> Dataset:
         """The dataset of two splits, its labels and owners numbered alike in both; what is remarkable is logged."""
-        tested = Split(train.samples.take(torch.empty(0, dtype=torch.int64)), Column(torch.empty(0, dtype=torch.int64)))
-        tested = tested if test is None else test
-        for split, part in (("train", train), ("test", tested)):
-            for remark in part.remarks:
-                _log.info("dataset %s, %s split: %s", self.name, split, remark)
-        labels = shared_labels(
-            self.name,
-            train.labels,
-            tested.labels,
-            self.classes,
-            lambda line: _log.info("dataset %s: %s", self.name, line),
-        )
-        owners = owners_of(self.name, train.owners, tested.owners)
-        first = _numbered(train.samples, labels[0], owners[0])
-        return self.dataset(first, _numbered(tested.samples, labels[1], owners[1]), labels[2])
+        first, second, names = assembled(self.name, self.classes, train, test)
+        return self.dataset(first, second, names)
 
     def dataset(self, train: ImageSet, test: ImageSet, class_names: tuple[str, ...] | None = None) -> Dataset:
         """The dataset of these two sets; DataError where they differ from what is declared.
@@ -112,7 +100,7 @@ class ImageSource(DataSource, ABC):
         if class_names is None:
             class_names = tuple(map(str, range(self._count(train, test))))
         mean, std = self._statistics(train)
-        return Dataset(self.name, train, test, class_names, mean, std)
+        return image_dataset(self.name, train, test, class_names, mean, std)
 
     def _check_shape(self, train: ImageSet) -> None:
         size = None if self.resize is not None else self.size
@@ -138,12 +126,27 @@ class ImageSource(DataSource, ABC):
         return (mean if self.mean is None else tuple(self.mean)), (std if self.std is None else tuple(self.std))
 
 
-def _numbered(samples: ImageSet, labels: torch.Tensor, owners: torch.Tensor | None) -> ImageSet:
-    """The samples with these labels and owners; the labels' file no longer holds them where they are others."""
-    files = samples.files
-    if files is not None and labels is not samples.labels:
-        files = files[0], None
-    return replace(samples, labels=labels, owners=owners, files=files)
+def class_problems(classes: int | None) -> list[str]:
+    """A declared number of classes that no dataset could have."""
+    return [f"dataset.classes must be 2 or more, or null, got {classes}"] if classes is not None and classes < 2 else []
+
+
+def assembled(name: str, classes: int | None, train: Split[S], test: Split[S] | None) -> tuple[S, S, tuple[str, ...]]:
+    """Training and test samples, numbered alike, and the names of the classes; what is remarkable is logged."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    tested = Split(train.samples.take(nothing), Column(nothing)) if test is None else test
+    for split, part in (("train", train), ("test", tested)):
+        for remark in part.remarks:
+            _log.info("dataset %s, %s split: %s", name, split, remark)
+    first, second, names = shared_labels(
+        name, train.labels, tested.labels, classes, lambda line: _log.info("dataset %s: %s", name, line)
+    )
+    owners = owners_of(name, train.owners, tested.owners)
+    return (
+        train.samples.numbered(first, owners[0]),
+        tested.samples.numbered(second, owners[1]),
+        names,
+    )
 
 
 def _at_side(samples: ImageSet, side: int) -> ImageSet:

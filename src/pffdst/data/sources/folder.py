@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 
 from pffdst.core.facts import NOTHING_KNOWN, Facts
-from pffdst.data.cache import ImageCache
+from pffdst.data.cache import SampleCache
 from pffdst.data.columns import of_words, ranked
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
@@ -75,7 +75,7 @@ class FolderSource(ImageSource):
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        kept = ImageCache(Path(self.cache))
+        kept = SampleCache(Path(self.cache))
         train = _read(self._train, self.form, kept, f"{self.name} train")
         if self._test is None:
             return self.assembled(train, None)
@@ -134,12 +134,12 @@ def _others(folder: Path) -> int:
     return inside + sum(path.is_file() and _is_image(path.name) for path in folder.iterdir())
 
 
-def _read(folder: Path, form: Form, cache: ImageCache, what: str) -> Split:
+def _read(folder: Path, form: Form, cache: SampleCache, what: str) -> Split[ImageSet]:
     """All images of a split: from the cache when these very bytes lay in these classes before."""
     names = _classes(folder)
     files = [(path, code) for code, name in enumerate(names) for path in sorted(_files(folder / name))]
     key = _content_key(folder, [path for path, _ in files], form)
-    found = cache.load(key)
+    found = cache.load(key, ImageSet)
     if found is not None:
         return Split.noted(*found)
     labels = of_words(names, np.array([code for _, code in files], dtype=np.int64))

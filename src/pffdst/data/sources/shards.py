@@ -34,24 +34,29 @@ class Found:
 class TableFiles:
     """File name patterns of the training and the test shards in a folder, and the names of the columns.
 
-    `test` None stands for no test split. `image` or `label` None is read off the columns; `owner` None means that the
-    samples name no clients.
+    `test` None stands for no test split; a pattern may be several, with | between them. `content` (of images or texts)
+    or `label` None is read off the columns; `owner` None means that the samples name no clients. `node` is the
+    configuration's node of these keys.
     """
 
     train: str
     test: str | None
-    image: str | None
+    content: str | None
     label: str | None
     owner: str | None
+    node: str = "parquet"
 
     @classmethod
-    def from_mapping(cls, keys: Mapping[str, Any]) -> TableFiles:
-        """From the configuration's `dataset.parquet`; DataError when a key is missing or unknown."""
-        expected = {"train", "test", "image", "label", "owner"}
+    def from_mapping(cls, keys: Mapping[str, Any], node: str = "parquet", content: str = "image") -> TableFiles:
+        """From the configuration's `dataset.NODE`, whose column of contents is called `content`.
+
+        DataError when a key is missing or unknown.
+        """
+        expected = {"train", "test", content, "label", "owner"}
         if set(keys) != expected or keys["train"] is None:
-            raise DataError(f"dataset.parquet needs the keys {sorted(expected)}, got {sorted(keys)}")
+            raise DataError(f"dataset.{node} needs the keys {sorted(expected)}, got {sorted(keys)}")
         words = {key: None if value is None else str(value) for key, value in keys.items()}
-        return cls(str(keys["train"]), words["test"], words["image"], words["label"], words["owner"])
+        return cls(str(keys["train"]), words["test"], words[content], words["label"], words["owner"], node)
 
     def find(self, folder: Path) -> Found:
         """The splits in a folder: shards lying in it or in a folder of it, else a data set saved with save_to_disk.
@@ -77,7 +82,7 @@ class TableFiles:
         found = self.find(folder)
         if found.problems or found.train:
             return list(found.problems)
-        return [_nothing(folder, "train", self.train)]
+        return [_nothing(folder, self.node, "train", self.train)]
 
     def test_problems(self, folder: Path) -> list[str]:
         """Why there is no test split."""
@@ -86,16 +91,16 @@ class TableFiles:
             return []
         instead = "validation_share=0.2 holds out a part of the training set in its place"
         if self.test is None:
-            return [f"dataset.parquet.test=null leaves no test split: {instead}"]
-        return [f"{_nothing(folder, 'test', self.test)}; {instead}"]
+            return [f"dataset.{self.node}.test=null leaves no test split: {instead}"]
+        return [f"{_nothing(folder, self.node, 'test', self.test)}; {instead}"]
 
     def _doubled(self, folder: Path, train: Sequence[Path], test: Sequence[Path]) -> list[str]:
         both = sorted({path.name for path in train} & {path.name for path in test})
         if not both:
             return []
         return [
-            f"{both[0]} in {folder} matches both dataset.parquet.train={self.train!r} and "
-            f"dataset.parquet.test={self.test!r}; write narrower patterns"
+            f"{both[0]} in {folder} matches both dataset.{self.node}.train={self.train!r} and "
+            f"dataset.{self.node}.test={self.test!r}; write narrower patterns"
         ]
 
     def _saved(self, folder: Path) -> Found:
@@ -113,7 +118,7 @@ class TableFiles:
             if not path.is_file()
         )
         if not train:
-            line = f"{folder} holds the splits {', '.join(splits)}; write dataset.parquet.train=NAME of one of them"
+            line = f"{folder} holds the splits {', '.join(splits)}; write dataset.{self.node}.train=NAME of one of them"
             return Found(problems=(line,))
         return Found(tuple(train), tuple(test), missing)
 
@@ -146,17 +151,17 @@ def _saved_files(folder: Path) -> list[Path]:
 
 
 def _names(split: str, pattern: str | None) -> bool:
-    return pattern is not None and (split == pattern or fnmatch.fnmatch(f"{split}.parquet", pattern))
+    return pattern is not None and any(split == p or fnmatch.fnmatch(f"{split}.parquet", p) for p in pattern.split("|"))
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    return sorted({path for each in pattern.split("|") for path in folder.glob(each) if path.is_file()})
 
 
-def _nothing(folder: Path, split: str, pattern: str) -> str:
+def _nothing(folder: Path, node: str, split: str, pattern: str) -> str:
     return (
-        f"no file in {folder} matches dataset.parquet.{split}={pattern!r}; put the {split} shards there, "
-        f"name their folder with dataset.path=FOLDER or their names with dataset.parquet.{split}=PATTERN"
+        f"no file in {folder} matches dataset.{node}.{split}={pattern!r}; put the {split} files there, "
+        f"name their folder with dataset.path=FOLDER or their names with dataset.{node}.{split}=PATTERN"
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 from pffdst.core.facts import NOTHING_KNOWN, Facts
-from pffdst.data.cache import ImageCache
+from pffdst.data.cache import SampleCache
 from pffdst.data.dataset import DataError, Dataset
+from pffdst.data.samples import ImageSet
 from pffdst.data.sources.archive import ARCHIVES, Archive
 from pffdst.data.sources.base import ImageSource, Split
 from pffdst.data.sources.parquet import read_shards
@@ -86,7 +87,7 @@ class VisionSource(ImageSource):
         return (
             f"dataset {self.name} is not in {_folder(self.path)} ({reason}). Put one of these there:\n"
             f"  torchvision's archive: {self._archive.expected()}\n"
-            f"  parquet shards: {files.train} and {files.test}, with the columns {files.image} and {files.label}\n"
+            f"  parquet shards: {files.train} and {files.test}, with the columns {files.content} and {files.label}\n"
             "or name the folder that holds them: dataset.path=FOLDER dataset.download=false"
         )
 
@@ -126,15 +127,18 @@ class ParquetSource(ImageSource):
         return TableFiles.from_mapping(self.parquet)
 
 
+_Splits = tuple[Split[ImageSet], Split[ImageSet] | None]
+
+
 def _folder(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> tuple[Split, Split | None]:
+def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> _Splits:
     """Both splits; the test images take the channels of the training images."""
     digests = digests_of([*shards.train, *shards.test])
     first, second = ({path: digests[path] for path in split} for split in (shards.train, shards.test))
-    kept = ImageCache(Path(cache))
+    kept = SampleCache(Path(cache))
     train = read_shards(first, files, source.form, kept, f"{source.name} train")
     if train is None:
         raise DataError(f"{shards.train[0]}: it holds no rows; write the images into it, or name another file")

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from pffdst.core.inputs import Inputs
 from pffdst.core.masks import greatest_overall
 from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
@@ -21,10 +22,10 @@ __all__ = ["SynFlow"]
 class SynFlow(Rule):
     """Iterative synaptic flow: after iteration i of n a share d^(i/n) of the weights is left, over all layers.
 
-    The score is |w dR/dw| at the weights left, R the sum of the logits of an input of ones through the network with all
-    parameters and buffers replaced by their magnitudes, in inference mode and float64. What is dead stays dead. The
-    initial weights are scored, with their signs they are trained. A later stage's positions are chosen likewise among
-    what is not frozen, with the frozen ones always in place.
+    The score is |w dR/dw| at the weights left, R the sum of the logits of an input of ones (of tokens: of all of them
+    in turn) through the network with all parameters and buffers replaced by their magnitudes, in inference mode and
+    float64. What is dead stays dead. The initial weights are scored, with their signs they are trained. A later stage's
+    positions are chosen likewise among what is not frozen, with the frozen ones always in place.
     """
 
     derives_start: ClassVar[bool] = True
@@ -37,9 +38,9 @@ class SynFlow(Rule):
 
     def start(self, given: Start) -> Positions:
         """The trainable positions, as many as the stage has."""
-        if given.network is None:
+        if given.network is None or given.inputs is None:
             raise ValueError("Expected SynFlow to be given the run's network")
-        flow, frozen = _Flow(given.network, given.model.layout, given.shape), given.model.frozen_at
+        flow, frozen = _Flow(given.network, given.model.layout, given.inputs), given.model.frozen_at
         left = frozen.complement()
         total, count = len(left), sum(given.stage.counts)
         for i in range(1, self.iterations + 1):
@@ -51,9 +52,9 @@ class SynFlow(Rule):
 class _Flow:
     """A network of magnitudes that says what its weights let through. It is changed: nobody else may use it."""
 
-    def __init__(self, network: nn.Module, layout: Layout, shape: tuple[int, ...]) -> None:
+    def __init__(self, network: nn.Module, layout: Layout, inputs: Inputs) -> None:
         self._network = network.double().eval()
-        self._input = torch.ones(1, *shape, dtype=torch.float64)
+        self._input = inputs.full(torch.float64)
         with torch.no_grad():
             for tensor in (*network.parameters(), *network.buffers()):
                 if tensor.is_floating_point():

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pffdst.client.module import ClientModule
+from pffdst.core.inputs import ImageInputs, Normalise
 from pffdst.methods.local import LocalTraining
-from pffdst.models.inputs import Normalise
 
 IMAGES = torch.from_numpy(load_digits().images * 15.9375).round().to(torch.uint8).unsqueeze(1)[:64]
 MEAN, STD = (0.3053,), (0.3764,)
@@ -20,7 +20,9 @@ MEAN, STD = (0.3053,), (0.3764,)
 def test_it_is_what_training_does_to_the_bit(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     got = Normalise(MEAN, STD, dtype=dtype, memory_format=memory_format)(IMAGES)
     last, network = memory_format is torch.channels_last, nn.Linear(64, 10).to(dtype)
-    client = ClientModule(network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), MEAN, STD, channels_last=last)
+    client = ClientModule(
+        network, LocalTraining(1, 4, 0.1, 0.0, 0.0, 0.0), ImageInputs((1, 8, 8), MEAN, STD), channels_last=last
+    )
     assert torch.equal(got, client.inputs(IMAGES))
     assert torch.allclose(got.double(), (IMAGES.double() / 255 - MEAN[0]) / STD[0], rtol=1e-6, atol=1e-6)
     assert got.dtype == dtype

@@ -1,0 +1,225 @@
+"""What one sample is to a network: images are one case, sequences of tokens another.
+
+A batch of raw samples is one tensor, and so is what a network is given for it; `front` leads from one to the other in
+one place, for training, for evaluation and in front of a saved model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ImageInputs", "Inputs", "Normalise", "TokenInputs", "random_inputs"]
+
+
+class Inputs(ABC):
+    """One kind of samples of a data set. Frozen and picklable; equal for equal kinds."""
+
+    noun: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one raw sample; where samples differ in length, of the longest."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """What a model's constructor may be told of the samples, by the names of its parameters."""
+
+    @abstractmethod
+    def front(self, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device | str) -> nn.Module:
+        """The module that makes of raw samples what a network of this `dtype` is given."""
+
+    @abstractmethod
+    def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
+        """Random inputs of a network, on the CPU, from torch's global generator.
+
+        They are as long as samples are on average or, with `longest`, as long as any may be, and padded.
+        """
+
+    @abstractmethod
+    def full(self, dtype: torch.dtype) -> Tensor:
+        """One input of which every part counts [1, ...], the same each time."""
+
+    @abstractmethod
+    def raw(self, count: int) -> Tensor:
+        """Raw samples of no meaning, as long as any may be."""
+
+    @abstractmethod
+    def words(self) -> dict[str, Any]:
+        """Plain values that `of_words` reads."""
+
+    def fits(self, other: Inputs) -> bool:
+        """Whether a model of these samples can be asked of others."""
+        return type(self) is type(other) and self.shape == other.shape
+
+    def files(self) -> dict[str, str]:
+        """Texts by file name, which whoever uses a model of these samples needs beside it."""
+        return {}
+
+    @staticmethod
+    def of_words(words: Mapping[str, Any]) -> Inputs:
+        """From plain values. KeyError, TypeError or ValueError where they are none of a kind of samples."""
+        if "vocabulary" in words:
+            sizes = [int(words[key]) for key in ("vocabulary", "length", "padding", "typical")]
+            return TokenInputs(sizes[0], sizes[1], sizes[2], sizes[3])
+        channels, height, width = words["shape"]
+        return ImageInputs((int(channels), int(height), int(width)), tuple(words["mean"]), tuple(words["std"]))
+
+
+def random_inputs(of: Inputs | Sequence[int], count: int, dtype: torch.dtype, *, longest: bool = False) -> Tensor:
+    """Random inputs of a network for samples of a kind; a shape stands for standard normal ones of that shape."""
+    if isinstance(of, Inputs):
+        return of.random(count, dtype, longest=longest)
+    return torch.randn(count, *of, dtype=dtype)
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class ImageInputs(Inputs):
+    """Images uint8 [C, H, W]; `mean` and `std` have a number per channel, in units of pixel / 255."""
+
+    noun: ClassVar[str] = "images"
+    image: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.image
+
+    def arguments(self) -> dict[str, Any]:
+        """`channels`, and `size`, the side of the square images."""
+        return {"channels": self.image[0], "size": self.image[1]}
+
+    def front(self, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device | str) -> nn.Module:
+        """Normalisation."""
+        return Normalise(self.mean, self.std, dtype=dtype, memory_format=memory_format, device=device)
+
+    def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
+        """Standard normal pixels [count, C, H, W]; no image is longer than another."""
+        return torch.randn(count, *self.image, dtype=dtype)
+
+    def full(self, dtype: torch.dtype) -> Tensor:
+        """Ones."""
+        return torch.ones(1, *self.image, dtype=dtype)
+
+    def raw(self, count: int) -> Tensor:
+        """Black images."""
+        return torch.zeros(count, *self.image, dtype=torch.uint8)
+
+    def words(self) -> dict[str, Any]:
+        """`mean`, `std` and `shape`."""
+        return {"mean": list(self.mean), "std": list(self.std), "shape": list(self.image)}
+
+
+@final
+class Normalise(nn.Module):
+    """uint8 images [B, C, H, W] to (images / 255 - mean) / std, in a given `dtype` and `memory_format`.
+
+    `mean` and `std` have a number per channel, in units of pixel / 255. They are constants, not part of a state dict.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.memory_format = memory_format
+        for name, numbers in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(list(numbers), dtype=dtype, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's input, [B, C, H, W]. TypeError for images that are not uint8: they would be scaled twice."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"Expected uint8 images [B, C, H, W] with pixels 0 to 255, but got {images.dtype}")
+        scaled = images.to(self.mean.dtype, memory_format=self.memory_format).div_(255.0)
+        return scaled.sub_(self.mean).div_(self.std)
+
+
+# ---- sequences of tokens ---------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class TokenInputs(Inputs):
+    """Texts as numbers of tokens in 0..vocabulary-1, int32 [L] with L <= `length`.
+
+    A batch is padded behind with the token `padding`, which means nothing: networks look past it. `typical` is the mean
+    number of tokens, rounded up, for which FLOPs are counted. `tokenizer` is the JSON of the one that made them, of the
+    package tokenizers.
+    """
+
+    noun: ClassVar[str] = "texts"
+    vocabulary: int
+    length: int
+    padding: int
+    typical: int
+    tokenizer: str = field(default="", repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(length,)."""
+        return (self.length,)
+
+    def arguments(self) -> dict[str, Any]:
+        """`vocabulary`, `length` and `padding`."""
+        return {"vocabulary": self.vocabulary, "length": self.length, "padding": self.padding}
+
+    def front(self, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device | str) -> nn.Module:
+        """To int64, as embeddings take them."""
+        return _Numbers()
+
+    def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
+        """Random tokens int64 [count, L] without padding; with `longest` every second text is of one token."""
+        ids = torch.randint(self.vocabulary - 1, (count, self.length if longest else self.typical))
+        ids += ids >= self.padding
+        if longest:
+            ids[1::2, 1:] = self.padding
+        return ids
+
+    def full(self, dtype: torch.dtype) -> Tensor:
+        """A text of all the tokens in turn."""
+        ids = torch.arange(self.typical) % (self.vocabulary - 1)
+        return (ids + (ids >= self.padding))[None]
+
+    def raw(self, count: int) -> Tensor:
+        """Texts of one token many times over."""
+        return torch.full((count, self.length), int(self.padding == 0), dtype=torch.int32)
+
+    def words(self) -> dict[str, Any]:
+        """The numbers."""
+        return {**self.arguments(), "typical": self.typical}
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer."""
+        return {"tokenizer.json": self.tokenizer} if self.tokenizer else {}
+
+
+@final
+class _Numbers(nn.Module):
+    """Numbers of tokens [B, L] to int64."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """TypeError for what is no whole number."""
+        if tokens.is_floating_point():
+            raise TypeError(f"Expected the numbers of tokens [B, L] as int32 or int64, but got {tokens.dtype}")
+        return tokens.long()

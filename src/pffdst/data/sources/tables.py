@@ -1,0 +1,198 @@
+"""Tables of samples, a row each: parquet and arrow files, and files of separated values (.csv, .tsv) with a header."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from pyarrow import csv
+
+from pffdst.data.columns import Column, of_words
+from pffdst.data.dataset import DataError
+from pffdst.data.sources.decode import CHUNK
+from pffdst.data.sources.shards import TableFiles
+
+__all__ = [
+    "Table",
+    "chosen_column",
+    "class_names",
+    "column_of",
+    "is_label",
+    "label_columns",
+    "named_errors",
+    "thrifty_arrow",
+]
+
+_SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
+
+
+@contextlib.contextmanager
+def thrifty_arrow() -> Iterator[None]:
+    """Arrow takes memory from the C library: its own allocator keeps what it frees for the rest of the run."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """One file with its columns' types and number of rows."""
+
+    path: Path
+    schema: pa.Schema
+    rows: int
+
+    @classmethod
+    def of(cls, path: Path) -> Table:
+        """What a file says of itself. DataError where it cannot be read."""
+        with named_errors(path):
+            if path.suffix == ".arrow":
+                with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                    return cls(path, stream.schema, sum(batch.num_rows for batch in stream))
+            if path.suffix in _SEPARATED:
+                read = _separated(path)
+                return cls(path, read.schema, read.num_rows)
+            with pq.ParquetFile(path) as table:
+                return cls(path, table.schema_arrow, int(table.metadata.num_rows))
+
+    def batches(self, column: str) -> Iterator[pa.Array]:
+        """A column, piece by piece."""
+        with named_errors(self.path):
+            if self.path.suffix == ".arrow":
+                with pa.memory_map(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
+                    for batch in stream:
+                        for start in range(0, batch.num_rows, CHUNK):
+                            yield batch.column(column).slice(start, CHUNK)
+                return
+            if self.path.suffix in _SEPARATED:
+                yield from _separated(self.path, column, self.schema.field(column).type).column(column).chunks
+                return
+            with pq.ParquetFile(self.path) as table:
+                for batch in table.iter_batches(CHUNK, columns=[column]):
+                    yield batch.column(column)
+
+    def checked(self, column: str) -> Iterator[tuple[int, pa.Array]]:
+        """The pieces of a column with the number of their first row; DataError at a null."""
+        first = 0
+        for cells in self.batches(column):
+            values = pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
+            if values.null_count:
+                index = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+                raise DataError(f"{self.path}, row {first + index}: {_null(column, cells[index].as_py())}")
+            yield first, values
+            first += len(values)
+
+
+def _null(column: str, cell: Any) -> str:
+    named = cell.get("path") if isinstance(cell, dict) else None
+    if named is not None:
+        return f"column {column!r} names the file {named} and holds no bytes; write the file's bytes into the column"
+    return f"the cell of column {column!r} is null; fill it or drop the row"
+
+
+def _separated(path: Path, column: str | None = None, kind: pa.DataType | None = None) -> pa.Table:
+    """A file of separated values: all of it, or one column of a type. Cells that are empty are words, not null."""
+    return csv.read_csv(
+        path,
+        parse_options=csv.ParseOptions(delimiter=_SEPARATED[path.suffix], newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            include_columns=None if column is None else [column],
+            column_types=None if column is None else {column: kind},
+            strings_can_be_null=False,
+        ),
+    )
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Whatever the reader finds wrong with the file becomes a DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        kind = path.suffix.lstrip(".") if path.suffix in (".arrow", *_SEPARATED) else "parquet"
+        raise DataError(f"{path}: the {kind} file cannot be read ({error}); it is damaged or no {kind}") from error
+
+
+def chosen_column(
+    table: Table, files: TableFiles, key: str, given: str | None, candidates: Callable[[Table], list[str]]
+) -> str:
+    """The column asked for, else the only one it can be. DataError where there is none, with the columns there are."""
+    found = [given] if given is not None else candidates(table)
+    if len(found) == 1 and found[0] in table.schema.names:
+        return str(found[0])
+    columns = ", ".join(table.schema.names)
+    what = f"there is no column {given!r}" if given is not None else f"which column is the {key} cannot be told"
+    setting = "partition.column" if key == "owner" else f"dataset.{files.node}.{key}"
+    raise DataError(f"{table.path}: {what}; its columns are {columns}: write {setting}=COLUMN")
+
+
+def label_columns(table: Table, owner: str | None) -> list[str]:
+    """The columns with named classes, else one called label, else all of integers or words."""
+    able = [field.name for field in table.schema if is_label(field.type) and field.name != owner]
+    for narrowed in ([n for n in able if class_names(table, n)], [n for n in able if n in ("label", "labels")]):
+        if narrowed:
+            return narrowed
+    return able
+
+
+def is_label(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold labels or owners."""
+    is_ = pa.types
+    if is_.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(is_.is_integer(kind) or is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind))
+
+
+def class_names(table: Table, column: str) -> tuple[str, ...]:
+    """Names that the metadata of `datasets` give the column's numbers; none where there are no such metadata."""
+    try:
+        features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        feature = features[column]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else ()
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def column_of(tables: Sequence[Table], name: str, names: tuple[str, ...]) -> Column:
+    """Labels or owners of all rows."""
+    parts = [part for table in tables for part in _values(table, name)]
+    if len({part.type for part in parts}) > 1:
+        raise DataError(
+            f"{tables[0].path}: column {name!r} holds numbers, that of another file words; write them alike"
+        )
+    values = pa.chunked_array(parts).combine_chunks()
+    if pa.types.is_integer(values.type):
+        codes = torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+        return Column(codes, "classes", names) if names else Column(codes)
+    coded = values.dictionary_encode()
+    return of_words(coded.dictionary.to_pylist(), coded.indices.cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def _values(table: Table, name: str) -> Iterator[pa.Array]:
+    """Pieces of a column as int64 or as words."""
+    for first, values in table.checked(name):
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_integer(values.type):
+            with named_errors(table.path):
+                yield values.cast(pa.int64())
+            continue
+        words = values.cast(pa.large_string())
+        if (row := pc.index(words, pa.scalar("", pa.large_string())).as_py()) >= 0:
+            raise DataError(
+                f"{table.path}, row {first + row}: the cell of column {name!r} is empty; fill it or drop the row"
+            )
+        yield words

@@ -1,0 +1,197 @@
+"""Texts with labels in tables: parquet, arrow, .csv or .tsv, numbered once and kept by their content."""
+
+# Annotations are left unquoted: the check of a configuration reads them off the constructor.
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import pyarrow as pa
+
+from pffdst.core.facts import NOTHING_KNOWN, Facts
+from pffdst.core.inputs import TokenInputs
+from pffdst.data.cache import SampleCache
+from pffdst.data.dataset import DataError, Dataset, DataSource
+from pffdst.data.sources.base import Split, assembled, class_problems
+from pffdst.data.sources.shards import TableFiles, digests_of
+from pffdst.data.sources.tables import (
+    Table,
+    chosen_column,
+    class_names,
+    column_of,
+    is_label,
+    label_columns,
+    thrifty_arrow,
+)
+from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, trained
+from pffdst.data.texts import TextSet
+
+__all__ = ["TextSource"]
+
+_FORMAT = 1  # of the numbered texts: a change makes every kept file stale
+_LEAST = 100  # tokens that a vocabulary needs: letters alone are dozens
+
+
+@final
+@dataclass(frozen=True)
+class TextSource(DataSource):
+    """Texts of the files in the folder `path`, a row each.
+
+    `length`: the most tokens of a text, of which what is longer is cut. `tokenizer` is a Hugging Face folder; null
+    trains one on the training texts, of at most `vocabulary` tokens, `lowercase` or not.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("vocabulary", "length", "padding")
+
+    name: str
+    path: str
+    cache: str
+    classes: int | None
+    length: int
+    tokenizer: str | None
+    vocabulary: int
+    lowercase: bool
+    files: Mapping[str, Any]
+
+    def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
+        """Settings out of range, and files that are not there."""
+        found = class_problems(self.classes)
+        if self.length < 4:
+            found.append(f"dataset.length, the most tokens of a text, must be 4 or more, got {self.length}; write 64")
+        if self.vocabulary < _LEAST:
+            found.append(f"dataset.vocabulary must be {_LEAST} tokens or more, got {self.vocabulary}; write 8000")
+        if self.tokenizer is not None and not _folder(self.tokenizer).is_dir():
+            found.append(
+                f"dataset.tokenizer must name a folder with a tokenizer, but {_folder(self.tokenizer)} is none; "
+                "write dataset.tokenizer=null to train one on the training texts"
+            )
+        if not _folder(self.path).is_dir():
+            return [*found, f"dataset.path must name the folder of the files, but {_folder(self.path)} is none"]
+        return [*found, *self._tables.problems(_folder(self.path))]
+
+    def test_problems(self) -> list[str]:
+        """Test files that are not there."""
+        return self._tables.test_problems(_folder(self.path))
+
+    def load(self, seed: int) -> Dataset:
+        """The files' own split, whatever the seed."""
+        del seed
+        if problems := self.problems():
+            raise DataError("\n".join(problems))
+        found = self._tables.find(_folder(self.path))
+        digests = digests_of([*found.train, *found.test])
+        maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train))
+        train = maker.split(found.train, digests)
+        if train is None:
+            raise DataError(f"{found.train[0]}: it holds no rows; write the texts into it, or name another file")
+        first, second, names = assembled(self.name, self.classes, train, maker.split(found.test, digests))
+        tokens = maker.tokens
+        assert tokens is not None  # the training split has them
+        typical = math.ceil(len(first.tokens) / len(first))
+        inputs = TokenInputs(tokens.vocabulary, self.length, tokens.padding, max(typical, 1), tokens.json)
+        return Dataset(self.name, first, second, names, inputs)
+
+    @property
+    def _tables(self) -> TableFiles:
+        return TableFiles.from_mapping(self.files, "files", "text")
+
+
+class _Maker:
+    """Reads splits, the training split first: the tokenizer is made of it, or lies in a folder."""
+
+    def __init__(self, source: TextSource, cache: SampleCache, training: str) -> None:
+        self._source, self._cache, self._files = source, cache, source._tables
+        where = None if source.tokenizer is None else folder_digest(_folder(source.tokenizer))
+        self._way = (where,) if where else (training, source.vocabulary, source.lowercase)
+        self.tokens: Tokens | None = None
+
+    def split(self, paths: Sequence[Path], digests: Mapping[Path, str]) -> Split[TextSet] | None:
+        """A split, from the cache when these very bytes were numbered so before; None for no rows."""
+        files, source = self._files, self._source
+        columns = (files.content, files.label, files.owner)
+        asked = (_FORMAT, "text", columns, source.length, self._way, [digests[path] for path in paths])
+        name = hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
+        kept = self._cache.load(name, TextSet)
+        if kept is not None:
+            self.tokens = Tokens(*kept[1]["tokens"])
+            return Split.noted(*kept)
+        with thrifty_arrow():
+            tables = [table for path in paths if (table := Table.of(path)).rows]
+            if not tables:
+                return None
+            fresh, tokens = self._read(tables)
+        notes = {**fresh.notes(), "tokens": [tokens.json, tokens.vocabulary, tokens.padding]}
+        return Split.noted(self._cache.store(name, fresh.samples, notes), notes)
+
+    def _read(self, tables: Sequence[Table]) -> tuple[Split[TextSet], Tokens]:
+        files = self._files
+        label = chosen_column(tables[0], files, "label", files.label, lambda table: _labels_of(table, files))
+        text = chosen_column(tables[0], files, "text", files.content, lambda table: _texts_of(table, files, label))
+        _check(tables, files, text, label)
+        texts = [cell for table in tables for _, cells in table.checked(text) for cell in cells.to_pylist()]
+        tokens = self._tokens(texts)
+        labels = column_of(tables, label, class_names(tables[0], label))
+        samples, cut = numbered(texts, tokens, self._source.length, labels.codes)
+        owners = None if files.owner is None else column_of(tables, files.owner, ())
+        if owners is not None:
+            samples = samples.numbered(labels.codes, owners.codes)
+        return Split(samples, labels, owners, _remarks(texts, cut, self._source.length)), tokens
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        source = self._source
+        if self.tokens is None and source.tokenizer is not None:
+            self.tokens = of_folder(_folder(source.tokenizer))
+        if self.tokens is None:
+            self.tokens = trained(texts, source.vocabulary, source.lowercase)
+        return self.tokens
+
+
+def _folder(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _remarks(texts: Sequence[str], cut: int, length: int) -> tuple[str, ...]:
+    lines, empty = [], sum(not text.strip() for text in texts)
+    if empty:
+        lines.append(f"{empty:,} of {len(texts):,} texts are empty: they are kept, as texts without a word")
+    if cut:
+        lines.append(
+            f"{cut:,} of {len(texts):,} texts are longer than dataset.length={length} tokens: they are cut there"
+        )
+    return tuple(lines)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _labels_of(table: Table, files: TableFiles) -> list[str]:
+    """The columns that can be the label, the text's left out: what is called label, else the numbers."""
+    if named := [name for name in table.schema.names if name in ("label", "labels")]:
+        return named
+    able = [name for name in label_columns(table, files.owner) if name != files.content]
+    numbers = [name for name in able if not _is_text(table.schema.field(name).type)]
+    return able if len(able) == 1 else numbers or able
+
+
+def _texts_of(table: Table, files: TableFiles, label: str) -> list[str]:
+    """The columns of words that are neither label nor owner; of several the one called text or sentence."""
+    able = [f.name for f in table.schema if _is_text(f.type) and f.name not in (label, files.owner)]
+    named = [name for name in able if name in ("text", "sentence")]
+    return named if len(named) == 1 else able
+
+
+def _check(tables: Sequence[Table], files: TableFiles, text: str, label: str) -> None:
+    """DataError where a file lacks a column, or one holds something else."""
+    for table in tables:
+        for key, column in (("text", text), ("label", label), ("owner", files.owner)):
+            if column is None:
+                continue
+            chosen_column(table, files, key, column, lambda _: [])
+            kind = table.schema.field(column).type
+            if not (_is_text(kind) if key == "text" else is_label(kind)):
+                wanted = "texts must be words" if key == "text" else f"{key}s must be integers or words"
+                raise DataError(f"{table.path}: {wanted}, column {column!r} holds {kind}; write dataset.files.{key}=")

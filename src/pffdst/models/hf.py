@@ -1,0 +1,105 @@
+"""Any sequence-classification model of a local Hugging Face folder."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pffdst.core.errors import UserError, needs
+from pffdst.models.transformer import seen
+
+__all__ = ["sequence_classifier"]
+
+
+def sequence_classifier(
+    vocabulary: int,
+    length: int,
+    padding: int,
+    classes: int,
+    *,
+    path: str,
+    pretrained: bool = True,
+    attention: str = "eager",
+) -> nn.Module:
+    """The model of the folder `path`, with a classifier of `classes` outputs; `pretrained` False takes sizes alone.
+
+    `attention` is transformers' own choice of how it is computed. Weights are read from safetensors alone, and no code
+    of the folder is run. UserError where the folder has no such model, or its vocabulary or length is too small.
+    """
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"model.path must name a Hugging Face folder, but {folder} is none")
+    try:
+        import transformers
+    except ImportError as error:
+        raise needs("model=hf", error, "text") from error
+    with _quietly(transformers):
+        try:
+            config: Any = transformers.AutoConfig.from_pretrained(str(folder), num_labels=classes, **_LOCAL)
+            _check(config, vocabulary, length)
+            config.pad_token_id = padding
+            config._attn_implementation = attention
+            kind: Any = transformers.AutoModelForSequenceClassification
+            if not pretrained:
+                return _Logits(kind.from_config(config), padding)
+            made = kind.from_pretrained(
+                str(folder), config=config, use_safetensors=True, ignore_mismatched_sizes=True, **_LOCAL
+            )
+            return _Logits(made.float(), padding)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"model.path: {folder} holds no sequence-classification model that can be read ({why}); save one there "
+                "with save_pretrained (safetensors)"
+            ) from error
+
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+class _Logits(nn.Module):
+    """Tokens alone to logits alone."""
+
+    def __init__(self, model: nn.Module, padding: int) -> None:
+        super().__init__()
+        self.model = model
+        self.padding = padding
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 [B, L] to logits [B, classes]; padding is looked past."""
+        mask = seen(tokens, self.padding).long()
+        return self.model(input_ids=tokens, attention_mask=mask, return_dict=True).logits  # type: ignore[no-any-return]
+
+
+def _check(config: Any, vocabulary: int, length: int) -> None:
+    known = getattr(config, "vocab_size", None)
+    if known is not None and vocabulary > known:
+        raise UserError(
+            f"the tokenizer has {vocabulary:,} tokens, the model of model.path knows {known:,}: they are not a pair; "
+            "write dataset.tokenizer=FOLDER of the model"
+        )
+    places = getattr(config, "max_position_embeddings", None)
+    spare = int(config.pad_token_id or 0) + 1 if "roberta" in str(config.model_type) else 0  # its places begin there
+    if places is not None and length > places - spare:
+        raise UserError(f"dataset.length={length}, but the model takes {places - spare} tokens: write dataset.length=")
+
+
+@contextlib.contextmanager
+def _quietly(transformers: Any) -> Iterator[None]:
+    """Without its remarks on a classifier that the folder lacks, which is what one trains."""
+    before, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        if bar:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,130 @@
+"""A Hugging Face model as a user has it: a folder. It is made here, small and at random."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import pffdst
+from pffdst.cli import export
+from pffdst.config.check import ConfigError
+from pffdst.core.flat import coverage
+from pffdst.experiment import Experiment
+from pffdst.run import play_round, run
+from pffdst.runs import checkpoint
+from tests.text.conftest import BAD, FILLING, GOOD
+from tests.text.test_runs import played, same
+
+transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and a BERT of two layers."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *FILLING]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizerFast(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def hf(make: Make, bert: Path) -> Make:
+    return lambda *overrides, **keys: make("model=hf", f"model.path={bert}", *overrides, **keys)
+
+
+def test_its_encoder_has_masks_its_embeddings_and_classifier_none_and_its_weights_are_the_folder_s(
+    hf: Make, bert: Path
+) -> None:
+    setup = hf("rounds=4").setup
+    masked = {e.name for e in setup.layout.layers}
+    assert len(masked) == 13  # of each layer six, and the pooler
+    assert {e.name for e in coverage(setup.layout).dense} == {
+        "model.bert.embeddings.word_embeddings.weight",
+        "model.bert.embeddings.position_embeddings.weight",
+        "model.bert.embeddings.token_type_embeddings.weight",
+        "model.classifier.weight",
+    }
+    stored = transformers.BertForMaskedLM.from_pretrained(bert).state_dict()
+    own = setup.network.state_dict()
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    assert torch.equal(own[f"model.{name}"], stored[name])
+    assert setup.inputs.arguments() == {"vocabulary": 27, "length": 16, "padding": 0}
+    assert "model.classifier.weight" in {e.name for e in hf("rounds=4", "model.dense=[]").setup.layout.layers}
+
+
+def test_a_round_in_every_engine(hf: Make) -> None:
+    asked = ("rounds=4", "readjust.schedule.interval=1")
+    exact = played(hf("engine.exact=true", *asked))
+    for engine in ("engine=trainer", "engine.workers=1"):
+        assert same(exact, played(hf(engine, *asked)))
+    batched = played(hf("engine=batched", "engine.device=cpu", *asked))
+    assert torch.allclose(exact.server.model.values, batched.server.model.values, atol=1e-5)
+
+
+def test_masks_freezing_resume_and_export(hf: Make, tmp_path: Path) -> None:
+    asked = ("engine.exact=true", "rounds=6", "sparsity=0.9", "optimizer=adamw", "lr=0.003")
+    whole = hf(*asked, folder=tmp_path / "whole")
+    frozen: list[torch.Tensor] = []
+    with whole.engine.open(whole.setup), whole.loggers as loggers:
+        loggers.open(whole.info, None)
+        for t in range(whole.rounds):
+            play_round(whole, t)
+            model = whole.server.model
+            assert not bool(model.weights[~model.alive].any())
+            frozen += [model.weights[model.frozen_at.bits]] if len(model.frozen_at) else []
+            if t == 3:
+                whole.save()
+                state = checkpoint.load(whole.checkpoints / "last.ckpt")
+    assert len(frozen) == 3
+    assert all(torch.equal(values, frozen[0]) for values in frozen)
+    assert len(whole.server.model.alive_at) == round(0.1 * whole.setup.layout.maskable)
+    summary = whole.finish()
+    again = run(hf(*asked, folder=tmp_path / "again"), state)
+    assert again["model_sha256"] == summary["model_sha256"]
+    tokens = whole.evaluator._test.part(slice(0, 5))
+    logits = pffdst.load(tmp_path / "whole")(tokens)
+    assert export.main([str(tmp_path / "whole"), "--to", "plain"]) == 0
+    assert export.main([str(tmp_path / "whole"), "--to", "pt2"]) == 0
+    program = torch.export.load(tmp_path / "whole/model.pt2").module()
+    padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
+    assert torch.allclose(program(padded), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.path=/nowhere"], "model.path must name a Hugging Face folder, but /nowhere is none"),
+        (["dataset.tokenizer=null"], "the tokenizer has .* tokens, the model of model.path knows 27"),
+        (["dataset.length=64"], "dataset.length=64, but the model takes 20 tokens: write dataset.length="),
+        (["model.dense=[head]"], "'head' names none; there are model.bert"),
+    ],
+)
+def test_what_does_not_fit_is_told(hf: Make, overrides: list[str], said: str) -> None:
+    more = ["dataset.tokenizer=null"] if "nowhere" in overrides[0] else []
+    with pytest.raises(ConfigError, match=said):
+        hf("rounds=4", *overrides, *more)
+
+
+def test_a_folder_without_safetensors_is_told(make: Make, bert: Path, tmp_path: Path) -> None:
+    """Weights of pickle are never read."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    for path in bert.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "pytorch_model.bin").write_bytes(b"no weights")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
+    with pytest.raises(ConfigError, match="holds no sequence-classification model that can be read"):
+        make("model=hf", f"model.path={folder}", "rounds=4")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from pffdst import records
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
@@ -52,7 +53,6 @@ from pffdst.methods.stages import stages_with_weights
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
-from pffdst.models.saved import ModelCard
 from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.codecs.floats import Float32
@@ -197,9 +197,9 @@ def _named(node: Any) -> list[Any]:
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
-    made, engine = parts(cfg), _engine(cfg)
+    made, engine, plain = parts(cfg), _engine(cfg), _plain(cfg)
     dataset, setup = made.dataset, made.setup
-    engine.brief = brief(_plain(cfg), dataset)
+    engine.brief = brief(plain, dataset)
     if cfg.partition.get("save") is not None:
         write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
     for rule in setup.method:
@@ -211,7 +211,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         info=_run_info(cfg, folder, setup),
         fingerprint=identity,
         content=_content(cfg, dataset, made.network),
-        labels=_labels(cfg, dataset, network),
+        labels=records.labels(plain, dataset, network),
         rounds=cfg.rounds,
         eval_every=cfg.eval_every,
         eval_every_bytes=cfg.eval_every_bytes,
@@ -228,7 +228,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         ),
         loggers=_loggers(cfg, setup.layout),
         observers=tuple(_named(cfg.observers)),
-        card=_card(cfg, dataset, identity),
+        card=records.card(plain["model"], dataset, identity, cfg.seed),
         evaluated_on=evaluated_on(cfg.validation_share),
         profile=cfg.profile,
     )
@@ -376,30 +376,3 @@ def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
             asks = accepted is None or "num_classes" in accepted
             made[str(name)] = instantiate(node, **({"num_classes": classes} if asks else {}))
     return made
-
-
-def _card(cfg: DictConfig, dataset: Dataset, identity: str) -> ModelCard:
-    """What the saved model tells of itself."""
-    arguments = OmegaConf.to_container(cfg.model, resolve=True)
-    assert isinstance(arguments, dict)
-    arguments.pop("dense", None)
-    told = {**dataset.inputs.arguments(), "classes": dataset.classes}
-    return ModelCard(
-        target=str(arguments.pop("_target_")),
-        arguments={str(key): value for key, value in arguments.items()} | told,
-        classes=dataset.classes,
-        inputs=dataset.inputs,
-        class_names=dataset.class_names,
-        fingerprint=identity,
-        seed=cfg.seed,
-    )
-
-
-def _labels(cfg: DictConfig, dataset: Dataset, network: FlatModule) -> dict[str, Any]:
-    return {
-        "method": cfg.label,
-        "dataset": dataset.name,
-        "model": type(network.module).__name__,
-        "seed": cfg.seed,
-        "sparsity_target": cfg.sparsity,
-    }

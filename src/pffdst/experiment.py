@@ -307,10 +307,18 @@ class Experiment:
         return summary
 
     def passed(self, done: Round) -> None:
-        """Notes that the round is over, and says whose updates it refused."""
+        """Notes that the round is over, and says whose updates it refused. UserError where the run's folder is gone."""
+        self.look_for_folder()
         say.rejected(done)
         self.progress.rejected += len(done.record.rejected)
         self.progress.t = done.plan.t + 1
+
+    def show(self, done: Round) -> None:
+        """Observers look at the round; where one of them ends the run, it has its scores."""
+        for observer in self.observers:
+            self.progress.stop = observer.on_round(self, done) or self.progress.stop
+        if self.progress.stop is not None:
+            self.progress.row = self.score_last(self.progress.row, done.plan)
 
     def log(self, done: Round) -> None:
         """A row for the loggers; a round before the first (t < 0) has none and is told in words."""

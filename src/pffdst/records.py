@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pffdst.core.flat import coverage
+from pffdst.core.flat import FlatModule, coverage
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
+from pffdst.data.dataset import Dataset
 from pffdst.measure.stopwatch import Stopwatch
 from pffdst.metrics import names
 from pffdst.metrics.clients import ClientRecord
@@ -25,8 +26,10 @@ from pffdst.wire.uplink import Report
 
 __all__ = [
     "Scores",
+    "card",
     "cost_row",
     "finals",
+    "labels",
     "mask_row",
     "score_row",
     "sizes",
@@ -135,3 +138,31 @@ def write_models(
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """summary.json."""
     files.write_whole(folder / files.SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
+
+
+# ---- what a run is called --------------------------------------------------------------------------------------------
+
+
+def card(model: Mapping[str, Any], dataset: Dataset, identity: str, seed: int) -> ModelCard:
+    """What the saved model tells of itself; `model` is its node of the configuration, in plain values."""
+    told = {**dataset.inputs.arguments(), "classes": dataset.classes}
+    return ModelCard(
+        target=str(model["_target_"]),
+        arguments={key: value for key, value in model.items() if key not in ("_target_", "dense")} | told,
+        classes=dataset.classes,
+        inputs=dataset.inputs,
+        class_names=dataset.class_names,
+        fingerprint=identity,
+        seed=seed,
+    )
+
+
+def labels(config: Mapping[str, Any], dataset: Dataset, network: FlatModule) -> dict[str, Any]:
+    """What a run is told apart by."""
+    return {
+        "method": config["label"],
+        "dataset": dataset.name,
+        "model": type(network.module).__name__,
+        "seed": config["seed"],
+        "sparsity_target": config["sparsity"],
+    }

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from typing import Any
 
 from pffdst.core import ending
-from pffdst.core.errors import UserError
 from pffdst.cost.ledger import unpacked
 from pffdst.experiment import Experiment
 from pffdst.loggers import say
@@ -27,32 +25,17 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
         if state is not None:
             experiment.restore(state)
         loggers.open(experiment.info, None if state is None else state["loggers"])
-        with _ending_well(experiment):
+        with ending.ending_well(experiment.save_unsaved):
             for t in range(progress.t, experiment.rounds):
                 play_round(experiment, t)
                 traced()
                 if progress.stop is not None:
                     say.stopped(t, progress.stop)
                     break
-                if ending.told():
-                    experiment.save()
-                ending.stop_if_told()
+                ending.stop_if_told(experiment.save)
             summary = experiment.finish()
         loggers.summary(summary)
     return summary
-
-
-@contextmanager
-def _ending_well(experiment: Experiment) -> Iterator[None]:
-    """Whatever ends the rounds, those that are done are not lost; and a signal keeps its name."""
-    with ending.may_finish():
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError, UserError):
-                experiment.save_unsaved()
-            ending.stop_if_told()  # libraries make exceptions of their own of it
-            raise
 
 
 def play_round(experiment: Experiment, t: int) -> Round:
@@ -65,12 +48,8 @@ def play_round(experiment: Experiment, t: int) -> Round:
     with watch.part("aggregate"):
         done.conclude()
     experiment.passed(done)
-    experiment.look_for_folder()
     progress.row = experiment.row(done.plan, done.record, time.monotonic() - began)
-    for observer in experiment.observers:
-        progress.stop = observer.on_round(experiment, done) or progress.stop
-    if progress.stop is not None:
-        progress.row = experiment.score_last(progress.row, done.plan)
+    experiment.show(done)
     with watch.part("log"):
         experiment.log(done)
     experiment.lap(began)
@@ -82,12 +61,10 @@ def play_round(experiment: Experiment, t: int) -> Round:
 def exchange(experiment: Experiment, now: Round) -> None:
     """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn."""
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
-    method = setup.method
-    probes, epochs = method.probes(plan.stage, plan.t), setup.epochs(plan.t)
-    ledger.begin(now.planned, epochs=epochs, probes=probes, dense=method.dense_steps(plan.stage, plan.t), news=now.news)
-    away = experiment.engine.away(plan.cohort, plan.t)
+    probes, dense = setup.method.probes(plan.stage, plan.t), setup.method.dense_steps(plan.stage, plan.t)
+    ledger.begin(now.planned, epochs=setup.epochs(plan.t), probes=probes, dense=dense, news=now.news)
     with watch.part("encode"):
-        tasks = now.tasks(away)
+        tasks = now.tasks(experiment.engine.away(plan.cohort, plan.t))
     for task in tasks:
         ledger.down(task)
     for done, update in enumerate(watch.over("clients", experiment.engine.run(tasks)), start=1):

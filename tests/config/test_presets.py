@@ -35,19 +35,25 @@ def composed(*overrides: str) -> Composed:
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("method", "experiment")])
 def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    run = composed(f"{group}={option}")
+    beside = {"text": ["model=text_transformer"], "sst2": ["model=text_transformer"]}
+    beside |= {"hf": ["dataset=text"], "text_transformer": ["dataset=text"]}
+    run = composed(f"{group}={option}", *beside.get(option, []))
     found = problems_of(run.cfg, run.choices)
     # An option may need a value, or another option beside it; nothing else is wrong with any.
     needs = {
-        "parquet": "dataset.path is missing",
-        "folder": "dataset.path is missing",
-        "column": "partition.column is missing",
-        "file": "partition.path is missing",
-        "lenet": "model=lenet needs images of at least 13x13",
+        "parquet": ("dataset.path is missing",),
+        "folder": ("dataset.path is missing",),
+        "text": ("dataset.path is missing",),
+        "text_transformer": ("dataset.path is missing",),
+        "sst2": ("dataset.path must name the folder", "no file in"),
+        "hf": ("dataset.path is missing", "model.path is missing"),
+        "column": ("partition.column is missing",),
+        "file": ("partition.path is missing",),
+        "lenet": ("model=lenet needs images of at least 13x13",),
     }
     if option in needs:
-        assert len(found) == 1
-        assert found[0].startswith(needs[option])
+        assert found
+        assert all(line.startswith(needs[option]) for line in found)
         return
     advised = [word for line in found for word in re.findall(r"write ([\w./]+=\S+)", line)]
     assert len(advised) >= len(found), "each line says what to write"

@@ -152,7 +152,7 @@ def test_every_client_gets_the_servers_model_whenever_it_was_last_here(run: Any)
                 memories[task.client],
                 remember(task.payload, memories[task.client], setup.layout, setup.codecs),
             )
-            model, t, _ = decode_downlink(
+            model, t, *_ = decode_downlink(
                 task.payload, before, setup.layout, setup.codecs, setup.method.down(r.plan.stage, r.t)
             )
             assert t == r.t

@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, final
 
-__all__ = ["PATIENCE", "Ended", "listen", "may_finish", "stop_if_told", "told"]
+from pffdst.core.errors import UserError
+
+__all__ = ["PATIENCE", "Ended", "ending_well", "listen", "may_finish", "stop_if_told", "told"]
 
 PATIENCE: Final = 3.0  # seconds that a round may take to end
 
@@ -51,14 +53,29 @@ def may_finish() -> Iterator[None]:
         _patient = False
 
 
+@contextmanager
+def ending_well(save: Callable[[], None]) -> Iterator[None]:
+    """Rounds of a run: whatever ends them, `save` keeps those that are done, and a signal keeps its name."""
+    with may_finish():
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, UserError):
+                save()
+            stop_if_told()  # libraries make exceptions of their own of it
+            raise
+
+
 def told() -> bool:
     """Whether a signal came."""
     return _told is not None
 
 
-def stop_if_told() -> None:
-    """Raises Ended where a signal came since."""
+def stop_if_told(save: Callable[[], None] | None = None) -> None:
+    """Raises Ended where a signal came since, after `save`."""
     if _told is not None:
+        if save is not None:
+            save()
         _disarm()
         raise Ended(_told)
 

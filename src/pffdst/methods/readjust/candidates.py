@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -26,6 +27,7 @@ _LOSSES = "losses"
 
 
 @final
+@dataclass(eq=False)
 class Candidates:
     """`count` random masks of one sum and random layer ratios, which both ends draw from the stage's seed.
 
@@ -34,11 +36,10 @@ class Candidates:
     The server takes the mask of least mean loss. Networks without such statistics play both rounds all the same.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._statistics: list[Tensor] = []  # sums over samples, float64 [s], one for each candidate
-        self._losses: Tensor | None = None  # the same, float64 [count]
-        self._samples = 0
+    count: int
+    _statistics: list[Tensor] = field(default_factory=list, init=False, repr=False)  # sums over samples, float64 [s]
+    _losses: Tensor | None = field(default=None, init=False, repr=False)  # the same, float64 [count]
+    _samples: int = field(default=0, init=False, repr=False)
 
     def moves(self, layout: Layout, total: int, seed: int) -> list[Move]:
         """How each candidate is drawn: `total` weights, over the layers by a uniform draw of their densities."""

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pffdst.client.turn import ClientSetup
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.seeding import generator_for
 from pffdst.data.batches import batch_indices, steps
+from pffdst.data.samples import ImageSet
 from pffdst.models.lenet import LeNet
 
 __all__ = ["BareLoop"]
@@ -33,7 +35,8 @@ class BareLeNet(nn.Module):
         x = F.relu(self.pool(self.conv1(x)))
         x = F.relu(self.pool(self.conv2(x)))
         x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc3(F.relu(self.fc2(x)))
+        logits: Tensor = self.fc3(F.relu(self.fc2(x)))
+        return logits
 
 
 @final
@@ -48,9 +51,12 @@ class BareLoop:
         template = setup.network if network is None else network
         self.model = (BareLeNet() if isinstance(template, LeNet) else template).to(device)
         self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.mean = torch.tensor(setup.inputs.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(setup.inputs.std, device=device).view(1, -1, 1, 1)
-        self.images, self.labels = (x.to(device) for x in (setup.data.images, setup.data.labels))
+        data, inputs = setup.data.open(), setup.inputs
+        assert isinstance(data, ImageSet)
+        assert isinstance(inputs, ImageInputs)
+        self.mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
+        self.images, self.labels = data.images.to(device), data.labels.to(device)
 
     def round(self, cohort: tuple[int, ...], t: int) -> None:
         for client in cohort:
@@ -73,7 +79,7 @@ class BareLoop:
                 x = (images[chosen].float() / 255 - self.mean) / self.std
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(x), labels[chosen])
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
     def steps(self, cohort: tuple[int, ...]) -> int:

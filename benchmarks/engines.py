@@ -16,6 +16,7 @@ import gc
 import logging
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def measure(settings: list[str], scratch: Path, pairs: int, untimed: int, device
     with experiment.engine.open(experiment.setup):
         for t in range(untimed + pairs):
             cohort = experiment.server.begin(t).plan.cohort
-            bare_s, s = paired(lambda t=t, c=cohort: bare.round(c, t), lambda t=t: play(experiment, t))
+            bare_s, s = paired(partial(bare.round, cohort, t), partial(play, experiment, t))
             memory = max(memory, memory_mb())
             if t >= untimed:
                 found.append({"bare_s": bare_s, "s": s, "steps": bare.steps(cohort), "samples": bare.samples(cohort)})

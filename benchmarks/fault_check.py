@@ -30,8 +30,17 @@ import psutil
 from common import ROOT
 
 ROUNDS, HURT_AFTER = 24, 3
-SETTINGS = ("method=pffdst", f"rounds={ROUNDS}", "eval_every=12", "checkpoint_every=8", "logger=csv", "clients=8")
-SETTINGS += ("cohort=4", "batch_size=32", "readjust.schedule.interval=1")
+SETTINGS = (
+    "method=pffdst",
+    f"rounds={ROUNDS}",
+    "eval_every=12",
+    "checkpoint_every=8",
+    "logger=csv",
+    "clients=8",
+    "cohort=4",
+    "batch_size=32",
+    "readjust.schedule.interval=1",
+)
 SHARED_MEMORY = Path("/dev/shm")
 RANKS = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d")
 

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -40,11 +41,12 @@ from bare import BareLoop
 from common import ROOT, cifar10_folder, console, describe, load, quartiles, write_result
 from engines import play
 from pffdst.build import build
+from pffdst.client.loaded import Loaded
 from pffdst.client.turn import Turn
 from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask
 from pffdst.engines.batched import numerics
-from pffdst.engines.slots import Loaded, Slot, SlotSettings
+from pffdst.engines.slots import Slot, SlotSettings
 from pffdst.experiment import Experiment
 from pffdst.wire.downlink import Received
 
@@ -156,7 +158,7 @@ def matrix_rates(sizes: Sizes) -> dict[str, float]:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         a, b = (torch.randn(n, n, device=sizes.device, dtype=dtype) for _ in range(2))
         with precise(precision):
-            rates[precision] = 2 * n**3 / sizes.seconds(lambda a=a, b=b: a @ b, 10) / 1e12
+            rates[precision] = 2 * n**3 / sizes.seconds(partial(torch.mm, a, b), 10) / 1e12
     return rates
 
 
@@ -188,8 +190,8 @@ def variants(experiment: Experiment, sizes: Sizes, *, bf16: bool) -> Iterator[tu
 
 
 def batch_of(experiment: Experiment, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    images = experiment.setup.data
-    return images.images[:32].to(sizes.device), images.labels[:32].to(sizes.device)
+    data = experiment.setup.data.open().to(sizes.device)
+    return data.batch(torch.arange(32))
 
 
 def eager_step(
@@ -206,7 +208,7 @@ def eager_step(
         optimizer.zero_grad()
         with torch.autocast(sizes.device, dtype=torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(forward(images.to(torch.float32, memory_format=layout) / 255), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return sizes.seconds(step, sizes.steps)
@@ -214,8 +216,7 @@ def eager_step(
 
 def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool) -> float:
     """The engine's own steps: `streams` slots that each train a client of `sizes.steps` batches."""
-    setup, images = experiment.setup, experiment.setup.data
-    data = type(images)(images.images.to(sizes.device), images.labels.to(sizes.device))
+    setup, data = experiment.setup, experiment.setup.data.open().to(sizes.device)
     settings = SlotSettings(torch.device(sizes.device), True, bf16, sizes.device == "cuda")
     slots = [Slot(setup, data, settings) for _ in range(streams)]
     loaded = Loaded(slots[0].flat)

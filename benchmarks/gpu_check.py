@@ -30,6 +30,7 @@ from common import ROOT, console, describe, write_result
 from pffdst.build import build
 from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
+from pffdst.runs.files import CHECKPOINTS, LAST
 
 TOLERANCE = 2e-5  # of a weight, after one round of a few steps in fp32: two orders of sums
 COARSE = 2e-2  # of tf32 and bf16
@@ -107,8 +108,8 @@ class Checks:
         return check
 
     def resumes(self) -> str:
-        """Stopped after two rounds of four and gone on with: the sha256 of a run in one go."""
-        run = ["method=pffdst", "rounds=4", MOVING, *SMALL, *self.batched]
+        """Killed in the third round of eight and gone on with from its checkpoint: the sha256 of a run in one go."""
+        run = ["method=pffdst", "rounds=8", "checkpoint_every=1", MOVING, *SMALL, *self.batched]
         digests = [self._train("whole", run), self._train("halves", run, stop=2)]
         if digests[0] != digests[1]:
             raise AssertionError(f"{digests[0][:12]} in one go, {digests[1][:12]} resumed")
@@ -121,6 +122,8 @@ class Checks:
             killing = "import os, pffdst.run as r\nplay = r.play_round\n"
             killing += f"r.play_round = lambda e, t: os._exit(9) if t == {stop} else play(e, t)\n"
             self._run(killing + program, [*settings, f"hydra.run.dir={folder}"], 9)
+            if not (folder / CHECKPOINTS / LAST).exists():
+                raise AssertionError("the run that was killed left no checkpoint: it would begin anew")
             settings = [*settings, "resume=true"]
         self._run(program, [*settings, f"hydra.run.dir={folder}"], 0)
         digest: str = json.loads((folder / "summary.json").read_text())["model_sha256"]

@@ -23,7 +23,6 @@ from rich.table import Table
 from common import ROOT, cifar10_folder, console, describe, load, paired, quartiles, write_result
 from pffdst.build import build
 from pffdst.config.compose import compose
-from pffdst.core.inputs import Normalise
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import RunningMean
 from pffdst.wire.uplink import Upload, decode_uplink
@@ -35,17 +34,17 @@ BATCH = 32
 @torch.inference_mode()
 def per_client(experiment: Experiment) -> list[float]:
     """The accuracy of every client that has test images, each on its own pass."""
-    evaluator, network = experiment.evaluator, experiment.network.module.eval()
-    normalise = Normalise(experiment.setup.inputs.mean, experiment.setup.inputs.std)
+    evaluator, network, inputs = experiment.evaluator, experiment.network.module.eval(), experiment.setup.inputs
+    normalise = inputs.front(torch.float32, torch.contiguous_format, "cpu")
     accuracies = []
     for client in range(experiment.setup.clients):
         own = (evaluator._owner == client).nonzero().flatten()
         if own.numel() == 0:
             continue
         correct = 0
-        for batch in own.split(BATCH):
-            inputs = normalise(evaluator._images[batch])
-            correct += int((network(inputs).argmax(1) == evaluator._labels[batch]).sum())
+        for batch in own.split(BATCH):  # type: ignore[no-untyped-call]
+            samples, labels = evaluator._test.batch(batch)
+            correct += int((network(normalise(samples)).argmax(1) == labels).sum())
         accuracies.append(correct / own.numel())
     network.train()
     return accuracies
@@ -73,11 +72,13 @@ def averaging(experiment: Experiment, rounds: int) -> dict[str, dict[str, Any]]:
 
 def one_round(experiment: Experiment, t: int) -> dict[str, float]:
     """Plays round t, then decodes and averages its updates once more; seconds of each."""
-    server, payloads = experiment.server, []
+    server, payloads = experiment.server, list[tuple[int, bytes]]()
     began = time.perf_counter()
     now = server.begin(t)
     for update in experiment.engine.run(now.tasks()):
         now.absorb(update)
+        if update.payload is None:
+            raise RuntimeError(f"a client did not train: {update.problem}")
         payloads.append((update.client, update.payload))
     now.conclude()
     played = time.perf_counter()

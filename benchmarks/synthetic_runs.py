@@ -78,7 +78,8 @@ def _rows(folder: Path, config: dict[str, Any], played: int, every: int, layers:
     """Writes metrics.csv; gives the last row with the accuracies of the last evaluation."""
     shown = [f"layer{i}.conv.weight" for i in range(layers)]
     by_part = [f"{kind}/{way}/{part}" for kind, way, part in product(("cost", "round"), ("up", "down"), _PARTS)]
-    logger, history, last, total = CsvLogger([*names.columns(shown), *by_part]), History(), {}, dict.fromkeys(_PARTS, 0)
+    logger, history, total = CsvLogger([*names.columns(shown), *by_part]), History(), dict.fromkeys(_PARTS, 0)
+    last: names.Row = {}
     dice = random.Random(f"{config['method_name']} {config['sparsity']} {config['seed']}")
     logger.open(RunInfo(config, folder), None)
     for t in range(1, played + 1):

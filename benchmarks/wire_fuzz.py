@@ -31,8 +31,11 @@ from rich.progress import track
 
 from common import ROOT, console, describe, write_result
 from pffdst.build import build
+from pffdst.client.turn import ClientSetup
 from pffdst.config.compose import compose
 from pffdst.core.model import GlobalModel
+from pffdst.core.signals import Signal
+from pffdst.experiment import Experiment
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import WireError, unpack
 from pffdst.wire.uplink import Upload, decode_uplink
@@ -59,7 +62,7 @@ class Target:
 
 def targets() -> list[Target]:
     """The messages of small runs on digits, as they were sent and decoded."""
-    found = []
+    found: list[Target] = []
     for overrides in RUNS:
         settings = ["logger=csv", "clients=4", "cohort=2", "local_epochs=1", "engine.workers=0", *overrides]
         with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +72,7 @@ def targets() -> list[Target]:
     return found
 
 
-def _of_run(experiment: Any) -> Iterator[Target]:
+def _of_run(experiment: Experiment) -> Iterator[Target]:
     server, setup = experiment.server, experiment.setup
     memories: dict[int, Memory] = {}
     for t in range(experiment.rounds):
@@ -79,16 +82,19 @@ def _of_run(experiment: Any) -> Iterator[Target]:
             memory = memories.get(task.client, Memory())
             memories[task.client] = remember(task.payload, memory, setup.layout, setup.codecs)
             down = setup.method.down(now.plan.stage, t)
-            yield Target(
-                task.payload, lambda p, m=memory, d=down: decode_downlink(p, m, setup.layout, setup.codecs, d).model
-            )
+            yield Target(task.payload, _downlink(setup, memory, down))
         for update in experiment.engine.run(tasks):
+            assert update.payload is not None, update.problem
             yield Target(update.payload, _uplink(setup, now.sent, update.client, t))
             now.absorb(update)
         now.conclude()
 
 
-def _uplink(setup: Any, sent: GlobalModel, client: int, t: int) -> Callable[[bytes], Upload]:
+def _downlink(setup: ClientSetup, memory: Memory, declared: tuple[Signal, ...]) -> Callable[[bytes], GlobalModel]:
+    return lambda payload: decode_downlink(payload, memory, setup.layout, setup.codecs, declared).model
+
+
+def _uplink(setup: ClientSetup, sent: GlobalModel, client: int, t: int) -> Callable[[bytes], Upload]:
     form = setup.uplink(t)
     return lambda payload: decode_uplink(payload, sent, client, t, form)
 
@@ -183,11 +189,11 @@ def verdict(target: Target, payload: bytes) -> str:
     except WireError as error:
         return str(error).split(":")[0].split()[0]
     if isinstance(decoded, GlobalModel):
-        values, masks = decoded.values, (decoded.alive, decoded.frozen)
+        values, masks = decoded.values, [decoded.alive, decoded.frozen]
         assert len(values) == decoded.layout.total
         assert not bool((decoded.frozen & ~decoded.alive).any())
     else:
-        values, masks = decoded.weights, (decoded.at.bits,)
+        values, masks = decoded.weights, [decoded.at.bits]
         assert decoded.report.samples > 0
     assert bool(torch.isfinite(values).all())
     assert all(m.dtype == torch.bool for m in masks)
@@ -230,7 +236,7 @@ def trial(inputs: int, seed: int) -> dict[str, Any]:
 
 def guided(arguments: list[str]) -> None:
     """Lets atheris choose the bytes: the first picks the message, the rest takes the payload's place."""
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     with atheris.instrument_imports(include=["pffdst.wire"], enable_loader_override=False):
         known = targets()

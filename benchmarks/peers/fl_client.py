@@ -6,7 +6,7 @@ from flwr.clientapp import ClientApp
 from work import Net, Work, train
 
 app = ClientApp()
-_work = []
+_work: list[Work] = []
 
 
 @app.train()

@@ -21,7 +21,9 @@ import numpy as np
 
 from pffdst.build import parts
 from pffdst.config.compose import compose
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.seeding import generator_for
+from pffdst.data.samples import ImageSet
 from pffdst.methods.participation import Population, Uniform
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ def environment(home: Path, name: str, torch_version: str) -> str:
         return f"{name}: left out, there is no {python} here"
     try:
         subprocess.run([found, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, f"torch=={torch_version}", "numpy", *packages], check=True)
     except subprocess.CalledProcessError as error:
         return f"{name}: left out, {error}"
@@ -59,17 +61,20 @@ def work(home: Path, data: Path) -> str:
     """Writes work.npz."""
     cfg = compose(["experiment=lenet_cifar10", "method=fedavg", f"dataset.path={data}"], ROOT / "configs")
     made = parts(cfg)
-    dataset, setup = made.dataset, made.setup
+    setup, train, test, inputs = made.setup, made.dataset.train, made.dataset.test, made.dataset.inputs
+    assert isinstance(train, ImageSet)
+    assert isinstance(test, ImageSet)
+    assert isinstance(inputs, ImageInputs)
     population = Population(setup.clients, setup.samples)
     cohorts = [Uniform().cohort(t, population, cfg.cohort, generator_for(cfg.seed, "cohort", t)) for t in range(ROUNDS)]
     own = [np.asarray(setup.indices(client)) for client in range(setup.clients)]
     content: dict[str, Any] = {
-        "images": dataset.train.images.numpy(),
-        "labels": dataset.train.labels.numpy(),
-        "timages": dataset.test.images.numpy(),
-        "tlabels": dataset.test.labels.numpy(),
-        "mean": np.array(dataset.mean),
-        "std": np.array(dataset.std),
+        "images": train.images.numpy(),
+        "labels": train.labels.numpy(),
+        "timages": test.images.numpy(),
+        "tlabels": test.labels.numpy(),
+        "mean": np.array(inputs.mean),
+        "std": np.array(inputs.std),
         "lens": np.array([len(indices) for indices in own]),
         "idx": np.concatenate(own),
         "cohorts": np.array(cohorts),

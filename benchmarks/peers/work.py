@@ -30,7 +30,8 @@ class Net(nn.Module):
         x = F.relu(self.pool(self.conv1(x)))
         x = F.relu(self.pool(self.conv2(x)))
         x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc3(F.relu(self.fc2(x)))
+        logits: Tensor = self.fc3(F.relu(self.fc2(x)))
+        return logits
 
 
 class Work:
@@ -62,9 +63,10 @@ def train(net: nn.Module, work: Work, k: int) -> int:
     opt: Any = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     net.train()
     for _ in range(EPOCHS):
-        for b in torch.randperm(len(y)).split(BATCH):
+        for b in torch.randperm(len(y)).split(BATCH):  # type: ignore[no-untyped-call]
             opt.zero_grad()
-            F.cross_entropy(net(work.norm(x[b])), y[b]).backward()
+            loss = F.cross_entropy(net(work.norm(x[b])), y[b])
+            loss.backward()  # type: ignore[no-untyped-call]
             opt.step()
     return len(y)
 

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pffdst.config.constructors import accepted_keys, locate
 from pffdst.core.flat import FlatModule, layout_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.seeding import generator_for
@@ -142,7 +143,11 @@ def test_a_cohort_is_k_different_clients_named_by_its_draw(node: DictConfig, cli
 # ---- model ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("node", options("model"))
+IMAGE_MODELS = [one for one in options("model") if "channels" in (accepted_keys(locate(one.values[0]._target_)) or ())]
+"""Those of texts are looked at in tests/text."""
+
+
+@pytest.mark.parametrize("node", IMAGE_MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_model_takes_images_from_its_least_size_on_and_gives_logits(node: DictConfig, channels: int) -> None:
     size = get_class(node._target_).min_size
@@ -154,7 +159,7 @@ def test_a_model_takes_images_from_its_least_size_on_and_gives_logits(node: Dict
     assert all(cost.forward > 0 for cost in flops.costs)
 
 
-@pytest.mark.parametrize("node", options("model"))
+@pytest.mark.parametrize("node", IMAGE_MODELS)
 def test_a_model_reaches_other_processes_as_it_is(node: DictConfig) -> None:
     network = instantiate(node, channels=1, size=16, classes=3)
     again = pickle.loads(pickle.dumps(network))

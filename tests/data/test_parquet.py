@@ -12,7 +12,7 @@ from PIL import Image
 
 from pffdst.data.cache import SampleCache
 from pffdst.data.dataset import DataError
-from pffdst.data.sources import decode, parquet
+from pffdst.data.sources import decode, parquet, tables
 from pffdst.data.sources.decode import Form
 from pffdst.data.sources.parquet import read_shards
 from pffdst.data.sources.shards import TableFiles, digests_of
@@ -52,7 +52,7 @@ def test_rows_keep_their_order_over_shards_batches_and_tasks(tmp_path_factory, e
         pq.write_table(table, folder / f"train-{index}.parquet", row_group_size=7)
         number += count
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "CHUNK", rows)
+        patch.setattr(tables, "CHUNK", rows)
         patch.setattr(decode, "_TASK", task)
         found = read_shards(
             digests_of(FILES.find(folder).train), FILES, Form(), SampleCache(folder / "cache"), "toy"
@@ -112,7 +112,7 @@ def test_damaged_image_names_file_and_row(tmp_path, read, encode, write_shard, p
 
 
 def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pictures, monkeypatch):
-    monkeypatch.setattr(parquet, "CHUNK", 2)
+    monkeypatch.setattr(tables, "CHUNK", 2)
     cells = [encode(p) for p in pictures(7)]
     cells[5] = b"x"
     shard = write_shard(tmp_path / "train.parquet", cells, range(7))
@@ -201,7 +201,7 @@ def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shar
     shard = _shard_with(write_shard, encode, pictures, tmp_path)
     (tmp_path / "file").write_text("")
     cache = SampleCache(tmp_path / "file" / "cache")
-    with pytest.warns(RuntimeWarning, match="decoded images are not kept: cannot write to") as caught:
+    with pytest.warns(RuntimeWarning, match="decoded samples are not kept: cannot write to") as caught:
         first = read_shards(digests_of([shard]), FILES, Form(), cache, "toy").samples
     assert len(caught) == 1
     with warnings.catch_warnings():

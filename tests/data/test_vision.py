@@ -51,7 +51,7 @@ def put(tmp_path, encode, write_shard, pictures):
 
 def _check_statistics(data):
     mean, std = channel_statistics(data.train.images)
-    np.testing.assert_allclose((*mean, *std), (*data.mean, *data.std), atol=2e-3)
+    np.testing.assert_allclose((*mean, *std), (*data.inputs.mean, *data.inputs.std), atol=2e-3)
 
 
 def test_all_of_cifar10_is_read_at_once_the_second_time(tmp_path, real_data):
@@ -88,7 +88,7 @@ def test_parquet_comes_before_the_archive(tmp_path, cifar, put, monkeypatch):
     monkeypatch.setattr(Archive, "present", lambda _: True)
     data = cifar.load(0)
     assert data.describe() == "cifar10: 3 + 1 images of 3x32x32, 10 classes"
-    assert data.mean == (0.4914, 0.4822, 0.4465)
+    assert data.inputs.mean == (0.4914, 0.4822, 0.4465)
 
 
 def test_several_shards_are_read_in_order(cifar, put):
@@ -163,7 +163,7 @@ def test_own_images_describe_themselves(own, put):
     assert isinstance(own, ParquetSource)
     assert own.problems() == []
     assert data.describe() == "parquet: 4 + 1 images of 1x8x8, 3 classes"
-    assert (data.mean, data.std) == channel_statistics(data.train.images)
+    assert (data.inputs.mean, data.inputs.std) == channel_statistics(data.train.images)
 
 
 def test_own_test_images_take_the_channels_of_the_training_images(tmp_path, own, put, encode, write_shard, pictures):

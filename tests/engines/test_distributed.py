@@ -164,7 +164,7 @@ def test_a_payload_that_several_ranks_need_is_sent_once(tmp_path: Path) -> None:
 def test_other_data_on_another_machine_are_refused(tmp_path: Path) -> None:
     def spoil(setup: Any) -> Any:
         images = setup.data
-        return replace(setup, images=replace(images, labels=images.labels.flip(0), files=None, mapping=None))
+        return replace(setup, data=replace(images, labels=images.labels.flip(0), files=None, mapping=None))
 
     experiment = distributed(tmp_path, [], 2, spoil)
     with pytest.raises(UserError, match="rank 1 has other training data"), experiment.engine.open(experiment.setup):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Facts
+from pffdst.core.flat import FlatModule
 from pffdst.core.masks import greatest_overall
 from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -256,10 +257,10 @@ def test_a_run_has_exactly_the_weights_asked_for(make_experiment: Callable[..., 
 def test_the_server_keeps_what_a_mean_of_the_clients_own_scores_says(make_experiment: Callable[..., Any]) -> None:
     """SSFL: the scores again, from the clients' samples and an optimizer's eyes; p_k in proportion to samples."""
     experiment = make_experiment("method=ssfl", "rounds=2", "sparsity=0.9", "batch_size=1000")
-    _, first = first_rounds(experiment)
+    scoring, first = first_rounds(experiment)
     setup = experiment.setup
-    images = setup.data
-    network = make_experiment("method=ssfl", "rounds=2").setup.network.eval()
+    images, network = setup.data, setup.network.eval()
+    FlatModule(network, setup.layout).write_(scoring.planned.values)
     total = torch.zeros(setup.layout.maskable, dtype=torch.float64)
     for client in range(setup.clients):
         own = setup.indices(client)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pffdst.core.flat import FlatModule
+from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
 from pffdst.methods.readjust.synflow import SynFlow
@@ -37,7 +38,8 @@ def start_of(network: nn.Module, counts: tuple[int, ...], shape: tuple[int, ...]
     flat = FlatModule(network)
     alive = torch.ones(flat.layout.maskable, dtype=torch.bool)
     model = GlobalModel(flat.layout, flat.read(), alive, torch.zeros_like(alive) if frozen is None else frozen)
-    return Start(model, Stage(0, 0, 10, counts), sum(counts) / flat.layout.maskable, 0, network, shape)
+    inputs = ImageInputs(shape, (0.0,), (1.0,))  # type: ignore[arg-type]
+    return Start(model, Stage(0, 0, 10, counts), sum(counts) / flat.layout.maskable, 0, network, inputs)
 
 
 def test_by_hand_in_one_cut() -> None:

@@ -197,10 +197,14 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
     needed = getattr(targets.get("model"), "min_size", None)
     if not isinstance(needed, int) or not isinstance(size, int) or size >= needed:
         return []
-    others = [f"model={name}" for name, node in choices.options("model").items() if _takes(node, size)]
+    options = choices.options("model").items()
+    others = [f"model={name}" for name, node in options if _asks(node) <= _IMAGES and _takes(node, size)]
     instead = f": use {' or '.join(others)}" if others else ": choose a model for small images"
     model = choices.called("model", cfg.model)
     return [f"{model} needs images of at least {needed}x{needed}, but {dataset} has {size}x{size}{instead}"]
+
+
+_IMAGES = {"channels", "size", "classes"}  # what a model of images may ask for
 
 
 def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:

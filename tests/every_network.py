@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict
 
 from pffdst.build import build
 from pffdst.config.compose import compose
+from pffdst.core.inputs import ImageInputs
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.digits import DigitsSource
@@ -58,7 +59,11 @@ class FewDigits(DataSource):
     def load(self, seed: int) -> Dataset:
         whole = DigitsSource(self.name, 1, 8, 10, (0.3053,), (0.3759,), test_share=0.2).load(seed)
         few = [self._few(images) for images in (whole.train, whole.test)]
-        return replace(whole, train=few[0], test=few[1], mean=self.channels * whole.mean, std=self.channels * whole.std)
+        form = whole.inputs
+        assert isinstance(form, ImageInputs)
+        shape = (self.channels, few[0].images.shape[2], few[0].images.shape[3])
+        inputs = ImageInputs(shape, self.channels * form.mean, self.channels * form.std)
+        return replace(whole, train=few[0], test=few[1], inputs=inputs)
 
     def _few(self, images: ImageSet) -> ImageSet:
         pixels = images.images[: self.samples].repeat(1, self.channels, 1, 1)

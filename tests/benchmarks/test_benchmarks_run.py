@@ -57,9 +57,9 @@ def test_memory_sees_all_processes_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")
-def test_population_measures_few_and_many_clients(tmp_path: Path) -> None:
+def test_population_measures_many_clients(tmp_path: Path) -> None:
     result = result_of("population", tmp_path)
-    assert [row["clients"] for row in result["rows"]] == [10, 100_000]
+    assert [row["clients"] for row in result["rows"]] == [100_000]
     assert all(row["round_s"] > 0 and row["peak_mb"] > 100 for row in result["rows"])
 
 

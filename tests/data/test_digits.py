@@ -37,7 +37,7 @@ def test_all_seeds_judge_on_the_same_stratified_test_set():
 def test_the_configured_statistics_are_those_of_the_training_images():
     data = source().load(0)
     mean, std = channel_statistics(data.train.images)
-    assert [round(v, 4) for v in (*mean, *std)] == [*data.mean, *data.std]
+    assert [round(v, 4) for v in (*mean, *std)] == [*data.inputs.mean, *data.inputs.std]
 
 
 def test_what_is_null_is_read_off():

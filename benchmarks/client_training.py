@@ -159,7 +159,7 @@ def main() -> None:
         folder, data = cifar10_folder(chosen.data, scratch, quick=chosen.quick)
         settings = ["experiment=lenet_cifar10", "logger=csv", f"dataset.path={folder}"]
         if chosen.quick:
-            settings += ["clients=8", "cohort=2", "rounds=8"]
+            settings += ["clients=8", "cohort=2", "rounds=8", "local_epochs=1"]
         if data != "CIFAR-10":
             settings.append(f"paths.cache={scratch}")
         with opened(settings, scratch) as rounds:

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,13 @@ def main() -> None:
         if data != "CIFAR-10":
             settings.append(f"paths.cache={scratch}")
         if chosen.quick:
-            settings += ["rounds=4", "clients=4", "cohort=2"]
+            settings += ["rounds=4", "clients=4", "cohort=2", "local_epochs=1", "engine.workers=0"]
         runs = (scratch if chosen.quick else chosen.runs).resolve()
         seeds = {"fp32": (0,), "int4": (0,)} if chosen.quick else SEEDS
-        rows = [row(c, s, played(c, s, settings, runs)) for c, own in seeds.items() for s in own]
+        with ThreadPoolExecutor(len(seeds) if chosen.quick else 1) as pool:
+            cells = [(codec, seed) for codec, own in seeds.items() for seed in own]
+            found = pool.map(lambda cell: played(cell[0], cell[1], settings, runs), cells)
+            rows = [row(codec, seed, summary) for (codec, seed), summary in zip(cells, found, strict=True)]
     result = describe() | {
         "run": " ".join(["python train.py", *(s for s in settings if not s.startswith("dataset.path"))]),
         "data": data,

@@ -86,15 +86,26 @@ class Sizes:
 
     @property
     def steps(self) -> int:
-        return 2 if self.quick else 60
+        return 1 if self.quick else 60
 
     @property
     def rounds(self) -> int:
         return 1 if self.quick else 3
 
+    @property
+    def untimed(self) -> int:
+        """Rounds before those, to warm up."""
+        return 0 if self.quick else 1
+
     def wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def free(self) -> None:
+        """Gives back what is no longer used of the device's memory."""
+        if self.device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def seconds(self, work: Callable[[], object], repeats: int) -> float:
         """Seconds of one call, over `repeats` of them after one that is not timed."""
@@ -173,9 +184,7 @@ def step_rows(experiment: Experiment, sizes: Sizes, rates: dict[str, float], fou
                 floor = STEP_GFLOP / 1e3 / rates[precision]
                 row = {"variant": name, "precision": precision, "ms": 1e3 * seconds, "of_floor": seconds / floor}
                 found.add("steps", row)
-                gc.collect()
-                if sizes.device == "cuda":
-                    torch.cuda.empty_cache()
+                sizes.free()
 
 
 def variants(experiment: Experiment, sizes: Sizes, *, bf16: bool) -> Iterator[tuple[str, float]]:
@@ -230,7 +239,7 @@ def slot_step(experiment: Experiment, sizes: Sizes, streams: int, *, bf16: bool)
             with torch.cuda.stream(slot.stream):
                 slot.train(loaded, turn, 0.01, [batches])
 
-    return sizes.seconds(side_by_side, 3) / (streams * sizes.steps)
+    return sizes.seconds(side_by_side, 1 if sizes.quick else 3) / (streams * sizes.steps)
 
 
 def vmap_step(experiment: Experiment, sizes: Sizes, clients: int, *, bf16: bool) -> float:
@@ -270,7 +279,7 @@ def round_rows(settings: list[str], sizes: Sizes, scratch: Path, rates: dict[str
     def add(name: str, precision: str, seconds: list[float]) -> None:
         bare = rows[0]["seconds"] if rows else seconds
         found.add("rounds", round_row(name, seconds, bare, floors[precision], sizes))
-        gc.collect()
+        sizes.free()
 
     for name, precision in BARE.items():
         seconds, samples = bare_rounds(settings, sizes, scratch, bf16=precision == "bf16")
@@ -290,23 +299,23 @@ def bare_rounds(settings: list[str], sizes: Sizes, scratch: Path, *, bf16: bool)
     if sizes.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds, samples = [], []
-    for t in range(sizes.rounds + 1):
+    for t in range(sizes.untimed + sizes.rounds):
         cohort = experiment.server.begin(t).plan.cohort
         began = time.perf_counter()
         with torch.autocast(sizes.device, dtype=torch.bfloat16, enabled=bf16):
             bare.round(cohort, t)
         seconds.append(time.perf_counter() - began)
         samples.append(bare.samples(cohort))
-    return seconds[1:], samples[1:]
+    return seconds[sizes.untimed :], samples[sizes.untimed :]
 
 
 def engine_rounds(settings: list[str], sizes: Sizes, scratch: Path) -> list[float]:
-    """Seconds of an engine's rounds, after one to warm up."""
+    """Seconds of an engine's rounds, after those to warm up."""
     experiment = build(compose([*settings, f"engine.device={sizes.device}"], ROOT / "configs"), scratch, "-")
     if sizes.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with experiment.engine.open(experiment.setup):
-        return [timed_round(experiment, sizes, t) for t in range(sizes.rounds + 1)][1:]
+        return [timed_round(experiment, sizes, t) for t in range(sizes.untimed + sizes.rounds)][sizes.untimed :]
 
 
 def timed_round(experiment: Experiment, sizes: Sizes, t: int) -> float:
@@ -437,7 +446,7 @@ def main() -> None:
         scratch = Path(place)
         folder, data = cifar10_folder(chosen.data, scratch, quick=sizes.quick)
         settings = ["experiment=resnet18_cifar10", "logger=csv", f"dataset.path={folder}"]
-        settings += ["clients=4", "cohort=2", "rounds=8", "model.width=4", "local_epochs=1"] if sizes.quick else []
+        settings += ["clients=16", "cohort=2", "rounds=8", "model.width=4", "local_epochs=1"] if sizes.quick else []
         settings += [] if data == "CIFAR-10" else [f"paths.cache={scratch}"]
         device = torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu"
         name = "gpu_rehearsal" if sizes.quick else "gpu"

@@ -139,7 +139,7 @@ def main() -> None:
         scratch = Path(name)
         folder, data = cifar10_folder(chosen.data, scratch, quick=chosen.quick)
         settings = ["experiment=lenet_cifar10", "logger=csv", f"dataset.path={folder}"]
-        settings += ["clients=8", "cohort=2", "rounds=8"] if chosen.quick else []
+        settings += ["clients=8", "cohort=2", "rounds=8", "local_epochs=1"] if chosen.quick else []
         settings += [] if data == "CIFAR-10" else [f"paths.cache={scratch}"]
         experiment = build(compose(settings, ROOT / "configs"), scratch, "benchmark")
         with experiment.engine.open(experiment.setup):

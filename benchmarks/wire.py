@@ -253,8 +253,9 @@ def main() -> None:
         lenet = ["experiment=lenet_cifar10", *own, "rounds=60"]
         resnet = ["experiment=resnet18_cifar10", *own, "sparsity=0.95", "rounds=4", "cohort=2"]
         if chosen.quick:
-            lenet = ["experiment=lenet_cifar10", *own, "rounds=16", "clients=4", "readjust.schedule.interval=1"]
-            resnet = [*resnet, "clients=4", "model.width=4"]
+            lenet = ["experiment=lenet_cifar10", *own, "rounds=12", "clients=8", "local_epochs=1"]
+            lenet.append("readjust.schedule.interval=1")
+            resnet = [*resnet, "clients=8", "local_epochs=1", "model.width=4"]
         result = describe() | {
             "load": {"before": before},
             "data": data,

@@ -40,7 +40,12 @@ def test_png_pixels_come_back_exactly(tmp_path, read, encode, write_shard, pictu
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any), st.integers(1, 9), st.integers(1, 5))
+@given(
+    # two empty files have the same bytes, which is refused
+    st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(lambda rows: any(rows) and rows.count(0) < 2),
+    st.integers(1, 9),
+    st.integers(1, 5),
+)
 def test_rows_keep_their_order_over_shards_batches_and_tasks(tmp_path_factory, encode, counts, rows, task):
     folder = tmp_path_factory.mktemp("shards")
     number = 0

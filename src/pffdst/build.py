@@ -170,15 +170,15 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
     layout, values = flat.layout, flat.read()
     everything, nothing = Positions.all(layout), Positions.none(layout)
     model = GlobalModel.of(everything, nothing, values[: layout.maskable], values[layout.maskable :])
-    if not _scales(cfg, layout):
+    if not _scales(cfg, layout, method):
         return model
     return model.with_values(scaled_to_density(model.values, layout, method.readjust.start_counts(model, stages[0])))
 
 
-def _scales(cfg: DictConfig, layout: Layout) -> bool:
+def _scales(cfg: DictConfig, layout: Layout, method: Method) -> bool:
     """Whether initial weights are scaled to their layer's density: normalisation layers would undo it."""
     if cfg.sparse_init == "auto":
-        return not any(entry.normalisation for entry in layout.entries)
+        return not (method.readjust.begins_dense or any(entry.normalisation for entry in layout.entries))
     return bool(cfg.sparse_init)
 
 
@@ -187,7 +187,7 @@ def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
     layout = made.setup.layout
     network = _constructed(cfg, made.dataset, derive_seed(cfg.seed, "anew"))
     values = FlatModule(network, layout).read()
-    return scaled_to_density(values, layout, counts) if _scales(cfg, layout) else values
+    return scaled_to_density(values, layout, counts) if _scales(cfg, layout, made.setup.method) else values
 
 
 def _named(node: Any) -> list[Any]:

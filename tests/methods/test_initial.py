@@ -24,6 +24,8 @@ from pffdst.core.seeding import derive_seed
 from pffdst.methods.allocation import Erk
 from pffdst.methods.initial import scaled_to_density
 
+BEGIN_DENSE = ("snip", "ssfl", "grasp", "synflow", "sparsyfed")
+
 
 def network() -> nn.Module:
     """Five layers, in which signals that shrink in each are lost."""
@@ -64,12 +66,14 @@ def test_a_run_scales_its_layers_to_what_is_alive_when_it_starts(make_experiment
         assert torch.allclose(scaled.values[entry.span], expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("model", "same_as"), [("cnn", "true"), ("resnet18", "false")])
+@pytest.mark.parametrize(
+    ("model", "same_as"), [("cnn", "true"), ("resnet18", "false"), *((f"cnn method={m}", "false") for m in BEGIN_DENSE)]
+)
 def test_by_itself_it_scales_what_no_normalisation_divides_out(config_dir: Path, model: str, same_as: str) -> None:
     def initial(choice: str) -> Tensor:
         width = ["model.width=4"] if model == "resnet18" else []
         return parts(
-            compose(["logger=csv", f"model={model}", *width, f"sparse_init={choice}"], config_dir)
+            compose(["logger=csv", *f"model={model}".split(), *width, f"sparse_init={choice}"], config_dir)
         ).model.values
 
     assert torch.equal(initial("auto"), initial(same_as))

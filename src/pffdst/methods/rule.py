@@ -240,8 +240,9 @@ class Rule(ABC):
     initial model for the first stage, so that clients make its positions themselves and they are not sent. With
     `sends_changes` clients keep the weights that they were sent, and are sent those that changed since their last
     download; the model is dense, what is not trained is frozen for now. With `starts_anew` the first stage begins with
-    weights initialised anew, on another draw than the run's first. `keeps_density`: a run ends with as many alive
-    weights as it was asked for.
+    weights initialised anew, on another draw than the run's first. With `begins_dense` the initial model is scored or
+    sent whole, so that no layer has a density yet which `sparse_init=auto` could scale it to. `keeps_density`: a run
+    ends with as many alive weights as it was asked for.
     """
 
     absent: ClassVar[Absent] = "left_out"
@@ -249,6 +250,7 @@ class Rule(ABC):
     keeps_density: bool = True
     sends_changes: bool = False
     starts_anew: ClassVar[bool] = False
+    begins_dense: ClassVar[bool] = False
     warm_up: int = 0
 
     # ---- stages ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Scored(Rule, ABC):
     least: int = 1
     _sum: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # float64 [W]
 
+    begins_dense: ClassVar[bool] = True
     warm_up = 1
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class SparsyFed(Rule):
     """
 
     absent: ClassVar[Absent] = "zero"
+    begins_dense: ClassVar[bool] = True
     keeps_density = False
     power: float = 1.25
     activations: bool = True

@@ -29,6 +29,7 @@ class SynFlow(Rule):
     """
 
     derives_start: ClassVar[bool] = True
+    begins_dense: ClassVar[bool] = True
 
     iterations: int = 100
 

@@ -108,13 +108,9 @@ class ClientModule(LightningModule):
             turn.enter(self)
 
     @torch.no_grad()
-    def train_on(self, trainable: Positions | None) -> None:
-        """From now on these positions may change and no others; None: all that are not frozen."""
+    def train_on(self, trainable: Positions) -> None:
+        """From now on these positions may change and no others."""
         thawed = self.loaded.masks.thawed
-        if trainable is None:
-            self.masks = Masks([], thawed)
-            self._trainable = self.start.frozen_at.complement()
-            return
         alive = self.start.frozen_at.plus(trainable)
         masks = self.flat.masks_like(alive.bits)
         left = self.trainable.without(trainable)

@@ -226,10 +226,6 @@ class Turn:
         """From now on these positions may change, and no others."""
         self.module.train_on(trainable)
 
-    def train_all(self) -> None:
-        """From now on every maskable weight that is not frozen may change."""
-        self.module.train_on(None)
-
     def set_lr(self, lr: float) -> None:
         """The learning rate from this step on."""
         self.module.set_lr(lr)

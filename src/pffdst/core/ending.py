@@ -15,7 +15,7 @@ from typing import Any, Final, final
 
 from pffdst.core.errors import UserError
 
-__all__ = ["PATIENCE", "Ended", "ending_well", "listen", "may_finish", "stop_if_told", "told"]
+__all__ = ["PATIENCE", "Ended", "ending_well", "listen", "may_finish", "stop_if_told"]
 
 PATIENCE: Final = 3.0  # seconds that a round may take to end
 
@@ -64,11 +64,6 @@ def ending_well(save: Callable[[], None]) -> Iterator[None]:
                 save()
             stop_if_told()  # libraries make exceptions of their own of it
             raise
-
-
-def told() -> bool:
-    """Whether a signal came."""
-    return _told is not None
 
 
 def stop_if_told(save: Callable[[], None] | None = None) -> None:

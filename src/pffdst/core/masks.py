@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 
 __all__ = ["Move", "draw", "first", "greatest_overall", "largest", "largest_dead", "smallest"]
@@ -215,8 +215,3 @@ class Move:
 def room_left(model: GlobalModel) -> list[int]:
     """Weights per layer that are not frozen: where a trainable set can lie."""
     return [e.size - z for e, z in zip(model.layout.layers, model.frozen_at.counts, strict=True)]
-
-
-def sizes_of(layout: Layout) -> tuple[int, ...]:
-    """Weights per layer."""
-    return tuple(e.size for e in layout.layers)

@@ -122,10 +122,6 @@ class ClientTurn(Protocol):
         """
         ...
 
-    def train_all(self) -> None:
-        """From now on every maskable weight that is not frozen may change, dead ones too. `answer` must end that."""
-        ...
-
     def set_lr(self, lr: float) -> None:
         """The learning rate from this step on."""
         ...

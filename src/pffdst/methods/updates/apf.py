@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel, Layout, Stage
@@ -82,11 +81,6 @@ class Freezing(Rule):
         """Goes back to what `state_dict` gave."""
         for name, value in state.items():
             setattr(self, f"_{name}", value)
-
-    @property
-    def frozen_until(self) -> Tensor:
-        """The round int32 [W] in which each weight is active again; empty before the first round is over."""
-        return self._until
 
     def problems(self, facts: Facts) -> list[str]:
         """What stages freeze is frozen for ever."""

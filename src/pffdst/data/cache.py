@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 import zlib
@@ -13,7 +14,7 @@ from pffdst.data.npy import write_tensor
 from pffdst.data.samples import Samples
 from pffdst.runs.files import write_whole
 
-__all__ = ["SampleCache"]
+__all__ = ["SampleCache", "key_of"]
 
 _PIECE = 1 << 20
 S = TypeVar("S", bound=Samples)
@@ -77,6 +78,11 @@ class SampleCache:
 
     def _record(self, key: str) -> Path:
         return self._folder / f"{key}.json"
+
+
+def key_of(*asked: object) -> str:
+    """The key of what is read from these bytes in this way: everything that it depends on, by its words."""
+    return hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
 
 
 def _text_crc32(record: Mapping[str, Any]) -> int:

@@ -4,18 +4,20 @@
 
 import logging
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar, final
 
 import torch
 
+from pffdst.data.cache import SampleCache
 from pffdst.data.columns import Column, owners_of, shared_labels
 from pffdst.data.dataset import DataError, Dataset, DataSource, channel_statistics, image_dataset, shape_of
 from pffdst.data.samples import ImageSet, Samples
 from pffdst.data.sources.decode import Form, resized
 
-__all__ = ["ImageSource", "Split", "assembled", "class_problems"]
+__all__ = ["ImageSource", "Split", "assembled", "class_problems", "folder_of", "kept_split"]
 
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Samples)
@@ -26,29 +28,49 @@ S = TypeVar("S", bound=Samples)
 class Split(Generic[S]):
     """Samples as they were read. `labels` and `owners` of `samples` are the codes of the columns of these names.
 
-    `remarks` are what a user should know of the reading.
+    `remarks` are what a user should know of the reading, `further` is what else is kept with the samples.
     """
 
     samples: S
     labels: Column
     owners: Column | None = None
     remarks: tuple[str, ...] = ()
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def noted(cls, samples: S, notes: Mapping[str, Any]) -> "Split[S]":
         """From samples and what `notes` gave."""
         labels = Column(samples.labels, *_restored(notes["labels"]))
         owners = None if samples.owners is None else Column(samples.owners, *_restored(notes["owners"]))
-        return cls(samples, labels, owners, tuple(notes["remarks"]))
+        return cls(samples, labels, owners, tuple(notes["remarks"]), notes.get("further", {}))
 
     def notes(self) -> dict[str, Any]:
         """All but the samples, as JSON holds it."""
         columns = {"labels": self.labels} | ({} if self.owners is None else {"owners": self.owners})
-        return {name: [c.kind, list(c.names)] for name, c in columns.items()} | {"remarks": list(self.remarks)}
+        further = {"further": dict(self.further)} if self.further else {}
+        told = {name: [c.kind, list(c.names)] for name, c in columns.items()}
+        return told | {"remarks": list(self.remarks)} | further
 
 
 def _restored(note: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
     return note[0], tuple(note[1])
+
+
+def kept_split(cache: SampleCache, key: str, kind: type[S], read: Callable[[], Split[S] | None]) -> "Split[S] | None":
+    """The split of a key, from the cache where it lies there, else as `read` gives it; None where that is none."""
+    found = cache.load(key, kind)
+    if found is not None:
+        return Split.noted(*found)
+    fresh = read()
+    if fresh is None:
+        return None
+    notes = fresh.notes()
+    return Split.noted(cache.store(key, fresh.samples, notes), notes)
+
+
+def folder_of(path: str) -> Path:
+    """A folder as the configuration names it."""
+    return Path(path).expanduser().absolute()
 
 
 @dataclass(frozen=True)

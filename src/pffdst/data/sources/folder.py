@@ -17,7 +17,7 @@ from pffdst.data.cache import SampleCache
 from pffdst.data.columns import of_words, ranked
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
-from pffdst.data.sources.base import ImageSource, Split
+from pffdst.data.sources.base import ImageSource, Split, folder_of, kept_split
 from pffdst.data.sources.decode import CHUNK, Cells, Form, decode_all
 from pffdst.data.sources.parquet import remarks_on
 
@@ -84,7 +84,7 @@ class FolderSource(ImageSource):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.path).expanduser().absolute()
+        return folder_of(self.path)
 
     @property
     def _flat(self) -> bool:
@@ -139,16 +139,18 @@ def _read(folder: Path, form: Form, cache: SampleCache, what: str) -> Split[Imag
     names = _classes(folder)
     files = [(path, code) for code, name in enumerate(names) for path in sorted(_files(folder / name))]
     key = _content_key(folder, [path for path, _ in files], form)
-    found = cache.load(key, ImageSet)
-    if found is not None:
-        return Split.noted(*found)
-    labels = of_words(names, np.array([code for _, code in files], dtype=np.int64))
-    decoded = decode_all(_cells([path for path, _ in files]), len(files), form, what)
-    remarks = remarks_on(len(files), decoded.transparent, decoded.repeated)
-    if others := _others(folder):
-        remarks = (*remarks, f"{others:,} files in {folder.name} are no images of a class: they are left out")
-    fresh = Split(ImageSet(decoded.images, labels.codes), labels, None, remarks)
-    return Split.noted(cache.store(key, fresh.samples, fresh.notes()), fresh.notes())
+
+    def decoded() -> Split[ImageSet]:
+        labels = of_words(names, np.array([code for _, code in files], dtype=np.int64))
+        found = decode_all(_cells([path for path, _ in files]), len(files), form, what)
+        remarks = remarks_on(len(files), found.transparent, found.repeated)
+        if others := _others(folder):
+            remarks = (*remarks, f"{others:,} files in {folder.name} are no images of a class: they are left out")
+        return Split(ImageSet(found.images, labels.codes), labels, None, remarks)
+
+    split = kept_split(cache, key, ImageSet, decoded)
+    assert split is not None  # there are images, or it was told before
+    return split
 
 
 def _cells(files: Sequence[Path]) -> Iterator[Cells]:

@@ -6,16 +6,15 @@ column holds integers or words, named classes where the file's own metadata has 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from pffdst.data.cache import SampleCache
+from pffdst.data.cache import SampleCache, key_of
 from pffdst.data.dataset import DataError
 from pffdst.data.samples import ImageSet
-from pffdst.data.sources.base import Split
+from pffdst.data.sources.base import Split, kept_split
 from pffdst.data.sources.decode import Cells, Form, decode_all
 from pffdst.data.sources.shards import TableFiles
 from pffdst.data.sources.tables import (
@@ -25,7 +24,7 @@ from pffdst.data.sources.tables import (
     column_of,
     is_label,
     label_columns,
-    thrifty_arrow,
+    of_tables,
 )
 
 __all__ = ["read_shards", "remarks_on"]
@@ -41,17 +40,8 @@ def read_shards(
     `shards` gives the digest of each file's bytes. Columns that `files` leaves open are read off them; `what` names
     the set on the progress bar. Raises DataError that names the file and the row.
     """
-    asked = (_FORMAT, files.content, files.label, files.owner, form, *shards.values())
-    name = hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
-    found = cache.load(name, ImageSet)
-    if found is not None:
-        return Split.noted(*found)
-    with thrifty_arrow():
-        tables = [table for path in shards if (table := Table.of(path)).rows]
-        if not tables:
-            return None
-        fresh = _read(tables, files, form, what)
-    return Split.noted(cache.store(name, fresh.samples, fresh.notes()), fresh.notes())
+    key = key_of(_FORMAT, files.content, files.label, files.owner, form, *shards.values())
+    return kept_split(cache, key, ImageSet, lambda: of_tables(shards, lambda tables: _read(tables, files, form, what)))
 
 
 def remarks_on(total: int, transparent: int, repeated: int) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from pyarrow import csv
 
 from pffdst.data.columns import Column, of_words
 from pffdst.data.dataset import DataError
+from pffdst.data.samples import Samples
+from pffdst.data.sources.base import Split
 from pffdst.data.sources.decode import CHUNK
 from pffdst.data.sources.shards import TableFiles
 
@@ -29,9 +31,10 @@ __all__ = [
     "is_label",
     "label_columns",
     "named_errors",
-    "thrifty_arrow",
+    "of_tables",
 ]
 
+S = TypeVar("S", bound=Samples)
 _SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 
 
@@ -44,6 +47,13 @@ def thrifty_arrow() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
+
+
+def of_tables(paths: Iterable[Path], read: Callable[[list[Table]], Split[S]]) -> Split[S] | None:
+    """What `read` makes of the files that have rows; None where there are none."""
+    with thrifty_arrow():
+        tables = [table for path in paths if (table := Table.of(path)).rows]
+        return read(tables) if tables else None
 
 
 @final

@@ -2,7 +2,6 @@
 
 # Annotations are left unquoted: the check of a configuration reads them off the constructor.
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import pyarrow as pa
 
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.inputs import TokenInputs
-from pffdst.data.cache import SampleCache
+from pffdst.data.cache import SampleCache, key_of
 from pffdst.data.dataset import DataError, Dataset, DataSource
-from pffdst.data.sources.base import Split, assembled, class_problems
+from pffdst.data.sources.base import Split, assembled, class_problems, folder_of, kept_split
 from pffdst.data.sources.shards import TableFiles, digests_of
 from pffdst.data.sources.tables import (
     Table,
@@ -24,14 +23,14 @@ from pffdst.data.sources.tables import (
     column_of,
     is_label,
     label_columns,
-    thrifty_arrow,
+    of_tables,
 )
 from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, trained
 from pffdst.data.texts import TextSet
 
 __all__ = ["TextSource"]
 
-_FORMAT = 1  # of the numbered texts: a change makes every kept file stale
+_FORMAT = 2  # of the numbered texts: a change makes every kept file stale
 _LEAST = 100  # tokens that a vocabulary needs: letters alone are dozens
 
 
@@ -63,25 +62,25 @@ class TextSource(DataSource):
             found.append(f"dataset.length, the most tokens of a text, must be 4 or more, got {self.length}; write 64")
         if self.vocabulary < _LEAST:
             found.append(f"dataset.vocabulary must be {_LEAST} tokens or more, got {self.vocabulary}; write 8000")
-        if self.tokenizer is not None and not _folder(self.tokenizer).is_dir():
+        if self.tokenizer is not None and not folder_of(self.tokenizer).is_dir():
             found.append(
-                f"dataset.tokenizer must name a folder with a tokenizer, but {_folder(self.tokenizer)} is none; "
+                f"dataset.tokenizer must name a folder with a tokenizer, but {folder_of(self.tokenizer)} is none; "
                 "write dataset.tokenizer=null to train one on the training texts"
             )
-        if not _folder(self.path).is_dir():
-            return [*found, f"dataset.path must name the folder of the files, but {_folder(self.path)} is none"]
-        return [*found, *self._tables.problems(_folder(self.path))]
+        if not folder_of(self.path).is_dir():
+            return [*found, f"dataset.path must name the folder of the files, but {folder_of(self.path)} is none"]
+        return [*found, *self._tables.problems(folder_of(self.path))]
 
     def test_problems(self) -> list[str]:
         """Test files that are not there."""
-        return self._tables.test_problems(_folder(self.path))
+        return self._tables.test_problems(folder_of(self.path))
 
     def load(self, seed: int) -> Dataset:
         """The files' own split, whatever the seed."""
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        found = self._tables.find(_folder(self.path))
+        found = self._tables.find(folder_of(self.path))
         digests = digests_of([*found.train, *found.test])
         maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train))
         train = maker.split(found.train, digests)
@@ -104,7 +103,7 @@ class _Maker:
 
     def __init__(self, source: TextSource, cache: SampleCache, training: str) -> None:
         self._source, self._cache, self._files = source, cache, source._tables
-        where = None if source.tokenizer is None else folder_digest(_folder(source.tokenizer))
+        where = None if source.tokenizer is None else folder_digest(folder_of(source.tokenizer))
         self._way = (where,) if where else (training, source.vocabulary, source.lowercase)
         self.tokens: Tokens | None = None
 
@@ -112,21 +111,13 @@ class _Maker:
         """A split, from the cache when these very bytes were numbered so before; None for no rows."""
         files, source = self._files, self._source
         columns = (files.content, files.label, files.owner)
-        asked = (_FORMAT, "text", columns, source.length, self._way, [digests[path] for path in paths])
-        name = hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
-        kept = self._cache.load(name, TextSet)
-        if kept is not None:
-            self.tokens = Tokens(*kept[1]["tokens"])
-            return Split.noted(*kept)
-        with thrifty_arrow():
-            tables = [table for path in paths if (table := Table.of(path)).rows]
-            if not tables:
-                return None
-            fresh, tokens = self._read(tables)
-        notes = {**fresh.notes(), "tokens": [tokens.json, tokens.vocabulary, tokens.padding]}
-        return Split.noted(self._cache.store(name, fresh.samples, notes), notes)
+        key = key_of(_FORMAT, "text", columns, source.length, self._way, [digests[path] for path in paths])
+        split = kept_split(self._cache, key, TextSet, lambda: of_tables(paths, self._read))
+        if split is not None:
+            self.tokens = Tokens(*split.further["tokens"])
+        return split
 
-    def _read(self, tables: Sequence[Table]) -> tuple[Split[TextSet], Tokens]:
+    def _read(self, tables: Sequence[Table]) -> Split[TextSet]:
         files = self._files
         label = chosen_column(tables[0], files, "label", files.label, lambda table: _labels_of(table, files))
         text = chosen_column(tables[0], files, "text", files.content, lambda table: _texts_of(table, files, label))
@@ -138,19 +129,16 @@ class _Maker:
         owners = None if files.owner is None else column_of(tables, files.owner, ())
         if owners is not None:
             samples = samples.numbered(labels.codes, owners.codes)
-        return Split(samples, labels, owners, _remarks(texts, cut, self._source.length)), tokens
+        further = {"tokens": [tokens.json, tokens.vocabulary, tokens.padding]}
+        return Split(samples, labels, owners, _remarks(texts, cut, self._source.length), further)
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
         source = self._source
         if self.tokens is None and source.tokenizer is not None:
-            self.tokens = of_folder(_folder(source.tokenizer))
+            self.tokens = of_folder(folder_of(source.tokenizer))
         if self.tokens is None:
             self.tokens = trained(texts, source.vocabulary, source.lowercase)
         return self.tokens
-
-
-def _folder(path: str) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 def _remarks(texts: Sequence[str], cut: int, length: int) -> tuple[str, ...]:

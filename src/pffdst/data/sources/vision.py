@@ -12,7 +12,7 @@ from pffdst.data.cache import SampleCache
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.archive import ARCHIVES, Archive
-from pffdst.data.sources.base import ImageSource, Split
+from pffdst.data.sources.base import ImageSource, Split, folder_of
 from pffdst.data.sources.parquet import read_shards
 from pffdst.data.sources.shards import Found, TableFiles, digests_of
 
@@ -39,7 +39,7 @@ class VisionSource(ImageSource):
         found = self.shape_problems()
         if self.archive not in ARCHIVES:
             return [*found, f"dataset.archive must be one of {', '.join(ARCHIVES)}, got {self.archive!r}"]
-        folder = _folder(self.path)
+        folder = folder_of(self.path)
         if folder.exists() and not folder.is_dir():
             return [*found, f"dataset.path must be a folder, but {folder} is a file"]
         shards = self._files.find(folder)
@@ -51,7 +51,7 @@ class VisionSource(ImageSource):
 
     def test_problems(self) -> list[str]:
         """Training shards alone."""
-        folder = _folder(self.path)
+        folder = folder_of(self.path)
         return self._files.test_problems(folder) if self._takes(self._files.find(folder)) else []
 
     def load(self, seed: int) -> Dataset:
@@ -59,7 +59,7 @@ class VisionSource(ImageSource):
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        folder = _folder(self.path)
+        folder = folder_of(self.path)
         shards = self._files.find(folder)
         if self._takes(shards):
             return self.assembled(*_read(self, shards, self._files, self.cache))
@@ -80,12 +80,12 @@ class VisionSource(ImageSource):
 
     @property
     def _archive(self) -> Archive:
-        return Archive(self.archive, _folder(self.path))
+        return Archive(self.archive, folder_of(self.path))
 
     def _missing(self, reason: str) -> str:
         files = self._files
         return (
-            f"dataset {self.name} is not in {_folder(self.path)} ({reason}). Put one of these there:\n"
+            f"dataset {self.name} is not in {folder_of(self.path)} ({reason}). Put one of these there:\n"
             f"  torchvision's archive: {self._archive.expected()}\n"
             f"  parquet shards: {files.train} and {files.test}, with the columns {files.content} and {files.label}\n"
             "or name the folder that holds them: dataset.path=FOLDER dataset.download=false"
@@ -104,23 +104,23 @@ class ParquetSource(ImageSource):
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Settings out of range, and shards that are not there."""
         found = self.shape_problems()
-        if not _folder(self.path).is_dir():
+        if not folder_of(self.path).is_dir():
             return [
                 *found,
-                f"dataset.path must name the folder of the parquet shards, but {_folder(self.path)} is none",
+                f"dataset.path must name the folder of the parquet shards, but {folder_of(self.path)} is none",
             ]
-        return [*found, *self._files.problems(_folder(self.path))]
+        return [*found, *self._files.problems(folder_of(self.path))]
 
     def test_problems(self) -> list[str]:
         """Test shards that are not there."""
-        return self._files.test_problems(_folder(self.path))
+        return self._files.test_problems(folder_of(self.path))
 
     def load(self, seed: int) -> Dataset:
         """The shards' own split, whatever the seed."""
         del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
-        return self.assembled(*_read(self, self._files.find(_folder(self.path)), self._files, self.cache))
+        return self.assembled(*_read(self, self._files.find(folder_of(self.path)), self._files, self.cache))
 
     @property
     def _files(self) -> TableFiles:
@@ -128,10 +128,6 @@ class ParquetSource(ImageSource):
 
 
 _Splits = tuple[Split[ImageSet], Split[ImageSet] | None]
-
-
-def _folder(path: str) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> _Splits:

@@ -6,8 +6,9 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from peers.work import Net
 from pffdst.client.turn import ClientSetup
 from pffdst.core.inputs import ImageInputs
 from pffdst.core.seeding import generator_for
@@ -16,27 +17,6 @@ from pffdst.data.samples import ImageSet
 from pffdst.models.lenet import LeNet
 
 __all__ = ["BareLoop"]
-
-
-@final
-class BareLeNet(nn.Module):
-    """The network of pffdst.models.lenet, written plainly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.pool = nn.MaxPool2d(3, stride=1)
-        self.fc1 = nn.Linear(6400, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.pool(self.conv1(x)))
-        x = F.relu(self.pool(self.conv2(x)))
-        x = F.relu(self.fc1(x.flatten(1)))
-        logits: Tensor = self.fc3(F.relu(self.fc2(x)))
-        return logits
 
 
 @final
@@ -49,7 +29,7 @@ class BareLoop:
     def __init__(self, setup: ClientSetup, network: nn.Module | None = None, device: str = "cpu") -> None:
         self.setup, self.device = setup, device
         template = setup.network if network is None else network
-        self.model = (BareLeNet() if isinstance(template, LeNet) else template).to(device)
+        self.model = (Net() if isinstance(template, LeNet) else template).to(device)
         self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         data, inputs = setup.data.open(), setup.inputs
         assert isinstance(data, ImageSet)

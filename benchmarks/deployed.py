@@ -19,44 +19,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from pffdst.build import build
 from pffdst.cli.train import configs
-from pffdst.client.turn import ClientSetup
 from pffdst.config.compose import compose
-from pffdst.core.messages import Update
 from pffdst.deploy.demo import show
 from pffdst.deploy.local import Federation
 from pffdst.deploy.samples import write_samples
-from pffdst.engines.base import Engine, Job
-from pffdst.engines.fabric import FabricEngine
 from pffdst.run import run
+from pffdst.testing import ScriptedEngine
 
 ROUNDS, NODES, GOES, RETURNS, BREAK = 14, 4, 5, 9, 12
 _LEFT_OUT = re.compile(r"round (\d+): client (\d+) is left out: (.*)")
 
 Absences = Mapping[int, Sequence[int]]
-
-
-@final
-class Scripted(Engine):
-    """Simulated clients, of whom some are `away` in a round and others are `lost`: sent a message, never heard of."""
-
-    def __init__(self, away: Absences, lost: Absences) -> None:
-        self._own, self._away, self._lost = FabricEngine(workers=0), away, lost
-        self.channels_last = self._own.channels_last
-
-    def start(self, setup: ClientSetup) -> None:
-        self._own.start(setup)
-
-    def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        return {client: "away" for client in cohort if client in self._away.get(t, ())}
-
-    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        for job, update in zip(jobs, self._own.train(jobs), strict=True):
-            gone = job.task.client in self._lost.get(job.task.t, ())
-            yield Update(job.task.client, None, "lost") if gone else update
 
 
 def overrides() -> list[str]:
@@ -139,7 +116,7 @@ def main(folder: Path) -> int:
     print(f"away, by t: {away}\nlost, by t: {lost}")
     (folder / "simulated").mkdir()
     experiment = build(compose(overrides(), configs()), folder / "simulated", "scripted")
-    theirs = run(replace(experiment, engine=Scripted(away, lost)))
+    theirs = run(replace(experiment, engine=ScriptedEngine(away, lost)))
     ours = json.loads((folder / "run" / "summary.json").read_text())
     for key in ("model_sha256", "bytes_up", "bytes_down", "rejected", "acc_global"):
         print(f"{key:14} deployed {ours[key]!s:.16}  simulated {theirs[key]!s:.16}")

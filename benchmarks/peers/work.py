@@ -15,7 +15,7 @@ LR, MOMENTUM, DECAY, EPOCHS, BATCH = 0.01, 0.9, 1e-3, 2, 32
 
 
 class Net(nn.Module):
-    """The product's LeNet, 781,770 weights."""
+    """The network of pffdst.models.lenet, 781,770 weights, written plainly."""
 
     def __init__(self) -> None:
         super().__init__()

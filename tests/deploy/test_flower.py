@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,38 +13,16 @@ pytest.importorskip("flwr", reason="needs flwr: pip install 'pffdst[deploy]'")
 
 from flwr.app import Message
 
-from pffdst.client.turn import ClientSetup
 from pffdst.core.errors import UserError
-from pffdst.core.messages import Update
 from pffdst.deploy.records import Answer, reply
-from pffdst.engines.base import Engine, Job
-from pffdst.engines.fabric import FabricEngine
 from pffdst.experiment import Experiment
 from pffdst.run import play_round, run
 from pffdst.runs import checkpoint
+from pffdst.testing import ScriptedEngine
 from tests.deploy.grid import Nodes
 
 FLOWER = ("engine=flower", "engine.deadline=0.3", "engine.patience=0.2", "engine.gather=0", "engine.poll=0.01")
 Make = Callable[..., Experiment]
-
-
-class Scripted(Engine):
-    """Simulated clients, of whom some are away in a round and others are sent a message and never heard of."""
-
-    def __init__(self, away: Mapping[int, Sequence[int]], lost: Mapping[int, Sequence[int]]) -> None:
-        self._own, self._away, self._lost = FabricEngine(workers=0), away, lost
-        self.channels_last = True
-
-    def start(self, setup: ClientSetup) -> None:
-        self._own.start(setup)
-
-    def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        return {client: "away" for client in cohort if client in self._away.get(t, ())}
-
-    def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        for job, update in zip(jobs, self._own.train(jobs), strict=True):
-            gone = job.task.client in self._lost.get(job.task.t, ())
-            yield Update(job.task.client, None, "lost") if gone else update
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -80,7 +58,7 @@ def test_faults_come_to_what_a_simulation_with_the_same_cohorts_gives(nodes: Nod
     assert "nothing is sent to it" in rejected[2][2]
     assert "is not connected" in rejected[3][0]
     assert (2, 2) not in [(client, t) for client, t, _ in nodes.sent]
-    script = Scripted({2: [2], 3: [0]}, {1: [2]})
+    script = ScriptedEngine({2: [2], 3: [0]}, {1: [2]})
     assert same(deployed, run(replace(experiment("simulated"), engine=script)))
 
 

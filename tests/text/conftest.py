@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from pffdst.build import build
 from pffdst.config.compose import compose
 from pffdst.experiment import Experiment
+from pffdst.run import play_round
 
 pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
 
@@ -76,3 +78,17 @@ def make(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 
 
 SMALL = ("model=text_transformer", "model.width=16", "model.hidden=24", "model.heads=2", "model.layers=1")
+
+
+def watched(experiment: Experiment, after: Callable[[int], None] = lambda _: None) -> list[torch.Tensor]:
+    """Plays all rounds, and calls `after` each. Dead weights are 0; given are the frozen ones of rounds with some."""
+    frozen: list[torch.Tensor] = []
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        loggers.open(experiment.info, None)
+        for t in range(experiment.rounds):
+            play_round(experiment, t)
+            model = experiment.server.model
+            assert not bool(model.weights[~model.alive].any())
+            frozen += [model.weights[model.frozen_at.bits]] if len(model.frozen_at) else []
+            after(t)
+    return frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from pffdst.cli import export
 from pffdst.config.check import ConfigError
 from pffdst.core.flat import coverage
 from pffdst.experiment import Experiment
-from pffdst.run import play_round, run
+from pffdst.run import run
 from pffdst.runs import checkpoint
-from tests.text.conftest import BAD, FILLING, GOOD
+from tests.text.conftest import BAD, FILLING, GOOD, watched
 from tests.text.test_runs import played, same
 
 transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -76,22 +77,19 @@ def test_a_round_in_every_engine(hf: Make) -> None:
 def test_masks_freezing_resume_and_export(hf: Make, tmp_path: Path) -> None:
     asked = ("engine.exact=true", "rounds=6", "sparsity=0.9", "optimizer=adamw", "lr=0.003")
     whole = hf(*asked, folder=tmp_path / "whole")
-    frozen: list[torch.Tensor] = []
-    with whole.engine.open(whole.setup), whole.loggers as loggers:
-        loggers.open(whole.info, None)
-        for t in range(whole.rounds):
-            play_round(whole, t)
-            model = whole.server.model
-            assert not bool(model.weights[~model.alive].any())
-            frozen += [model.weights[model.frozen_at.bits]] if len(model.frozen_at) else []
-            if t == 3:
-                whole.save()
-                state = checkpoint.load(whole.checkpoints / "last.ckpt")
+    states = list[Any]()
+
+    def keep(t: int) -> None:
+        if t == 3:
+            whole.save()
+            states.append(checkpoint.load(whole.checkpoints / "last.ckpt"))
+
+    frozen = watched(whole, keep)
     assert len(frozen) == 3
     assert all(torch.equal(values, frozen[0]) for values in frozen)
     assert len(whole.server.model.alive_at) == round(0.1 * whole.setup.layout.maskable)
     summary = whole.finish()
-    again = run(hf(*asked, folder=tmp_path / "again"), state)
+    again = run(hf(*asked, folder=tmp_path / "again"), states[0])
     assert again["model_sha256"] == summary["model_sha256"]
     tokens = whole.evaluator._test.part(slice(0, 5))
     logits = pffdst.load(tmp_path / "whole")(tokens)

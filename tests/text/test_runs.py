@@ -15,7 +15,7 @@ from pffdst.config.compose import session
 from pffdst.experiment import Experiment
 from pffdst.run import play_round, run
 from pffdst.runs import checkpoint
-from tests.text.conftest import CONFIGS, reviews
+from tests.text.conftest import CONFIGS, reviews, watched
 
 Make = Callable[..., Experiment]
 LEARNING = (
@@ -58,15 +58,7 @@ def test_it_learns_adamw_keeps_dead_and_frozen_weights_and_the_model_is_ready_to
     make: Make, tmp_path: Path
 ) -> None:
     experiment = make(*LEARNING, folder=tmp_path)
-    before: list[torch.Tensor] = []
-    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
-        loggers.open(experiment.info, None)
-        for t in range(experiment.rounds):
-            play_round(experiment, t)
-            model = experiment.server.model
-            assert not bool(model.weights[~model.alive].any())
-            if len(model.frozen_at):
-                before.append(model.weights[model.frozen_at.bits])
+    before = watched(experiment)
     assert len(before) == 6
     assert all(torch.equal(values, before[0]) for values in before)
     summary = experiment.finish()

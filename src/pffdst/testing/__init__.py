@@ -24,8 +24,10 @@ from pffdst.testing.laws import (
     check_server_optimizer,
 )
 from pffdst.testing.runs import SmallRun, check_rule
+from pffdst.testing.scripted import ScriptedEngine
 
 __all__ = [
+    "ScriptedEngine",
     "SmallRun",
     "check_aggregation",
     "check_allocation",

@@ -208,7 +208,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     _tell(made, engine.channels_last)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
-        info=_run_info(cfg, folder, setup),
+        info=_run_info(cfg, plain, folder, setup),
         fingerprint=identity,
         content=_content(cfg, dataset, made.network),
         labels=records.labels(plain, dataset, network),
@@ -346,14 +346,14 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
     return Server(made.model, rules, FlatModule(made.network, setup.layout).read_buffers())
 
 
-def _run_info(cfg: DictConfig, folder: Path, setup: ClientSetup) -> RunInfo:
+def _run_info(cfg: DictConfig, plain: dict[str, Any], folder: Path, setup: ClientSetup) -> RunInfo:
     """What the run is called and how large its model is, for every logger."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
     name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
     alive = sum(sum(stage.counts) for stage in setup.stages)
     size = (coverage(setup.layout).parameters, setup.layout.maskable, alive)
-    return RunInfo(_plain(cfg), folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size)
+    return RunInfo(plain, folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size)
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:

@@ -128,11 +128,12 @@ def write_models(
     folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
 ) -> str:
     """Both models' files, with the `buffers` that they share, and what goes with them; gives the last one's digest."""
-    for name, model in ((LAST, last), (AVERAGE, average)):
-        files.write_whole(folder / name, SavedModel.of(model, card, buffers).packed())
+    saved = {LAST: SavedModel.of(last, card, buffers), AVERAGE: SavedModel.of(average, card, buffers)}
+    for name, model in saved.items():
+        files.write_whole(folder / name, model.packed())
     for name, text in card.inputs.files().items():
         files.write_whole(folder / name, text.encode("utf-8"))
-    return SavedModel.of(last, card, buffers).digest()
+    return saved[LAST].digest()
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -52,8 +52,7 @@ def play_round(experiment: Experiment, t: int) -> Round:
     experiment.show(done)
     with watch.part("log"):
         experiment.log(done)
-    experiment.lap(began)
-    experiment.save_if_due(time.monotonic() - began)
+    experiment.save_if_due(experiment.lap(began))
     release_free_memory()
     return done
 

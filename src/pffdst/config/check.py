@@ -197,14 +197,10 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
     needed = getattr(targets.get("model"), "min_size", None)
     if not isinstance(needed, int) or not isinstance(size, int) or size >= needed:
         return []
-    options = choices.options("model").items()
-    others = [f"model={name}" for name, node in options if _asks(node) <= _IMAGES and _takes(node, size)]
+    others = [f"model={name}" for name, node in _of_kind(choices, ("channels", "size")).items() if _takes(node, size)]
     instead = f": use {' or '.join(others)}" if others else ": choose a model for small images"
     model = choices.called("model", cfg.model)
     return [f"{model} needs images of at least {needed}x{needed}, but {dataset} has {size}x{size}{instead}"]
-
-
-_IMAGES = {"channels", "size", "classes"}  # what a model of images may ask for
 
 
 def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:
@@ -213,12 +209,17 @@ def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: 
     asks = _asks(cfg.model, targets["model"]) if "model" in targets else set()
     if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
         return []
-    fitting = [name for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}]
+    fitting = _of_kind(choices, gives)
     instead = f"use {' or '.join(f'model={name}' for name in fitting)}" if fitting else "choose a model for such data"
     return [
         f"{choices.called('model', cfg.model)} asks for {', '.join(wanting)}, but {dataset} tells {', '.join(gives)} "
         f"and classes: they are not of a kind; {instead}"
     ]
+
+
+def _of_kind(choices: Choices, gives: Sequence[str]) -> dict[str, DictConfig]:
+    """The options of `model` that ask for nothing but what data tell that give these, and the classes."""
+    return {name: node for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}}
 
 
 def _asks(node: DictConfig, target: Callable[..., Any] | None = None) -> set[str]:

@@ -64,4 +64,4 @@ class ServerState:
         """Goes back to what `state_dict` gave."""
         self.buffers = tuple(state["buffers"])
         self._now, self._changed_in = state["now"], list(state["changed_in"])
-        self._clients = from_sparse(state["clients"])
+        self._clients = from_sparse(state["clients"], self._clients)

@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.build import build, content
-from pffdst.config.identity import content_differences, content_digest, differences, engine_identity, fingerprint
+from pffdst.config.identity import content_differences, content_digest, engine_identity, fingerprint
+from pffdst.config.resume import other_run
 from pffdst.core.errors import UserError
 from pffdst.experiment import STATE, STATE_FORMAT, Experiment
 from pffdst.loggers.tables import print_summary
@@ -89,7 +90,7 @@ def finished(folder: Path, identity: str) -> dict[str, Any] | None:
     return summary
 
 
-def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> Mapping[str, Any] | None:
+def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> dict[str, Any] | None:
     """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
     checkpoints = folder / files.CHECKPOINTS
     if resume is False:
@@ -115,7 +116,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
         state = checkpoint.load(path)
         _check_state(cfg, state, path)
     if state["fingerprint"] != identity:
-        raise UserError(_another_configuration(cfg, folder, path))
+        state = _lengthened(cfg, folder, path, state, identity)
     _log.info("resuming after round %d from %s", state["t"], path)
     return state
 
@@ -137,15 +138,21 @@ def _check_state(cfg: DictConfig, state: Any, path: Path) -> None:
         raise CheckpointError(f"checkpoint {path}: it is none that a run wrote ({', '.join(wrong[:3])})")
 
 
-def _another_configuration(cfg: DictConfig, folder: Path, path: Path) -> str:
-    try:
-        saved = files.read_yaml(folder / files.CONFIG)
-    except files.FileProblem:
-        saved = None
-    now: Any = OmegaConf.to_container(cfg, resolve=True)
-    lines = differences(saved, now) if isinstance(saved, dict) else []
-    what = "\n".join(f"  - {line}" for line in lines) or "  - (what differs was not saved)"
-    return f"{path} belongs to a run of another configuration; give it the same one, or start a new run:\n{what}"
+def _lengthened(cfg: DictConfig, folder: Path, path: Path, state: dict[str, Any], identity: str) -> dict[str, Any]:
+    """The checkpoint of a run that now gets more rounds, as the longer run's, on disk too: it may be killed next.
+
+    UserError for what is another run's.
+    """
+    if jobs.read_run(folder).get("fingerprint") == state["fingerprint"]:
+        lines = other_run(cfg, folder)
+    else:
+        lines = [f"{path} belongs to a run of another configuration than the one in its folder: name another"]
+    if lines:
+        raise UserError("\n".join(lines))
+    longer = state | {"fingerprint": identity}
+    checkpoint.save(folder / files.CHECKPOINTS, longer)
+    _log.info("the run goes on to %d rounds", cfg.rounds)
+    return longer
 
 
 def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.build import build
 from pffdst.config.compose import Session, session
+from pffdst.config.lengthen import lengthening
 from pffdst.cost.ledger import Ledger
 from pffdst.experiment import Experiment
 from pffdst.run import play_round, run
@@ -22,6 +25,7 @@ from tests.conftest import SMALL
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 RUN = ("engine.exact=true", "rounds=8", "checkpoint_every=1000", "sparsity=0.6")
+FURTHER = 5  # into the second stage, where there are two
 STOP = 3  # in the middle of the first of two stages, before a round that moves masks
 # So that much happens in few rounds, where a method has such a key.
 LIVELY = {"schedule.interval": 1, "schedule.first": 1, "init_epochs": 3, "iterations": 5}
@@ -61,7 +65,7 @@ def whole(request: pytest.FixtureRequest, configs: Session, tmp_path_factory: py
         for t in range(experiment.first, experiment.rounds):
             play_round(experiment, t)
             bills.append(Counter(experiment.ledger.round))
-            if t + 1 in (0, STOP):
+            if t + 1 in (0, STOP, FURTHER):
                 experiment.save()
                 states[t + 1] = checkpoint.load(experiment.checkpoints / "last.ckpt")
         summary = experiment.finish()
@@ -98,6 +102,38 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
         assert summary["model_sha256"] == whole.summary["model_sha256"], f"taken up before round {stop}"
         assert again.server.averaged_model.same_as(whole.experiment.server.averaged_model)
         assert +again.ledger.total == +whole.experiment.ledger.total
+
+
+def lengthened(cfg: DictConfig, rounds: int) -> DictConfig | None:
+    """The configuration with more rounds and what the messages say to write; None where they say to start anew."""
+    saved: Any = OmegaConf.to_container(cfg, resolve=True)
+    longer = cfg.copy()
+    longer.rounds = rounds
+    while problems := lengthening(saved, longer):
+        advice = re.search(r"write ([\w.]+)=([\d.]+)$", problems[0])
+        if advice is None:
+            assert problems[0].endswith("start a new one") or problems[0].endswith("start a new run")
+            return None
+        OmegaConf.update(longer, advice[1], float(advice[2]) if "." in advice[2] else int(advice[2]), force_add=True)
+    return longer
+
+
+def test_a_run_that_may_be_lengthened_played_what_the_longer_one_plays(
+    whole: Whole, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cfg = lengthened(whole.cfg, 16)
+    scheduled = 0.0 if "schedule" not in whole.cfg.readjust else whole.cfg.readjust.schedule.get("until", 0.5)
+    assert (cfg is None) == ("FedDip" in whole.cfg.readjust._target_ or scheduled == 0.6)  # 0.6 of 8 is no round
+    if cfg is None:
+        return
+    longer = build(cfg, tmp_path_factory.mktemp("longer"), "test")
+    with longer.engine.open(longer.setup), longer.loggers as loggers:
+        loggers.open(longer.info, None)
+        for t in range(longer.first, FURTHER):
+            play_round(longer, t)
+    played, state = whole.states[FURTHER]["server"], longer.server.state_dict()
+    for name in ("alive", "frozen", "held", "rest"):
+        assert torch.equal(torch.as_tensor(played[name]), torch.as_tensor(state[name])), name
 
 
 def test_values_of_eight_bits_are_not_refused(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> None:

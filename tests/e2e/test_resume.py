@@ -81,6 +81,25 @@ def test_killed_in_both_stages_and_resumed_it_is_the_same_run(
     assert {k: v for k, v in mine.items() if k not in clocks} == {k: v for k, v in theirs.items() if k not in clocks}
 
 
+def test_a_finished_run_gets_more_rounds(uninterrupted: Path, tmp_path: Path, train: Train) -> None:
+    """It is then the run that was begun with so many, and says what else to write where that takes more."""
+    folder, longer = tmp_path / "lengthened", ["rounds=80", "freeze.at=0.25", "readjust.schedule.rounds=5"]
+    shutil.copytree(uninterrupted, folder)
+    refused = train(f"resume={folder}", *longer[:1])
+    assert refused.returncode == 2
+    assert "stages would have begun in round 1, 41, not 1, 21: write freeze.at=0.25" in refused.stderr
+    assert json.loads((folder / "run.json").read_text())["status"] == "done"
+    went_on = train(f"resume={folder}", *longer)
+    assert went_on.returncode == 0, went_on.stderr
+    whole = tmp_path / "whole"
+    assert train(*RUN, *longer, "checkpoint_every=3", f"hydra.run.dir={whole}").returncode == 0
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert rows(folder) == rows(whole)
+    assert [json.loads((f / "run.json").read_text())["fingerprint"] for f in (folder, whole)] == 2 * [
+        json.loads((whole / "summary.json").read_text())["fingerprint"]
+    ]
+
+
 def test_a_finished_run_is_not_run_again(uninterrupted: Path, train: Train) -> None:
     before = (uninterrupted / "metrics.csv").stat().st_mtime_ns
     again = train(f"resume={uninterrupted}")

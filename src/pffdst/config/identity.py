@@ -12,7 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION
 from pffdst.core.words import dotted, typed
 
-__all__ = ["content_differences", "content_digest", "differences", "engine_identity", "essence", "fingerprint"]
+__all__ = [
+    "ABSENT",
+    "changed",
+    "content_differences",
+    "content_digest",
+    "differences",
+    "engine_identity",
+    "essence",
+    "fingerprint",
+]
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -52,9 +61,14 @@ def _digest(plain: Any) -> str:
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two resolved configurations, result-neutral keys aside: `lr: saved 0.01, now 0.05`."""
+    return [f"{key}: saved {_word(old)}, now {_word(new)}" for key, (old, new) in changed(saved, now).items()]
+
+
+def changed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys, result-neutral ones aside, in which two resolved configurations differ, with both values (or ABSENT)."""
     before, after = dotted(_canonical(_essence(saved))), dotted(_canonical(_essence(now)))
-    keys = [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
-    return [f"{key}: saved {_word(before.get(key, _ABSENT))}, now {_word(after.get(key, _ABSENT))}" for key in keys]
+    found = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
+    return {key: (old, new) for key, (old, new) in found.items() if old != new}
 
 
 def content_digest(content: Mapping[str, str]) -> str:
@@ -68,7 +82,7 @@ def content_differences(saved: Mapping[str, str], now: Mapping[str, str]) -> lis
     return [f"{name}: was {old}, now {new}" for name, (old, new) in lines.items() if old != new]
 
 
-_ABSENT = object()
+ABSENT = object()
 
 
 def _essence(plain: Any) -> dict[str, Any]:
@@ -94,4 +108,4 @@ def _canonical(value: Any) -> Any:
 
 
 def _word(value: Any) -> str:
-    return "absent" if value is _ABSENT else typed(value)
+    return "absent" if value is ABSENT else typed(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.flags import key_of
 from pffdst.config.identity import differences, fingerprint
-from pffdst.runs.files import CONFIG, HYDRA, OVERRIDES, SWEEP, FileProblem, read_yaml
+from pffdst.config.lengthen import lengthening
+from pffdst.runs.files import CONFIG, HYDRA, OVERRIDES, SUMMARY, SWEEP, FileProblem, read_json, read_yaml
 from pffdst.runs.jobs import read_run
 
-__all__ = ["Expanded", "expand", "folder_problems", "quoted"]
+__all__ = ["Expanded", "expand", "folder_problems", "other_run", "quoted"]
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
 # A preset of several runs belongs to their command line; one of them is resumed as a run of its own.
@@ -78,17 +79,35 @@ def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
         return [f"hydra.run.dir={folder} holds a run: go on with it, resume={folder}, or choose another folder"]
     if saved == fingerprint(cfg):
         return []
-    lines = "; ".join(_differences(cfg, folder)) or "what differs was not saved"
-    return [f"resume: {folder} holds a run of another configuration; leave out what differs, or start anew: {lines}"]
+    return other_run(cfg, folder)
 
 
-def _differences(cfg: DictConfig, folder: Path) -> list[str]:
+def other_run(cfg: DictConfig, folder: Path) -> list[str]:
+    """Why the run in a folder, whose fingerprint is another, cannot go on as this configuration.
+
+    Nothing where it is that run with more rounds.
+    """
     try:
-        saved = read_yaml(folder / CONFIG)
+        saved: Any = read_yaml(folder / CONFIG)
     except FileProblem:
+        saved = None
+    longer = lengthening(saved, cfg) if isinstance(saved, dict) else None
+    if longer is not None:
+        longer += _ended_early(folder, saved["rounds"])
+        return [f"resume: the run cannot go on with rounds={cfg.rounds}: {line}" for line in longer]
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    lines = differences(saved, now) if isinstance(saved, dict) else []
+    what = "; ".join(lines) or "what differs was not saved"
+    return [f"resume: {folder} holds a run of another configuration; leave out what differs, or start anew: {what}"]
+
+
+def _ended_early(folder: Path, rounds: int) -> list[str]:
+    """A run that an observer ended would have ended there however many rounds it had been given."""
+    try:
+        played = read_json(folder / SUMMARY)["rounds"]
+    except (FileProblem, KeyError, TypeError):
         return []
-    now = OmegaConf.to_container(cfg, resolve=True)
-    return differences(saved, now) if isinstance(saved, dict) and isinstance(now, dict) else []  # type: ignore[arg-type]
+    return [] if played == rounds else [f"an observer ended it in round {played} of {rounds}: start a new one"]
 
 
 def _value(line: str) -> bool | str:

@@ -238,7 +238,8 @@ class Rule(ABC):
     download; the model is dense, what is not trained is frozen for now. With `starts_anew` the first stage begins with
     weights initialised anew, on another draw than the run's first. With `begins_dense` the initial model is scored or
     sent whole, so that no layer has a density yet which `sparse_init=auto` could scale it to. `keeps_density`: a run
-    ends with as many alive weights as it was asked for.
+    ends with as many alive weights as it was asked for. `any_length`: what it does in a round depends on the lengths of
+    the stage and of the run through its `schedule` alone, so that a run can be given more rounds.
     """
 
     absent: ClassVar[Absent] = "left_out"
@@ -247,6 +248,7 @@ class Rule(ABC):
     sends_changes: bool = False
     starts_anew: ClassVar[bool] = False
     begins_dense: ClassVar[bool] = False
+    any_length: ClassVar[bool] = False
     warm_up: int = 0
 
     # ---- stages ----------------------------------------------------------------------------------------------------

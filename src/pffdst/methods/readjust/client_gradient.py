@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from pffdst.core.masks import largest, largest_dead, smallest
 from pffdst.core.model import GlobalModel, Stage
@@ -24,6 +24,7 @@ class ClientGradient(Rule):
     alpha_t = alpha / 2 (1 + cos(pi t / (L / 2))), t counted from the stage's start.
     """
 
+    any_length: ClassVar[bool] = True
     alpha: float = 0.01
     schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=1, until=0.5))
 

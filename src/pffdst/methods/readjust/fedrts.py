@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class FedRts(Rule):
     `sampling` false the means of the Betas stand in for draws.
     """
 
+    any_length: ClassVar[bool] = True
     alpha: float = 0.4
     gamma: float = 0.5
     step: float = 10.0

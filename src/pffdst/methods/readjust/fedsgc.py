@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class FedSgc(Rule):
     lambda, `grow_agree` is beta.
     """
 
+    any_length: ClassVar[bool] = True
     alpha: float = 0.2
     prune_agree: float = 0.01
     grow_agree: float = 0.1

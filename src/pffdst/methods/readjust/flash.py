@@ -50,6 +50,7 @@ class Flash(Rule):
     scaled to the stage's sum.
     """
 
+    any_length: ClassVar[bool] = True
     absent: ClassVar[Absent] = "zero"
     starts_anew: ClassVar[bool] = True
     warm_up = 1

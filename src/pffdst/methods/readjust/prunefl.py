@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class PruneFl(Rule):
     smallest |w| make up is swapped for the largest mean g^2 among dead weights, as FedTiny swaps.
     """
 
+    any_length: ClassVar[bool] = True
     exact: bool = False
     schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=50, first=50, until=1.0))
     decrement: float = 0.3

@@ -33,6 +33,7 @@ class Scored(Rule, ABC):
     outvote the rest.
     """
 
+    any_length: ClassVar[bool] = True
     init_share: float = 1.0
     sent: Literal["all", "top"] = "all"
     normalise: Literal["sum", "none"] = "sum"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 from pffdst.core.facts import Facts
 from pffdst.core.masks import Move, room_left, smallest
@@ -25,6 +25,7 @@ class ServerDifferential(Rule):
     nothing.
     """
 
+    any_length: ClassVar[bool] = True
     ratio: float = 0.5
     schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=0, until=0.25))
 

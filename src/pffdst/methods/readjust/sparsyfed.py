@@ -31,6 +31,7 @@ class SparsyFed(Rule):
     1 - s_l of its input, of the whole batch, s_l being the layer's sparsity; all else is exact.
     """
 
+    any_length: ClassVar[bool] = True
     absent: ClassVar[Absent] = "zero"
     begins_dense: ClassVar[bool] = True
     keeps_density = False

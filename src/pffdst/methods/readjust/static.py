@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from pffdst.methods.rule import Rule
 
@@ -14,3 +14,5 @@ __all__ = ["Static"]
 @dataclass(frozen=True)
 class Static(Rule):
     """`random_mask` without freezing, FedAvg with a dense allocation."""
+
+    any_length: ClassVar[bool] = True

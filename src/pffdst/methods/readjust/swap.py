@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -52,6 +52,7 @@ class TopGradients(Rule, ABC):
     many. Both are chosen by the old mask: what was just pruned is not grown, what grows is 0.
     """
 
+    any_length: ClassVar[bool] = True
     alpha: float
     schedule: UpdateSchedule
     _gradients: Places | None = field(default=None, init=False, repr=False, compare=False)

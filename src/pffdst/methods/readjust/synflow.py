@@ -28,6 +28,7 @@ class SynFlow(Rule):
     positions are chosen likewise among what is not frozen, with the frozen ones always in place.
     """
 
+    any_length: ClassVar[bool] = True
     derives_start: ClassVar[bool] = True
     begins_dense: ClassVar[bool] = True
 

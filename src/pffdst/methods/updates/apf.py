@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -30,6 +30,7 @@ class Freezing(Rule):
     frozen; up go active values, down the active mask and the weights that changed since the client's last download.
     """
 
+    any_length: ClassVar[bool] = True
     decay: float = 0.99
     threshold: float = 0.05
     sends_changes: bool = field(default=True, init=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from pffdst.methods.rule import Rule
 
@@ -14,3 +14,5 @@ __all__ = ["Plain"]
 @dataclass(frozen=True)
 class Plain(Rule):
     """Every hook does nothing."""
+
+    any_length: ClassVar[bool] = True

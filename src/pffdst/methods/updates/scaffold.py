@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Scaffold(Rule):
     trainable weights and the parameters; they follow the mask, and begin at 0 where it grows. They travel by the run's
     codec; a client's own c_k is exact.
     """
+
+    any_length: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._at: Positions | None = None

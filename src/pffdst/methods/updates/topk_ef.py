@@ -34,6 +34,7 @@ class TopK(Rule):
     the weights that changed since their last download.
     """
 
+    any_length: ClassVar[bool] = True
     absent: ClassVar[Absent] = "unchanged"
     left: float = 0.9
     decay: float = 1.0

@@ -1,0 +1,141 @@
+"""`resume=RUN rounds=MORE`: whether a run may be lengthened, and what to write where it may not be as it stands.
+
+A lengthened run must be the run that had been begun with so many rounds: nothing that was played may depend on the
+length, or the settings that do are written so that it comes out the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, final
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pffdst.config.identity import ABSENT, changed
+from pffdst.core.model import Stage
+from pffdst.methods.freeze.base import FreezeSchedule
+from pffdst.methods.local.lr_schedule import LearningRateSchedule
+from pffdst.methods.method import stage_of
+from pffdst.methods.rule import Rule
+
+__all__ = ["lengthening"]
+
+_FREE = ("rounds", "freeze.", "readjust.schedule.", "lr_schedule.")
+_COUNTS = (10**6,)  # of a layer; how many weights a stage has is no matter of rounds
+
+
+@final
+@dataclass(frozen=True)
+class _Course:
+    """What of a run depends on its length."""
+
+    rounds: int
+    lr: float
+    lr_schedule: LearningRateSchedule
+    freeze: FreezeSchedule
+    readjust: Rule
+    updates: Rule
+
+    @staticmethod
+    def of(cfg: DictConfig) -> _Course:
+        made = (instantiate(cfg[name]) for name in ("lr_schedule", "freeze", "readjust", "updates"))
+        return _Course(cfg.rounds, cfg.lr, *made)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.freeze.stages(self.rounds, _COUNTS)
+
+    def lr_at(self, t: int) -> float:
+        return self.lr_schedule.at(self.lr, t, self.rounds)
+
+    def moves_at(self, t: int) -> tuple[Any, ...]:
+        """Whether the mask moves in round t, how much of it, and whether it is fixed by then."""
+        stage, schedule = stage_of(self.stages, t), getattr(self.readjust, "schedule", None)
+        course = () if schedule is None else (schedule.due(stage, t), schedule.decay(stage, t))
+        return (*course, t < self.readjust.exploration_end(stage))
+
+
+def lengthening(saved: Mapping[str, Any], cfg: DictConfig) -> list[str] | None:
+    """What stands against going on with the run of the resolved configuration `saved` as the longer one of `cfg`.
+
+    None where the two differ in more than that: they are two runs. Of `saved`, which comes with the run's folder, only
+    numbers are taken.
+    """
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    differing = changed(saved, now)
+    before = differing.get("rounds", (None, None))[0]
+    if type(before) is not int or not 0 < before < cfg.rounds:
+        return None
+    if not all(key.startswith(_FREE) and _is_plain(old) for key, (old, _) in differing.items()):
+        return None
+    shorter = copy.deepcopy(cfg)
+    with open_dict(shorter):
+        for key, (old, _) in differing.items():
+            path, _, name = key.rpartition(".")
+            node = OmegaConf.select(shorter, path) if path else shorter
+            if old is ABSENT:
+                del node[name]
+            else:
+                node[name] = old
+    return list(_problems(_Course.of(shorter), _Course.of(cfg)))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or value is ABSENT or type(value) in (int, float)
+
+
+def _problems(old: _Course, new: _Course) -> Iterator[str]:
+    """Each with what to write."""
+    for group in ("readjust", "updates"):
+        if not getattr(new, group).any_length:
+            yield f"{group}: what it does in a round depends on the length of the run: start a new one"
+            return
+    begun = [stage.start for stage in new.stages if stage.start < old.rounds]
+    wanted = [stage.start for stage in old.stages]
+    if begun != wanted:
+        starts = _listed([stage.start for stage in new.stages])
+        yield f"stages would have begun in round {starts}, not {_listed(wanted)}{_at(new, wanted)}"
+        return
+    played = range(old.rounds)
+    other = next((t for t in played if old.lr_at(t) != new.lr_at(t)), None)
+    if other is not None:
+        yield (
+            f"lr_schedule: the learning rate of round {other + 1} was {old.lr_at(other):.4g} and would have been "
+            f"{new.lr_at(other):.4g}: only a schedule that does not end with the run can go on{_horizon(old)}"
+        )
+    other = next((t for t in played if old.moves_at(t) != new.moves_at(t)), None)
+    if other is not None:
+        yield (
+            f"readjust.schedule: the mask would have moved otherwise from round {other + 1} on, since a share of a "
+            f"stage is longer in a longer one{_ends(old)}"
+        )
+
+
+def _listed(starts: list[int]) -> str:
+    return ", ".join(str(start + 1) for start in starts)
+
+
+def _at(new: _Course, wanted: list[int]) -> str:
+    """The `freeze.at` with which stage 2 begins where it did."""
+    if not hasattr(new.freeze, "at") or len(wanted) != 2:
+        return ""
+    at = math.ceil(Fraction(wanted[1], new.rounds) * 10**6) / 10**6
+    return f": write freeze.at={at:.10g}"
+
+
+def _horizon(old: _Course) -> str:
+    """Of an exponential schedule the length can be written down."""
+    return f": write lr_schedule.horizon={old.rounds}" if hasattr(old.lr_schedule, "horizon") else ""
+
+
+def _ends(old: _Course) -> str:
+    """The rounds that stand in for the share, where all stages agree on a whole number."""
+    schedule = getattr(old.readjust, "schedule", None)
+    ends = set() if schedule is None else {float(schedule.end(stage)) for stage in old.stages}
+    whole = len(ends) == 1 and next(iter(ends)).is_integer()
+    return f": write readjust.schedule.rounds={next(iter(ends)):.0f}" if whole else "; start a new run"

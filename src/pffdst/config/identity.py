@@ -65,7 +65,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def changed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys, result-neutral ones aside, in which two resolved configurations differ, with both values (or ABSENT)."""
+    """The dotted keys that differ, result-neutral ones aside, with both values, each of which may be ABSENT."""
     before, after = dotted(_canonical(_essence(saved))), dotted(_canonical(_essence(now)))
     found = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
     return {key: (old, new) for key, (old, new) in found.items() if old != new}

@@ -114,7 +114,7 @@ class Server:
             grown=len(now.without(before)) if moved else 0,
             froze=froze,
         )
-        return Round(self, plan, self.model, before)
+        return Round(self, plan, self.model, before if t > 0 else now)
 
     def _cohort(self, t: int) -> tuple[int, ...]:
         rules, clients, size = self.rules, self.rules.population.clients, self.rules.cohort

@@ -42,6 +42,7 @@ def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Pat
     # An option may need a value, or another option beside it; nothing else is wrong with any.
     needs = {
         "parquet": ("dataset.path is missing",),
+        "counted": ("dataset.path is missing", "dataset.counts is missing"),
         "folder": ("dataset.path is missing",),
         "text": ("dataset.path is missing",),
         "text_transformer": ("dataset.path is missing",),

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from pffdst.deploy.node import Turns
 from pffdst.deploy.records import Answer, reply, task_of
+from pffdst.deploy.survey import decline, is_survey, tell
 
 
 class Nodes:
@@ -20,6 +21,7 @@ class Nodes:
     def __init__(self, folder: Path, files: list[Path]) -> None:
         self.folder, self.files = folder, files
         self.down: set[int] = set()
+        self.telling = set(range(len(files)))
         self.meddle: Callable[[int, Message, Answer, bytes | None], Message | None] | None = None
         self.sent: list[tuple[int, int, int]] = []  # client, t, bytes of the payload
         self._names = itertools.count()
@@ -41,6 +43,11 @@ class Nodes:
             message.metadata.__dict__["_message_id"] = names[-1]
             client = message.metadata.dst_node_id - 100
             if client in self.down:
+                continue
+            if is_survey(message):
+                told = client in self.telling
+                back = tell(message, self.files[client], self.state(client) / "cache") if told else decline(message)
+                self._answers[names[-1]] = back
                 continue
             if message.metadata.message_type == "query":
                 self._answers[names[-1]] = Message(RecordDict({"alive": ConfigRecord({})}), reply_to=message)

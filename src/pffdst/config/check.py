@@ -20,6 +20,7 @@ from pffdst.config.schema import groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
+from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
 
 __all__ = ["ConfigError", "check", "data_problems", "problems_of", "tidy"]
@@ -303,6 +304,7 @@ _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
     """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
+    lines += _elsewhere(cfg, made, choices)
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
         return lines
     try:
@@ -315,6 +317,20 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
         lines.append(f"{sender} sends the changes of a dense model: write allocation=dense")
     pairs = (_RULES, reversed(_RULES))
     return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
+
+
+def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
+    """What a dataset whose training samples are with the clients cannot do here."""
+    if not getattr(made.get("dataset"), "elsewhere", False):
+        return []
+    lines, dataset = [], choices.called("dataset", cfg.dataset)
+    if not getattr(made.get("engine"), "elsewhere", False):
+        lines.append(f"{dataset} has no training samples here: write engine=flower, or another dataset")
+    if "partition" in made and not isinstance(made["partition"], ByColumn):
+        lines.append(f"{dataset} says itself who has what: write partition=column partition.column=client")
+    if _known(cfg, "validation_share"):
+        lines.append(f"validation_share: {dataset} has no training samples here to hold out; write validation_share=0")
+    return lines
 
 
 def _ask(part: Any, hook: str, *given: Any) -> list[str]:

@@ -124,8 +124,12 @@ def image_dataset(
 
 
 class DataSource(ABC):
-    """Where a dataset comes from. `gives` are the arguments of a model that its data will tell, beside `classes`."""
+    """Where a dataset comes from. `gives` are the arguments of a model that its data will tell, beside `classes`.
 
+    `elsewhere`: the training samples are with the clients, and empty ones stand here in their place.
+    """
+
+    elsewhere: ClassVar[bool] = False
     gives: ClassVar[tuple[str, ...]] = ("channels", "size")
 
     @abstractmethod

@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pffdst.core.errors import UserError, needs
@@ -46,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "start a run on a SuperLink of Flower's configuration, and show what it says")
     run.add_argument("superlink", help="its name in Flower's config.toml")
     run.add_argument("overrides", nargs="*", help="as for train.py")
+    survey = command("survey", _survey, "ask the nodes how many samples of which class they have, and write it down")
+    survey.add_argument("superlink", help="its name in Flower's config.toml")
+    survey.add_argument("counts", type=Path, help="the table to write: client,class,samples")
+    survey.add_argument("--clients", type=int, required=True)
+    survey.add_argument("--channels", type=int, choices=(1, 3), default=0, help="what images are brought to")
+    survey.add_argument("--resize", type=int, default=0, help="pixels a side that images are brought to")
+    survey.add_argument("--crop", action="store_true", help="the square in their middle is cut out first")
+    survey.add_argument("--wait", type=float, default=120.0, help="seconds for nodes to connect and answer (120)")
     samples = command("samples", _samples, "write a simulated division out, a parquet file for each client")
     samples.add_argument("folder", type=Path)
     samples.add_argument("overrides", nargs="*", help="as for train.py")
@@ -76,12 +84,32 @@ def _key(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from pffdst.deploy.bundle import write_app, write_overrides
+    from pffdst.deploy.bundle import write_overrides
+
+    return _started(given.superlink, lambda path: write_overrides(path, given.overrides))
+
+
+def _survey(given: argparse.Namespace) -> int:
+    from pffdst.deploy.bundle import write_survey
+
+    counts = given.counts.absolute()
+    if counts.exists():
+        raise UserError(f"{counts} is there already: name another file")
+    if given.clients < 1 or given.resize < 0 or not given.wait > 0:
+        raise UserError("expected --clients of 1 or more, --resize in pixels and --wait in seconds")
+    names = ("clients", "channels", "resize", "crop", "wait")
+    ask = {name: getattr(given, name) for name in names} | {"counts": str(counts)}
+    code = _started(given.superlink, lambda path: write_survey(path, ask))
+    return code or int(not counts.exists())
+
+
+def _started(superlink: str, write: Callable[[Path], Path]) -> int:
+    """`flwr run` of the apps, with what `write` tells them."""
+    from pffdst.deploy.bundle import write_app
 
     with tempfile.TemporaryDirectory() as place:
-        told = write_overrides(Path(place) / "run.toml", given.overrides)
-        app = write_app(Path(place) / "app")
-        return subprocess.call(["flwr", "run", str(app), given.superlink, "--stream", "--run-config", str(told)])
+        told, app = write(Path(place) / "run.toml"), write_app(Path(place) / "app")
+        return subprocess.call(["flwr", "run", str(app), superlink, "--stream", "--run-config", str(told)])
 
 
 def _samples(given: argparse.Namespace) -> int:

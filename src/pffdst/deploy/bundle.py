@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pffdst
 
-__all__ = ["write_app", "write_overrides"]
+__all__ = ["write_app", "write_overrides", "write_survey"]
 
 _FLWR: Final = "1.41.0"
 _PROJECT: Final = """\
@@ -30,6 +30,7 @@ clientapp = "pffdst_app.client:app"
 
 [tool.flwr.app.config]
 overrides = ""
+survey = ""
 """
 
 
@@ -47,4 +48,10 @@ def write_app(folder: Path) -> Path:
 def write_overrides(path: Path, overrides: Sequence[str]) -> Path:
     """Writes the file that `flwr run --run-config` takes, and gives it."""
     path.write_text(f"overrides = {json.dumps(shlex.join(overrides))}\n")
+    return path
+
+
+def write_survey(path: Path, ask: Mapping[str, Any]) -> Path:
+    """The same for what is asked of the nodes before a run."""
+    path.write_text(f"survey = {json.dumps(json.dumps(ask))}\n")
     return path

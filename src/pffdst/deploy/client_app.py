@@ -2,7 +2,8 @@
 
 What a node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, a folder that is
 the node's own; `allow`, further prefixes, separated by spaces, of what a run's configuration may name; `warm`, the
-seconds without a task after which the node's worker ends (600; 0 for no worker).
+seconds without a task after which the node's worker ends (600; 0 for no worker); `tell="counts"`, whether the server
+may ask how many samples of which class there are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from pffdst.core.errors import UserError
 from pffdst.deploy.records import reply, task_of
+from pffdst.deploy.survey import decline, is_survey, tell
 from pffdst.deploy.warm import hand_over
 
 __all__ = ["app"]
@@ -48,7 +50,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query()  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
-    """A sign of life."""
+    """A sign of life, or what the operator lets this node tell of its samples."""
+    if is_survey(message):
+        if str(context.node_config.get("tell", "")) != "counts":
+            return decline(message)
+        return tell(message, Path(_setting(context, "data")), Path(_setting(context, "state")) / "cache")
     return Message(RecordDict({"alive": ConfigRecord({"node": context.node_id})}), reply_to=message)
 
 

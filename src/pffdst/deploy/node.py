@@ -20,8 +20,8 @@ from pffdst.core.messages import ClientTask, Kept, Update
 from pffdst.data.clients.divided import Shares
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
-from pffdst.data.sources.folder import FolderSource
-from pffdst.data.sources.vision import ParquetSource
+from pffdst.data.sources.counted import images_of
+from pffdst.data.sources.decode import Form
 from pffdst.deploy.records import Answer, BadRecord, Task, unpack_setup
 from pffdst.deploy.states import LostState, States
 from pffdst.engines.base import one_thread
@@ -81,14 +81,8 @@ def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
     about, inputs = brief["data"], Inputs.of_words(brief["data"])
     if not isinstance(inputs, ImageInputs):
         raise DataError(f"{data}: a node reads images, but the run's samples are {inputs.noun}")
-    form: dict[str, Any] = {"channels": inputs.image[0], "mean": inputs.mean, "std": inputs.std}
-    common = {"name": "own", "size": None, "classes": None, "cache": str(cache), "resize": inputs.image[1], **form}
-    if data.is_dir() and not any(data.glob("*.parquet")):
-        found = FolderSource(path=str(data), train="train", test=None, **common).load(0)
-    else:
-        folder, pattern = (data, "*.parquet") if data.is_dir() else (data.parent, data.name)
-        columns = {"train": pattern, "test": None, "image": None, "label": None, "owner": None}
-        found = ParquetSource(path=str(folder), parquet=columns, **common).load(0)
+    form = Form(inputs.image[0], inputs.image[1], bool(about.get("crop", False)))
+    found = images_of(data, cache, form, inputs.mean, inputs.std)
     place = {name: number for number, name in enumerate(about["class_names"])}
     present = torch.unique(found.train.labels).tolist()
     if unknown := [found.class_names[label] for label in present if found.class_names[label] not in place]:

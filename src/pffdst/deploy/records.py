@@ -27,6 +27,7 @@ __all__ = [
     "BadRecord",
     "Task",
     "answer_of",
+    "one_line",
     "pack_setup",
     "reply",
     "task_of",
@@ -121,7 +122,7 @@ def answer_of(message: Message, most: int) -> tuple[Answer, bytes | None]:
     Raises BadRecord.
     """
     if message.has_error():
-        raise BadRecord(f"the node failed: {_one_line(message.error.reason or f'error {message.error.code}')}")
+        raise BadRecord(f"the node failed: {one_line(message.error.reason or f'error {message.error.code}')}")
     answer: Answer = _record(message.content, "answer", Answer)
     if answer.problem:
         return answer, None
@@ -147,7 +148,7 @@ def _record(content: Any, name: str, kind: Any) -> Any:
         value = record.get(field.name)
         if type(value) is not types[str(field.type)]:
             raise BadRecord(f"{name}.{field.name}: expected {field.type}, but got {value!r:.40}")
-        values[field.name] = _one_line(value) if isinstance(value, str) else value
+        values[field.name] = one_line(value) if isinstance(value, str) else value
     return kind(**values)
 
 
@@ -158,6 +159,6 @@ def _bytes(content: Any, name: str) -> bytes:
     return body
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Words of another machine, as a log may show them."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:300]

@@ -18,10 +18,13 @@ app = ServerApp()
 
 @app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
-    """`train.py engine=flower OVERRIDES`, with what Flower was told as `overrides`.
+    """`train.py engine=flower OVERRIDES`, with what Flower was told as `overrides`; or the `survey` it was told of.
 
     RuntimeError where it fails: Flower then calls the run failed.
     """
+    if asked := str(context.run_config.get("survey", "")):
+        _survey(grid, asked)
+        return
     from pffdst.cli.train import main as train
 
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
@@ -32,3 +35,17 @@ def main(grid: Grid, context: Context) -> None:
     sys.stdout.flush()
     if code != 0:
         raise RuntimeError("the run did not end well: what it said is above")
+
+
+def _survey(grid: Grid, asked: str) -> None:
+    from pffdst.core.errors import UserError
+    from pffdst.deploy.survey import Ask, survey
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings = survey(grid, Ask.of_words(asked))
+    except UserError as error:
+        print(error, flush=True)
+        raise RuntimeError("the survey did not end well: what it said is above") from error
+    print("a run of these clients, whose test images are in PATH:", flush=True)
+    print(f"pffdst deploy run ... dataset.path=PATH {shlex.join(settings[1:])}", flush=True)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -41,8 +41,10 @@ class Engine(ABC):
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
     `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known. `brief` is
     what clients elsewhere are told of the run before the first round: its configuration, and what its samples are like.
+    `elsewhere`: clients have samples of their own, on other machines.
     """
 
+    elsewhere: ClassVar[bool] = False
     device: str = "cpu"
     channels_last: bool = False
     memories: ClientMemories

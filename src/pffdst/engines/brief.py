@@ -22,6 +22,7 @@ def brief(plain: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         "data": {
             "name": dataset.name,
             "class_names": list(dataset.class_names),
+            "crop": bool((plain.get("dataset") or {}).get("crop", False)),
             **dataset.inputs.words(),
         },
     }

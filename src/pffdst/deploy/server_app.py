@@ -22,6 +22,7 @@ def main(grid: Grid, context: Context) -> None:
 
     RuntimeError where it fails: Flower then calls the run failed.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look for answers, sent away as a log itself
     if asked := str(context.run_config.get("survey", "")):
         _survey(grid, asked)
         return
@@ -29,7 +30,6 @@ def main(grid: Grid, context: Context) -> None:
 
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
     sys.argv[0] = "pffdst"  # what to write next is said in these words
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look for answers, sent away as a log itself
     with offered(grid):
         code = train(["engine=flower", *overrides])
     sys.stdout.flush()
@@ -46,6 +46,6 @@ def _survey(grid: Grid, asked: str) -> None:
         settings = survey(grid, Ask.of_words(asked))
     except UserError as error:
         print(error, flush=True)
-        raise RuntimeError("the survey did not end well: what it said is above") from error
+        raise RuntimeError("the survey did not end well: what it said is above") from None
     print("a run of these clients, whose test images are in PATH:", flush=True)
     print(f"pffdst deploy run ... dataset.path=PATH {shlex.join(settings[1:])}", flush=True)

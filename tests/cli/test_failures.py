@@ -5,7 +5,9 @@ import os
 
 import pytest
 
+from pffdst.cli import main as main_module
 from pffdst.cli.failures import user_error
+from pffdst.config.constructors import locate
 from pffdst.core.errors import UserError
 
 
@@ -43,3 +45,21 @@ def test_what_was_raised_of_it_is_told_as_its_cause():
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
 def test_a_bug_is_none_of_them(error):
     assert user_error(error) is None
+
+
+def test_a_package_that_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text('raise ImportError("libcudnn.so.9: cannot open shared object file")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(main_module._COMMANDS, "train", ("broken", "as good as any"))
+    assert main_module.main(["train", "rounds=1"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "libcudnn.so.9" in told
+    assert "fresh virtual environment" in told
+
+
+def test_a_configuration_is_not_to_blame_for_want_of_memory(tmp_path, monkeypatch):
+    (tmp_path / "large.py").write_text("raise MemoryError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MemoryError):
+        locate("large.Model")

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 from pffdst.core.errors import UserError
+from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["user_error"]
 
@@ -23,7 +24,6 @@ _ADVICE = {
     errno.ENFILE: _HANDLES,
     errno.EIO: "look after the disk; the last checkpoint is whole",
 }
-_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory", "not enough memory", "failed to map")
 
 
 def user_error(error: BaseException) -> UserError | None:
@@ -41,7 +41,7 @@ def user_error(error: BaseException) -> UserError | None:
 
 def _lacked(error: BaseException) -> str | None:
     words = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(sign in words.lower() for sign in _MEMORY):
+    if is_out_of_memory(error):
         told = words[:200] or type(error).__name__
         return f"There is not enough memory ({told}): take fewer engine.workers or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in _ADVICE:

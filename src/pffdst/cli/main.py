@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given and given[0] in ("-sc", "--shell-completion"):
         return _completion(given)
     if given and given[0] in _COMMANDS:
-        return int(importlib.import_module(_COMMANDS[given[0]][0]).main(given[1:]))
+        return _run(given[0], given[1:])
     close = difflib.get_close_matches(given[0], _COMMANDS, n=1) if given else []
     asked = bool(given) and given[0] in ("-h", "--help")
     usage = command_line("COMMAND").removesuffix(" COMMAND")
@@ -39,6 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += ["", f"{given[0]}: no such command; did you mean {close[0]}?"]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
+
+
+def _run(command: str, given: Sequence[str]) -> int:
+    """2, with one line, where a package cannot be loaded: it is missing, broken, or there is no memory for it."""
+    try:
+        module = importlib.import_module(_COMMANDS[command][0])
+    except (ImportError, MemoryError) as error:
+        if (getattr(error, "name", None) or "").partition(".")[0] == "pffdst":
+            raise  # of our own code
+        print(
+            f"{command}: a package that it needs cannot be loaded ({type(error).__name__}: {error}). Install pffdst "
+            "anew in a fresh virtual environment; `failed to map` and MemoryError say that memory is short (ulimit -v)",
+            file=sys.stderr,
+        )
+        return 2
+    return int(module.main(given))
 
 
 def _completion(given: Sequence[str]) -> int:

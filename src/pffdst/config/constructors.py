@@ -14,6 +14,7 @@ from typing import Any, Literal, Union
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.core.words import typed
+from pffdst.measure.memory import is_out_of_memory
 
 __all__ = [
     "TargetError",
@@ -53,6 +54,8 @@ def locate(target: str) -> Callable[..., Any]:
     try:
         found = _imported(target)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # the configuration is not to blame
         raise TargetError(f"_target_ {target} cannot be imported: {_one_line(error)}") from error
     if not callable(found):
         raise TargetError(f"_target_ {target} is a {type(found).__name__}: expected a class or a function")

@@ -32,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was wanting: Python's, the system's or torch's own words for it."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    signs = ("cannot allocate memory", "can't allocate memory", "out of memory", "not enough memory")
+    signs = ("cannot allocate memory", "can't allocate memory", "out of memory", "not enough memory", "failed to map")
     return any(sign in str(error).lower() for sign in signs)
 
 

@@ -222,19 +222,22 @@ def planes_of(codes: NDArray[Any], made_of: Callable[[slice], NDArray[Any]] | No
     """
     planes = np.empty((codes.itemsize, len(codes)), np.uint8)
     for part in blocks(len(codes)):
-        words = codes[part] if made_of is None else made_of(part)
-        words = words.astype(words.dtype.newbyteorder("<"), copy=False)
-        planes[:, part] = words.view(np.uint8).reshape(-1, codes.itemsize).T
+        words = (codes[part] if made_of is None else made_of(part)).view(f"u{codes.itemsize}")
+        for k, plane in enumerate(planes):  # shifted and cut, which takes half the time of reading every fourth byte
+            np.copyto(plane[part], words >> (8 * k) if k else words, casting="unsafe")
     return list(planes)
 
 
 def joined(planes: Sequence[Bytes], dtype: str) -> NDArray[Any]:
-    """The codes [n] of planes, in writable memory; `dtype` is little-endian."""
-    made = np.empty((len(planes[0]), len(planes)), np.uint8)
+    """The codes [n] of planes, in writable memory; `dtype` has as many bytes as there are planes."""
+    made = np.empty(len(planes[0]), f"u{len(planes)}")
     for part in blocks(len(made)):
-        for k, plane in enumerate(planes):
-            made[part, k] = plane[part]
-    return made.reshape(-1).view(dtype)
+        words = made[part]
+        words[:] = planes[-1][part]
+        for plane in planes[-2::-1]:
+            words <<= 8
+            words |= plane[part]
+    return made.view(dtype)
 
 
 def pattern_of(values: Tensor) -> NDArray[np.signedinteger[Any]]:

@@ -52,13 +52,12 @@ class Float32(ValueCodec):
     def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
         """The values to the bit."""
         width = len(planes)
-        code = f"<i{width}"
         if base is None:
-            return torch.from_numpy(joined(planes, code).astype(f"i{width}", copy=False).view(f"f{width}"))
+            return torch.from_numpy(joined(planes, f"f{width}"))
         pattern = np.empty(count, f"i{width}")
         held = pattern_of(base.to(torch.float64 if form == 2 else torch.float32))
         for part in blocks(count):
-            change = _from_zigzag_(joined([plane[part] for plane in planes], code).astype(f"i{width}", copy=False))
+            change = _from_zigzag_(joined([plane[part] for plane in planes], f"i{width}"))
             np.add(change, held[part], out=pattern[part])
         return torch.from_numpy(pattern.view(f"f{width}"))
 
@@ -117,7 +116,7 @@ class BFloat16(_Rounded):
 
     def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
         """Single precision whose lower halves are 0."""
-        return added_to(torch.from_numpy(from_upper(joined(planes, "<u2"))), base)
+        return added_to(torch.from_numpy(from_upper(joined(planes, "u2"))), base)
 
 
 @final
@@ -142,5 +141,5 @@ class Float16(_Rounded):
     def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
         """Times the power of 2."""
         exponent = int.from_bytes(head, "little", signed=True)
-        values = torch.from_numpy(joined(planes, "<f2").astype(np.float32))
+        values = torch.from_numpy(joined(planes, "f2").astype(np.float32))
         return added_to(torch.ldexp(values, torch.tensor(exponent)), base)

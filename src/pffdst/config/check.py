@@ -21,6 +21,7 @@ from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
 from pffdst.methods.allocation import Dense
+from pffdst.methods.time import Untimed
 
 __all__ = ["ConfigError", "check", "data_problems", "problems_of", "tidy"]
 
@@ -283,7 +284,16 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
     if not isinstance(rounds, int) or rounds < 1:
         rounds = None
     device = _known(_known(cfg, "engine"), "device")
-    facts = replace(of_data, rounds=rounds, clients=_known(cfg, "clients"), device=device)
+    engine, time = made.get("engine"), made.get("time")
+    facts = replace(
+        of_data,
+        rounds=rounds,
+        clients=_known(cfg, "clients"),
+        device=device,
+        cohort=_known(cfg, "cohort"),
+        timed=None if "time" not in cfg else not (time is None or isinstance(time, Untimed)),
+        simulated=None if engine is None else bool(getattr(engine, "simulates", True)),
+    )
     if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
         return facts
     stages = getattr(freeze, "stage_lengths", None)

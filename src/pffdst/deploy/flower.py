@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -35,6 +35,8 @@ class FlowerEngine(Engine):
     seconds more and then the run stops. `poll` are the seconds between two looks for answers, `max_bytes` is the most
     that an answer may have; null is what an update of 8 bytes a value takes.
     """
+
+    simulates: ClassVar[bool] = False
 
     def __init__(
         self,

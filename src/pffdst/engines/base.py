@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -39,10 +39,12 @@ class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
+    `simulates`: the clients are played here, so that what befalls them can be too.
     `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known. `brief` is
     what clients elsewhere are told of the run before the first round: its configuration, and what its samples are like.
     """
 
+    simulates: ClassVar[bool] = True
     device: str = "cpu"
     channels_last: bool = False
     memories: ClientMemories
@@ -82,7 +84,8 @@ class Engine(ABC):
         for task, update in zip(tasks, self.train(jobs), strict=True):
             with contextlib.suppress(WireError):  # the client said so itself: update.problem
                 own.receive(task.client, task.payload)
-                own.keep(task.client, update.kept)
+                if update.payload is not None:
+                    own.keep(task.client, update.kept)
             yield update
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Pat
         "hf": ("dataset.path is missing", "model.path is missing"),
         "column": ("partition.column is missing",),
         "file": ("partition.path is missing",),
+        "csv": ("time.path is missing",),
         "lenet": ("model=lenet needs images of at least 13x13",),
     }
     if option in needs:

@@ -8,8 +8,9 @@ from typing import final
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pffdst.core.device import Device
 from pffdst.cost.clock import RoundClock
-from pffdst.methods.time import Device, TimeModel, Untimed
+from pffdst.methods.time import TimeModel, Untimed
 
 
 @final

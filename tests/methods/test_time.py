@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from scipy.stats import kstest
 
+from pffdst.core.device import Device
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Facts
-from pffdst.methods.time import Device, FromFile, Links, Untimed
+from pffdst.methods.time import FromFile, Links, Untimed
 
 
 def test_a_turn_is_bytes_over_links_and_operations_over_the_device() -> None:

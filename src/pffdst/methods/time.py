@@ -1,7 +1,7 @@
 """How long a client's turn takes in a deployment: the speeds of its device and of its link.
 
-A turn takes bytes down / speed + FLOPs of its training / speed + bytes up / speed. Bytes are those of the messages and
-FLOPs those of the bill. Links are given in Mbit/s (10^6 bits), devices in GFLOP/s (10^9).
+A turn takes bytes down / speed + FLOPs of its training / speed + bytes up / speed (`Device.seconds`). Bytes are those
+of the messages and FLOPs those of the bill.
 """
 
 from __future__ import annotations
@@ -11,31 +11,20 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 
+from pffdst.core.device import Device
 from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.seeding import generator_for
 from pffdst.data.csv_table import content_of, number_columns
 
-__all__ = ["Device", "FromFile", "Links", "TimeModel", "Untimed"]
+__all__ = ["FromFile", "Links", "TimeModel", "Untimed"]
 
 _KEYS = ("up", "down", "flops")
 _SPREAD_MAX = 5.0
-
-
-class Device(NamedTuple):
-    """A client's link in Mbit/s, `up` and `down`, and its device in GFLOP/s."""
-
-    up: float
-    down: float
-    flops: float
-
-    def seconds(self, *, down: int = 0, flops: int = 0, up: int = 0) -> float:
-        """The time that so many bytes down, operations and bytes up take."""
-        return 8 * down / (1e6 * self.down) + flops / (1e9 * self.flops) + 8 * up / (1e6 * self.up)
 
 
 class TimeModel(ABC):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from pffdst.cli.failures import user_error
+from pffdst.cli.main import main
 from pffdst.core.errors import UserError
 
 
@@ -43,3 +44,12 @@ def test_what_was_raised_of_it_is_told_as_its_cause():
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
 def test_a_bug_is_none_of_them(error):
     assert user_error(error) is None
+
+
+def test_a_library_for_which_there_is_no_room_is_one_line(monkeypatch, capsys):
+    def fails(name):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("importlib.import_module", fails)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("There is not enough memory (libtorch_cpu.so: failed to map")

@@ -7,7 +7,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from pffdst.cli.failures import user_error
 from pffdst.core.program import command_line
 
 __all__ = ["main"]
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given and given[0] in ("-sc", "--shell-completion"):
         return _completion(given)
     if given and given[0] in _COMMANDS:
-        return int(importlib.import_module(_COMMANDS[given[0]][0]).main(given[1:]))
+        command = _loaded(_COMMANDS[given[0]][0])
+        return 2 if command is None else int(command.main(given[1:]))
     close = difflib.get_close_matches(given[0], _COMMANDS, n=1) if given else []
     asked = bool(given) and given[0] in ("-h", "--help")
     usage = command_line("COMMAND").removesuffix(" COMMAND")
@@ -39,6 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += ["", f"{given[0]}: no such command; did you mean {close[0]}?"]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
+
+
+def _loaded(name: str) -> Any:
+    """A command's module; None, with one line, where the machine has no room for what it imports."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, MemoryError, OSError) as error:
+        lacked = user_error(error)
+        if lacked is None:
+            raise
+        print(lacked, file=sys.stderr)
+        return None
 
 
 def _completion(given: Sequence[str]) -> int:

@@ -129,6 +129,11 @@ def read_only(_: psutil.Process, folder: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(folder.parent)], check=True)
 
 
+def writable(folder: Path) -> None:
+    """It can be written to again."""
+    subprocess.run(["mount", "-o", "remount,rw", str(folder.parent)], check=True)
+
+
 def limit(kind: int, most: int) -> Callable[[], None]:
     """A limit of the system for the process that is about to start."""
     return lambda: resource.setrlimit(kind, (most, most))
@@ -145,6 +150,7 @@ CASES = {
     "folder gone": Case(gone, mend=put_back),
     "folder replaced": Case(replace, mend=put_back),
     "disk full": Case(fill, disk=True, mend=unfill),
+    "disk read-only": Case(read_only, disk=True, mend=writable),
     "files too large": Case(small_files),
     "out of memory": Case(little_memory),
     "kill -9 rank 1": Case(to_worker(signal.SIGKILL, 1), ranks=True),
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/fault_check.md")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where this script runs in the background, it is ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     lines = ["| ended by | exit code | last line | left | digest after resume |", "|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory(prefix="fault-check-") as scratch:
         expected, usual = undisturbed(Path(scratch) / "whole")
@@ -199,10 +206,16 @@ def row(case: Case, place: Path, expected: str, usual: set[str]) -> list[str]:
         left += [f"TMPDIR/{name}" for name in names(place / "tmp")] + [f"pid {pid}" for pid in still(folder)]
         if case.mend is not None:
             case.mend(folder)
-        last = (errors.strip().splitlines() or ["-"])[-1].replace(str(place), "").replace("|", "/")
+        last = last_words(errors).replace(str(place), "").replace(str(ROOT), "").replace("|", "/")
         found = [str(started.returncode), last[:300], ", ".join(left) or "nothing", resumed(folder, place, expected)]
     shutil.rmtree(place)
     return found
+
+
+def last_words(errors: str) -> str:
+    """The last line that says how to go on; else the last. torchrun adds a report of its own to what the run says."""
+    lines = errors.strip().splitlines() or ["-"]
+    return next((line for line in reversed(lines) if "resume=" in line), lines[-1])
 
 
 def resumed(folder: Path, place: Path, expected: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from pffdst.metrics.units import format_bytes, format_flops
+from pffdst.metrics.units import format_bytes, format_flops, format_seconds
 from pffdst.report.exports import total_bytes
-from pffdst.report.figures import Point, Spread, curve, first_at, spread_of
+from pffdst.report.figures import Point, Spread, curve, deployment_seconds, first_at, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import Run
 from reproduce.record import Record
@@ -53,7 +53,7 @@ class Table:
 
     def costs(self) -> list[list[str]]:
         """A line per row: what was spent, and how many times the reference spends it at equal accuracy."""
-        head = ["run", "bytes sent", "of paper_bytes", "paper_bytes", "frozen_bytes", "training"]
+        head = ["run", "bytes sent", "of paper_bytes", "paper_bytes", "frozen_bytes", "training", "deployed"]
         head += ["bytes at equal accuracy", "paper_bytes at equal accuracy", "bytes to the reference's final accuracy"]
         lines = []
         for name, group in self.groups.items():
@@ -149,7 +149,9 @@ def _spent(group: Group) -> list[str]:
     size = statistics.fmean(total_bytes(run) or math.nan for run in group.runs)
     share_of = size / (means["paper_bytes"] + means["frozen_bytes"])
     shown = [format_bytes(means[key]) if means[key] else "0" for key in ("paper_bytes", "frozen_bytes")]
-    return [format_bytes(size), f"{share_of:.3f}", *shown, format_flops(means["flops"])]
+    seconds = statistics.fmean(deployment_seconds(run) or math.nan for run in group.runs)
+    time = "" if math.isnan(seconds) else format_seconds(seconds)
+    return [format_bytes(size), f"{share_of:.3f}", *shown, format_flops(means["flops"]), time]
 
 
 # ---- in words ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,12 @@ from reproduce.study import Job, Study, jobs_of
 
 __all__ = ["Told", "text", "write"]
 
-_PICTURES = {"bytes": "measured bytes", "paper_bytes": "the papers' formula", "flops": "training"}
+_PICTURES = {
+    "bytes": "measured bytes",
+    "paper_bytes": "the papers' formula",
+    "flops": "training",
+    "time": "the time of a deployment",
+}
 _MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions", "engine": "Engine"}
 _PLACE = re.compile(r"\{(\w+) ([\w ]+)\}")
 _HOW_TO_READ = """\
@@ -43,9 +48,10 @@ shares of the test set, which the papers publish. Differences to the reference a
 
 "Bytes sent" are the lengths of all messages, both directions, as encoded; "of paper_bytes" divides them by the
 papers' formula (4 bytes for every trainable weight and bias, per client and direction) with the first download of
-frozen weights. "At equal accuracy" is how many times the reference spends what the run does until both reach the
-lower of their two final server averages: above 1 the run is cheaper. The last column takes the reference's own final
-accuracy, which a run may not reach."""
+frozen weights. "Deployed" is the time that the run would take its clients: all of a round at once, 1 Mbit/s up, 10
+Mbit/s down and 10 GFLOP/s each, or as the run's own model of time says. "At equal accuracy" is how many times the
+reference spends what the run does until both reach the lower of their two final server averages: above 1 the run is
+cheaper. The last column takes the reference's own final accuracy, which a run may not reach."""
 
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:

@@ -28,6 +28,7 @@ COLUMNS = (
     names.COST_PAPER_BYTES,
     names.COST_FROZEN_BYTES,
     names.COST_FLOPS,
+    names.COST_SECONDS,
 )
 _RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
 # What tells of folders: of the summary, the provenance and the configuration.
@@ -159,7 +160,7 @@ def _table(entries: Sequence[Entry]) -> str:
 def _evaluations(text: str) -> dict[tuple[str, int], list[Metrics]]:
     found: dict[tuple[str, int], list[Metrics]] = {}
     for line in csv.DictReader(io.StringIO(text)):
-        row: Metrics = {c: _number(line[c]) for c in COLUMNS if line[c] != ""}
+        row: Metrics = {c: _number(line[c]) for c in COLUMNS if line.get(c, "") != ""}
         found.setdefault((line["row"], int(line["seed"])), []).append(row)
     return found
 

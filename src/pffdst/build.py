@@ -26,7 +26,7 @@ from pffdst.core.flat import FlatModule, coverage, described, initialise, layout
 from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
-from pffdst.core.probe import left_out, probe, takes_channels_last
+from pffdst.core.probe import least_batch, left_out, probe, takes_channels_last
 from pffdst.core.seeding import derive_seed, seeded_global_state
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
@@ -50,6 +50,7 @@ from pffdst.methods.method import Method
 from pffdst.methods.participation import Population
 from pffdst.methods.rule import Start
 from pffdst.methods.stages import stages_with_weights
+from pffdst.methods.time import TimeModel, Untimed
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
@@ -110,8 +111,11 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         callbacks=tuple(_named(cfg.callbacks)),
         channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
+        least=least_batch(network, dataset.inputs),
     )
     _check_augmentation(cfg, setup)
+    if setup.least > cfg.batch_size:
+        raise ConfigError([f"batch_size=1: {_LONE}; write batch_size=2 or more"])
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -139,6 +143,23 @@ def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
         if isinstance(error.__cause__, UserError | ValueError):
             raise ConfigError([f"model: {error.__cause__}"]) from error
         raise
+
+
+_LONE = "this model cannot be trained on one sample (normalisation of a single value)"
+_COUNTED = 10**5  # clients among whom those of one sample are counted
+
+
+def _tell_of_lone_samples(setup: ClientSetup) -> None:
+    """Says who is left out where the network cannot be trained on one sample. ConfigError where that is everybody."""
+    if setup.least == 1:
+        return
+    clients = setup.clients
+    few = sum(setup.samples(client) < setup.least for client in range(clients)) if clients <= _COUNTED else None
+    if few == clients:
+        raise ConfigError([f"clients={clients}: every client has one sample, and {_LONE}; write fewer clients"])
+    if few != 0:
+        who = "clients that have one" if few is None else f"{few} of {clients} clients have one, which"
+        _log.warning("model: %s: %s are left out of their rounds", _LONE.removeprefix("this model "), who)
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -206,6 +227,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
     _tell(made, engine.channels_last)
+    _tell_of_lone_samples(setup)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
         info=_run_info(cfg, plain, folder, setup),
@@ -219,6 +241,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         device=engine.device,
         setup=setup,
         server=_server(cfg, made),
+        time=_time(cfg),
         engine=engine,
         ledger=Ledger(FlopCounter.counted(made.seen, setup.layout), cfg.batch_size),
         evaluator=_evaluator(cfg, made, engine),
@@ -244,6 +267,11 @@ def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
         channels_last=engine.channels_last and made.setup.channels_last,
         metrics=_metrics(cfg, dataset.classes),
     )
+
+
+def _time(cfg: DictConfig) -> TimeModel:
+    """The model of time; the one that knows nothing where there is none."""
+    return Untimed() if cfg.get("time") is None else instantiate(cfg.time)
 
 
 def _engine(cfg: DictConfig) -> Engine:
@@ -273,8 +301,13 @@ def content(cfg: DictConfig) -> dict[str, str]:
 
 
 def _content(cfg: DictConfig, dataset: Dataset, network: nn.Module) -> dict[str, str]:
-    read = instantiate(cfg.partition).content
-    return dataset.described | ({"partition's file": f"content {read[:12]}"} if read else {}) | described(network)
+    named = {
+        "partition": instantiate(cfg.partition),
+        "participation": instantiate(cfg.participation),
+        "time": _time(cfg),
+    }
+    read = {f"{group}'s file": found for group, part in named.items() if (found := getattr(part, "content", ""))}
+    return dataset.described | {name: f"content {found[:12]}" for name, found in read.items()} | described(network)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pffdst.loggers import say
 from pffdst.loggers.base import Loggers, RunInfo
 from pffdst.measure.memory import PeakMemory
 from pffdst.measure.stopwatch import Stopwatch
+from pffdst.methods.time import TimeModel
 from pffdst.metrics import names
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluation, Evaluator
@@ -85,7 +86,7 @@ class Progress:
 class Experiment:
     """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed).
 
-    `content` is what the data hold and the tensors are.
+    `content` is what the data hold and the tensors are, `time` what is known of the clients' devices.
 
     `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
     """
@@ -101,6 +102,7 @@ class Experiment:
     device: str
     setup: ClientSetup
     server: Server
+    time: TimeModel
     engine: Engine
     ledger: Ledger
     evaluator: Evaluator

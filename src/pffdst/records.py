@@ -62,7 +62,8 @@ def cost_row(ledger: Ledger, t: int) -> Row:
     total = ledger.total
     this = ledger.round if t > 0 else total
     row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
-    for name in (*Ledger.NAMES, *Ledger.BY_PART):
+    timed = (Ledger.SECONDS,) if Ledger.SECONDS in total else ()
+    for name in (*Ledger.NAMES, *timed, *Ledger.BY_PART):
         row |= {f"cost/{name}": total[name], f"round/{name}": this[name]}
     return row
 
@@ -104,7 +105,7 @@ def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None
         figures[f"best_{key}"] = last.get(names.best_of(name))
     further = {names.bare(name): value for name, value in last.items() if names.is_further(name)}
     figures |= {"metrics": further} if further else {}
-    figures |= {name: total[name] for name in Ledger.NAMES}
+    figures |= {name: total[name] for name in (*Ledger.NAMES, Ledger.SECONDS) if name in total or name in Ledger.NAMES}
     figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
     if times is not None:
         figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}

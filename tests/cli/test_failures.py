@@ -63,3 +63,12 @@ def test_a_configuration_is_not_to_blame_for_want_of_memory(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MemoryError):
         locate("large.Model")
+
+
+def test_a_library_for_which_there_is_no_room_is_one_line(monkeypatch, capsys):
+    def fails(name):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("importlib.import_module", fails)
+    assert main_module.main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("There is not enough memory (libtorch_cpu.so: failed to map")

@@ -18,6 +18,7 @@ from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.seeding import generator_for
 from pffdst.cost.flops import FlopCounter
 from pffdst.methods.participation import Population
+from pffdst.testing import check_time
 from pffdst.wire.frame import Section, WireError
 from pffdst.wire.uplink import Report, Upload
 
@@ -138,6 +139,31 @@ def test_a_cohort_is_k_different_clients_named_by_its_draw(node: DictConfig, cli
     assert cohort == again == tuple(sorted(set(cohort)))
     assert len(cohort) == size
     assert set(cohort) <= set(range(clients))
+
+
+@pytest.mark.parametrize("node", options("participation"))
+def test_whoever_draws_takes_the_keys_that_all_have(node: DictConfig, tmp_path: Path) -> None:
+    """Beside K others are asked, none outside the trace, and each is lost with its probability."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text("client,from,to\n" + "".join(f"{k},1,{k}\n" for k in range(1, 10)))
+    rule = instantiate(node, extra=2, trace=str(trace), dropout_before=0.25, dropout_after=0.5)
+    population = Population(10, lambda client: 10 + client)
+    for t, there in ((0, 9), (6, 3), (8, 1), (20, 0)):
+        cohort = rule.asked(t, population, 3, seed=0)
+        assert len(cohort) == min(5, there)
+        assert set(cohort) <= set(range(t + 1, 10)), "only those who can be asked"
+    losses = [rule.loss(t, client, 0) for t in range(100) for client in range(20)]
+    for when, share in (("before", 0.25), ("after", 0.375), (None, 0.375)):
+        assert abs(losses.count(when) / len(losses) - share) < 0.04
+    assert losses == [rule.loss(t, client, 0) for t in range(100) for client in range(20)]
+
+
+# ---- time -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", [n for n in options("time") if not OmegaConf.missing_keys(n.values[0])])
+def test_a_client_has_one_device(node: DictConfig) -> None:
+    check_time(instantiate(node))
 
 
 # ---- model ------------------------------------------------------------------------------------------------------

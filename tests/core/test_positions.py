@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 import zlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -183,3 +186,16 @@ def test_what_is_no_compressed_bitmap_is_refused() -> None:
     bomb = torch.frombuffer(bytearray(zlib.compress(bytes(1 << 24))), dtype=torch.uint8)
     with pytest.raises(ValueError, match="bitmap of 4 bytes, but got 5"):
         Positions.unpacked(LAYOUT, bomb)
+
+
+def test_a_mask_does_not_hold_the_next_one() -> None:
+    """Values follow a mask from round to round; else the first would hold all masks of a run."""
+    layout = Layout((Entry("a", (10, 10), 0, "maskable"),))
+    masks = [Positions(layout, bits=torch.arange(100) % n == 0) for n in (2, 3, 5, 7)]
+    gone, values = weakref.ref(masks[2]), torch.ones(50)
+    for mask, following in pairwise(masks):
+        values = mask.carry(values, following)
+    assert len(values) == len(masks[3])
+    del masks[1:], mask, following
+    gc.collect()
+    assert gone() is None

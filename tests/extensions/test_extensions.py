@@ -47,6 +47,7 @@ LAWS: dict[str, Callable[[Any], None]] = {
     "objective": testing.check_objective,
     "optimizer": testing.check_optimizer,
     "participation": testing.check_participation,
+    "time": testing.check_time,
 }
 MADE_ANEW: dict[str, Callable[[Any], None]] = {
     "readjust": testing.check_rule,

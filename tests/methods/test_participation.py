@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from pffdst.core.errors import UserError
+from pffdst.core.facts import Facts
 from pffdst.core.seeding import generator_for
-from pffdst.methods.participation import Population, Uniform
+from pffdst.methods.participation import Population, Proportional, Uniform
+from pffdst.methods.windows import Windows
 
 
 def drawn(clients: int, size: int, seed: int, t: int) -> tuple[int, ...]:
@@ -39,3 +46,105 @@ def test_every_client_has_the_same_chance(size: int) -> None:
     share = size / clients
     statistic = ((hits - rounds * share) ** 2).sum() / (rounds * share * (1 - share)) * (clients - 1) / clients
     assert 1e-3 < chi2.sf(float(statistic), clients - 1) < 1 - 1e-3
+
+
+# ---- in proportion to samples ----------------------------------------------------------------------------------------
+
+
+def successive(sizes: list[int], size: int) -> list[float]:
+    """Every client's chance to be among `size` drawn one after another in proportion to samples, written out."""
+    chance = [0.0] * len(sizes)
+
+    def draw(left: tuple[int, ...], p: float, count: int) -> None:
+        if count == 0:
+            return
+        total = sum(sizes[k] for k in left)
+        for k in left:
+            chance[k] += p * sizes[k] / total
+            draw(tuple(j for j in left if j != k), p * sizes[k] / total, count - 1)
+
+    draw(tuple(range(len(sizes))), 1.0, size)
+    return chance
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_clients_are_drawn_one_after_another_in_proportion_to_their_samples(size: int) -> None:
+    sizes, rounds = [1, 2, 4, 8, 5, 40], 6000
+    population, hits = Population(len(sizes), lambda k: sizes[k]), torch.zeros(len(sizes), dtype=torch.float64)
+    for t in range(rounds):
+        cohort = Proportional().asked(t, population, size, 0)
+        assert len(set(cohort)) == size
+        hits[list(cohort)] += 1
+    expected = torch.tensor(successive(sizes, size), dtype=torch.float64)
+    spread = (rounds * expected * (1 - expected)).sqrt()
+    assert bool(((hits - rounds * expected).abs() < 4 * spread + 1e-9).all())
+
+
+def test_all_clients_can_be_drawn_in_proportion() -> None:
+    sizes = [1] * 30 + [10**6]
+    assert Proportional().asked(0, Population(31, lambda k: sizes[k]), 31, 0) == tuple(range(31))
+
+
+# ---- who is there ----------------------------------------------------------------------------------------------------
+
+
+def windows_of(path: Path, *lines: str) -> Windows:
+    path.write_text("\n".join(["client,from,to", *lines]) + "\n")
+    return Windows.read(path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 12), st.integers(0, 5)), min_size=1, max_size=30))
+def test_a_client_is_there_in_the_rounds_of_its_windows(
+    tmp_path_factory: pytest.TempPathFactory, spans: list[tuple[int, int, int]]
+) -> None:
+    lines = (f"{client},{first},{first + length}" for client, first, length in spans)
+    windows = windows_of(tmp_path_factory.mktemp("trace") / "t.csv", *lines)
+    for t in range(20):
+        there = {client for client, first, length in spans if first <= t + 1 <= first + length}
+        assert windows.open_in(t, 10).tolist() == sorted(there)
+
+
+def test_rounds_before_the_first_are_as_the_first(tmp_path: Path) -> None:
+    windows_of(tmp_path / "t.csv", "3,1,1", "4,2,9")
+    rule = Uniform(trace=str(tmp_path / "t.csv"))
+    assert rule.asked(-2, Population(9, lambda _: 1), 5, 0) == rule.asked(0, Population(9, lambda _: 1), 5, 0) == (3,)
+
+
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (["1,2,x"], "line 2: to is 'x'; write a number"),
+        (["1,2,3", "1,2,"], "line 3: to is ''; write a number"),
+        (["1,3,2"], "line 2: `from` is after `to`"),
+        (["-1,3,4"], "line 2: client is below 0"),
+        (["0.5,3,4"], "line 2: client is no whole number"),
+        (["1,1,1e300"], "line 2: to is no whole number"),
+        (["1,2"], "cannot be read"),
+        ([], "has no client, from and to"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_told_by_its_line(tmp_path: Path, lines: list[str], wrong: str) -> None:
+    with pytest.raises(UserError, match=re.escape(wrong)) as error:
+        windows_of(tmp_path / "t.csv", *lines)
+    assert str(error.value).startswith("participation.trace: ")
+    [said] = Uniform(trace=str(tmp_path / "t.csv")).problems()
+    assert wrong in said
+
+
+def test_what_cannot_be_is_said_before_the_run(tmp_path: Path) -> None:
+    windows_of(tmp_path / "t.csv", "30,1,1")
+    facts = Facts(clients=20, cohort=15, timed=False, simulated=False)
+    rule = Uniform(trace=str(tmp_path / "t.csv"), extra=9, deadline=3.0, dropout_after=0.5)
+    trace, extra, time, engine = rule.problems(facts)
+    assert "names client 30, but they are 0 to 19: write clients=31" in trace
+    assert "write participation.extra=5" in extra
+    assert "write time=links" in time
+    assert engine.startswith("participation.dropout_after, participation.extra, participation.deadline: ")
+    assert Uniform().problems(facts) == []
+    assert Uniform(extra=5).problems(Facts(clients=20, cohort=15, timed=True, simulated=True)) == []
+
+
+@pytest.mark.parametrize("keys", [{"dropout_before": 1.5}, {"dropout_after": -0.1}, {"extra": -1}, {"deadline": 0.0}])
+def test_values_out_of_their_range_are_refused(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"Expected `participation.{next(iter(keys))}` to be"):
+        Uniform(**keys)

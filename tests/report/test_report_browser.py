@@ -356,15 +356,16 @@ def test_two_groups_side_by_side_are_compared_seed_by_seed(tab, groups):
     assert "left=group" in tab.page.url
 
 
-def test_the_time_on_the_wire_follows_from_the_bytes_and_the_link(tab, groups):
+def test_the_time_of_a_deployment_follows_from_bytes_and_flops(tab, groups):
     tab.page.fill("#uplink", "1")
     tab.page.fill("#downlink", "2")
+    tab.page.fill("#device", "4")
     heads = [text.strip() for text in tab.page.locator("#groups thead th").all_inner_texts()]
-    number = next(i for i, text in enumerate(heads, start=1) if text.startswith("On the wire"))
+    number = next(i for i, text in enumerate(heads, start=1) if text.startswith("Deployed"))
     for label, cell in zip(tab.column("groups", 1), tab.column("groups", number), strict=True):
         group = next(g for g in groups if g.label == label)
-        runs = [(run.final["bytes_up"], run.final["bytes_down"]) for run in group.runs]
-        seconds = round(sum(8 * up / 20e6 + 8 * down / 40e6 for up, down in runs) / len(runs))
+        runs = [[run.final[key] for key in ("bytes_up", "bytes_down", "flops")] for run in group.runs]
+        seconds = round(sum(8 * up / 20e6 + 8 * down / 40e6 + flops / 80e9 for up, down, flops in runs) / len(runs))
         hours, rest = divmod(seconds, 3600)
         assert cell == (f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}")
 

@@ -14,7 +14,7 @@ def test_it_writes_what_it_is_asked_for(logs, tmp_path, capsys):
     assert main([str(logs), "-o", f"{tmp_path}/page/report.html", *files]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"png", "t", "page", "methods.tex"}
     pictures = list((tmp_path / "png").iterdir())
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in pictures)
     said = capsys.readouterr().out
     assert re.search(r"19 runs: \d+ done", said)

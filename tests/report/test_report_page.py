@@ -109,7 +109,7 @@ def test_latex_s_own_letters_are_escaped(tmp_path, write, groups):
 
 
 def test_pictures_of_nothing_are_pictures(tmp_path):
-    assert len(write_pictures([], "acc_global", tmp_path)) == 6
+    assert len(write_pictures([], "acc_global", tmp_path)) == 7
 
 
 def test_accuracies_on_validation_samples_are_called_so(tmp_path, write):

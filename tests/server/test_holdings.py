@@ -94,3 +94,20 @@ def test_the_moves_to_the_current_mask_are_known_from_every_version_since_a_draw
     holdings.new_mask(MASK)
     assert [holdings.moves(v) for v in range(6)] == [None] * 6
     assert again.moves(4) == [b"d"]
+
+
+def test_moves_that_are_never_sent_are_not_kept() -> None:
+    """Of a run of any length no more are held than a bitmap has bytes; those that are held lead to the mask."""
+    layout = Layout((Entry("a", (40, 20), 0, "maskable"),))  # a bitmap of 100 bytes
+    mask, holdings = Positions(layout, bits=torch.arange(800) % 3 == 0), Holdings(CLIENTS)
+    moves = [bytes([n]) * 30 for n in range(20)]
+    holdings.new_mask(mask, moves[0], afresh=True)
+    assert holdings.moves(0) == moves[:1]
+    for n, move in enumerate(moves[1:], start=1):
+        holdings.sent(n % CLIENTS)
+        holdings.new_mask(mask, move)
+        assert holdings.moves(0) == (moves[: n + 1] if n < 3 else None)
+        for back in range(1, n + 1):
+            known = holdings.moves(n + 1 - back)
+            assert known == (moves[n + 1 - back : n + 1] if back <= 3 else None)
+    assert sum(map(len, holdings.state_dict()["moves"])) < 100

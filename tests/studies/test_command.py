@@ -41,7 +41,7 @@ def test_a_study_is_played_kept_and_written(
     assert f"Of 1 and 1 runs: {100 * summaries['moving']['ema_acc_global']:.2f} against" in page
     assert all(e.provenance[0]["git"] for e in record.entries.values())
     assert str(tmp_path) not in (tmp_path / "results" / "masks" / "runs.json").read_text()  # no folders of this machine
-    assert len(list((tmp_path / "results" / "masks").glob("*.png"))) == 3
+    assert len(list((tmp_path / "results" / "masks").glob("*.png"))) == 4
 
     # what is done is not played again, not even where the runs are gone
     shutil.rmtree(tmp_path / "runs")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pffdst.cli.failures import user_error
 from pffdst.core.program import command_line
 
 __all__ = ["main"]
@@ -45,14 +46,13 @@ def _run(command: str, given: Sequence[str]) -> int:
     """2, with one line, where a package cannot be loaded: it is missing, broken, or there is no memory for it."""
     try:
         module = importlib.import_module(_COMMANDS[command][0])
-    except (ImportError, MemoryError) as error:
+    except (ImportError, MemoryError, OSError) as error:
         if (getattr(error, "name", None) or "").partition(".")[0] == "pffdst":
             raise  # of our own code
-        print(
+        broken = (
             f"{command}: a package that it needs cannot be loaded ({type(error).__name__}: {error}). Install pffdst "
-            "anew in a fresh virtual environment; `failed to map` and MemoryError say that memory is short (ulimit -v)",
-            file=sys.stderr,
         )
+        print(user_error(error) or f"{broken}anew in a fresh virtual environment", file=sys.stderr)
         return 2
     return int(module.main(given))
 

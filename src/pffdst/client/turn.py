@@ -42,7 +42,8 @@ class ClientSetup:
 
     `data` are the training samples, of the kind `inputs`, and `shares` says which are whose. `network` is the run's own
     network: clients get copies of it, whose weights are overwritten by what arrives. `channels_last`: whether it takes
-    images that lie so. `known` are the first stage's positions, where clients make them themselves.
+    images that lie so. `known` are the first stage's positions, where clients make them themselves. `least` is the
+    fewest samples of a batch that it trains on.
     """
 
     network: nn.Module
@@ -59,6 +60,7 @@ class ClientSetup:
     callbacks: tuple[Callback, ...] = ()
     channels_last: bool = True
     known: Positions | None = None
+    least: int = 1
 
     @property
     def clients(self) -> int:
@@ -68,6 +70,11 @@ class ClientSetup:
     def samples(self, client: int) -> int:
         """n_k, the number of training samples of a client."""
         return self.shares.size(client)
+
+    def untrainable(self, cohort: Sequence[int]) -> dict[int, str]:
+        """The clients with fewer samples than the network trains on, and why they are left out."""
+        few = [c for c in cohort if self.samples(c) < self.least] if self.least > 1 else ()
+        return dict.fromkeys(few, "has one sample, and this model trains on two at once: nothing is sent to it")
 
     def indices(self, client: int) -> Tensor:
         """A client's training samples, int64 [n_k]."""

@@ -22,6 +22,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
 from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
+from pffdst.methods.time import Untimed
 
 __all__ = ["ConfigError", "check", "data_problems", "problems_of", "tidy"]
 
@@ -284,7 +285,16 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
     if not isinstance(rounds, int) or rounds < 1:
         rounds = None
     device = _known(_known(cfg, "engine"), "device")
-    facts = replace(of_data, rounds=rounds, clients=_known(cfg, "clients"), device=device)
+    engine, time = made.get("engine"), made.get("time")
+    facts = replace(
+        of_data,
+        rounds=rounds,
+        clients=_known(cfg, "clients"),
+        device=device,
+        cohort=_known(cfg, "cohort"),
+        timed=None if "time" not in cfg else not (time is None or isinstance(time, Untimed)),
+        simulated=None if engine is None else bool(getattr(engine, "simulates", True)),
+    )
     if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
         return facts
     stages = getattr(freeze, "stage_lengths", None)
@@ -324,7 +334,7 @@ def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[
     if not getattr(made.get("dataset"), "elsewhere", False):
         return []
     lines, dataset = [], choices.called("dataset", cfg.dataset)
-    if not getattr(made.get("engine"), "elsewhere", False):
+    if getattr(made.get("engine"), "simulates", True):
         lines.append(f"{dataset} has no training samples here: write engine=flower, or another dataset")
     if "partition" in made and not isinstance(made["partition"], ByColumn):
         lines.append(f"{dataset} says itself who has what: write partition=column partition.column=client")

@@ -157,6 +157,7 @@ class RootConfig:
     codec: Any = component()
     engine: Any = component(neutral=True)
     participation: Any = component()
+    time: Any = component(optional=True)
     logger: dict[str, Any] = components(made=False, neutral=True)
     metrics: dict[str, Any] = components(made=False, neutral=True)
     callbacks: dict[str, Any] = components()

@@ -17,7 +17,10 @@ __all__ = ["ClientTask", "Kept", "Residual", "RoundPlan", "Timings", "Update"]
 @final
 @dataclass(frozen=True)
 class RoundPlan:
-    """What the server decided for round t before anything is sent."""
+    """What the server decided for round t before anything is sent: `cohort` is asked, `wanted` (K) updates are enough.
+
+    Both are of one size unless more clients are asked than are wanted, or fewer can be.
+    """
 
     t: int
     stage: Stage
@@ -25,6 +28,7 @@ class RoundPlan:
     pruned: int = 0
     grown: int = 0
     froze: bool = False
+    wanted: int = 0
 
 
 @final

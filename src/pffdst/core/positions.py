@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
@@ -194,10 +195,13 @@ class Positions:
         return Positions(self.layout, bits=bits)
 
     def _lookup(self, wanted: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """`_found` of another set, kept until the next one is asked for: values follow a mask several times over."""
-        kept: tuple[Positions, NDArray[np.int64], NDArray[np.bool_]] | None = self.__dict__.get("_kept")
-        if kept is None or kept[0] is not wanted:
-            kept = (wanted, *_found(self.index.numpy(), wanted.index.numpy()))
+        """`_found` of another set, kept until the next one is asked for: values follow a mask several times over.
+
+        The other set is held weakly: else every mask would hold the next, and a run all that it ever had.
+        """
+        kept: tuple[Any, NDArray[np.int64], NDArray[np.bool_]] | None = self.__dict__.get("_kept")
+        if kept is None or kept[0]() is not wanted:
+            kept = (weakref.ref(wanted), *_found(self.index.numpy(), wanted.index.numpy()))
             self.__dict__["_kept"] = kept
         return kept[1], kept[2]
 

@@ -19,7 +19,7 @@ from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
-__all__ = ["left_out", "moves_in_python", "probe", "takes_channels_last"]
+__all__ = ["least_batch", "left_out", "moves_in_python", "probe", "takes_channels_last"]
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -67,6 +67,21 @@ def takes_channels_last(network: nn.Module, shape: Inputs | Sequence[int], class
     """Whether a network that can be trained on contiguous samples also can on channels_last ones (a `view` may not)."""
     sizes = shape.shape if isinstance(shape, Inputs) else shape
     return len(sizes) == 3 and not probe(network, shape, classes, channels_last=True)
+
+
+def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
+    """The fewest samples of a batch that a network which can be trained is trained on: 1, or 2.
+
+    Statistics of a batch need two values per channel: normalisation after the last pooling has one of a lone sample.
+    """
+    copied = copy_of(network).train()
+    with seeded_global_state(0, "probe"), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            copied(random_inputs(shape, 1, _dtype(copied), longest=True).to(_device(copied)))
+        except Exception:
+            return 2
+    return 1
 
 
 def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from itertools import product
-from typing import Any, final
+from typing import Any, Literal, final
 
 from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import GlobalModel
@@ -58,14 +58,17 @@ class Ledger:
     buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the
     first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of
     their own samples under the mask that they were sent: the forward pass, the gradient of the inputs and that of the
-    weights, and their sum.
+    weights, and their sum. `lost` and `late` count the clients that were sent a message and whose update did not come,
+    or came when the round was closed; `deployment_seconds` is the modelled time, of runs that have a model of it.
     """
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")
-    NAMES = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", *FLOPS)
+    MISSING = ("lost", "late")
+    NAMES = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", *FLOPS, *MISSING)
+    SECONDS = "deployment_seconds"
     PARTS = ("header", "mask", "values", "frozen", "dense", "signals", "catch_up", "state")
     BY_PART = tuple("/".join(key) for key in product(("up", "down"), PARTS))
-    COLUMNS = tuple("/".join(key) for key in product(("cost", "round"), (*NAMES, *BY_PART)))
+    COLUMNS = tuple("/".join(key) for key in product(("cost", "round"), (*NAMES, SECONDS, *BY_PART)))
 
     def __init__(self, flops: FlopCounter, batch_size: int) -> None:
         self._flops, self._batch_size = flops, batch_size
@@ -123,15 +126,31 @@ class Ledger:
             return
         self.round["bytes_up"] += len(update.payload)
         self.round["paper_bytes"] += self._paper
+        self.trained(samples)
+        self.round.update({f"up/{name}": size for name, size in parts_of(update.payload, message).items()})
+
+    def trained(self, samples: int) -> None:
+        """A client with so many `samples` trained."""
+        self.round.update(self.flops(samples))
+
+    def flops(self, samples: int) -> Counter[str]:
+        """The FLOPs of a turn with so many `samples`, by part and in all."""
+        found: Counter[str] = Counter()
         probe = samples if steps(samples, self._batch_size) == 1 else self._batch_size
         for counts, images in ((self._per_sample, self._epochs * samples), (self._per_probe, self._probes * probe)):
             for name, count in counts.items():
-                self.round[f"flops_{name}"] += images * count
-                self.round["flops"] += images * count
-        self.round.update({f"up/{name}": size for name, size in parts_of(update.payload, message).items()})
+                found[f"flops_{name}"] += images * count
+                found["flops"] += images * count
+        return found
 
-    def end(self) -> None:
-        """The round joins the totals."""
+    def missing(self, what: Literal["lost", "late"]) -> None:
+        """A client's update did not come, or too late."""
+        self.round[what] += 1
+
+    def end(self, seconds: float | None = None) -> None:
+        """The round joins the totals; it took so many `seconds` of modelled time, where there is a model."""
+        if seconds is not None:
+            self.round[self.SECONDS] += seconds  # type: ignore[assignment]
         self.total.update(self.round)
 
     def state_dict(self) -> dict[str, Any]:

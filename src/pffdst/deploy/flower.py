@@ -36,7 +36,7 @@ class FlowerEngine(Engine):
     that an answer may have; null is what an update of 8 bytes a value takes.
     """
 
-    elsewhere: ClassVar[bool] = True
+    simulates: ClassVar[bool] = False
 
     def __init__(
         self,

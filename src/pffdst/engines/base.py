@@ -39,12 +39,12 @@ class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
     `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
+    `simulates`: the clients are played here with samples that lie here, so that what befalls them can be too.
     `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known. `brief` is
     what clients elsewhere are told of the run before the first round: its configuration, and what its samples are like.
-    `elsewhere`: clients have samples of their own, on other machines.
     """
 
-    elsewhere: ClassVar[bool] = False
+    simulates: ClassVar[bool] = True
     device: str = "cpu"
     channels_last: bool = False
     memories: ClientMemories
@@ -84,7 +84,8 @@ class Engine(ABC):
         for task, update in zip(tasks, self.train(jobs), strict=True):
             with contextlib.suppress(WireError):  # the client said so itself: update.problem
                 own.receive(task.client, task.payload)
-                own.keep(task.client, update.kept)
+                if update.payload is not None:
+                    own.keep(task.client, update.kept)
             yield update
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pffdst.data.dataset import Dataset
 __all__ = ["brief"]
 
 _AT_THE_SERVER: Final = (
-    *("dataset", "partition", "engine", "logger", "metrics", "observers", "participation", "server_optimizer"),
+    *("dataset", "partition", "engine", "logger", "metrics", "observers", "participation", "time", "server_optimizer"),
     *("paths", "search", "name", "tags", "label", "resume", "profile", "print_config"),
 )
 

@@ -35,6 +35,8 @@ def rejected(done: Round) -> None:
         _log.warning("round %d: client %d is left out: %s", number, client, problem)
     if record.rejected and not record.reports:
         _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)
+    elif not record.reports:
+        _log.info("round %d: no update came, the model stays as it is", number)
 
 
 def stopped(t: int, why: str) -> None:

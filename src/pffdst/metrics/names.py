@@ -1,8 +1,9 @@
 """The name of everything a run logs, written down once: a column of metrics.csv, a key in W&B, a word in the report.
 
 A row is one round. `round` counts the rounds done (t + 1), `stage` counts from 1. Accuracies are shares in
-[0, 1], costs are plain bytes and operations; `cost/*` is cumulative, `round/*` the round's own. A round that was not
-evaluated has no accuracies.
+[0, 1], costs are plain bytes and operations; `cost/*` is cumulative, `round/*` the round's own. `round/seconds` is
+what a round took here, `*/deployment_seconds` what it would take by the run's model of time, if there is one. A round
+that was not evaluated has no accuracies.
 
 What was scored on the test set is `test/*`; with `validation_share` a share of the training set stands in for it, and
 the same figures are `val/*`. Inside the program they are always `test/*`; `as_evaluated` gives the row its true names
@@ -25,7 +26,10 @@ __all__ = [
     "COST_BYTES_UP",
     "COST_FLOPS",
     "COST_FROZEN_BYTES",
+    "COST_LATE",
+    "COST_LOST",
     "COST_PAPER_BYTES",
+    "COST_SECONDS",
     "EMA_ACC_CLIENT_MEAN",
     "EMA_ACC_GLOBAL",
     "FROZEN",
@@ -35,8 +39,11 @@ __all__ = [
     "ROUND",
     "ROUND_BYTES_DOWN",
     "ROUND_BYTES_UP",
+    "ROUND_DEPLOYMENT",
     "ROUND_FLOPS",
     "ROUND_FROZEN_BYTES",
+    "ROUND_LATE",
+    "ROUND_LOST",
     "ROUND_PAPER_BYTES",
     "ROUND_REJECTED",
     "ROUND_SECONDS",
@@ -86,12 +93,18 @@ COST_BYTES_DOWN: Final = "cost/bytes_down"
 COST_PAPER_BYTES: Final = "cost/paper_bytes"
 COST_FROZEN_BYTES: Final = "cost/frozen_bytes"
 COST_FLOPS: Final = "cost/flops"
+COST_LOST: Final = "cost/lost"
+COST_LATE: Final = "cost/late"
+COST_SECONDS: Final = "cost/deployment_seconds"
 
 ROUND_BYTES_UP: Final = "round/bytes_up"
 ROUND_BYTES_DOWN: Final = "round/bytes_down"
 ROUND_PAPER_BYTES: Final = "round/paper_bytes"
 ROUND_FROZEN_BYTES: Final = "round/frozen_bytes"
 ROUND_FLOPS: Final = "round/flops"
+ROUND_LOST: Final = "round/lost"
+ROUND_LATE: Final = "round/late"
+ROUND_DEPLOYMENT: Final = "round/deployment_seconds"
 ROUND_REJECTED: Final = "round/rejected"
 ROUND_SECONDS: Final = "round/seconds"
 
@@ -193,6 +206,7 @@ def columns(layers: Sequence[str] = (), split: EvaluatedOn = "test") -> tuple[st
         *(COST_BYTES, COST_BYTES_UP, COST_BYTES_DOWN, COST_PAPER_BYTES, COST_FROZEN_BYTES, COST_FLOPS),
         *(ROUND_BYTES_UP, ROUND_BYTES_DOWN, ROUND_PAPER_BYTES, ROUND_FROZEN_BYTES, ROUND_FLOPS),
         *(ROUND_REJECTED, ROUND_SECONDS),
+        *(COST_LOST, COST_LATE, COST_SECONDS, ROUND_LOST, ROUND_LATE, ROUND_DEPLOYMENT),
         *(SPARSITY, ALIVE, FROZEN, TRAINABLE, PRUNED, GROWN, CHANGED),
         *(density_of(layer) for layer in layers),
     )

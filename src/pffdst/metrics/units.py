@@ -22,7 +22,7 @@ def format_figure(name: str, value: float) -> str:
         return format_flops(value)
     if "acc" in rest:
         return format_percent(value)
-    return format_seconds(value) if (kind, rest) == ("round", "seconds") else f"{value:.4g}"
+    return format_seconds(value) if rest.endswith("seconds") and kind in ("round", "cost") else f"{value:.4g}"
 
 
 def format_flops(count: float) -> str:

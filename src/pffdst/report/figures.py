@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
+from pffdst.core.device import USUAL
 from pffdst.metrics import names
 from pffdst.report.groups import Group
 from pffdst.report.reading import EVALUATED_ON, Run, numbers
@@ -24,6 +25,7 @@ __all__ = [
     "bytes_to_reach",
     "chance_of",
     "curve",
+    "deployment_seconds",
     "drawn_runs",
     "first_at",
     "mean_curve",
@@ -81,7 +83,8 @@ def spread_of(values: Sequence[float | None]) -> Spread:
 class Point(NamedTuple):
     """An evaluated round: accuracy in [0, 1] and what was spent until then.
 
-    `bytes` are measured, `paper_bytes` the papers' formula with the first downloads of frozen weights.
+    `bytes` are measured, `paper_bytes` the papers' formula with the first downloads of frozen weights; `seconds` are
+    those of a deployment.
     """
 
     round: int
@@ -89,6 +92,35 @@ class Point(NamedTuple):
     bytes: float
     flops: float
     paper_bytes: float
+    seconds: float = math.nan
+
+
+def deployment_seconds(run: Run) -> float | None:
+    """The time of a deployment: by the run's own model of time, else by that of `USUAL` devices."""
+    own, up, down, flops = (run.final.get(key) for key in ("deployment_seconds", "bytes_up", "bytes_down", "flops"))
+    return _usual(run, up, down, flops) if own is None else own
+
+
+def _usual(run: Run, up: float | None, down: float | None, flops: float | None) -> float | None:
+    """The time of so many bytes and operations, of a cohort's clients at once."""
+    cohort = run.config.get("cohort")
+    if up is None or down is None or flops is None or not isinstance(cohort, int | float) or cohort < 1:
+        return None
+    return USUAL.seconds(down=down / cohort, flops=flops / cohort, up=up / cohort)
+
+
+def _seconds(run: Run) -> list[float]:
+    """The same up to each row; a record without the uplink of its rounds has the share of the whole run's."""
+    up, down = run.final.get("bytes_up", 0.0), run.final.get("bytes_down", 0.0)
+    share = up / (up + down) if up + down > 0 else 0.5
+    shown = (names.COST_SECONDS, names.COST_BYTES, names.COST_BYTES_UP, names.COST_FLOPS)
+    found = []
+    for own, size, sent, flops in zip(*(numbers(run.rows, name) for name in shown), strict=True):
+        told = None if size is None else size * share if sent is None else sent
+        rest = None if size is None or told is None else size - told
+        seconds = _usual(run, told, rest, flops) if own is None else own
+        found.append(math.nan if seconds is None else seconds)
+    return found
 
 
 def curve(run: Run, accuracy: str) -> list[Point]:
@@ -97,8 +129,10 @@ def curve(run: Run, accuracy: str) -> list[Point]:
     columns = [numbers(run.rows, name) for name in shown]
     frozen = numbers(run.rows, names.COST_FROZEN_BYTES)
     return [
-        Point(int(t), y, size, flops, (paper or 0.0) + (extra or 0.0))
-        for (t, y, size, flops, paper), extra in zip(zip(*columns, strict=True), frozen, strict=True)
+        Point(int(t), y, size, flops, (paper or 0.0) + (extra or 0.0), seconds)
+        for (t, y, size, flops, paper), extra, seconds in zip(
+            zip(*columns, strict=True), frozen, _seconds(run), strict=True
+        )
         if t is not None and y is not None and size is not None and flops is not None
     ]
 

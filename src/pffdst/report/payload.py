@@ -64,7 +64,8 @@ def _curves(run: Run) -> dict[str, list[float | None]]:
 
     costs = {"round": column(names.ROUND), "bytes": column(names.COST_BYTES), "up": column(names.COST_BYTES_UP)}
     accuracies = {key: column(name, 5) for key, (name, _) in ACCURACIES.items()}
-    return {**costs, "flops": column(names.COST_FLOPS, 6), **accuracies}
+    costs |= {"flops": column(names.COST_FLOPS, 6), "seconds": column(names.COST_SECONDS, 6)}
+    return costs | accuracies
 
 
 def _model(run: Run) -> dict[str, Any]:

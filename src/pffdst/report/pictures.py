@@ -49,6 +49,7 @@ _AXES: dict[str, tuple[str, str, str | None]] = {
     "bytes": ("bytes sent, both directions", "bytes", "B"),
     "paper_bytes": ("bytes by the papers' formula, both directions", "paper_bytes", "B"),
     "flops": ("training", "flops", "FLOP"),
+    "time": ("time of a deployment", "seconds", "s"),
 }
 
 
@@ -64,7 +65,7 @@ def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list
 
 
 def write_curves(groups: Sequence[Group], accuracy: str, files: Mapping[str, Path], dpi: int = 300) -> list[Path]:
-    """Accuracy against each of the given: rounds, bytes, paper_bytes, flops. The file's ending says its format."""
+    """Accuracy against each of the given axes, of `_AXES`. The file's ending says its format."""
     with mpl.rc_context(_STYLE | {"savefig.dpi": dpi}):
         return [
             _written(path, partial(_curves, groups=groups, accuracy=accuracy, against=name))

@@ -23,7 +23,7 @@ EVALUATED_ON = "evaluated on"
 Status = Literal["done", "running", "stopped", "failed", "skipped", "damaged", "empty"]
 Scalar = str | int | float | bool | None
 
-_COSTS = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops")
+_COSTS = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", "lost", "late", "deployment_seconds")
 _ACCURACIES = [name.removeprefix("test/") for name in names.ACCURACIES]
 # Of the summary's figures, those that the last rows of metrics.csv tell as well.
 FINALS = {

@@ -150,5 +150,5 @@ def limits_of(name: str) -> tuple[float, float]:
         return 0.0, 1.0
     if name in (names.ROUND, "rounds"):
         return 0.0, 1e9
-    is_cost = any(word in name for word in ("bytes", "flops", "alive", "frozen", "wall_s"))
+    is_cost = any(word in name for word in ("bytes", "flops", "alive", "frozen", "wall_s", "lost", "late", "seconds"))
     return 0.0 if is_cost else -_MOST, _MOST

@@ -11,6 +11,7 @@ from torch import Tensor
 from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
 from pffdst.runs.checkpoint import from_sparse, to_sparse
+from pffdst.wire.positions import MOST_MOVES
 
 __all__ = ["Holdings", "Lacks"]
 
@@ -57,6 +58,18 @@ class Holdings:
             self._moves, self._afresh = [], afresh
         if move is not None:
             self._moves.append(move)
+            self._drop_what_is_never_sent(mask.layout.maskable / 8)
+
+    def _drop_what_is_never_sent(self, most: float) -> None:
+        """Moves that together are longer than the whole mask's bitmap, or too many: a run of any length keeps few."""
+        total, kept = 0, 0
+        for move in reversed(self._moves[-MOST_MOVES:]):
+            total += len(move)
+            if total >= most:
+                break
+            kept += 1
+        if kept < len(self._moves):
+            self._moves, self._afresh = self._moves[len(self._moves) - kept :], False
 
     @property
     def empty(self) -> bool:

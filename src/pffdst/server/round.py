@@ -14,6 +14,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.core.state import BufferMean
+from pffdst.methods.participation import Loss
 from pffdst.methods.rule import Cohort, Rule
 from pffdst.server.holdings import Lacks
 from pffdst.wire.downlink import Broadcast, Changes
@@ -29,10 +30,15 @@ __all__ = ["Round", "RoundRecord"]
 @final
 @dataclass
 class RoundRecord:
-    """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed."""
+    """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed.
+
+    `lost` were sent a message and never answered, `late` answered when the round was closed.
+    """
 
     reports: list[Report] = field(default_factory=list)
     rejected: dict[int, str] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
     mask_changed: int = 0
 
 
@@ -118,9 +124,7 @@ class Round:
         """
         if update.payload is None:
             self.record.rejected[update.client] = update.problem or "no answer"
-            self.server.holdings.forget(update.client)
-            self.server.downloads.forget(update.client)
-            self.server.state.forget(update.client)
+            self._forget(update.client)
             return
         try:
             upload = decode_uplink(message or update.payload, self.sent, update.client, self.plan.t, self._form)
@@ -134,6 +138,22 @@ class Round:
         for rule in self._observers:
             model, samples = self._trained(upload), upload.report.samples
             rule.observe(update.client, model, samples, upload.signals, self.plan.stage, self.plan.t)
+
+    def lose(self, client: int, *, late: bool = False) -> None:
+        """A client was sent its message, and nothing came of it while the round was open."""
+        (self.record.late if late else self.record.lost).append(client)
+        self._forget(client)
+
+    def loss(self, client: int) -> Loss | None:
+        """Whether a client of the cohort is lost, and when."""
+        rules = self.server.rules
+        return rules.participation.loss(self.plan.t, client, rules.seed)
+
+    def _forget(self, client: int) -> None:
+        """What a client holds that did not answer is not known: it is sent everything the next time."""
+        self.server.holdings.forget(client)
+        self.server.downloads.forget(client)
+        self.server.state.forget(client)
 
     def _trained(self, upload: Upload) -> GlobalModel:
         """What a client trained, under its own mask; what was sent where it only answered a question."""

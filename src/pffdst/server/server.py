@@ -14,7 +14,7 @@ from pffdst.core.masks import Move
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
-from pffdst.core.seeding import derive_seed, generator_for
+from pffdst.core.seeding import derive_seed
 from pffdst.methods.aggregation import Aggregation
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.method import Method, stage_of
@@ -109,18 +109,23 @@ class Server:
         plan = RoundPlan(
             t,
             stage,
-            self._cohort(t),
+            self._asked(t),
             pruned=len(before.without(now)) if moved else 0,
             grown=len(now.without(before)) if moved else 0,
             froze=froze,
+            wanted=self._wanted(t),
         )
         return Round(self, plan, self.model, before if t > 0 else now)
 
-    def _cohort(self, t: int) -> tuple[int, ...]:
+    def _wanted(self, t: int) -> int:
+        """K of round t."""
         rules, clients, size = self.rules, self.rules.population.clients, self.rules.cohort
-        if t < 0:
-            size = max(rule.cohort_size(t, clients, size) for rule in rules.method if rule.warm_up >= -t)
-        return rules.participation.cohort(t, rules.population, size, generator_for(rules.seed, "cohort", t))
+        if t >= 0:
+            return size
+        return max(rule.cohort_size(t, clients, size) for rule in rules.method if rule.warm_up >= -t)
+
+    def _asked(self, t: int) -> tuple[int, ...]:
+        return self.rules.participation.asked(t, self.rules.population, self._wanted(t), self.rules.seed)
 
     # ---- masks and stages --------------------------------------------------------------------------------------------
 
@@ -131,7 +136,7 @@ class Server:
         sent, self.model = self.model, initial
         if not self.holdings.newest_is(sent.trainable_at):
             self.holdings.new_mask(sent.trainable_at)
-        return Round(self, RoundPlan(t, stage, self._cohort(t)), sent, initial.alive_at)
+        return Round(self, RoundPlan(t, stage, self._asked(t), wanted=self._wanted(t)), sent, initial.alive_at)
 
     def _move(self, rules: Sequence[Rule], stage: Stage, t: int) -> None:
         """The rules' changes of the mask at the start of round t."""

@@ -22,6 +22,7 @@ from pffdst.testing.laws import (
     check_optimizer,
     check_participation,
     check_server_optimizer,
+    check_time,
 )
 from pffdst.testing.runs import SmallRun, check_rule
 from pffdst.testing.scripted import ScriptedEngine
@@ -41,4 +42,5 @@ __all__ = [
     "check_participation",
     "check_rule",
     "check_server_optimizer",
+    "check_time",
 ]

@@ -21,6 +21,7 @@ from pffdst.methods.local.objective import Objective
 from pffdst.methods.local.optimizer import LocalOptimizer
 from pffdst.methods.participation import Participation, Population
 from pffdst.methods.server_optimizer import ServerOptimizer
+from pffdst.methods.time import TimeModel
 from pffdst.testing.runs import SmallRun
 from pffdst.wire.codecs import ValueCodec
 from pffdst.wire.frame import Section, WireError
@@ -158,6 +159,15 @@ def check_participation(participation: Participation) -> None:
         assert list(cohorts[0]) == sorted(set(cohorts[0])), f"cohort {cohorts[0]} is not ascending"
         assert len(cohorts[0]) <= 7, f"{len(cohorts[0])} clients for a cohort of 7"
         assert all(0 <= client < 50 for client in cohorts[0]), f"cohort {cohorts[0]} of 50 clients"
+
+
+def check_time(model: TimeModel) -> None:
+    """A client's device is the same whenever it is asked for, and its speeds are above 0; or no client has one."""
+    devices = [[model.device(client, 0) for client in range(20)] for _ in range(2)]
+    assert devices[0] == devices[1], "a client has two devices"
+    known = [device for device in devices[0] if device is not None]
+    assert len(known) in (0, 20), f"{20 - len(known)} of 20 clients have no device"
+    assert all(math.isfinite(speed) and speed > 0 for device in known for speed in device), "a speed is not above 0"
 
 
 def check_server_optimizer(make: Callable[[], ServerOptimizer]) -> None:

@@ -8,7 +8,6 @@ for each column. Clients are numbered in the order of their names: numbers by va
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import zipfile
 import zlib
@@ -33,6 +32,7 @@ from pffdst.data.clients.divided import (
 )
 from pffdst.data.clients.owned import Owned, facts_of
 from pffdst.data.columns import ranked
+from pffdst.data.csv_table import columns_of, content_of
 from pffdst.runs.files import write_whole
 
 __all__ = ["ByColumn", "FromFile", "write_clients"]
@@ -100,7 +100,7 @@ class FromFile(Partitioner):
     @property
     def content(self) -> str:
         """32 hexadecimal digits of the file's bytes."""
-        return hashlib.blake2b(self.file.read_bytes(), digest_size=16).hexdigest()
+        return content_of(self.file)
 
     def problems(self, facts: Facts) -> list[str]:
         """A file that cannot be read, or that has another number of clients."""
@@ -243,14 +243,7 @@ def _npz(columns: dict[str, NDArray[np.generic]]) -> bytes:
 
 
 def _from_csv(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The columns of a CSV as a spreadsheet writes it too: with a byte order mark, semicolons or tabs."""
-    text = path.read_text(encoding="utf-8-sig")
-    head = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text), delimiter=next((c for c in ";\t" if c in head), ","))
-    names = [name.strip() for name in next(rows, [])]
-    cells = list(zip(*(row for row in rows if row), strict=True))
-    columns = {name: np.array([cell.strip() for cell in cells[i]]) for i, name in enumerate(names)} if cells else {}
-    return _with_split(columns)
+    return _with_split(dict(columns_of(path)))
 
 
 def _from_npz(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -111,7 +111,7 @@ function controls(seen) {
     [
       ["round", "Round"],
       ["bytes", "Bytes"],
-      ["wire", "Time"],
+      ["time", "Time"],
       ["flops", "FLOPs"],
     ],
     state.x,
@@ -141,7 +141,7 @@ function controls(seen) {
     state.partsAs,
     set("partsAs"),
   );
-  for (const id of ["uplink", "downlink"]) if (document.activeElement !== byId(id)) byId(id).value = state[id];
+  for (const id of ["uplink", "downlink", "device"]) if (document.activeElement !== byId(id)) byId(id).value = state[id];
   byId("log").checked = isLog();
   byId("unfinished").checked = state.unfinished;
   if (document.activeElement !== byId("filter")) byId("filter").value = state.filter;
@@ -251,7 +251,7 @@ function listen() {
   byId("reference").addEventListener("change", (event) => set("reference")(event.target.value));
   for (const side of ["left", "right"])
     byId(`pair-${side}`).addEventListener("change", (event) => set(side)(event.target.value));
-  for (const id of ["uplink", "downlink"])
+  for (const id of ["uplink", "downlink", "device"])
     byId(id).addEventListener("input", (event) => {
       const speed = Number(event.target.value);
       event.target.setAttribute("aria-invalid", String(!(speed > 0)));

@@ -3,9 +3,10 @@
 const X_AXES = {
   round: { words: "round", of: (point) => point.round, text: (x) => `round ${x}`, axis: { tickformat: "d" } },
   bytes: { words: "sent, both directions", of: (point) => point.bytes, text: bytesText, units: BYTES },
-  wire: {
-    words: "time on the wire",
-    of: (p) => wireSeconds(p.up, p.bytes - p.up, p.cohort, state.uplink, state.downlink),
+  time: {
+    words: "time of a deployment",
+    of: (p) =>
+      Number.isFinite(p.seconds) ? p.seconds : deploymentSeconds(p.up, p.bytes - p.up, p.flops, p.cohort, state),
     text: durationText,
     units: null,
   },
@@ -97,7 +98,8 @@ function accuracyCurves(seen) {
 
 function thinLine(run, group, axisOf) {
   const points = thinned(curveOf(run, state.accuracy));
-  const named = ([round, , bytes, flops, up]) => ({ round, bytes, flops, up, cohort: run.config.cohort });
+  const cohort = run.config.cohort;
+  const named = ([round, , bytes, flops, up, seconds]) => ({ round, bytes, flops, up, seconds, cohort });
   return {
     type: "scatter",
     mode: "lines",

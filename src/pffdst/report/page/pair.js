@@ -43,7 +43,7 @@ function pairRows(seen) {
     ["Bytes up", final("bytes_up"), bytesText, ratioOf],
     ["Bytes down", final("bytes_down"), bytesText, ratioOf],
     ...levelsNow(seen).map((level) => [`Bytes to ${fixed(100 * level, 0)} %`, reach(level), bytesText, ratioOf]),
-    ["On the wire", finite(wireOf), durationText, ratioOf],
+    ["Time of a deployment", finite(timeOf), durationText, ratioOf],
     ["By the papers' formula", formulaBytes, bytesText, ratioOf],
     ["Training", final("flops"), flopsText, ratioOf],
     ["Time of the run", final("wall_s"), durationText, ratioOf],

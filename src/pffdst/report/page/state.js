@@ -20,8 +20,9 @@ const DEFAULTS = {
   partsAs: "bytes",
   left: "",
   right: "",
-  uplink: 10,
-  downlink: 50,
+  uplink: 1,
+  downlink: 10,
+  device: 10,
   theme: "auto",
 };
 
@@ -160,8 +161,10 @@ function view() {
 }
 
 const levelsNow = (seen) => parseLevels(state.targets) ?? levelsFor(seen.groups, state.accuracy, data.chance);
-const wireOf = (run) =>
-  wireSeconds(run.final.bytes_up ?? NaN, run.final.bytes_down ?? NaN, run.config.cohort, state.uplink, state.downlink);
+// By the run's own model of time, where it has one.
+const timeOf = ({ final, config }) =>
+  final.deployment_seconds ??
+  deploymentSeconds(final.bytes_up ?? NaN, final.bytes_down ?? NaN, final.flops ?? NaN, config.cohort, state);
 const budgetsNow = (seen) => parseBytes(state.budgets) ?? budgetsFor(seen.groups, state.accuracy);
 // A run's name without the folders that all runs are in.
 function sharedFolder() {

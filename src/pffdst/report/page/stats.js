@@ -19,8 +19,9 @@ function curveOf(run, accuracy) {
   if (!curvesOf.has(run)) curvesOf.set(run, {});
   const known = curvesOf.get(run);
   if (known[accuracy] === undefined) {
-    const { round, bytes, flops, up } = run.curves;
-    const points = run.curves[accuracy].map((y, i) => [round[i], y, bytes[i], flops[i], up[i] ?? bytes[i] / 2]);
+    const { round, bytes, flops, up, seconds } = run.curves;
+    const sent = (i) => up[i] ?? bytes[i] / 2;
+    const points = run.curves[accuracy].map((y, i) => [round[i], y, bytes[i], flops[i], sent(i), seconds?.[i] ?? NaN]);
     known[accuracy] = points.filter((point) => point.every((value) => value !== null));
   }
   return known[accuracy];
@@ -49,6 +50,7 @@ function meanCurve(runs, accuracy) {
       bytes: mean(points.map((p) => p[2])),
       flops: mean(points.map((p) => p[3])),
       up: mean(points.map((p) => p[4])),
+      seconds: mean(points.map((p) => p[5])),
       cohort: runs[0].config.cohort,
     };
   });
@@ -285,10 +287,14 @@ function budgetsFor(groups, accuracy) {
   return [...new Set([wide[0], most, wide.at(-1)])].sort((a, b) => a - b);
 }
 
-// Seconds on the wire: a cohort's clients send at the same time, each over a link of so many Mbit/s.
-function wireSeconds(up, down, cohort, uplink, downlink) {
+// Seconds of a deployment: a cohort's clients at once, each with a link of so many Mbit/s and a device of GFLOP/s.
+function deploymentSeconds(up, down, flops, cohort, link) {
   if (!(cohort > 0)) return NaN;
-  return (8 * up) / (cohort * uplink * 1e6) + (8 * down) / (cohort * downlink * 1e6);
+  return (
+    (8 * up) / (cohort * link.uplink * 1e6) +
+    (8 * down) / (cohort * link.downlink * 1e6) +
+    flops / (cohort * link.device * 1e9)
+  );
 }
 
 const totalBytes = (run) => (run.final.bytes_up ?? NaN) + (run.final.bytes_down ?? NaN);

@@ -5,7 +5,7 @@ function groupFigures(group) {
   return {
     accuracy: over(state.accuracy),
     flops: over("flops"),
-    wire: spreadOf(group.runs.map(wireOf).map((value) => (Number.isFinite(value) ? value : null))),
+    time: spreadOf(group.runs.map(timeOf).map((value) => (Number.isFinite(value) ? value : null))),
     formula: spreadOf(group.runs.map(formulaBytes)),
     tenth: spreadOf(group.runs.map(worstTenth)),
     up: over("bytes_up"),
@@ -157,12 +157,12 @@ function groupColumns(figures, level) {
       cell: (each) => reachCell(each.reached, toLevel),
     },
     {
-      key: "wire",
-      name: "On the wire",
+      key: "time",
+      name: "Deployed",
       unit: "h:m:s",
-      hint: wireWords(),
-      of: (each) => each.wire.mean,
-      cell: (each) => durationText(each.wire.mean),
+      hint: timeWords(),
+      of: (each) => each.time.mean,
+      cell: (each) => durationText(each.time.mean),
     },
     {
       key: "formula",
@@ -228,7 +228,7 @@ function groupTable(seen) {
 }
 
 // The best figure of each column, where there is something to be best among; bytes to a level count whole groups alone.
-const BETTER = { accuracy: 1, bytes: -1, reached: -1, wire: -1, flops: -1, tenth: 1 };
+const BETTER = { accuracy: 1, bytes: -1, reached: -1, time: -1, flops: -1, tenth: 1 };
 function bestOf(figures, column) {
   const whole = figures.filter((each) => column.key !== "reached" || each.reached.n === each.reached.of);
   const values = whole.map(column.of).filter(Number.isFinite);
@@ -236,8 +236,9 @@ function bestOf(figures, column) {
   return BETTER[column.key] > 0 ? Math.max(...values) : Math.min(...values);
 }
 
-const wireWords = () =>
-  `The bytes' time on the wire: a round's clients at once, each at ${state.uplink} Mbit/s up and ${state.downlink} down`;
+const timeWords = () =>
+  `The time of a deployment: by a run's own model of time, else of a round's clients at once, ` +
+  `each at ${state.uplink} Mbit/s up, ${state.downlink} down and ${state.device} GFLOP/s`;
 
 // A second click on a heading turns the order round; figures begin with the largest where that is the best.
 function sorting(place) {

@@ -44,6 +44,7 @@ from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
+from pffdst.methods.faults import Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.method import Method
@@ -110,6 +111,7 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         callbacks=tuple(_named(cfg.callbacks)),
         channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
+        faulty=Faulty.of(instantiate(cfg.faults), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
     )
     _check_augmentation(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
@@ -142,7 +144,9 @@ def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
-    """What of the network is otherwise than one would think."""
+    """What of the clients and the network is otherwise than one would think."""
+    if (faulty := made.setup.faulty).clients:
+        _log.warning("faults: %s in clients %s", faulty.fault, ", ".join(map(str, sorted(faulty.clients))))
     masked = coverage(made.setup.layout)
     _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
     for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):

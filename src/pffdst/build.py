@@ -114,6 +114,7 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         faulty=Faulty.of(instantiate(cfg.faults), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
     )
     _check_augmentation(cfg, setup)
+    _check_disclosed(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -313,6 +314,12 @@ def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
             raise
         noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
         raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
+
+
+def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
+    """A rule that asks clients for what a private mean does not cover."""
+    if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
+        raise ConfigError(asks)
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:

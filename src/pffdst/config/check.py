@@ -305,6 +305,7 @@ _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
     """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
+    lines += _ask(made.get("aggregation"), "problems_among", made)
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
         return lines
     try:

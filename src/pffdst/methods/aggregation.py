@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -38,10 +39,12 @@ class Aggregator(ABC):
 class Aggregation(ABC):
     """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither.
 
-    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are.
+    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are. One that
+    does not `disclose` keeps what single clients are from rules, and their reports from the rows.
     """
 
     statistics: Statistics
+    discloses: ClassVar[bool] = True
 
     @property
     def bounds(self) -> Bounds:
@@ -55,6 +58,17 @@ class Aggregation(ABC):
     @abstractmethod
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """For a round in which `model` was sent; `absent` says what a position counts for that a client lacks."""
+
+    def finish(self, found: Cohort | None, sent: GlobalModel, expected: int, seed: int) -> Cohort | None:
+        """The round's result, from what its aggregator `found`; a cohort has `expected` (K) clients.
+
+        `sent` is the model that went out and `seed` names the round's draw.
+        """
+        return found
+
+    def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
+        """What a row tells beside after so many rounds, of K of C clients each, by names that begin with `privacy/`."""
+        return {}
 
     def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
         """What the buffers of a round are put into, in which `model` and the buffers `sent` went out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -22,7 +22,9 @@ class Population:
 
 
 class Participation(ABC):
-    """Draws the cohorts."""
+    """Draws the cohorts. `fixed`: none has more than K clients; else K is their number on average."""
+
+    fixed: ClassVar[bool] = True
 
     @abstractmethod
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:

@@ -164,7 +164,10 @@ class Round:
         for upload in self._screen.release():
             self._join(upload)
         self.record.clipped, self.record.capped = self._screen.clipped, self._screen.capped
-        server, plan, cohort = self.server, self.plan, self._sum.result()
+        server, plan, rules = self.server, self.plan, self.server.rules
+        seed, cohort = derive_seed(rules.seed, "aggregate", plan.t), self._sum.result()
+        if plan.t >= 0:
+            cohort = rules.aggregation.finish(cohort, self.sent, rules.cohort, seed)
         if cohort is not None:
             self._next(cohort)
         if plan.t >= 0:

@@ -22,6 +22,7 @@ from typing import Any
 from common import ROOT, cifar10_folder, describe, write_result
 from pffdst.build import build
 from pffdst.config.compose import compose
+from pffdst.config.overrides import preflight
 from pffdst.run import run
 
 METHODS = ("pffdst", "feddst", "fedavg")
@@ -68,7 +69,7 @@ def overrides(on: str, method: str, fault: str, defence: str, seed: int, more: S
 def played(line: Sequence[str]) -> dict[str, Any]:
     """The figures of a run, which is played here."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        cfg = compose([*line, *QUIET], ROOT / "configs")
+        cfg = compose(preflight([*line, *QUIET], ROOT / "configs"), ROOT / "configs")
         summary = run(build(cfg, Path(folder), "robustness"))
     return {name: summary[name] for name in FIGURES if name in summary}
 

@@ -81,8 +81,8 @@ class Method:
             if any(rule.asks(stage_of(stages, t), t) for t in range(-self.warm_up, rounds)):
                 found.append(
                     f"{name}={type(rule).__name__} asks single clients for signals or masks of their own, which a "
-                    "private mean does not cover: write readjust=server_differential, readjust=static or updates=plain, or "
-                    "aggregation=masked_mean"
+                    "private mean does not cover: write readjust=server_differential, readjust=static or "
+                    "updates=plain, or aggregation=masked_mean"
                 )
         return found
 

@@ -38,6 +38,7 @@ FAULTS = {
     "truncated": ("faults=truncated",),
     "wrong_samples": ("faults=wrong_samples",),
 }
+REFUSED = ("not_finite", "huge", "truncated")
 DEFENCES = {
     "none": (),
     "bounds": ("aggregation.times_median=1", "aggregation.max_share=0.2"),
@@ -53,11 +54,12 @@ QUIET = ("logger=csv", "engine.workers=0", "eval_every=1000000", "checkpoint_eve
 
 
 def keys(methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
-    """Every run, the plain ones first."""
+    """Every run, the plain ones first, and last those under a defence of what is refused without one."""
+    every = [(d, f) for d in DEFENCES for f in FAULTS]
+    every.sort(key=lambda pair: pair[0] != "none" and pair[1] in REFUSED)
     for seed in range(seeds):
-        for defence in DEFENCES:
-            for fault in FAULTS:
-                yield from ((method, fault, defence, seed) for method in methods)
+        for defence, fault in every:
+            yield from ((method, fault, defence, seed) for method in methods)
 
 
 def overrides(on: str, method: str, fault: str, defence: str, seed: int, more: Sequence[str]) -> list[str]:

@@ -44,6 +44,7 @@ from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
+from pffdst.methods.faults import Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.method import Method
@@ -112,10 +113,12 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
         least=least_batch(network, dataset.inputs),
+        faulty=Faulty.of(instantiate(cfg.faults), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
     )
     _check_augmentation(cfg, setup)
     if setup.least > cfg.batch_size:
         raise ConfigError([f"batch_size=1: {_LONE}; write batch_size=2 or more"])
+    _check_disclosed(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -163,7 +166,9 @@ def _tell_of_lone_samples(setup: ClientSetup) -> None:
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
-    """What of the network is otherwise than one would think."""
+    """What of the clients and the network is otherwise than one would think."""
+    if (faulty := made.setup.faulty).clients:
+        _log.warning("faults: %s in clients %s", faulty.fault, ", ".join(map(str, sorted(faulty.clients))))
     masked = coverage(made.setup.layout)
     _log.log(logging.WARNING if masked.share < 0.9 else logging.INFO, "model: %s", masked)
     for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):
@@ -342,6 +347,12 @@ def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
             raise
         noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
         raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
+
+
+def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
+    """A rule that asks clients for what a private mean does not cover."""
+    if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
+        raise ConfigError(asks)
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:

@@ -164,7 +164,11 @@ class Experiment:
             row |= self._scored(plan)
         row |= records.cost_row(self.ledger, plan.t) | records.mask_row(self.server.model, plan, record)
         row |= {names.ROUND_REJECTED: len(record.rejected), names.ROUND_SECONDS: seconds}
-        row |= records.training_row(record.reports)
+        row |= records.training_row(record.reports) if self.server.rules.aggregation.discloses else {}
+        before, rules = self.progress.row, self.server.rules
+        row |= records.fault_row(before, plan, record, self.setup.faulty.clients)
+        row |= records.defence_row(before, rules.aggregation.bounds, record)
+        row |= rules.aggregation.figures(plan.t + 1, rules.population.clients, rules.cohort)
         seconds_of = self.progress.watch.lap()
         if self.profile is not False:
             row |= {names.time_of(part): s for part, s in seconds_of.items()}
@@ -312,6 +316,7 @@ class Experiment:
         """Notes that the round is over, and says whose updates it refused. UserError where the run's folder is gone."""
         self.look_for_folder()
         say.rejected(done)
+        say.faulty(done, self.setup.faulty)
         self.progress.rejected += len(done.record.rejected)
         self.progress.t = done.plan.t + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.cost.ledger import Ledger
 from pffdst.data.dataset import Dataset
 from pffdst.measure.stopwatch import Stopwatch
+from pffdst.methods.bounds import Bounds
 from pffdst.metrics import names
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluation
@@ -28,6 +29,8 @@ __all__ = [
     "Scores",
     "card",
     "cost_row",
+    "defence_row",
+    "fault_row",
     "finals",
     "labels",
     "mask_row",
@@ -95,6 +98,22 @@ def training_row(reports: Sequence[Report]) -> Row:
     }
 
 
+def fault_row(before: Row, plan: RoundPlan, record: RoundRecord, faulty: Set[int]) -> Row:
+    """Updates of clients that do wrong on purpose, so far: `before` is the row of the round before."""
+    if not faulty:
+        return {}
+    here = [client for client in plan.cohort if client in faulty]
+    taken = [client for client in here if client not in record.rejected]
+    counted = ((names.FAULTS_SENT, here), (names.FAULTS_ACCEPTED, taken))
+    return {name: int(before.get(name, 0)) + len(clients) for name, clients in counted}
+
+
+def defence_row(before: Row, bounds: Bounds, record: RoundRecord) -> Row:
+    """Updates that were bounded so far, where there are bounds: `before` is the row of the round before."""
+    counted = ((bounds.clips, names.CLIPPED, record.clipped), (bounds.caps, names.CAPPED, record.capped))
+    return {name: int(before.get(name, 0)) + count for there, name, count in counted if there}
+
+
 def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None) -> dict[str, Any]:
     """The summary's figures: scores of the last row, costs in `total`, the seconds of a profiled run's parts."""
     last = names.as_test(row)
@@ -107,6 +126,7 @@ def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None
     figures |= {"metrics": further} if further else {}
     figures |= {name: total[name] for name in (*Ledger.NAMES, Ledger.SECONDS) if name in total or name in Ledger.NAMES}
     figures |= {f"bytes_{key.replace('/', '_')}": total[key] for key in Ledger.BY_PART}
+    figures |= {name.replace("/", "_"): value for name, value in last.items() if names.is_of_an_option(name)}
     if times is not None:
         figures |= {f"time_{name}": round(times[name], 3) for name in (*Stopwatch.PARTS, *Stopwatch.CLIENTS)}
     return figures | {"alive": last.get(names.ALIVE), "frozen": last.get(names.FROZEN)}

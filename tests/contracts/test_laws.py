@@ -21,6 +21,7 @@ LAWS: dict[str, Callable[[Any], None]] = {
     "allocation": testing.check_allocation,
     "augmentation": testing.check_augmentation,
     "codec": testing.check_codec,
+    "faults": testing.check_fault,
     "freeze": testing.check_freeze,
     "lr_schedule": testing.check_lr_schedule,
     "objective": testing.check_objective,
@@ -30,7 +31,12 @@ LAWS: dict[str, Callable[[Any], None]] = {
     "server_optimizer": testing.check_server_optimizer,
     "updates": lambda make: testing.check_rule(make, updates=True),
 }
-OPTIONS = [(group, path.stem) for group in sorted(LAWS) for path in sorted((CONFIGS / group).glob("*.yaml"))]
+OPTIONS = [
+    (group, path.stem)
+    for group in sorted(LAWS)
+    for path in sorted((CONFIGS / group).glob("*.yaml"))
+    if OmegaConf.load(path)
+]
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids=[f"{group}={name}" for group, name in OPTIONS])

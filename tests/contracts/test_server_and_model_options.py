@@ -137,7 +137,7 @@ def test_a_cohort_is_k_different_clients_named_by_its_draw(node: DictConfig, cli
     population = Population(clients, lambda client: 10 + client)
     cohort, again = (instantiate(node).cohort(1, population, size, generator_for(0, "cohort", 1)) for _ in range(2))
     assert cohort == again == tuple(sorted(set(cohort)))
-    assert len(cohort) == size
+    assert len(cohort) == size or not instantiate(node).fixed
     assert set(cohort) <= set(range(clients))
 
 

@@ -42,6 +42,7 @@ LAWS: dict[str, Callable[[Any], None]] = {
     "allocation": testing.check_allocation,
     "augmentation": testing.check_augmentation,
     "codec": testing.check_codec,
+    "faults": testing.check_fault,
     "freeze": testing.check_freeze,
     "lr_schedule": testing.check_lr_schedule,
     "objective": testing.check_objective,

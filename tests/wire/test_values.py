@@ -282,3 +282,44 @@ def test_values_of_more_than_a_block_come_back_to_the_bit(dtype: torch.dtype, ov
         _, _, planes = codec.write(values, held, 0)
         assert [len(plane) for plane in planes] == [count] * values.itemsize
         assert all(plane.flags.c_contiguous for plane in planes)
+
+
+# ---- the ends of the range --------------------------------------------------------------------------------------
+
+MOST = torch.finfo(torch.float32).max
+
+
+def _single(value: float) -> float:
+    return float(np.float32(value))
+
+
+def floats() -> st.SearchStrategy[float]:
+    """Any finite single, most of them where the range ends."""
+    number = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    return st.one_of(number, st.floats(MOST * 0.75, MOST).map(_single), st.floats(-MOST, -MOST * 0.45).map(_single))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(
+    pairs=st.lists(st.tuples(floats(), floats()), min_size=1, max_size=300), seed=st.integers(0, 99), held=st.booleans()
+)
+def test_what_is_finite_decodes_finite_to_the_ends_of_the_range(
+    codec: ValueCodec, pairs: list[tuple[float, float]], seed: int, held: bool
+) -> None:
+    """Alone and as a difference to any finite values, however it is rounded; within half of the range to a step."""
+    values, base = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    section = codec.encode(values, seed=seed, base=base if held else None)
+    back = codec.decode(section, len(values), "X", base=base if held else None)  # which refuses what is not finite
+    if not codec.exact and not held:
+        near = values.clamp(-MOST / 2, MOST / 2)
+        assert bool(((back.double() - near).abs() <= steps_of(codec, near.double())).all())
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("held", [False, True])
+def test_what_is_not_finite_is_not_made_so(codec: ValueCodec, value: float, held: bool) -> None:
+    """A client that diverged must not come back with the largest of numbers."""
+    values, base = torch.tensor([1.0, value, 2.0]), torch.tensor([3.0, -MOST, MOST]) if held else None
+    with pytest.raises(WireError, match="not finite"):
+        codec.decode(codec.encode(values, base=base), 3, "X", base=base)

@@ -22,6 +22,7 @@ from pffdst.core.state import changes
 from pffdst.data.batches import ClientBatches, steps
 from pffdst.data.clients.divided import Shares
 from pffdst.data.samples import Handle
+from pffdst.methods.faults import Faulty
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method, stage_of
 from pffdst.methods.rule import Answer, Rule
@@ -43,7 +44,7 @@ class ClientSetup:
     `data` are the training samples, of the kind `inputs`, and `shares` says which are whose. `network` is the run's own
     network: clients get copies of it, whose weights are overwritten by what arrives. `channels_last`: whether it takes
     images that lie so. `known` are the first stage's positions, where clients make them themselves. `least` is the
-    fewest samples of a batch that it trains on.
+    fewest samples of a batch that it trains on. `faulty` are the clients that do wrong on purpose.
     """
 
     network: nn.Module
@@ -61,6 +62,7 @@ class ClientSetup:
     channels_last: bool = True
     known: Positions | None = None
     least: int = 1
+    faulty: Faulty = field(default_factory=Faulty)
 
     @property
     def clients(self) -> int:
@@ -305,19 +307,20 @@ def answer(
     if made.own_mask != own:
         raise ValueError(f"Expected a rule that declares own masks to send one, but got own_mask={made.own_mask}")
     model = made.model if kept.residual is None else with_residual(made.model, kept.residual)
+    lie = setup.faulty.lie(task.client, task.t, start, kept.memory)
     payload, residual = encode_uplink(
-        model,
+        lie.model(model),
         start,
         task.client,
         task.t,
-        Report(setup.samples(task.client), trained.loss, trained.accuracy),
+        Report(lie.samples(setup.samples(task.client)), trained.loss, trained.accuracy),
         form,
         seed=derive_seed(setup.seed, "uplink", task.t, task.client),
         signals=made.signals,
         keep_residual=setup.codecs.values.client_feedback and not own,  # its next mask will be another
         buffers=trained.buffers,
     )
-    return payload, Kept(residual, made.memory)
+    return lie.message(payload), Kept(residual, {**made.memory, **lie.kept(model, payload)})
 
 
 def unreadable(task: ClientTask, error: WireError) -> Update:
@@ -382,6 +385,9 @@ class ClientWork:
         """The client's own samples in the order of a named draw."""
         setup = self.setup
         indices, generator = setup.indices(task.client), generator_for(setup.seed, stream, task.t, task.client)
-        batches = ClientBatches(self.data, indices, setup.training.batch_size, generator)
+        labels = None
+        if setup.faulty.relabels(task.client):
+            labels = setup.faulty.labels(task.client, self.data.labels[indices])
+        batches = ClientBatches(self.data, indices, setup.training.batch_size, generator, labels)
         self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's samples
         return batches

@@ -16,7 +16,7 @@ from pffdst.config.choices import Choices
 from pffdst.config.constructors import TargetError, accepted_keys, components_in, key_problems, locate, own_keys
 from pffdst.config.label import label_of
 from pffdst.config.ranges import range_problems
-from pffdst.config.schema import groups
+from pffdst.config.schema import Group, groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
@@ -169,7 +169,7 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
 def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:
     """The located classes whose keys are in order, by path, and the problem lines of all others."""
     found: Targets = {}
-    lines = [line for group, kind in groups().items() for line in _shape_problems(group, cfg, kind.several)]
+    lines = [line for group, kind in groups().items() for line in _shape_problems(group, cfg, kind)]
     for path, node in _components(cfg):
         try:
             target = locate(str(node["_target_"]))
@@ -183,12 +183,14 @@ def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:
     return found, lines
 
 
-def _shape_problems(group: str, cfg: DictConfig, several: bool) -> Iterator[str]:
+def _shape_problems(group: str, cfg: DictConfig, kind: Group) -> Iterator[str]:
     """A node of a group that is no component, where one has to be."""
     if group not in cfg or OmegaConf.is_missing(cfg, group) or cfg[group] is None:
         return  # what may not be null is missing, and is told as such
     node = cfg[group]
-    for key, part in node.items() if several else [(None, node)]:
+    if kind.optional and node == {}:
+        return
+    for key, part in node.items() if kind.several else [(None, node)]:
         if part is not None and not (isinstance(part, DictConfig) and "_target_" in part):
             name = group if key is None else f"{group}.{key}"
             yield f"{name}: expected a mapping with a _target_, got {part}; choose an option of {group}"
@@ -315,6 +317,7 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
     """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
     lines += _elsewhere(cfg, made, choices)
+    lines += _ask(made.get("aggregation"), "problems_among", made)
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
         return lines
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION
+from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION, OPTIONAL
 from pffdst.core.words import dotted, typed
 
 __all__ = [
@@ -86,7 +86,7 @@ ABSENT = object()
 
 
 def _essence(plain: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
+    kept = {key: value for key, value in plain.items() if key not in NEUTRAL and (value or key not in OPTIONAL)}
     dataset = kept.get("dataset")
     if isinstance(dataset, Mapping):
         # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.

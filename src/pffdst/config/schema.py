@@ -17,6 +17,7 @@ __all__ = [
     "NEUTRAL",
     "NEUTRAL_DATASET",
     "NEUTRAL_PARTITION",
+    "OPTIONAL",
     "Allowed",
     "Group",
     "RootConfig",
@@ -158,6 +159,7 @@ class RootConfig:
     engine: Any = component(neutral=True)
     participation: Any = component()
     time: Any = component(optional=True)
+    faults: Any = component(optional=True)
     logger: dict[str, Any] = components(made=False, neutral=True)
     metrics: dict[str, Any] = components(made=False, neutral=True)
     callbacks: dict[str, Any] = components()
@@ -167,17 +169,21 @@ class RootConfig:
 
 
 _FIELDS = dataclasses.fields(RootConfig)
-NEUTRAL = frozenset({"hydra", *(f.name for f in _FIELDS if f.metadata.get("neutral"))})
-"""Keys at the root that change no result."""
-NEUTRAL_DATASET = frozenset({"cache", "download"})
-"""Keys of `dataset` that change no result."""
-NEUTRAL_PARTITION = frozenset({"save"})
-"""Keys of `partition` that change no result."""
 
 
 def groups() -> dict[str, Group]:
     """The groups of components, by name."""
     return {f.name: f.metadata["group"] for f in _FIELDS if "group" in f.metadata}
+
+
+NEUTRAL = frozenset({"hydra", *(f.name for f in _FIELDS if f.metadata.get("neutral"))})
+"""Keys at the root that change no result."""
+OPTIONAL = frozenset(name for name, kind in groups().items() if kind.optional and not kind.several)
+"""Groups of which no option needs to be chosen."""
+NEUTRAL_DATASET = frozenset({"cache", "download"})
+"""Keys of `dataset` that change no result."""
+NEUTRAL_PARTITION = frozenset({"save"})
+"""Keys of `partition` that change no result."""
 
 
 def allowed() -> dict[str, Allowed]:

@@ -6,7 +6,7 @@ them, and joined by a rule of their own: buffers are no real numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -34,16 +34,25 @@ class BufferMean:
 
     An integer is rounded to the nearest, halves to the even; a boolean is what the greater weight says, and stays as it
     was where both weigh the same. A client that changed nothing counts with what it was sent.
+
+    `middle`, where it is given, stands in the mean's place: it makes one change float64 [n] of the clients' [K, n], all
+    of the same weight, and the changes are kept until the end.
     """
 
-    def __init__(self, layout: Layout, sent: Sequence[Tensor]) -> None:
-        self._sent = tuple(sent)
+    def __init__(
+        self, layout: Layout, sent: Sequence[Tensor], middle: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._sent, self._middle = tuple(sent), middle
+        self._changes: list[tuple[Tensor | None, ...]] = []
         self._sums: list[Tensor | None] = [None] * len(layout.buffers)
         self._weight = 0
 
     def add(self, changed: Sequence[Tensor | None], weight: int) -> None:
         """A client's buffers, None for each that it did not change."""
         self._weight += weight
+        if self._middle is not None:
+            self._changes.append(tuple(changed))
+            return
         for i, (new, sent) in enumerate(zip(changed, self._sent, strict=True)):
             if new is not None:
                 change = _wide(new) - _wide(sent)
@@ -53,10 +62,24 @@ class BufferMean:
 
     def result(self) -> tuple[Tensor, ...]:
         """The buffers; the very ones that were sent where nobody changed them."""
+        if self._middle is not None:
+            return tuple(self._in_the_middle(i, self._middle) for i in range(len(self._sent)))
         return tuple(
             sent if total is None else _moved(sent, total / self._weight)
             for sent, total in zip(self._sent, self._sums, strict=True)
         )
+
+    def _in_the_middle(self, i: int, middle: Callable[[Tensor], Tensor]) -> Tensor:
+        """The i-th buffer; the two parts of complex numbers go each by itself."""
+        sent = self._sent[i]
+        if all(changed[i] is None for changed in self._changes):
+            return sent
+        there = [sent if changed[i] is None else changed[i] for changed in self._changes]
+        moves = torch.stack([_wide(new) - _wide(sent) for new in there if new is not None])
+        if not moves.is_complex():
+            return _moved(sent, middle(moves.double().flatten(1)).view(sent.shape))
+        real, imaginary = (middle(part.double().flatten(1)).view(sent.shape) for part in (moves.real, moves.imag))
+        return _moved(sent, torch.complex(real, imaginary))
 
 
 def _wide(buffer: Tensor) -> Tensor:

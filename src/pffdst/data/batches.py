@@ -36,11 +36,19 @@ class ClientBatches:
 
     Yields what `Samples.batch` gives: for images uint8 [b, C, H, W] and labels int64 [b]. Works as a Trainer's
     train_dataloader and in a plain loop. `samples` are everybody's, `indices` int64 [n] the client's own: they are
-    gathered once.
+    gathered once. `labels` int64 [n] are what it trains on in place of its own.
     """
 
-    def __init__(self, samples: Samples, indices: Tensor, batch_size: int, generator: torch.Generator) -> None:
-        self._own = samples.take(indices)
+    def __init__(
+        self,
+        samples: Samples,
+        indices: Tensor,
+        batch_size: int,
+        generator: torch.Generator,
+        labels: Tensor | None = None,
+    ) -> None:
+        own = samples.take(indices)
+        self._own = own if labels is None else own.numbered(labels, own.owners)
         self._batch_size = batch_size
         self._generator = generator
 

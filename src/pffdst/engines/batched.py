@@ -32,6 +32,7 @@ from pffdst.core.probe import moves_in_python
 from pffdst.core.seeding import generator_for, seeded_global_state
 from pffdst.core.state import changes
 from pffdst.data.batches import batch_indices
+from pffdst.data.samples import Samples
 from pffdst.engines.base import Engine, Job, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
 from pffdst.engines.slots import Figures, Slot, SlotSettings
@@ -124,6 +125,7 @@ class BatchedEngine(Engine):
             samples = samples.to(self.device)
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
         self._settings = self._recording(setup)
+        self._samples = samples
         self._slots = [Slot(setup, samples, self._settings) for _ in range(self._streams)]
         self._loaded = Loaded(self._slots[0].flat, in_place=self._settings.record)
         self._figures: queue.SimpleQueue[Figures] = queue.SimpleQueue()
@@ -220,6 +222,7 @@ class BatchedEngine(Engine):
         def batches(stream: str) -> Iterator[tuple[Tensor, Tensor]]:
             return map(slot.batch, order(stream, 1)[0])
 
+        slot.serve(self._as_labelled(task.client, own))
         figures = self._figures.get()  # waits until the answers of earlier clients have left some free
         clock = _Clock(slot.stream)
         turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, batches)
@@ -230,6 +233,15 @@ class BatchedEngine(Engine):
             slot.read(turn, figures)
             clock.end()
         return self._submit(waiting, figures, clock)
+
+    def _as_labelled(self, client: int, own: Tensor) -> Samples:
+        """All samples with the labels that a client trains on at its `own` int64 [n]."""
+        samples, faulty = self._samples, self._setup.faulty
+        if not faulty.relabels(client):
+            return samples
+        at = own.to(samples.labels.device)
+        labels = faulty.labels(client, samples.labels[at].cpu()).to(at.device)
+        return samples.numbered(samples.labels.index_copy(0, at, labels), samples.owners)
 
     def _submit(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Future[Update]:
         return self._executor.submit(self._answer, waiting, figures, clock)

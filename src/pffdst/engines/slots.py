@@ -89,6 +89,10 @@ class Slot:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.load = 0  # steps given to this slot in the present window
 
+    def serve(self, data: Samples) -> None:
+        """The samples of the turns to come, on the device."""
+        self._data = data
+
     def batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Raw samples and labels of the samples int64 [b], on the device."""
         return self._data.batch(samples)

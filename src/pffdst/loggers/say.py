@@ -10,9 +10,10 @@ from pffdst.metrics.units import format_bytes
 
 if TYPE_CHECKING:
     from pffdst.cost.ledger import Ledger
+    from pffdst.methods.faults import Faulty
     from pffdst.server.round import Round
 
-__all__ = ["rejected", "stopped", "warm_up"]
+__all__ = ["faulty", "rejected", "stopped", "warm_up"]
 
 _log = logging.getLogger("pffdst.run")
 
@@ -37,6 +38,19 @@ def rejected(done: Round) -> None:
         _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)
     elif not record.reports:
         _log.info("round %d: no update came, the model stays as it is", number)
+    if record.problem is not None:
+        _log.warning(
+            "round %d: %s: it stays as it is; a lower lr or server_optimizer.eta may help", number, record.problem
+        )
+
+
+def faulty(done: Round, faulty: Faulty) -> None:
+    """Names the clients that did wrong on purpose and were taken in all the same."""
+    record = done.record
+    absent = {*record.rejected, *record.lost, *record.late}
+    for client in done.plan.cohort:
+        if client in faulty.clients and client not in absent:
+            _log.warning("round %d: client %d is taken in with its fault: %s", done.plan.t + 1, client, faulty.fault)
 
 
 def stopped(t: int, why: str) -> None:

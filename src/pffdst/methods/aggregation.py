@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
+from pffdst.core.state import BufferMean
+from pffdst.methods.bounds import MAX_VALUE, Bounds
 from pffdst.methods.rule import Absent, Cohort
 from pffdst.wire.uplink import Upload
 
-__all__ = ["Aggregation", "Aggregator", "MaskedMean", "Places", "RunningMean"]
+__all__ = ["Aggregation", "Aggregator", "Bounded", "MaskedMean", "Places", "RunningMean"]
 
 Statistics = Literal["average", "keep_server"]
 Weights = Literal["samples", "clients"]
@@ -36,10 +39,17 @@ class Aggregator(ABC):
 class Aggregation(ABC):
     """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither.
 
-    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are.
+    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are. One that
+    does not `disclose` keeps what single clients are from rules, and their reports from the rows.
     """
 
     statistics: Statistics
+    discloses: ClassVar[bool] = True
+
+    @property
+    def bounds(self) -> Bounds:
+        """What is taken of an update before it joins the others."""
+        return Bounds()
 
     def weight(self, samples: int) -> int:
         """What a client of so many samples weighs in the mean of the buffers."""
@@ -49,20 +59,57 @@ class Aggregation(ABC):
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """For a round in which `model` was sent; `absent` says what a position counts for that a client lacks."""
 
+    def finish(self, found: Cohort | None, sent: GlobalModel, expected: int, seed: int) -> Cohort | None:
+        """The round's result, from what its aggregator `found`; a cohort has `expected` (K) clients.
+
+        `sent` is the model that went out and `seed` names the round's draw.
+        """
+        return found
+
+    def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
+        """What a row tells beside after so many rounds, of K of C clients each, by names that begin with `privacy/`."""
+        return {}
+
+    def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
+        """What the buffers of a round are put into, in which `model` and the buffers `sent` went out."""
+        return BufferMean(model.layout, sent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded(Aggregation, ABC):
+    """An aggregation whose bounds on updates can be set; `Bounds` says what each is."""
+
+    max_value: float = MAX_VALUE
+    max_samples: int | None = None
+    max_share: float | None = None
+    max_norm: float | None = None
+    times_median: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.bounds  # which raises ValueError where one is out of its range
+        if self.statistics not in get_args(Statistics):
+            names = ", ".join(get_args(Statistics))
+            raise ValueError(f"Expected `aggregation.statistics` to be one of {names}, but got {self.statistics!r}")
+
+    @property
+    def bounds(self) -> Bounds:
+        """Those that are set."""
+        return Bounds(self.max_value, self.max_samples, self.max_share, self.max_norm, self.times_median)
+
 
 @final
 @dataclass(frozen=True)
-class MaskedMean(Aggregation):
+class MaskedMean(Bounded):
     """The weighted mean: FedAvg and all sparse methods. A client weighs as much as its `samples`, or all the same."""
 
     statistics: Statistics = "average"
     weights: Weights = "samples"
 
     def __post_init__(self) -> None:
-        for key, value, known in (("statistics", self.statistics, Statistics), ("weights", self.weights, Weights)):
-            if value not in get_args(known):
-                names = ", ".join(get_args(known))
-                raise ValueError(f"Expected `aggregation.{key}` to be one of {names}, but got {value!r}")
+        super().__post_init__()
+        if self.weights not in get_args(Weights):
+            names = ", ".join(get_args(Weights))
+            raise ValueError(f"Expected `aggregation.weights` to be one of {names}, but got {self.weights!r}")
 
     def weight(self, samples: int) -> int:
         """As in the mean of the weights."""

@@ -74,6 +74,18 @@ class Method:
         """Whether local steps compute the gradients of dead weights too."""
         return any(rule.dense_steps(stage, t) for rule in self)
 
+    def asks(self, stages: tuple[Stage, ...], rounds: int) -> list[str]:
+        """A line for each rule that tells the server more of single clients than the mean of their updates."""
+        found = []
+        for name, rule in (("readjust", self.readjust), ("updates", self.updates)):
+            if any(rule.asks(stage_of(stages, t), t) for t in range(-self.warm_up, rounds)):
+                found.append(
+                    f"{name}={type(rule).__name__} asks single clients for signals or masks of their own, which a "
+                    "private mean does not cover: write readjust=server_differential, readjust=static or "
+                    "updates=plain, or aggregation=masked_mean"
+                )
+        return found
+
     def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
         """What the updates of round t hold."""
         return UplinkForm(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -50,9 +50,11 @@ class Participation(ABC):
     A client is lost with probability `dropout_before` once it has its message, else with `dropout_after` once it has
     trained, each round and client a draw of its own. `trace` names a CSV of who can be asked when (`Windows`): nobody
     else ever is. `extra` clients are asked beside the K wanted, and the round closes when K updates are in. It closes
-    after `deadline` seconds at the latest, by the model of time; null or infinity is no deadline.
+    after `deadline` seconds at the latest, by the model of time; null or infinity is no deadline. `fixed`: no cohort
+    has more than K clients and the `extra` ones; else K is their number on average.
     """
 
+    fixed: ClassVar[bool] = True
     dropout_before: float = 0.0
     dropout_after: float = 0.0
     trace: str | None = None

@@ -301,6 +301,11 @@ class Rule(ABC):
         """
         return None
 
+    def asks(self, stage: Stage, t: int) -> bool:
+        """Whether round t tells the server more of single clients than the mean of their updates."""
+        observes = type(self).observe is not Rule.observe
+        return observes or bool(self.up(stage, t)) or self.own_masks(stage, t) is not None
+
     def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
         """An accepted update, as it comes: `model` is what the client trained, under its own mask."""
 

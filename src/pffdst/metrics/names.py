@@ -20,7 +20,9 @@ __all__ = [
     "ACC_CLIENT_MEAN",
     "ACC_GLOBAL",
     "ALIVE",
+    "CAPPED",
     "CHANGED",
+    "CLIPPED",
     "COST_BYTES",
     "COST_BYTES_DOWN",
     "COST_BYTES_UP",
@@ -32,6 +34,8 @@ __all__ = [
     "COST_SECONDS",
     "EMA_ACC_CLIENT_MEAN",
     "EMA_ACC_GLOBAL",
+    "FAULTS_ACCEPTED",
+    "FAULTS_SENT",
     "FROZEN",
     "GROWN",
     "LOSS_GLOBAL",
@@ -64,6 +68,7 @@ __all__ = [
     "density_of",
     "evaluated_on",
     "is_further",
+    "is_of_an_option",
     "last5_of",
     "metric",
     "on",
@@ -112,6 +117,14 @@ SPARSITY: Final = "model/sparsity"
 ALIVE: Final = "model/alive"
 FROZEN: Final = "model/frozen"
 TRAINABLE: Final = "model/trainable"
+
+FAULTS_SENT: Final = "faults/sent"
+FAULTS_ACCEPTED: Final = "faults/accepted"
+"""Of a run with `faults`: updates of clients that do wrong on purpose so far, and those of them that were taken in."""
+
+CLIPPED: Final = "defence/clipped"
+CAPPED: Final = "defence/capped"
+"""Of a run with such bounds: updates whose norm, and whose samples, were bounded so far."""
 
 PRUNED: Final = "mask/pruned"
 GROWN: Final = "mask/grown"
@@ -216,6 +229,11 @@ def columns(layers: Sequence[str] = (), split: EvaluatedOn = "test") -> tuple[st
 def bare(name: str) -> str:
     """A `test/*` name as the summary has it: `test/acc_global` gives `acc_global`."""
     return name.removeprefix(_TEST)
+
+
+def is_of_an_option(name: str) -> bool:
+    """Whether a figure is there in runs with faults, a defence or privacy alone; the summary has it as it was last."""
+    return name.startswith(("faults/", "defence/", "privacy/"))
 
 
 def is_further(name: str) -> bool:

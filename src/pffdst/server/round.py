@@ -13,7 +13,7 @@ from pffdst.core.messages import ClientTask, RoundPlan, Update
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
-from pffdst.core.state import BufferMean
+from pffdst.methods.bounds import Screen
 from pffdst.methods.participation import Loss
 from pffdst.methods.rule import Cohort, Rule
 from pffdst.server.holdings import Lacks
@@ -33,6 +33,8 @@ class RoundRecord:
     """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed.
 
     `lost` were sent a message and never answered, `late` answered when the round was closed.
+    `clipped` and `capped` count updates whose norm and whose samples were bounded. `problem` says why the model stayed
+    as it was though there were updates.
     """
 
     reports: list[Report] = field(default_factory=list)
@@ -40,6 +42,9 @@ class RoundRecord:
     lost: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     mask_changed: int = 0
+    clipped: int = 0
+    capped: int = 0
+    problem: str | None = None
 
 
 @final
@@ -78,7 +83,8 @@ class Round:
         if changes is not None:
             downloads.values = self.sent.weights
         self._sum = rules.aggregation.begin(self.sent, rules.method.absent)
-        self._buffers = BufferMean(self.sent.layout, server.state.buffers)
+        self._screen = Screen(rules.aggregation.bounds, self.sent)
+        self._buffers = rules.aggregation.buffers(self.sent, server.state.buffers)
         self._observers = [rule for rule in rules.method if type(rule).observe is not Rule.observe]
 
     def tasks(self, away: Mapping[int, str] = MappingProxyType({})) -> list[ClientTask]:
@@ -128,16 +134,22 @@ class Round:
             return
         try:
             upload = decode_uplink(message or update.payload, self.sent, update.client, self.plan.t, self._form)
+            admitted = self._screen.admit(upload)
         except WireError as error:
             self.record.rejected[update.client] = str(error)
             return
+        for one in admitted:
+            self._join(one)
+
+    def _join(self, upload: Upload) -> None:
+        """An update joins the round's mean as far as it is taken."""
         self._sum.add(upload)
         if upload.weights is not None:
             self._buffers.add(upload.buffers, self.server.rules.aggregation.weight(upload.report.samples))
         self.record.reports.append(upload.report)
         for rule in self._observers:
             model, samples = self._trained(upload), upload.report.samples
-            rule.observe(update.client, model, samples, upload.signals, self.plan.stage, self.plan.t)
+            rule.observe(upload.client, model, samples, upload.signals, self.plan.stage, self.plan.t)
 
     def lose(self, client: int, *, late: bool = False) -> None:
         """A client was sent its message, and nothing came of it while the round was open."""
@@ -167,7 +179,13 @@ class Round:
 
     def conclude(self) -> RoundRecord:
         """Makes the next model from the round's mean; without a single update it stays as it is."""
-        server, plan, cohort = self.server, self.plan, self._sum.result()
+        for upload in self._screen.release():
+            self._join(upload)
+        self.record.clipped, self.record.capped = self._screen.clipped, self._screen.capped
+        server, plan, rules = self.server, self.plan, self.server.rules
+        seed, cohort = derive_seed(rules.seed, "aggregate", plan.t), self._sum.result()
+        if plan.t >= 0:
+            cohort = rules.aggregation.finish(cohort, self.sent, rules.cohort, seed)
         if cohort is not None:
             self._next(cohort)
         if plan.t >= 0:
@@ -178,7 +196,7 @@ class Round:
 
     def _next(self, cohort: Cohort) -> None:
         """The server's step on the mean, then the rules'."""
-        server, plan, rules = self.server, self.plan, self.server.rules
+        plan, rules = self.plan, self.server.rules
         cohort = replace(cohort, before=self.planned, sent=None if self.sent is self.planned else self.sent)
         cohort = replace(cohort, population=rules.population.clients)
         if plan.t >= 0:
@@ -187,8 +205,15 @@ class Round:
             seed = derive_seed(rules.seed, "after", plan.t)
             cohort = replace(cohort, mean=rule.after_round(cohort, plan.stage, plan.t, seed))
         if plan.t >= 0:
-            server.take(cohort.mean)
-            server.state.take(self._buffers.result())
+            self._take(cohort.mean)
+
+    def _take(self, model: GlobalModel) -> None:
+        """The next model, unless a step led out of the numbers: then it stays as it was sent, and the run goes on."""
+        if not (bool(torch.isfinite(model.held).all()) and bool(torch.isfinite(model.rest).all())):
+            self.record.problem = "the next model would not be finite"
+            return
+        self.server.take(model)
+        self.server.state.take(self._buffers.result())
 
     def _whole(self, cohort: Cohort) -> GlobalModel:
         """The mean with what a lossy codec took away on the way down: error feedback at the server.

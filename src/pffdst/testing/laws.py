@@ -13,6 +13,7 @@ from pffdst.core.model import Entry, GlobalModel, Layout
 from pffdst.core.seeding import generator_for, seeded_global_state
 from pffdst.methods.aggregation import Aggregation
 from pffdst.methods.allocation import Allocation
+from pffdst.methods.faults import Fault, Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.local.augmentation import Augmentation
@@ -157,7 +158,7 @@ def check_participation(participation: Participation) -> None:
         cohorts = [participation.cohort(t, population, 7, generator_for(t, "laws")) for _ in range(2)]
         assert cohorts[0] == cohorts[1], "the same draw gave two cohorts"
         assert list(cohorts[0]) == sorted(set(cohorts[0])), f"cohort {cohorts[0]} is not ascending"
-        assert len(cohorts[0]) <= 7, f"{len(cohorts[0])} clients for a cohort of 7"
+        assert not participation.fixed or len(cohorts[0]) <= 7, f"{len(cohorts[0])} clients for a cohort of 7"
         assert all(0 <= client < 50 for client in cohorts[0]), f"cohort {cohorts[0]} of 50 clients"
 
 
@@ -187,6 +188,16 @@ def check_server_optimizer(make: Callable[[], ServerOptimizer]) -> None:
 def check_aggregation(aggregation: Aggregation) -> None:
     """Of updates that all are one model it makes that model, and a run with it repeats."""
     _repeats(lambda: SmallRun(aggregation=aggregation, rounds=4))
+
+
+def check_fault(fault: Fault) -> None:
+    """So many clients lie as asked for, the same for a seed; the run goes on, its model is finite, and it repeats."""
+    groups = [Faulty.of(fault, 50, seed).clients for seed in (0, 0, 1)]
+    assert groups[0] == groups[1], "the same seed gave two groups of clients"
+    assert len(groups[0]) == max(1, round(fault.share * 50)), f"{len(groups[0])} of 50 clients for {fault.share}"
+    model = SmallRun(fault=fault, rounds=4).play().model
+    assert bool(torch.isfinite(model.values).all()), "the model is not finite"
+    _repeats(lambda: SmallRun(fault=fault, rounds=4))
 
 
 def check_model(make: Callable[[], nn.Module]) -> None:

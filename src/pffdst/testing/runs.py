@@ -25,6 +25,7 @@ from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.memories import ClientMemories
 from pffdst.methods.aggregation import Aggregation, MaskedMean
 from pffdst.methods.allocation import Erk
+from pffdst.methods.faults import Fault, Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.freeze.none import NoFreezing
 from pffdst.methods.freeze.two_stage import TwoStage
@@ -63,6 +64,7 @@ class SmallRun:
         aggregation: Aggregation | None = None,
         server_optimizer: ServerOptimizer | None = None,
         participation: Participation | None = None,
+        fault: Fault | None = None,
         training: LocalTraining | None = None,
         network: Callable[[], nn.Module] | None = None,
         dense: bool = False,
@@ -90,6 +92,7 @@ class SmallRun:
             inputs=ImageInputs((1, SIZE, SIZE), (0.5,), (0.3,)),
             data=_images(seed),
             shares=Iid().split(_images(seed), _images(seed), CLIENTS, CLASSES, seed),
+            faulty=Faulty() if fault is None else Faulty.of(fault, CLIENTS, seed),
         )
         self.server = self._server(GlobalModel(layout, values, *_all(layout)), schedule, made, rounds)
         self.server.rules = replace(

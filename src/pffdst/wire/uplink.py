@@ -128,8 +128,7 @@ def encode_uplink(
         coded = form.codecs.values.encode(model.trained, seed=seed, base=base)
         sections[Tag.TRAINABLE_VALUES] = coded
         if keep_residual:
-            decoded = form.codecs.values.decode(coded, len(base), Tag.TRAINABLE_VALUES.name, base=base)
-            residual = Residual(start.trainable_at, model.trained - decoded)
+            residual = _residual(model, start, form.codecs.values, coded, base)
     for tag, span in form.rest(layout):
         sections[tag] = form.codecs.exact.encode(model.rest[span], base=start.rest[span])
     if form.sends_buffers(layout) and any(buffer is not None for buffer in buffers):
@@ -138,6 +137,17 @@ def encode_uplink(
     sections[Tag.REPORT] = Section(0, _REPORT.pack(report.samples, report.loss, report.accuracy))
     sections |= SignalCoder(form.signals, start, form.codecs).encode(signals or {}, seed + 1)
     return pack(Message(Kind.UPLINK, t, client, layout_digest(layout), sections)), residual
+
+
+def _residual(
+    model: GlobalModel, start: GlobalModel, codec: ValueCodec, coded: Section, base: Tensor
+) -> Residual | None:
+    """What rounding took; nothing of an update that is not finite, which the server refuses."""
+    try:
+        decoded = codec.decode(coded, len(base), Tag.TRAINABLE_VALUES.name, base=base)
+    except WireError:
+        return None
+    return Residual(start.trainable_at, model.trained - decoded)
 
 
 def _base(start: GlobalModel, at: Positions) -> Tensor:

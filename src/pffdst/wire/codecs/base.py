@@ -19,7 +19,8 @@ The coding of a value section is a format in its low four bits, and flags:
 
 A body is the head (e or B), then planes: the first bytes of all scales, their second bytes, the first bytes of all
 values, their second bytes, and so on. All numbers are little-endian. Lossy formats round at random, so that the error
-has mean 0; the seed is the sender's.
+has mean 0; the seed is the sender's. They bring values beyond half of single precision's range to its end, so that
+what was finite decodes finite.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ __all__ = [
     "pattern_of",
     "planes_of",
     "split_planes",
+    "within",
 ]
 
 COMPRESSED, DIFFERENCE = 0x10, 0x20
 _BLOCK = 1 << 15
+_HALF = torch.finfo(torch.float32).max / 2
 _SMALL_TABLE = 8
 _LENGTH = struct.Struct("<I")
 
@@ -107,6 +110,8 @@ class ValueCodec(ABC):
         """A flat vector [n] as a section; `base` [n] is what the receiver holds, `seed` the rounding's."""
         if not self.difference:
             base = None
+        if not self.exact:
+            values = within(values)
         form, head, planes = self.write(values.contiguous(), base, seed)
         coding = form | (0 if base is None else DIFFERENCE)
         packed, body = pack_planes(head, planes, self.level, repeats=self.repeats)
@@ -252,8 +257,23 @@ def generator(seed: int) -> torch.Generator:
 
 
 def change_of(values: Tensor, base: Tensor | None) -> Tensor:
-    """What is sent of `values` to who holds `base`, in single precision."""
-    return values.float() if base is None else (values - base).float()
+    """What is sent of `values` to who holds `base`, in single precision and `within` its range."""
+    return (values if base is None else within(values - base, values)).float()
+
+
+def within(values: Tensor, of: Tensor | None = None) -> Tensor:
+    """Values beyond half of single precision's range, brought to its end: however they are rounded, they stay finite.
+
+    What is not finite stays as it is and is refused where it arrives; of a difference [n] it is what is not finite in
+    the values `of` [n] that it was made from.
+    """
+    if values.numel() == 0:
+        return values
+    low, high = torch.aminmax(values)
+    if bool(low >= -_HALF) and bool(high <= _HALF):  # neither holds of NaN
+        return values
+    finite = torch.isfinite(values if of is None else of)
+    return torch.where(finite, values.clamp(-_HALF, _HALF), values)
 
 
 def added_to(values: Tensor, base: Tensor | None) -> Tensor:

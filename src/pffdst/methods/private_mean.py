@@ -1,0 +1,143 @@
+"""Client-level differential privacy: DP-FedAvg with clipping at the server, Gaussian noise and an accountant."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+
+from pffdst.core.facts import Facts
+from pffdst.core.model import GlobalModel
+from pffdst.methods.aggregation import Aggregation, Aggregator, RunningMean, Statistics
+from pffdst.methods.bounds import MAX_VALUE, Bounds
+from pffdst.methods.poisson import Poisson
+from pffdst.methods.rule import Absent, Cohort
+
+__all__ = ["PrivateMean", "epsilon"]
+
+
+@final
+@dataclass(frozen=True)
+class PrivateMean(Aggregation):
+    """DP-FedAvg (McMahan, Ramage, Talwar, Zhang: Learning differentially private recurrent language models, 2018).
+
+    w <- w + (1 / (q W)) sum_k Delta_k min(1, S / ||Delta_k||) + N(0, (z S / (q W))^2) at every place that trains: the
+    fixed-denominator estimator f_f with weights w_k = 1, so W = C and q W = K whoever answers. S is `max_norm`, z is
+    `noise`. Delta_k is the change of a client's trainable weights and of its parameters in this round; statistics and
+    buffers stay the server's. The neighbours are populations with and without one client, the cohort is a Poisson
+    sample, the noise is drawn from the run's seed, which must be kept secret for as long as privacy is to hold.
+    """
+
+    max_norm: float
+    noise: float
+    delta: float
+    max_value: float = MAX_VALUE
+    statistics: Statistics = "keep_server"
+    discloses: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.statistics != "keep_server":
+            raise ValueError(
+                "Expected `aggregation.statistics` to be keep_server: the noise is for what trains, so that statistics "
+                f"of clients are not covered; but got {self.statistics!r}"
+            )
+        for name in ("max_norm", "noise"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"Expected `aggregation.{name}` to be above 0, but got {getattr(self, name)}")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"Expected `aggregation.delta` to be in (0, 1), but got {self.delta}")
+        _ = self.bounds
+
+    @property
+    def bounds(self) -> Bounds:
+        """Every update has a norm of at most S."""
+        return Bounds(max_value=self.max_value, max_norm=self.max_norm)
+
+    def weight(self, samples: int) -> int:
+        """All clients weigh the same."""
+        return 1
+
+    def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
+        """The plain mean of who answers; `finish` makes the private one of it."""
+        return RunningMean(model, absent, "clients")
+
+    def finish(self, found: Cohort | None, sent: GlobalModel, expected: int, seed: int) -> Cohort:
+        """(1 / K) of the sum, and the noise, which a round without a single update has too."""
+        share = 0.0 if found is None else found.clients / expected
+        mean = sent if found is None else found.mean
+        trained, rest = (
+            was.double() + share * (now.double() - was.double())
+            for was, now in ((sent.trained, mean.trained), (sent.rest, mean.rest))
+        )
+        draw, deviation = torch.Generator().manual_seed(seed), self.noise * self.max_norm / expected
+        parameters = rest[: sent.layout.rest[0]]
+        for part in (trained, parameters):
+            part += deviation * torch.randn(part.shape, generator=draw, dtype=torch.float64)
+        model = sent.with_trained(trained.to(sent.dtype), rest.to(sent.dtype))
+        support = (~sent.alive_at.inside(sent.frozen_at)).double() * expected
+        return Cohort(model, support, expected, expected, sent)
+
+    def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
+        """epsilon of so many rounds at `delta`, for cohorts of K of C clients on average."""
+        spent = epsilon(cohort / clients, self.noise, max(rounds, 0), self.delta)
+        return {"privacy/epsilon": spent, "privacy/delta": self.delta}
+
+    # ---- what may be said beforehand ---------------------------------------------------------------------------------
+
+    def problems(self, facts: Facts) -> list[str]:
+        """The accountant is a library of its own, and delta says something of C clients."""
+        found = []
+        if importlib.util.find_spec("opacus") is None:
+            found.append("aggregation=private_mean needs opacus for its accountant: pip install 'pffdst[privacy]'")
+        if facts.clients is not None and self.delta >= 1 / facts.clients:
+            found.append(
+                f"aggregation.delta={self.delta} says nothing of {facts.clients} clients: write one below "
+                f"{1 / facts.clients:g}, e.g. aggregation.delta={0.1 / facts.clients:g}"
+            )
+        return found
+
+    def problems_among(self, parts: Mapping[str, Any]) -> list[str]:
+        """The cohort must be drawn as the accountant has it."""
+        drawn = parts.get("participation", Poisson())
+        told = "aggregation=private_mean counts on clients that take part"
+        if not isinstance(drawn, Poisson):
+            return [f"{told} each with probability cohort/clients: write participation=poisson"]
+        more = {"extra=0": drawn.extra > 0, "trace=null": drawn.trace is not None}
+        return [
+            f"{told} no more often than cohort/clients says: write participation.{setting}"
+            for setting, is_so in more.items()
+            if is_so
+        ]
+
+
+@functools.lru_cache(maxsize=4096)
+def epsilon(rate: float, noise: float, rounds: int, delta: float) -> float:
+    """epsilon of `rounds` Gaussian mechanisms of multiplier z = `noise` on Poisson samples of `rate` q, at `delta`.
+
+    By Renyi differential privacy of the orders that opacus' own accountant looks at. 0 before the first round.
+    """
+    if rounds == 0:
+        return 0.0
+    from opacus.accountants.analysis import rdp
+
+    orders = _orders()
+    spent, _ = rdp.get_privacy_spent(orders=orders, rdp=_per_round(rate, noise) * rounds, delta=delta)
+    return float(spent)
+
+
+def _orders() -> list[float]:
+    from opacus.accountants import RDPAccountant
+
+    return list(RDPAccountant.DEFAULT_ALPHAS)
+
+
+@functools.lru_cache(maxsize=64)
+def _per_round(rate: float, noise: float) -> Any:
+    from opacus.accountants.analysis import rdp
+
+    return rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_orders())

@@ -1,0 +1,237 @@
+"""Client-level privacy: the estimator, its noise, what it costs, and what it does not cover."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pffdst.build import parts
+from pffdst.config.check import ConfigError, check
+from pffdst.config.compose import compose
+from pffdst.core.facts import Facts
+from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.seeding import generator_for
+from pffdst.methods.participation import Population, Uniform
+from pffdst.methods.poisson import Poisson
+from pffdst.methods.private_mean import PrivateMean, _orders, _per_round, epsilon
+from pffdst.methods.rule import Cohort
+from pffdst.wire.uplink import Report, Upload
+
+pytest.importorskip("opacus")
+
+MakeModel = Callable[..., GlobalModel]
+MakeExperiment = Callable[..., Any]
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+PRIVATE = ("aggregation=private_mean", "participation=poisson", "aggregation.delta=1e-3")
+QUIET = {"max_norm": 0.5, "noise": 1e-12, "delta": 1e-5}
+
+
+# ---- what it costs ----------------------------------------------------------------------------------------------
+
+
+def test_epsilon_is_the_figure_of_the_librarys_own_test() -> None:
+    assert epsilon(0.04, 1.5, 2250, 1e-5) == pytest.approx(7.32911117143, rel=1e-9)
+
+
+def test_epsilon_is_the_papers_by_its_own_conversion_and_less_by_todays() -> None:
+    """Abadi et al., 2016, section 3.2: q = 0.01, sigma = 4, 10,000 steps, delta = 1e-5 give 1.26."""
+    curve = 10_000 * _per_round(0.01, 4.0)
+    older = min(r + math.log(1e5) / (order - 1) for r, order in zip(curve, _orders(), strict=True))
+    assert older == pytest.approx(1.26, abs=0.005)
+    assert 1.0 < epsilon(0.01, 4.0, 10_000, 1e-5) < older
+
+
+def test_epsilon_is_what_the_librarys_accountant_says_step_by_step() -> None:
+    from opacus.accountants import RDPAccountant
+
+    accountant, spent = RDPAccountant(), [epsilon(0.3, 1.1, t, 1e-4) for t in range(6)]
+    assert spent[0] == 0.0
+    for t in range(1, 6):
+        accountant.step(noise_multiplier=1.1, sample_rate=0.3)
+        assert spent[t] == pytest.approx(accountant.get_epsilon(delta=1e-4), rel=1e-9)
+
+
+def test_a_whole_population_is_no_sample() -> None:
+    assert epsilon(1.0, 2.0, 3, 1e-5) > epsilon(0.1, 2.0, 3, 1e-5) > 0
+
+
+# ---- the estimator ----------------------------------------------------------------------------------------------
+
+
+def upload_of(model: GlobalModel, client: int) -> Upload:
+    report = Report(10 + 90 * client, 0.1, 0.1)
+    return Upload(client, report, model.trainable_at, model.trained, model.values[32:39], None)
+
+
+def made(rule: PrivateMean, sent: GlobalModel, clients: Sequence[GlobalModel], expected: int, seed: int = 0) -> Cohort:
+    """As a round does it: bounds, the sum, the rest."""
+    from pffdst.methods.bounds import Screen
+
+    running, screen = rule.begin(sent, "left_out"), Screen(rule.bounds, sent)
+    for k, client in enumerate(clients):
+        for one in screen.admit(upload_of(client, k)):
+            running.add(one)
+    return rule.finish(running.result(), sent, expected, seed)
+
+
+@pytest.mark.parametrize("answering", [0, 2, 5])
+def test_the_sum_of_bounded_changes_is_divided_by_k_whoever_answers(
+    layout: Layout, make_model: MakeModel, answering: int
+) -> None:
+    sent = make_model(layout, alive=0.6, frozen=0.3)
+    clients = [sent.with_trained(make_model(layout, 9 + k, 1.0).held[: len(sent.trained)],
+                                 make_model(layout, 9 + k).rest) for k in range(answering)]  # fmt: skip
+    found = made(PrivateMean(**QUIET), sent, clients, expected=3)
+    expected = sent.values[:39].double().clone()
+    for client in clients:
+        change = (client.values - sent.values)[:39].double()
+        expected += change * min(1.0, 0.5 / float(change.norm())) / 3
+    assert torch.allclose(found.mean.values[:39].double(), expected, atol=1e-6)
+    assert torch.equal(found.mean.values[39:], sent.values[39:])
+    assert torch.equal(found.mean.weights[sent.frozen], sent.weights[sent.frozen])
+    assert (found.samples, found.clients) == (3, 3), "how many answered, and with what, is nobody's to know"
+    assert torch.equal(found.mean.alive_at.spread(found.support) > 0, sent.trainable)
+
+
+def test_one_client_more_moves_the_sum_by_at_most_the_norm(layout: Layout, make_model: MakeModel) -> None:
+    """The sensitivity that the noise is made for."""
+    sent = make_model(layout, alive=0.6)
+    others = [sent.with_trained(torch.randn(len(sent.trained)), torch.randn(10)) for _ in range(3)]
+    far = sent.with_trained(torch.full_like(sent.trained, 1e6), torch.full_like(sent.rest, -1e6))
+    with_it, without = (made(PrivateMean(**QUIET), sent, c, 4).mean.values for c in ([*others, far], others))
+    assert 4 * float((with_it - without).double().norm()) <= 0.5 * (1 + 1e-5)
+
+
+def test_the_noise_has_its_deviation_at_what_trains_and_is_nowhere_else(layout: Layout, make_model: MakeModel) -> None:
+    """Mean 0, deviation z S / K, over many draws, at every trainable weight and parameter."""
+    sent, rule = make_model(layout, alive=0.6, frozen=0.3), PrivateMean(max_norm=2.0, noise=1.5, delta=1e-5)
+    draws = torch.stack([made(rule, sent, [], 6, seed).mean.values - sent.values for seed in range(4000)]).double()
+    moved = torch.cat([sent.trainable, torch.tensor([True] * 7 + [False] * 3)])
+    assert torch.equal(draws.abs().sum(0) > 0, moved)
+    deviation = 1.5 * 2.0 / 6
+    assert torch.allclose(draws[:, moved].std(0), torch.tensor(deviation).double(), rtol=0.06)
+    assert float(draws[:, moved].mean(0).abs().max()) < 4.5 * deviation / 4000**0.5
+    correlations = torch.corrcoef(draws[:, moved].T) - torch.eye(int(moved.sum()))
+    assert float(correlations.abs().max()) < 0.09
+
+
+def test_the_noise_is_a_named_draw(layout: Layout, make_model: MakeModel) -> None:
+    sent, rule = make_model(layout), PrivateMean(1.0, 1.0, 1e-5)
+    one, again, other = (made(rule, sent, [], 6, seed).mean for seed in (1, 1, 2))
+    assert one.same_as(again)
+    assert not one.same_as(other)
+
+
+# ---- the cohort -------------------------------------------------------------------------------------------------
+
+
+def test_every_client_takes_part_on_its_own() -> None:
+    """Each with probability K / C; the number of a round has the binomial's mean and variance, two go independently."""
+    population, rounds = Population(20, lambda client: 1), 6000
+    seen = torch.zeros(rounds, 20)
+    for t in range(rounds):
+        cohort = Poisson().cohort(t, population, 5, generator_for(3, "cohort", t))
+        assert list(cohort) == sorted(set(cohort))
+        seen[t, list(cohort)] = 1.0
+    assert torch.allclose(seen.mean(0), torch.tensor(0.25), atol=0.025)
+    sizes = seen.sum(1)
+    assert float(sizes.mean()) == pytest.approx(5.0, abs=0.1)
+    assert float(sizes.var()) == pytest.approx(20 * 0.25 * 0.75, rel=0.08)
+    assert float((torch.corrcoef(seen.T) - torch.eye(20)).abs().max()) < 0.06
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------
+
+
+def problems(*overrides: str) -> list[str]:
+    try:
+        check(compose(overrides, CONFIGS))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def test_what_the_accountant_does_not_count_on_is_refused() -> None:
+    assert problems("method=fedavg", *PRIVATE) == []
+    [line] = problems("method=fedavg", *PRIVATE[::2])
+    assert line.endswith("write participation=poisson")
+    [line] = problems("method=fedavg", *PRIVATE, "+aggregation.statistics=average")
+    assert "keep_server" in line
+    [line] = problems("method=fedavg", *PRIVATE, "aggregation.delta=0.2")
+    assert "below 0.05" in line
+    for drawn in (Uniform(), Poisson(extra=1), Poisson(trace="windows.csv")):
+        assert PrivateMean(1.0, 1.0, 1e-5).problems_among({"participation": drawn})
+    assert PrivateMean(1.0, 1.0, 1e-5).problems_among({"participation": Poisson(dropout_after=0.5)}) == []
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    [line] = PrivateMean(1.0, 1.0, 1e-5).problems(Facts(clients=20))
+    assert "pip install 'pffdst[privacy]'" in line
+
+
+ASK = {
+    "fedtiny", "fedmef", "fedrts", "fedsgc", "feddst", "feddst_prox", "flash", "flash_moving", "pffdst_flash",
+    "prunefl", "prunefl_exact", "sparsyfed", "snip", "ssfl", "grasp", "scaffold", "topk_ef",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rules_that_ask_single_clients_for_more_are_refused_by_name(method: str) -> None:
+    cfg = compose([f"method={method}", *PRIVATE, "rounds=40", "logger=csv", "dataset.test_share=0.8"], CONFIGS)
+    if method not in ASK:
+        assert parts(cfg).setup.faulty.clients == frozenset()
+        return
+    with pytest.raises(ConfigError, match="asks single clients for signals or masks of their own"):
+        parts(cfg)
+
+
+def test_the_page_names_them() -> None:
+    page = (CONFIGS.parent / "docs" / "robustness.md").read_text()
+    assert all(f"`{method}`" in page for method in ASK)
+
+
+# ---- runs -------------------------------------------------------------------------------------------------------
+
+RUN = ("method=pffdst", *PRIVATE, "clients=10", "cohort=2", "rounds=12", "readjust.schedule.interval=1", "eval_every=4")
+
+
+def test_a_run_tells_its_epsilon_and_no_clients_loss(make_experiment: MakeExperiment, tmp_path: Path) -> None:
+    """Rounds without a client among them: they have noise too."""
+    from pffdst.run import play_round
+
+    experiment, rows, sizes, moved = make_experiment(*RUN), [], Counter[int](), []
+    with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
+        loggers.open(experiment.info, None)
+        for t in range(12):
+            done = play_round(experiment, t)
+            rows.append(experiment.progress.row)
+            sizes[len(done.plan.cohort)] += 1
+            moved.append(not done.server.model.same_as(done.planned))
+    assert sizes[0] > 0
+    assert all(moved)
+    spent = [row["privacy/epsilon"] for row in rows]
+    assert spent == [epsilon(0.2, 1.0, t + 1, 1e-3) for t in range(12)]
+    assert spent == sorted(spent)
+    assert not any("train/loss" in row for row in rows)
+    summary = experiment.finish()
+    assert (summary["privacy_epsilon"], summary["privacy_delta"]) == (spent[-1], 1e-3)
+    model = experiment.server.model
+    assert bool((model.weights[~model.alive] == 0).all())
+
+
+def test_the_number_of_workers_changes_nothing(make_experiment: MakeExperiment, play: Callable[..., Any]) -> None:
+    ends = []
+    for engine in ("engine.workers=0", "engine.workers=2"):
+        experiment = make_experiment(*RUN, engine)
+        play(experiment)
+        ends.append(experiment.server.model)
+    assert ends[0].same_as(ends[1])

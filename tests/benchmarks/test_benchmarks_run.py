@@ -126,3 +126,9 @@ def test_the_time_of_a_tiny_client_is_divided(tmp_path: Path) -> None:
     result = result_of("tiny_client", tmp_path)
     assert {"steps", "update coded", "update decoded", "update summed"} <= set(result["client_ms"])
     assert all(row["all"] > 0 for row in result["message_ms"].values())
+
+
+def test_faults_are_played_with_and_without_a_defence(tmp_path: Path) -> None:
+    rows = result_of("robustness", tmp_path)["rows"].values()
+    assert {row["fault"] for row in rows} >= {"none", "not_finite", "scaled"}
+    assert all(0 <= row["figures"]["acc_global"] <= 1 for row in rows)

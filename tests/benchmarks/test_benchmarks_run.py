@@ -126,3 +126,30 @@ def test_the_time_of_a_tiny_client_is_divided(tmp_path: Path) -> None:
     result = result_of("tiny_client", tmp_path)
     assert {"steps", "update coded", "update decoded", "update summed"} <= set(result["client_ms"])
     assert all(row["all"] > 0 for row in result["message_ms"].values())
+
+
+def test_a_long_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
+    figures = result_of("long_run", tmp_path)["figures"]
+    assert set(figures) == {"mb", "files", "threads", "checkpoint_kb", "round_s"}
+    assert all(row["first"] > 0 and row["last"] > 0 for row in figures.values())
+
+
+def test_the_committed_long_run_stayed_as_it_began() -> None:
+    result = json.loads((ROOT / "benchmarks/results/long_run.json").read_text())
+    assert result["rounds"] >= 1000
+    assert result["grown"] == []
+
+
+def test_lost_clients_are_counted(tmp_path: Path) -> None:
+    rows = result_of("dropout", tmp_path)["rows"]
+    assert [row["rate"] for row in rows] == [0.0, 0.1, 0.3]
+    assert rows[0]["runs"][0]["lost"] == 0
+
+
+def test_the_committed_losses_are_those_of_the_page() -> None:
+    page = (ROOT / "docs/availability.md").read_text()
+    rows = json.loads((ROOT / "benchmarks/results/dropout.json").read_text())["rows"]
+    assert len(rows) == 9
+    for row in rows:
+        mean = 100 * sum(run["ema_acc_global"] for run in row["runs"]) / len(row["runs"])
+        assert f"| `{row['method']}` | {100 * row['rate']:g} % | {mean:.2f} ±" in page

@@ -55,9 +55,10 @@ def test_off_equals_absent_to_the_bit(seen: Any, off: tuple[str, ...]) -> None:
 
 
 def test_a_deadline_that_never_comes_takes_the_time_of_none(seen: Any) -> None:
-    times = [
-        [r.bill["deployment_seconds"] for r in seen(*LINKS, *own)] for own in ((), ("participation.deadline=inf",))
-    ]
+    lossy = (*LINKS, "participation.dropout_after=0.4")
+    runs = [seen(*lossy, *own) for own in ((), ("participation.deadline=inf",))]
+    assert any(r.record.lost for r in runs[0])
+    times = [[r.bill["deployment_seconds"] for r in rounds] for rounds in runs]
     assert times[0] == times[1]
     assert min(times[0]) > 0
 

@@ -20,6 +20,7 @@ from pffdst import records
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
+from pffdst.config.lone_samples import check_batches, tell_of_lone_samples
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
@@ -114,8 +115,7 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         least=least_batch(network, dataset.inputs),
     )
     _check_augmentation(cfg, setup)
-    if setup.least > cfg.batch_size:
-        raise ConfigError([f"batch_size=1: {_LONE}; write batch_size=2 or more"])
+    check_batches(setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -143,23 +143,6 @@ def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
         if isinstance(error.__cause__, UserError | ValueError):
             raise ConfigError([f"model: {error.__cause__}"]) from error
         raise
-
-
-_LONE = "this model cannot be trained on one sample (normalisation of a single value)"
-_COUNTED = 10**5  # clients among whom those of one sample are counted
-
-
-def _tell_of_lone_samples(setup: ClientSetup) -> None:
-    """Says who is left out where the network cannot be trained on one sample. ConfigError where that is everybody."""
-    if setup.least == 1:
-        return
-    clients = setup.clients
-    few = sum(setup.samples(client) < setup.least for client in range(clients)) if clients <= _COUNTED else None
-    if few == clients:
-        raise ConfigError([f"clients={clients}: every client has one sample, and {_LONE}; write fewer clients"])
-    if few != 0:
-        who = "clients that have one" if few is None else f"{few} of {clients} clients have one, which"
-        _log.warning("model: %s: %s are left out of their rounds", _LONE.removeprefix("this model "), who)
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -227,7 +210,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
     _tell(made, engine.channels_last)
-    _tell_of_lone_samples(setup)
+    tell_of_lone_samples(setup)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
         info=_run_info(cfg, plain, folder, setup),

@@ -94,7 +94,7 @@ def test_who_is_lost_is_billed_what_it_was_sent_and_nothing_else(seen: Any) -> N
 def test_a_lost_client_is_sent_everything_the_next_time(make_experiment: Any) -> None:
     experiment = make_experiment(*MOVING, "cohort=5", "participation.dropout_before=0.5", "freeze=none")
     with experiment.engine.open(experiment.setup):
-        from pffdst.run import exchange
+        from pffdst.exchange import exchange
 
         for t in range(4):
             now = experiment.server.begin(t)

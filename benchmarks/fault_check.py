@@ -124,16 +124,6 @@ def replace(_: psutil.Process, folder: Path) -> None:
     folder.mkdir()
 
 
-def read_only(_: psutil.Process, folder: Path) -> None:
-    """The disk is read-only from now on."""
-    subprocess.run(["mount", "-o", "remount,ro", str(folder.parent)], check=True)
-
-
-def writable(folder: Path) -> None:
-    """It can be written to again."""
-    subprocess.run(["mount", "-o", "remount,rw", str(folder.parent)], check=True)
-
-
 def limit(kind: int, most: int) -> Callable[[], None]:
     """A limit of the system for the process that is about to start."""
     return lambda: resource.setrlimit(kind, (most, most))
@@ -150,7 +140,6 @@ CASES = {
     "folder gone": Case(gone, mend=put_back),
     "folder replaced": Case(replace, mend=put_back),
     "disk full": Case(fill, disk=True, mend=unfill),
-    "disk read-only": Case(read_only, disk=True, mend=writable),
     "files too large": Case(small_files),
     "out of memory": Case(little_memory),
     "kill -9 rank 1": Case(to_worker(signal.SIGKILL, 1), ranks=True),

@@ -18,16 +18,16 @@ from torchmetrics import Metric
 
 from pffdst import records
 from pffdst.client.turn import ClientSetup
+from pffdst.config.built import check_built, tell_of_lone_samples
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
-from pffdst.core.inputs import ImageInputs
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.probe import least_batch, left_out, probe, takes_channels_last
-from pffdst.core.seeding import derive_seed, seeded_global_state
+from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
@@ -115,10 +115,7 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         least=least_batch(network, dataset.inputs),
         faulty=Faulty.of(instantiate(cfg.faults), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
     )
-    _check_augmentation(cfg, setup)
-    if setup.least > cfg.batch_size:
-        raise ConfigError([f"batch_size=1: {_LONE}; write batch_size=2 or more"])
-    _check_disclosed(cfg, setup)
+    check_built(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
@@ -146,23 +143,6 @@ def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
         if isinstance(error.__cause__, UserError | ValueError):
             raise ConfigError([f"model: {error.__cause__}"]) from error
         raise
-
-
-_LONE = "this model cannot be trained on one sample (normalisation of a single value)"
-_COUNTED = 10**5  # clients among whom those of one sample are counted
-
-
-def _tell_of_lone_samples(setup: ClientSetup) -> None:
-    """Says who is left out where the network cannot be trained on one sample. ConfigError where that is everybody."""
-    if setup.least == 1:
-        return
-    clients = setup.clients
-    few = sum(setup.samples(client) < setup.least for client in range(clients)) if clients <= _COUNTED else None
-    if few == clients:
-        raise ConfigError([f"clients={clients}: every client has one sample, and {_LONE}; write fewer clients"])
-    if few != 0:
-        who = "clients that have one" if few is None else f"{few} of {clients} clients have one, which"
-        _log.warning("model: %s: %s are left out of their rounds", _LONE.removeprefix("this model "), who)
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
@@ -232,7 +212,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
     _tell(made, engine.channels_last)
-    _tell_of_lone_samples(setup)
+    tell_of_lone_samples(setup)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
         info=_run_info(cfg, plain, folder, setup),
@@ -334,25 +314,6 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     size = dataset.inputs.arguments().get("size")
     if problems := data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name):
         raise ConfigError(problems)
-
-
-def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
-    """An augmentation of images where the samples are none: it is tried once."""
-    raw = setup.inputs.raw(2)
-    try:
-        with seeded_global_state(cfg.seed, "augmentation"):
-            setup.training.augmentation(raw)
-    except Exception as error:
-        if isinstance(setup.inputs, ImageInputs):
-            raise
-        noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
-        raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
-
-
-def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
-    """A rule that asks clients for what a private mean does not cover."""
-    if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
-        raise ConfigError(asks)
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:

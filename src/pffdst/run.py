@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pffdst.core import ending
-from pffdst.core.messages import ClientTask, Update
-from pffdst.cost.clock import RoundClock
-from pffdst.cost.ledger import unpacked
+from pffdst.exchange import exchange
 from pffdst.experiment import Experiment
 from pffdst.loggers import say
 from pffdst.measure.memory import release_free_memory
 from pffdst.measure.stopwatch import tracing
 from pffdst.server.round import Round
-from pffdst.wire.frame import Message
 
 __all__ = ["play_round", "run"]
 
@@ -58,66 +55,3 @@ def play_round(experiment: Experiment, t: int) -> Round:
     experiment.save_if_due(experiment.lap(began))
     release_free_memory()
     return done
-
-
-def exchange(experiment: Experiment, now: Round) -> None:
-    """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn.
-
-    Where more clients are asked than are wanted, that is once all updates are made: who is late is known then.
-    """
-    ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
-    probes, dense = setup.method.probes(plan.stage, plan.t), setup.method.dense_steps(plan.stage, plan.t)
-    ledger.begin(now.planned, epochs=setup.epochs(plan.t), probes=probes, dense=dense, news=now.news)
-    with watch.part("encode"):
-        tasks = now.tasks({**experiment.engine.away(plan.cohort, plan.t), **setup.untrainable(plan.cohort)})
-    for task in tasks:
-        ledger.down(task)
-    closes = now.server.rules.participation.closes
-    clock = RoundClock(experiment.time, setup.seed, len(tasks), plan.wanted, closes)
-    kept = {task.client: experiment.engine.memories.kept(task.client) for task in tasks}
-    answers = _answers(experiment, _not_lost(experiment, now, tasks, clock), clock)
-    for update, message in list(answers) if clock.needs_all else answers:
-        if clock.late(update.client):
-            now.lose(update.client, late=True)
-            ledger.missing("late")
-            experiment.engine.memories.keep(update.client, kept[update.client])  # as a client that never answered
-            continue
-        with watch.part("aggregate"):
-            now.absorb(update, message)
-    ledger.end(clock.closed())
-
-
-def _not_lost(experiment: Experiment, now: Round, tasks: Sequence[ClientTask], clock: RoundClock) -> list[ClientTask]:
-    """The tasks of the clients that will answer; nobody need train for those that are lost."""
-    ledger, left = experiment.ledger, list[ClientTask]()
-    for task in tasks:
-        loss, flops = now.loss(task.client), 0
-        if loss is None:
-            left.append(task)
-            continue
-        if loss == "after":
-            samples = experiment.setup.samples(task.client)
-            ledger.trained(samples)
-            flops = ledger.flops(samples)["flops"]
-        clock.breaks(task.client, down=len(task.payload), flops=flops)
-        now.lose(task.client)
-        ledger.missing("lost")
-    return left
-
-
-def _answers(
-    experiment: Experiment, tasks: Sequence[ClientTask], clock: RoundClock
-) -> Iterator[tuple[Update, Message | None]]:
-    """The answers in the cohort's order, each with its frame; they are billed, and their time is noted."""
-    ledger, watch, setup = experiment.ledger, experiment.progress.watch, experiment.setup
-    updates = zip(tasks, watch.over("clients", experiment.engine.run(tasks)), strict=True)
-    for done, (task, update) in enumerate(updates, start=1):
-        experiment.loggers.step("clients", done, len(tasks))
-        watch.client(update.timings)
-        with watch.part("aggregate"):
-            message, samples = unpacked(update.payload), setup.samples(update.client)
-            ledger.up(update, message, samples)
-        if clock.timed and update.payload is not None:
-            flops = ledger.flops(samples)["flops"]
-            clock.answers(update.client, down=len(task.payload), flops=flops, up=len(update.payload))
-        yield update, message

@@ -132,3 +132,34 @@ def test_faults_are_played_with_and_without_a_defence(tmp_path: Path) -> None:
     rows = result_of("robustness", tmp_path)["rows"].values()
     assert {row["fault"] for row in rows} >= {"none", "not_finite", "scaled"}
     assert all(0 <= row["figures"]["acc_global"] <= 1 for row in rows)
+
+
+def test_a_long_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
+    figures = result_of("long_run", tmp_path)["figures"]
+    assert set(figures) == {"mb", "files", "threads", "checkpoint_kb", "round_s"}
+    assert all(row["first"] > 0 and row["last"] > 0 for row in figures.values())
+
+
+def test_the_committed_long_run_stayed_as_it_began() -> None:
+    """Its seconds are of a machine that others used more at the end: they are told, and show nothing."""
+    result = json.loads((ROOT / "benchmarks/results/long_run.json").read_text())
+    figures, text = result["figures"], (ROOT / "benchmarks/README.md").read_text()
+    assert result["rounds"] >= 1000
+    assert all(figures[name]["ratio"] < 1.01 for name in ("files", "threads", "checkpoint_kb"))
+    assert figures["mb"]["ratio"] < 1.1
+    assert f"{figures['mb']['first']:.0f} and {figures['mb']['last']:.0f} MB" in text
+
+
+def test_lost_clients_are_counted(tmp_path: Path) -> None:
+    rows = result_of("dropout", tmp_path)["rows"]
+    assert [row["rate"] for row in rows] == [0.0, 0.1, 0.3]
+    assert rows[0]["runs"][0]["lost"] == 0
+
+
+def test_the_committed_losses_are_those_of_the_page() -> None:
+    page = (ROOT / "docs/availability.md").read_text()
+    rows = json.loads((ROOT / "benchmarks/results/dropout.json").read_text())["rows"]
+    assert len(rows) == 9
+    for row in rows:
+        mean = 100 * sum(run["ema_acc_global"] for run in row["runs"]) / len(row["runs"])
+        assert f"| `{row['method']}` | {100 * row['rate']:g} % | {mean:.2f} ±" in page

@@ -55,9 +55,10 @@ def test_off_equals_absent_to_the_bit(seen: Any, off: tuple[str, ...]) -> None:
 
 
 def test_a_deadline_that_never_comes_takes_the_time_of_none(seen: Any) -> None:
-    times = [
-        [r.bill["deployment_seconds"] for r in seen(*LINKS, *own)] for own in ((), ("participation.deadline=inf",))
-    ]
+    lossy = (*LINKS, "participation.dropout_after=0.4")
+    runs = [seen(*lossy, *own) for own in ((), ("participation.deadline=inf",))]
+    assert any(r.record.lost for r in runs[0])
+    times = [[r.bill["deployment_seconds"] for r in rounds] for rounds in runs]
     assert times[0] == times[1]
     assert min(times[0]) > 0
 
@@ -93,7 +94,7 @@ def test_who_is_lost_is_billed_what_it_was_sent_and_nothing_else(seen: Any) -> N
 def test_a_lost_client_is_sent_everything_the_next_time(make_experiment: Any) -> None:
     experiment = make_experiment(*MOVING, "cohort=5", "participation.dropout_before=0.5", "freeze=none")
     with experiment.engine.open(experiment.setup):
-        from pffdst.run import exchange
+        from pffdst.exchange import exchange
 
         for t in range(4):
             now = experiment.server.begin(t)

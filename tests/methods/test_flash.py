@@ -259,7 +259,7 @@ def test_before_round_0_a_seed_goes_down_and_a_number_a_layer_comes_up(make_expe
     assert first["up/signals"] == 2 * 4 * len(layers)
     assert not any(first.get(f"up/{part}") for part in ("mask", "values", "dense"))
     alive = [round(density * e.size) if e.kernel else e.size for e in layers]
-    cohort = run.server._cohort(-1)
+    cohort = run.server._asked(-1)
     flops = FlopCounter.of(run.network.module, run.setup.layout, (1, 8, 8)).training(alive, alive)
     assert len(cohort) == 2
     assert first["flops"] == 3 * sum(run.setup.samples(k) for k in cohort) * flops

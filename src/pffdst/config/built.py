@@ -1,0 +1,65 @@
+"""What stands against a configuration once its parts are built: its samples, its network and its rules are known."""
+
+from __future__ import annotations
+
+import logging
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from pffdst.client.turn import ClientSetup
+from pffdst.config.check import ConfigError
+from pffdst.core.inputs import ImageInputs
+from pffdst.core.seeding import seeded_global_state
+
+__all__ = ["check_built", "tell_of_lone_samples"]
+
+_LONE = "model cannot be trained on one sample (normalisation of a single value)"
+_COUNTED = 10**5  # clients among whom those of one sample are counted
+
+_log = logging.getLogger("pffdst.build")
+
+
+def check_built(cfg: DictConfig, setup: ClientSetup) -> None:
+    """ConfigError with what to write."""
+    _check_augmentation(cfg, setup)
+    _check_batches(setup)
+    _check_disclosed(cfg, setup)
+
+
+def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
+    """An augmentation of images where the samples are none: it is tried once."""
+    raw = setup.inputs.raw(2)
+    try:
+        with seeded_global_state(cfg.seed, "augmentation"):
+            setup.training.augmentation(raw)
+    except Exception as error:
+        if isinstance(setup.inputs, ImageInputs):
+            raise
+        noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
+        raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
+
+
+def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
+    """A rule that asks clients for what a private mean does not cover."""
+    if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
+        raise ConfigError(asks)
+
+
+def _check_batches(setup: ClientSetup) -> None:
+    """Every batch may have fewer samples than the network trains on."""
+    if setup.least > setup.training.batch_size:
+        raise ConfigError([f"batch_size=1: this {_LONE}; write batch_size=2 or more"])
+
+
+def tell_of_lone_samples(setup: ClientSetup) -> None:
+    """Says who is left out where the network cannot be trained on one sample. ConfigError where that is everybody."""
+    if setup.least == 1:
+        return
+    clients = setup.clients
+    few = sum(setup.samples(client) < setup.least for client in range(clients)) if clients <= _COUNTED else None
+    if few == clients:
+        raise ConfigError([f"clients={clients}: every client has one sample, and this {_LONE}; write fewer clients"])
+    if few != 0:
+        who = "clients that have one" if few is None else f"{few} of {clients} clients have one, which"
+        _log.warning("this %s: %s are left out of their rounds", _LONE, who)

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_bytes, format_seconds
-from pffdst.report.groups import Group
 from pffdst.report.pictures import write_curves
 from pffdst.runs.files import write_whole
-from reproduce.figures import (
-    JUDGED,
-    LAST_5,
-    Table,
-    by_formula,
-    cost_ratio,
-    finals,
-    gains,
-    points,
-    sent,
-    share,
-    tables_of,
-    times,
-)
+from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
+from reproduce.intervals import Noise, seeds_to_tell
 from reproduce.record import Entry, Record
 from reproduce.study import Job, Study, jobs_of
+from reproduce.told import Told
 
-__all__ = ["Told", "text", "write"]
+__all__ = ["text", "write"]
 
 _PICTURES = {"bytes": "measured bytes", "paper_bytes": "the papers' formula", "flops": "training"}
 _MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions", "engine": "Engine"}
-_PLACE = re.compile(r"\{(\w+) ([\w ]+)\}")
 _HOW_TO_READ = """\
-Accuracies are percent, mean ± sample sd over n seeds. "Server average" is the running mean of the aggregated model
-(decay 0.9) in the last round, on the pooled test set: the figure methods are judged by. "Last 5" is the mean of the
-last five evaluations of the model itself. "Over clients" is the unweighted mean of the accuracies on the clients' own
-shares of the test set, which the papers publish. Differences to the reference are paired, seed by seed.
+Accuracies are percent, means over n seeds. "Server average" is the running mean of the aggregated model (decay 0.9) on
+the pooled test set: the figure methods are judged by. "Last 5" is the mean of the last five evaluations of the model
+itself. "Over clients" is the unweighted mean of the accuracies on the clients' own shares of the test set, which the
+papers publish.
 
-"Bytes sent" are the lengths of all messages, both directions, as encoded; "of paper_bytes" divides them by the
-papers' formula (4 bytes for every trainable weight and bias, per client and direction) with the first download of
-frozen weights. "At equal accuracy" is how many times the reference spends what the run does until both reach the
-lower of their two final server averages: above 1 the run is cheaper. The last column takes the reference's own final
-accuracy, which a run may not reach."""
+Differences to the reference are in points, paired seed by seed, and taken where both runs have spent the same: of each
+pair the one that spent more in all is read where the other one ends, on a straight line between its evaluations. "Bytes
+sent" are measured: the lengths of all messages, both directions, as encoded. "paper_bytes" are the papers' formula (4
+bytes for every trainable weight and bias, per client and direction) with the first download of frozen weights;
+"training" is the clients' floating-point operations. "At the ends" takes both as they ended, whatever they spent, and
+so do last-5 differences. Where one of the two is read before four fifths of its own end there is no ±: curves are
+steep there, and the spread below is that of ends.
+
+"At equal accuracy" is how many times the reference spends what the run does until both reach the lower of their two
+final server averages: above 1 the run is cheaper. "To the reference's final accuracy" asks for that one, which a run
+may not reach. Ratios are geometric means over the seeds, with their lowest and highest."""
 
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:
@@ -59,7 +50,7 @@ def write(study: Study, name: str, record: Record, path: Path) -> None:
 def text(study: Study, name: str, record: Record) -> str:
     """The page in Markdown; it needs nothing but the record."""
     parts = [f"# {study.title}", study.about, _state(study, record), _conclusions(study, record)]
-    parts += ["## How to read the tables", _HOW_TO_READ]
+    parts += ["## How to read the tables", _HOW_TO_READ, "## How sure it is", _how_sure(study, record)]
     for number, table in enumerate(_filled(study, record)):
         parts += _section(table, {key: file.name for key, file in _files(record.folder, number).items()}, name)
     if study.published:
@@ -69,8 +60,8 @@ def text(study: Study, name: str, record: Record) -> str:
 
 
 def _filled(study: Study, record: Record) -> list[Table]:
-    """The tables that have a row."""
-    return [table for table in tables_of(study, record) if table.groups]
+    """The tables that have a row beside the reference's."""
+    return [table for table in tables_of(study, record) if len(table.groups) >= min(2, len(table.section.rows))]
 
 
 def _files(folder: Path, number: int) -> dict[str, Path]:
@@ -91,6 +82,43 @@ def _markdown(table: Sequence[Sequence[str]]) -> str:
     head, *lines = table
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+# ---- how sure ------------------------------------------------------------------------------------------------------
+
+
+def _how_sure(study: Study, record: Record) -> str:
+    """What chance does to a difference, and what it would take to see a point."""
+    rows = Rows.of(study, record)
+    noise = rows.noise[JUDGED]
+    if not noise.freedom:
+        return (
+            "No two rows have two seeds in common, so nothing here tells what chance does: differences come without an "
+            "interval, and a single seed decides nothing between methods that are a few points apart."
+        )
+    several = [name for name, group in rows.groups.items() if len(group.runs) > 1 and name not in rows.apart]
+    apart = [study.rows[name].label for name in study.apart if name in rows.groups]
+    needed = seeds_to_tell(0.01, noise)
+    return " ".join(
+        [
+            "± is half of a 95 % interval, from a spread pooled over the rows: what is left of the server averages of "
+            f"{len(several)} rows with several seeds, once each row's and each seed's mean is taken off, gives the "
+            f"difference of two rows in one seed a standard deviation of {100 * noise.sd:.2f} points "
+            f"({noise.freedom} degrees of freedom); of last 5, {100 * rows.noise[LAST_5].sd:.2f}.",
+            f"Student's t makes of it {_halves(noise)}.",
+            f"To tell a true difference of one point from none (paired t-test, 5 %, power 0.8) takes {needed} seeds of "
+            "both rows."
+            if needed
+            else "",
+            f"Left out of the pool, and judged by its own spread: {', '.join(apart)}." if apart else "",
+            "Rows were compared many at a time and intervals are not widened for it: of twenty differences that are "
+            "none one is expected to look like one.",
+        ]
+    )
+
+
+def _halves(noise: Noise) -> str:
+    return ", ".join(f"± {100 * noise.half(n):.2f} points for n = {n}" for n in (1, 3, 10))
 
 
 # ---- what is done, and with what -----------------------------------------------------------------------------------
@@ -121,6 +149,7 @@ def _origin(name: str, record: Record) -> list[str]:
         f"python -m reproduce {name} --again --only ROW --seeds 0    # one run anew, to compare its model's digest\n"
         "```",
         *(_told(key, made) for key in _MADE),
+        *dict.fromkeys(str(one["note"]) for one in made if "note" in one),
     ]
     digests = {(file, digest): None for one in made for file, digest in one.get("data", {}).items()}
     files = ", ".join(f"`{file}` (sha256 {digest[:16]})" for file, digest in digests)
@@ -154,12 +183,24 @@ def _runs(study: Study, record: Record) -> list[str]:
         f"Every run is `python train.py {common}` with its own overrides. On the same machine and versions the model "
         "comes out to the bit; another processor rounds otherwise, which moves accuracies as another seed would:"
     )
-    return [about, _markdown([head, *lines])]
+    return [about, _older(entries), _markdown([head, *lines])]
+
+
+def _older(entries: Sequence[Entry]) -> str:
+    """The rows that were made before a default changed, and the words that give it again."""
+    counted = Counter(word for entry in entries for word in entry.older)
+    if not counted:
+        return ""
+    shown = ", ".join(f"`{word}` ({count} of {len(entries)} runs)" for word, count in counted.items())
+    return (
+        f"**Made with an older default:** {shown}. These runs are older than the default of today; their commands name "
+        "what was in force then, after the seed."
+    )
 
 
 def _run(study: Study, entry: Entry) -> list[str]:
     summary = entry.summary
-    own = " ".join(word for word in entry.overrides if word not in study.setting)
+    own = " ".join([*(word for word in entry.overrides if word not in study.setting), *entry.older])
     return [
         study.rows[entry.row].label,
         str(entry.seed),
@@ -172,46 +213,6 @@ def _run(study: Study, entry: Entry) -> list[str]:
 
 
 # ---- conclusions ---------------------------------------------------------------------------------------------------
-
-
-@final
-class Told:
-    """Figures by name, for the text of the conclusions: `{average pffdst}`, `{gain pffdst feddst}`.
-
-    average, last5: mean ± sd in percent of a row; gain, last5_gain: paired difference of two rows in points; cheaper,
-    formula_cheaper: how many times the second row spends, in bytes or by the formula, what the first does until both
-    reach the lower of their final accuracies; reach: the same at the second row's final accuracy; n: runs of a row.
-    """
-
-    def __init__(self, study: Study, record: Record) -> None:
-        self._groups = {
-            name: Group(row.label, {}, tuple(e.run for (own, _), e in sorted(record.entries.items()) if own == name))
-            for name, row in study.rows.items()
-        }
-        self._known: dict[str, Callable[..., str]] = {
-            "n": lambda row: str(len(row.runs)),
-            "average": lambda row: share(finals(row, JUDGED)),
-            "last5": lambda row: share(finals(row, LAST_5)),
-            "gain": lambda row, other: points(gains(row, other, JUDGED)),
-            "last5_gain": lambda row, other: points(gains(row, other, LAST_5)),
-            "cheaper": lambda row, other: times(cost_ratio(row, other, sent, "lower")),
-            "formula_cheaper": lambda row, other: times(cost_ratio(row, other, by_formula, "lower")),
-            "reach": lambda row, other: times(cost_ratio(row, other, sent, "reference")),
-        }
-
-    def fill(self, text: str) -> str:
-        """The text with every `{figure row row}` replaced. UserError for one that there is not."""
-        return _PLACE.sub(self._figure, text)
-
-    def _figure(self, found: re.Match[str]) -> str:
-        figure, rows = found[1], found[2].split()
-        try:
-            shown = self._known[figure](*(self._groups[row] for row in rows))
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{found[0]}: no such figure; there are {', '.join(self._known)} of {', '.join(self._groups)}"
-            ) from error
-        return shown or "(not played yet)"
 
 
 def _conclusions(study: Study, record: Record) -> str:

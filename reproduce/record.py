@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import typed
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
 from pffdst.report.reading import Run, read_run
@@ -30,6 +31,8 @@ COLUMNS = (
     names.COST_FLOPS,
 )
 _RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
+# Settings whose default has changed since there are records, and what it was; a record without the key is of then.
+_DEFAULTS_THEN = {"sparse_init": False, "server_ema_warm_up": False}
 # What tells of folders: of the summary, the provenance and the configuration.
 _PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache"}
 
@@ -46,6 +49,16 @@ class Entry:
     summary: Mapping[str, Any]
     provenance: Sequence[Mapping[str, Any]]
     evaluations: tuple[Metrics, ...] = ()
+
+    @property
+    def older(self) -> tuple[str, ...]:
+        """What the run had without naming it, where the default is another one now: overrides that give it today."""
+        named = {word.split("=")[0] for word in self.overrides}
+        return tuple(
+            f"{key}={typed(then)}"
+            for key, then in _DEFAULTS_THEN.items()
+            if key not in named and self.config.get(key, then) == then
+        )
 
     @property
     def run(self) -> Run:
@@ -84,9 +97,9 @@ class Record:
         entry = self.entries.get((job.row, job.seed))
         return entry is not None and entry.overrides == job.overrides
 
-    def of(self, row: str, seeds: Iterable[int]) -> list[Entry]:
+    def of(self, row: str) -> list[Entry]:
         """The finished runs of a row, in order of the seeds."""
-        return [self.entries[row, seed] for seed in seeds if (row, seed) in self.entries]
+        return [entry for (own, _), entry in sorted(self.entries.items()) if own == row]
 
     def keep(self, job: Job, folder: Path, data: Mapping[str, str]) -> None:
         """Takes in the finished run in `folder` and writes the record. `data`: sha256 of the data's files by name."""

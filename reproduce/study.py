@@ -48,7 +48,8 @@ class Study:
     `order`: "sections" plays all seeds of a section before the next one, "seeds" the first seed of all sections before
     the second one. `engine` are overrides that say how runs are computed, where the command line says nothing else.
     `data` are the patterns of the data's files, whose digests go onto the page. `rehearsal` are overrides that make
-    every run tiny, to see whether all of it runs. `conclusions` are the text beside the file, STUDY.md.
+    every run tiny, to see whether all of it runs. Rows that stand `apart` have a spread of their own, as those that do
+    not learn: it does not join the pooled one. `conclusions` are the text beside the file, STUDY.md.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Study:
     rehearsal: list[str]
     engine: list[str] = field(default_factory=list)
     order: str = "sections"
+    apart: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     conclusions: str = ""
 
@@ -99,6 +101,9 @@ def load(name: str) -> Study:
         found.conclusions = words.read_text(encoding="utf-8").strip()
     if found.order not in ("sections", "seeds"):
         raise UserError(f"{path}: order: {found.order}: expected sections or seeds")
+    strange = [row for row in found.apart if row not in found.rows]
+    if strange:
+        raise UserError(f"{path}: apart: {', '.join(strange)}: expected keys of `rows`")
     for section in found.sections:
         unknown = [row for row in [*section.rows, section.reference] if row not in found.rows]
         if unknown:

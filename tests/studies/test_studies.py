@@ -50,7 +50,9 @@ def test_the_settings_behind_a_page_are_still_those_of_its_commands(name: str) -
     entries = {entry.row: entry for entry in Record.read(RESULTS / name).entries.values()}
     with session(CONFIGS) as opened:
         for row, entry in entries.items():
-            now = dict(_flat(OmegaConf.to_container(opened.compose(entry.overrides).cfg, resolve=True)))
+            now = dict(
+                _flat(OmegaConf.to_container(opened.compose([*entry.overrides, *entry.older]).cfg, resolve=True))
+            )
             changed = {
                 key: (value, now.get(key))
                 for key, value in entry.config.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -173,7 +173,7 @@ def _section_groups(rows: Rows, section: Section) -> dict[str, Group]:
     return {name: group for name, group in found.items() if group.runs}
 
 
-def _seeds_of(group: Group, seeds: Iterable[int]) -> Group:
+def _seeds_of(group: Group, seeds: Sequence[object]) -> Group:
     return Group(group.label, group.values, tuple(run for run in group.runs if run.seed in seeds))
 
 

@@ -10,11 +10,13 @@ from typing import Any
 from pffdst.metrics.units import format_bytes, format_seconds
 from pffdst.report.pictures import write_curves
 from pffdst.runs.files import write_whole
+from reproduce.board import board, write_front
 from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
 from reproduce.intervals import Noise, seeds_to_tell
 from reproduce.record import Entry, Record
-from reproduce.study import Job, Study, jobs_of
+from reproduce.study import Job, Study
 from reproduce.told import Told
+from reproduce.tuning import choices, jobs
 
 __all__ = ["text", "write"]
 
@@ -37,12 +39,21 @@ steep there, and the spread below is that of ends.
 "At equal accuracy" is how many times the reference spends what the run does until both reach the lower of their two
 final server averages: above 1 the run is cheaper. "To the reference's final accuracy" asks for that one, which a run
 may not reach. Ratios are geometric means over the seeds, with their lowest and highest."""
+_RANKS = """\
+Rows are read where they have spent the budget, on a straight line between evaluations; who spends less in all, at the
+end. "At 95 %" are the ranks that a row may have: rows count as different where Tukey's test over all of them says so,
+so all these ranks hold together in 95 of 100 such tables. Bytes to an accuracy are those of the first evaluation that
+has it."""
 
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:
     """Writes the page to `path` and its figures into the record's folder."""
     for number, table in enumerate(_filled(study, record)):
-        write_curves(list(table.groups.values()), JUDGED, _files(record.folder, number), dpi=130)
+        files = _files(table, record.folder, number)
+        if table.section.budget:
+            write_front(table, files["front"])
+        else:
+            write_curves(list(table.groups.values()), JUDGED, files, dpi=130)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text(study, name, record).encode())
 
@@ -52,7 +63,9 @@ def text(study: Study, name: str, record: Record) -> str:
     parts = [f"# {study.title}", study.about, _state(study, record), _conclusions(study, record)]
     parts += ["## How to read the tables", _HOW_TO_READ, "## How sure it is", _how_sure(study, record)]
     for number, table in enumerate(_filled(study, record)):
-        parts += _section(table, {key: file.name for key, file in _files(record.folder, number).items()}, name)
+        files = {key: file.name for key, file in _files(table, record.folder, number).items()}
+        parts += (_leaderboard if table.section.budget else _section)(table, files, name)
+    parts += _choice(study, record)
     if study.published:
         parts += ["## Published figures", *study.published]
     parts += ["## How to make this page again", *_origin(name, record), *_runs(study, record)]
@@ -64,7 +77,9 @@ def _filled(study: Study, record: Record) -> list[Table]:
     return [table for table in tables_of(study, record) if len(table.groups) >= min(2, len(table.section.rows))]
 
 
-def _files(folder: Path, number: int) -> dict[str, Path]:
+def _files(table: Table, folder: Path, number: int) -> dict[str, Path]:
+    if table.section.budget:
+        return {"front": folder / f"{number + 1}_accuracy_by_bytes.png"}
     return {against: folder / f"{number + 1}_accuracy_by_{against}.png" for against in _PICTURES}
 
 
@@ -76,6 +91,29 @@ def _section(table: Table, pictures: Mapping[str, str], name: str) -> list[str]:
     if len(table.section.seeds) > 1:
         lines += ["Server average, seed by seed:", _markdown(table.seeds())]
     return [*lines, " ".join(f"![accuracy against {_PICTURES[k]}]({name}/{file})" for k, file in pictures.items())]
+
+
+def _leaderboard(table: Table, pictures: Mapping[str, str], name: str) -> list[str]:
+    section = table.section
+    reference = table.groups.get(section.reference)
+    against = f"Reference: {reference.label}." if reference else "The reference is not done yet."
+    lines = [f"## {section.title}", f"{section.about} {against}", _RANKS, _markdown(board(table))]
+    if len(section.seeds) > 1:
+        lines += ["Server average at the end, seed by seed:", _markdown(table.seeds())]
+    return [*lines, f"![accuracy against measured bytes, the best line dotted]({name}/{pictures['front']})"]
+
+
+def _choice(study: Study, record: Record) -> list[str]:
+    lines = choices(study, record)
+    if study.tuning is None or not lines:
+        return []
+    words = "; ".join(f"{name}: `{' '.join(own)}`" for name, own in study.tuning.tries.items())
+    about = (
+        f"Each row has the same {len(study.tuning.tries)} tries ({words}), played with `"
+        f"{' '.join(study.tuning.setting)} seed={study.tuning.seed}`. The highest server average on the samples that "
+        "were held back wins; the test set has no say. Validation accuracy in percent:"
+    )
+    return ["## What each row chose", about, _markdown(lines)]
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> str:
@@ -125,16 +163,16 @@ def _halves(noise: Noise) -> str:
 
 
 def _state(study: Study, record: Record) -> str:
-    jobs = jobs_of(study)
-    left = [job for job in jobs if not record.holds(job)]
+    every = jobs(study, record)
+    left = [job for job in every if not record.holds(job)]
     if not left:
-        return f"All {len(jobs)} runs are done."
-    return f"**{len(jobs) - len(left)} of {len(jobs)} runs are done.** Still to come: {_listed(left)}."
+        return f"All {len(every)} runs are done."
+    return f"**{len(every) - len(left)} of {len(every)} runs are done.** Still to come: {_listed(left)}."
 
 
-def _listed(jobs: Sequence[Job]) -> str:
+def _listed(left: Sequence[Job]) -> str:
     seeds: dict[str, list[int]] = {}
-    for job in jobs:
+    for job in left:
         seeds.setdefault(job.row, []).append(job.seed)
     return "; ".join(f"{row} (seed {', '.join(map(str, own))})" for row, own in seeds.items())
 
@@ -174,7 +212,8 @@ def _words(value: Any) -> str:
 
 def _runs(study: Study, record: Record) -> list[str]:
     head = ["run", "seed", "overrides", "server average", "bytes sent", "time", "model sha256"]
-    entries = [record.entries[job.row, job.seed] for job in jobs_of(study) if record.holds(job)]
+    held = [record.entries[job.row, job.seed] for job in jobs(study, record) if record.holds(job)]
+    entries = [entry for entry in held if entry.row in study.rows]
     if not entries:
         return []
     common = " ".join(study.setting)

@@ -15,10 +15,10 @@ from pffdst.core.words import typed
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
 from pffdst.report.reading import Run, read_run
-from pffdst.runs.files import PROVENANCE, read_json, write_whole
+from pffdst.runs.files import PROVENANCE, FileProblem, read_json, write_whole
 from reproduce.study import Job
 
-__all__ = ["COLUMNS", "Entry", "Record"]
+__all__ = ["COLUMNS", "FILES", "Entry", "Record"]
 
 # Of metrics.csv, what the page is made of; rounds that were not evaluated are left out.
 COLUMNS = (
@@ -30,7 +30,7 @@ COLUMNS = (
     names.COST_FROZEN_BYTES,
     names.COST_FLOPS,
 )
-_RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
+FILES = _RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
 # Settings whose default has changed since there are records, and what it was; a record without the key is of then.
 _DEFAULTS_THEN = {"sparse_init": False, "server_ema_warm_up": False}
 # What tells of folders: of the summary, the provenance and the configuration.
@@ -83,9 +83,9 @@ class Record:
             return cls(folder)
         try:
             rows = _evaluations((folder / _EVALUATIONS).read_text(encoding="utf-8"))
-            told = json.loads((folder / _RUNS).read_text(encoding="utf-8"))
+            told = read_json(folder / _RUNS)
             entries = [_entry(one, rows) for one in told]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, FileProblem) as error:
             raise UserError(
                 f"{folder} holds a record that cannot be read ({error}): restore its {_RUNS} and {_EVALUATIONS} from "
                 "git, or remove both to play the runs again"
@@ -95,7 +95,7 @@ class Record:
     def holds(self, job: Job) -> bool:
         """Whether the job's run is in the record, with these very overrides."""
         entry = self.entries.get((job.row, job.seed))
-        return entry is not None and entry.overrides == job.overrides
+        return entry is not None and entry.overrides == job.overrides and not job.waits
 
     def of(self, row: str) -> list[Entry]:
         """The finished runs of a row, in order of the seeds."""

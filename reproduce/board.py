@@ -14,35 +14,44 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from pffdst.metrics.units import format_bytes, format_flops
-from pffdst.report.exports import total_bytes
 from pffdst.report.figures import bytes_to_reach, curve, mean_curve
 from pffdst.report.groups import Group
 from pffdst.report.looks import HUES
 from pffdst.report.pictures import STYLE
 from pffdst.report.reading import Run
-from reproduce.figures import JUDGED, LAST_5, Table, accuracy_at, finals, mean_share, points, sent
+from reproduce.figures import (
+    JUDGED,
+    LAST_5,
+    Table,
+    accuracy_at,
+    by_formula,
+    mean_share,
+    points,
+    sent,
+    spent_at,
+    training,
+)
 from reproduce.intervals import ranks
 
 __all__ = ["at_budget", "board", "front", "write_front"]
 
 
-def at_budget(group: Group, budget: int) -> dict[int, float]:
-    """The server average by seed when the budget is spent; of a run that spends less in all, its last one."""
-    found = {int(str(run.seed)): _at(run, budget) for run in group.runs}
+def at_budget(group: Group, budget: int, key: str = JUDGED) -> dict[int, float]:
+    """An accuracy by seed when the budget is spent; of a run that spends less in all, its last one."""
+    found = {int(str(run.seed)): accuracy_at(run, sent, _end(run, budget), key) for run in group.runs}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def _at(run: Run, budget: int) -> float | None:
-    last = curve(run, JUDGED)[-1:]
-    return accuracy_at(run, sent, min(float(budget), sent(last[0]))) if last else None
+def _end(run: Run, budget: int) -> float:
+    return min([float(budget), *map(sent, curve(run, JUDGED)[-1:])])
 
 
 def board(table: Table) -> list[list[str]]:
     """A line per row, the best first: ranks, the accuracy at the budget, what accuracies cost, what was spent."""
     section = table.section
-    head = ["rank", "at 95 %", "run", "n", f"server average at {format_bytes(section.budget)}", "- reference"]
+    head = ["rank", "at 95 %", "run", "n", "server average", "- reference"]
     head += [f"bytes to {100 * level:g} %" for level in section.levels]
-    head += ["bytes sent", "of paper_bytes", "training", "last 5"]
+    head += ["bytes sent", "paper_bytes", "training", "last 5"]
     values = {name: own for name, group in table.groups.items() if (own := at_budget(group, section.budget))}
     possible = ranks(values, table.rows.noise[JUDGED])
     order = sorted(values, key=lambda name: -statistics.fmean(values[name].values()))
@@ -52,11 +61,11 @@ def board(table: Table) -> list[list[str]]:
 def _line(
     table: Table, name: str, values: Mapping[str, Mapping[int, float]], place: int, possible: tuple[int, int]
 ) -> list[str]:
-    group, first, last = table.groups[name], *possible
-    prices = [_price(group, level) for level in table.section.levels]
+    group, budget, (first, last) = table.groups[name], table.section.budget, possible
+    prices = [_price(group, level, budget) for level in table.section.levels]
     where = str(first) if first == last else f"{first} to {last}"
-    spent = [group.label, str(len(group.runs)), mean_share(values[name]), _ahead(table, name, values)]
-    return [str(place), where, *spent, *prices, *_spent(group), mean_share(finals(group, LAST_5))]
+    reached = [group.label, str(len(group.runs)), mean_share(values[name]), _ahead(table, name, values)]
+    return [str(place), where, *reached, *prices, *_spent(group, budget), mean_share(at_budget(group, budget, LAST_5))]
 
 
 def _ahead(table: Table, name: str, values: Mapping[str, Mapping[int, float]]) -> str:
@@ -67,21 +76,24 @@ def _ahead(table: Table, name: str, values: Mapping[str, Mapping[int, float]]) -
     return points(gains, table.rows.noise_between(table.groups[name], other, JUDGED))
 
 
-def _price(group: Group, level: float) -> str:
-    """Mean bytes to the first evaluation of at least `level`; of how many runs, where some never get there."""
+def _price(group: Group, level: float, budget: int) -> str:
+    """Mean bytes to the first evaluation of at least `level` within the budget; of how many runs, if not all."""
     asked = [bytes_to_reach(run, JUDGED, level) for run in group.runs]
-    known = [size for size in asked if size is not None]
+    known = [size for size in asked if size is not None and size <= budget]
     if not known:
         return "not reached"
-    return format_bytes(statistics.fmean(known)) + (
-        f" ({len(known)} of {len(asked)})" if len(known) < len(asked) else ""
-    )
+    some = f" ({len(known)} of {len(asked)})" if len(known) < len(asked) else ""
+    return format_bytes(statistics.fmean(known)) + some
 
 
-def _spent(group: Group) -> list[str]:
-    size = statistics.fmean(total_bytes(run) or math.nan for run in group.runs)
-    paper, flops = (statistics.fmean(run.final[key] for run in group.runs) for key in ("paper_bytes", "flops"))
-    return [format_bytes(size), f"{size / paper:.3f}", format_flops(flops)]
+def _spent(group: Group, budget: int) -> list[str]:
+    """Bytes sent, paper_bytes and training until the budget, means over the seeds."""
+    ends = [(run, _end(run, budget)) for run in group.runs]
+    shown = ((sent, format_bytes), (by_formula, format_bytes), (training, format_flops))
+    return [
+        words(statistics.fmean(spent_at(run, sent, end, cost) or math.nan for run, end in ends))
+        for cost, words in shown
+    ]
 
 
 # ---- the best line -------------------------------------------------------------------------------------------------

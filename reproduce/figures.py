@@ -195,13 +195,21 @@ def gains(group: Group, reference: Group, key: str) -> dict[int, float]:
 # ---- equal costs ---------------------------------------------------------------------------------------------------
 
 
-def accuracy_at(run: Run, cost: Cost, amount: float) -> float | None:
-    """The server average when so much was spent, a straight line between evaluations; None outside of all of them."""
-    points = curve(run, JUDGED)
+def accuracy_at(run: Run, cost: Cost, amount: float, key: str = JUDGED) -> float | None:
+    """An accuracy when so much was spent, a straight line between evaluations; None outside of all of them."""
+    return _read_at(curve(run, key), cost, amount, lambda point: point.accuracy)
+
+
+def spent_at(run: Run, cost: Cost, amount: float, other: Cost) -> float | None:
+    """What was spent of the `other` cost by then."""
+    return _read_at(curve(run, JUDGED), cost, amount, other)
+
+
+def _read_at(points: Sequence[Point], cost: Cost, amount: float, figure: Cost) -> float | None:
     spent = [cost(point) for point in points]
     if not points or not spent[0] <= amount <= spent[-1]:
         return None
-    return float(np.interp(amount, spent, [point.accuracy for point in points]))
+    return float(np.interp(amount, spent, [figure(point) for point in points]))
 
 
 def level_gains(group: Group, reference: Group, cost: Cost) -> dict[int, float]:

@@ -21,6 +21,7 @@ from reproduce.tuning import choices, jobs
 __all__ = ["text", "write"]
 
 _PICTURES = {"bytes": "measured bytes", "paper_bytes": "the papers' formula", "flops": "training"}
+_MOST_LISTED = 30
 _MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions", "engine": "Engine"}
 _HOW_TO_READ = """\
 Accuracies are percent, means over n seeds. "Server average" is the running mean of the aggregated model (decay 0.9) on
@@ -174,7 +175,9 @@ def _listed(left: Sequence[Job]) -> str:
     seeds: dict[str, list[int]] = {}
     for job in left:
         seeds.setdefault(job.row, []).append(job.seed)
-    return "; ".join(f"{row} (seed {', '.join(map(str, own))})" for row, own in seeds.items())
+    shown = [f"{row} (seed {', '.join(map(str, own))})" for row, own in seeds.items()]
+    more = len(shown) - _MOST_LISTED
+    return "; ".join(shown if more <= 0 else [*shown[:_MOST_LISTED], f"and {more} rows and tries more, by `--list`"])
 
 
 def _origin(name: str, record: Record) -> list[str]:
@@ -187,7 +190,7 @@ def _origin(name: str, record: Record) -> list[str]:
         f"python -m reproduce {name} --again --only ROW --seeds 0    # one run anew, to compare its model's digest\n"
         "```",
         *(_told(key, made) for key in _MADE),
-        *dict.fromkeys(str(one["note"]) for one in made if "note" in one),
+        *dict.fromkeys(f"**{one['note']}**" for one in made if "note" in one),
     ]
     digests = {(file, digest): None for one in made for file, digest in one.get("data", {}).items()}
     files = ", ".join(f"`{file}` (sha256 {digest[:16]})" for file, digest in digests)

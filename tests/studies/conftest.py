@@ -26,6 +26,11 @@ sections:
 """
 
 
+@pytest.fixture(scope="session")
+def study_text() -> str:
+    return TEXT
+
+
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "masks.yaml"

@@ -17,7 +17,7 @@ from reproduce.__main__ import main
 from reproduce.record import FILES, Entry, Record
 
 ROW = "moving/0"
-TEXT = (Path(__file__).parent / "conftest.py").read_text().split('"""')[3]
+MakeEntry = Callable[..., Entry]
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def test_a_run_that_moved_ends_as_one_that_never_did(
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def once(tmp_path_factory: pytest.TempPathFactory, study_text: str) -> bytes:
     """A pack of a run in its last round."""
     root = tmp_path_factory.mktemp("once")
-    (root / "masks.yaml").write_text(TEXT)
+    (root / "masks.yaml").write_text(study_text)
     command = [str(root / "masks.yaml")]
     assert main([*command, *places(root), "--only", "moving", "--seeds", "0", *EVERY]) == 0
     half_done(root, 8)
@@ -148,6 +148,10 @@ def named(content: dict[str, bytes], name: str, own: bytes, **told: object) -> d
     manifest = json.loads(content["manifest.json"])
     manifest["files"][name] = {"size": len(own), "sha256": hashlib.sha256(own).hexdigest()}
     return content | {name: own, "manifest.json": json.dumps(manifest | told).encode()}
+
+
+def told_of(content: dict[str, bytes], **run: object) -> dict[str, bytes]:
+    return named(content, f"runs/{ROW}/clients.json", b"{}", runs=[{"seed": 0, **run}])
 
 
 def last_bit_turned(content: dict[str, bytes]) -> dict[str, bytes]:

@@ -70,6 +70,6 @@ def entry(row: str, seed: int, shares: Sequence[float], step: int, **summary: An
 MakeEntry = Callable[..., Entry]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_entry() -> MakeEntry:
     return entry

@@ -14,7 +14,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.words import typed
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
-from pffdst.report.reading import Run, read_run
+from pffdst.report.reading import EVALUATED_ON, Run, read_run
 from pffdst.runs.files import PROVENANCE, FileProblem, read_json, write_whole
 from reproduce.study import Job
 
@@ -33,8 +33,8 @@ COLUMNS = (
 FILES = _RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
 # Settings whose default has changed since there are records, and what it was; a record without the key is of then.
 _DEFAULTS_THEN = {"sparse_init": False, "server_ema_warm_up": False}
-# What tells of folders: of the summary, the provenance and the configuration.
-_PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache"}
+# What is no setting: it tells of folders, or is in the summary; of the summary, the provenance and the configuration.
+_PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache", EVALUATED_ON}
 
 
 @final
@@ -64,7 +64,8 @@ class Entry:
     def run(self) -> Run:
         """As the report's figures take it."""
         name = f"{self.row}/{self.seed}"
-        config = dict(self.config) | {"seed": self.seed}
+        on = self.summary.get("evaluated_on", "test")
+        config = dict(self.config) | {"seed": self.seed, EVALUATED_ON: on}
         return Run(name, Path(name), "done", config=config, summary=self.summary, rows=self.evaluations)
 
 
@@ -150,7 +151,7 @@ _RENAMED = {"participation.stateless": "clients_keep", "readjust.interval": "rea
 
 def _in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run by the names they have now: server momentum became an option of `server_optimizer`."""
-    found = {_RENAMED.get(key, key): value for key, value in config.items()}
+    found = {_RENAMED.get(key, key): value for key, value in config.items() if key not in _PLACES}
     if "participation.stateless" in config:
         found["clients_keep"] = not config["participation.stateless"]
     if found.get("aggregation") == "ServerMomentum":

@@ -26,6 +26,8 @@ from reproduce.figures import (
     accuracy_at,
     by_formula,
     mean_share,
+    percent,
+    point,
     points,
     sent,
     spent_at,
@@ -33,7 +35,7 @@ from reproduce.figures import (
 )
 from reproduce.intervals import ranks
 
-__all__ = ["at_budget", "board", "front", "write_front"]
+__all__ = ["at_budget", "board", "by_seed", "front", "write_front"]
 
 
 def at_budget(group: Group, budget: int, key: str = JUDGED) -> dict[int, float]:
@@ -56,6 +58,19 @@ def board(table: Table) -> list[list[str]]:
     possible = ranks(values, table.rows.noise[JUDGED])
     order = sorted(values, key=lambda name: -statistics.fmean(values[name].values()))
     return [head, *(_line(table, name, values, place, possible[name]) for place, name in enumerate(order, start=1))]
+
+
+def by_seed(table: Table) -> list[list[str]]:
+    """A line per row: each seed's server average at the budget, and its difference to the reference's."""
+    section = table.section
+    values = {name: at_budget(group, section.budget) for name, group in table.groups.items()}
+    theirs = values.get(section.reference, {})
+    lines = []
+    for name, own in values.items():
+        ahead = {seed: own[seed] - theirs[seed] for seed in own if seed in theirs and name != section.reference}
+        shown = [*(percent(own.get(seed)) for seed in section.seeds), *(point(ahead.get(s)) for s in section.seeds)]
+        lines.append([table.groups[name].label, *shown])
+    return [["run", *(f"seed {s}" for s in section.seeds), *(f"- reference, {s}" for s in section.seeds)], *lines]
 
 
 def _line(
@@ -99,16 +114,16 @@ def _spent(group: Group, budget: int) -> list[str]:
 # ---- the best line -------------------------------------------------------------------------------------------------
 
 
-def front(groups: Mapping[str, Group]) -> list[tuple[float, float, str]]:
+def front(groups: Mapping[str, Group], budget: float = math.inf) -> list[tuple[float, float, str]]:
     """Pareto's front: (bytes, accuracy, row) that no evaluation of any row beats with as few bytes, by ascending bytes.
 
-    Of the means over the seeds, at the rounds that all of a row's seeds evaluated.
+    Of the means over the seeds, at the rounds that all of a row's seeds evaluated, within the budget.
     """
     found: list[tuple[float, float, str]] = []
     best = -math.inf
     every = [(p.bytes, -p.accuracy, name) for name, group in groups.items() for p, _ in mean_curve(group, JUDGED)]
     for size, negative, name in sorted(every):
-        if -negative > best:
+        if -negative > best and size <= budget:
             best = -negative
             found.append((size, best, name))
     return found
@@ -118,7 +133,7 @@ def write_front(table: Table, path: Path) -> None:
     """Accuracy against measured bytes: every row in grey, those with a part of the front in colour and by name."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4))
-        _draw(figure.add_subplot(), table, front(table.groups))
+        _draw(figure.add_subplot(), table, front(table.groups, table.section.budget))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
 
@@ -132,10 +147,12 @@ def _draw(ax: Axes, table: Table, best: Sequence[tuple[float, float, str]]) -> N
         if name in hues:
             look = {"color": hues[name], "lw": 1.6, "zorder": 3, "label": group.label.replace("$", r"\$")}
         ax.plot(*zip(*at, strict=True), marker=".", ms=3, **look)
-    x, y = [size for size, _, _ in best], [100 * share for _, share, _ in best]
-    ax.step([*x, float(table.section.budget)], [*y, y[-1]], where="post", color="#30343b", lw=1.0, ls=":", zorder=4)
+    line = [(size, 100 * share) for size, share, _ in best]
+    line += [(float(table.section.budget), share) for _, share in line[-1:]]
+    ax.step([x for x, _ in line], [y for _, y in line], where="post", color="#30343b", lw=1.0, ls=":", zorder=4)
     ax.axvline(table.section.budget, color="#8d8d86", lw=0.8, ls="--")
     ax.set_xscale("log")
+    ax.set_xlim(right=1.3 * table.section.budget)
     ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
     ax.set_xlabel("bytes sent, both directions (dashed: the budget)")
     ax.set_ylabel("accuracy (%)\nserver average, pooled test set")

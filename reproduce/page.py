@@ -10,7 +10,7 @@ from typing import Any
 from pffdst.metrics.units import format_bytes, format_seconds
 from pffdst.report.pictures import write_curves
 from pffdst.runs.files import write_whole
-from reproduce.board import board, write_front
+from reproduce.board import board, by_seed, write_front
 from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
 from reproduce.intervals import Noise, seeds_to_tell
 from reproduce.record import Entry, Record
@@ -100,7 +100,7 @@ def _leaderboard(table: Table, pictures: Mapping[str, str], name: str) -> list[s
     against = f"Reference: {reference.label}." if reference else "The reference is not done yet."
     lines = [f"## {section.title}", f"{section.about} {against}", _RANKS, _markdown(board(table))]
     if len(section.seeds) > 1:
-        lines += ["Server average at the end, seed by seed:", _markdown(table.seeds())]
+        lines += ["Server average at the budget, seed by seed:", _markdown(by_seed(table))]
     return [*lines, f"![accuracy against measured bytes, the best line dotted]({name}/{pictures['front']})"]
 
 

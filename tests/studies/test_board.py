@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.report.groups import Group
-from reproduce.board import at_budget, board, front, write_front
+from reproduce.board import at_budget, board, by_seed, front, write_front
 from reproduce.figures import tables_of
 from reproduce.page import text, write
 from reproduce.record import Entry, Record
@@ -92,6 +92,18 @@ def test_no_evaluation_is_above_the_best_line_and_every_point_of_it_is_one(
     assert all(b > a for (_, a, _), (_, b, _) in pairwise(line))
     for size, share in every:
         assert any(at <= size and best >= share for at, best, _ in line)
+
+
+def test_the_best_line_ends_at_the_budget_as_the_tables_do(ranked: Study, record: Record) -> None:
+    (table,) = tables_of(ranked, record)
+    assert [size for size, _, _ in front(table.groups)][-1] == 150
+    fixed = {"fixed": table.groups["fixed"]}
+    assert [size for size, _, _ in front(fixed)] == [100, 200, 300, 400]
+    assert [size for size, _, _ in front(fixed, 250)] == [100, 200]
+    assert by_seed(table)[1:] == [
+        ["a fixed mask", "25.00", "30.00", "", ""],
+        ["PFFDST", "50.00", "40.00", "+25.00", "+10.00"],
+    ]
 
 
 def test_the_picture_is_drawn(ranked: Study, record: Record, tmp_path: Path) -> None:

@@ -193,6 +193,14 @@ def test_what_is_no_pack_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out.txt").exists()
 
 
+def test_where_data_lie_and_how_it_is_computed_may_differ(packed: Path, command: list[str], tmp_path: Path) -> None:
+    name = f"runs/{ROW}/.hydra/overrides.yaml"
+    further = b"- dataset.path=/mnt/elsewhere\n- engine.workers=3\n"
+    altered(packed, lambda content: named(content, name, content[name] + further))
+    assert taken(packed, command, tmp_path / "there") == 0
+    assert (tmp_path / "there" / "runs" / "masks" / ROW / "checkpoints" / "last.ckpt").exists()
+
+
 def test_links_cut_files_and_no_files_are_refused(
     packed: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_bytes, format_seconds
-from pffdst.report.groups import Group
 from pffdst.report.pictures import write_curves
 from pffdst.runs.files import write_whole
-from reproduce.figures import (
-    JUDGED,
-    LAST_5,
-    Table,
-    by_formula,
-    cost_ratio,
-    finals,
-    gains,
-    points,
-    sent,
-    share,
-    tables_of,
-    times,
-)
+from reproduce.board import board, by_seed, write_front
+from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
+from reproduce.intervals import Noise, seeds_to_tell
 from reproduce.record import Entry, Record
-from reproduce.study import Job, Study, jobs_of
+from reproduce.study import Job, Study
+from reproduce.told import Told
+from reproduce.tuning import choices, jobs
 
-__all__ = ["Told", "text", "write"]
+__all__ = ["text", "write"]
 
 _PICTURES = {
     "bytes": "measured bytes",
@@ -38,26 +26,41 @@ _PICTURES = {
     "flops": "training",
     "time": "the time of a deployment",
 }
+_MOST_LISTED = 30
 _MADE = {"git": "Commit", "machine": "Machine", "versions": "Versions", "engine": "Engine"}
-_PLACE = re.compile(r"\{(\w+) ([\w ]+)\}")
 _HOW_TO_READ = """\
-Accuracies are percent, mean ± sample sd over n seeds. "Server average" is the running mean of the aggregated model
-(decay 0.9) in the last round, on the pooled test set: the figure methods are judged by. "Last 5" is the mean of the
-last five evaluations of the model itself. "Over clients" is the unweighted mean of the accuracies on the clients' own
-shares of the test set, which the papers publish. Differences to the reference are paired, seed by seed.
+Accuracies are percent, means over n seeds. "Server average" is the running mean of the aggregated model (decay 0.9) on
+the pooled test set: the figure methods are judged by. "Last 5" is the mean of the last five evaluations of the model
+itself. "Over clients" is the unweighted mean of the accuracies on the clients' own shares of the test set, which the
+papers publish.
 
-"Bytes sent" are the lengths of all messages, both directions, as encoded; "of paper_bytes" divides them by the
-papers' formula (4 bytes for every trainable weight and bias, per client and direction) with the first download of
-frozen weights. "Deployed" is the time that the run would take its clients: all of a round at once, 1 Mbit/s up, 10
-Mbit/s down and 10 GFLOP/s each, or as the run's own model of time says. "At equal accuracy" is how many times the
-reference spends what the run does until both reach the lower of their two final server averages: above 1 the run is
-cheaper. The last column takes the reference's own final accuracy, which a run may not reach."""
+Differences to the reference are in points, paired seed by seed, and taken where both runs have spent the same: of each
+pair the one that spent more in all is read where the other one ends, on a straight line between its evaluations. "Bytes
+sent" are measured: the lengths of all messages, both directions, as encoded. "paper_bytes" are the papers' formula (4
+bytes for every trainable weight and bias, per client and direction) with the first download of frozen weights;
+"training" is the clients' floating-point operations. "Deployed" is the time that the run would take its clients: all of
+a round at once, 1 Mbit/s up, 10 Mbit/s down and 10 GFLOP/s each, or as the run's own model of time says. "At the ends"
+takes both as they ended, whatever they spent, and so do last-5 differences. Where one of the two is read before four
+fifths of its own end there is no ±: curves are steep there, and the spread below is that of ends.
+
+"At equal accuracy" is how many times the reference spends what the run does until both reach the lower of their two
+final server averages: above 1 the run is cheaper. "To the reference's final accuracy" asks for that one, which a run
+may not reach. Ratios are geometric means over the seeds, with their lowest and highest."""
+_RANKS = """\
+Rows are read where they have spent the budget, on a straight line between evaluations; who spends less in all, at the
+end. "At 95 %" are the ranks that a row may have: rows count as different where Tukey's test over all of them says so,
+so all these ranks hold together in 95 of 100 such tables. Bytes to an accuracy are those of the first evaluation that
+has it."""
 
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:
     """Writes the page to `path` and its figures into the record's folder."""
     for number, table in enumerate(_filled(study, record)):
-        write_curves(list(table.groups.values()), JUDGED, _files(record.folder, number), dpi=130)
+        files = _files(table, record.folder, number)
+        if table.section.budget:
+            write_front(table, files["front"])
+        else:
+            write_curves(list(table.groups.values()), JUDGED, files, dpi=130)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text(study, name, record).encode())
 
@@ -65,9 +68,11 @@ def write(study: Study, name: str, record: Record, path: Path) -> None:
 def text(study: Study, name: str, record: Record) -> str:
     """The page in Markdown; it needs nothing but the record."""
     parts = [f"# {study.title}", study.about, _state(study, record), _conclusions(study, record)]
-    parts += ["## How to read the tables", _HOW_TO_READ]
+    parts += ["## How to read the tables", _HOW_TO_READ, "## How sure it is", _how_sure(study, record)]
     for number, table in enumerate(_filled(study, record)):
-        parts += _section(table, {key: file.name for key, file in _files(record.folder, number).items()}, name)
+        files = {key: file.name for key, file in _files(table, record.folder, number).items()}
+        parts += (_leaderboard if table.section.budget else _section)(table, files, name)
+    parts += _choice(study, record)
     if study.published:
         parts += ["## Published figures", *study.published]
     parts += ["## How to make this page again", *_origin(name, record), *_runs(study, record)]
@@ -75,11 +80,13 @@ def text(study: Study, name: str, record: Record) -> str:
 
 
 def _filled(study: Study, record: Record) -> list[Table]:
-    """The tables that have a row."""
-    return [table for table in tables_of(study, record) if table.groups]
+    """The tables that have a row beside the reference's."""
+    return [table for table in tables_of(study, record) if len(table.groups) >= min(2, len(table.section.rows))]
 
 
-def _files(folder: Path, number: int) -> dict[str, Path]:
+def _files(table: Table, folder: Path, number: int) -> dict[str, Path]:
+    if table.section.budget:
+        return {"front": folder / f"{number + 1}_accuracy_by_bytes.png"}
     return {against: folder / f"{number + 1}_accuracy_by_{against}.png" for against in _PICTURES}
 
 
@@ -93,28 +100,90 @@ def _section(table: Table, pictures: Mapping[str, str], name: str) -> list[str]:
     return [*lines, " ".join(f"![accuracy against {_PICTURES[k]}]({name}/{file})" for k, file in pictures.items())]
 
 
+def _leaderboard(table: Table, pictures: Mapping[str, str], name: str) -> list[str]:
+    section = table.section
+    reference = table.groups.get(section.reference)
+    against = f"Reference: {reference.label}." if reference else "The reference is not done yet."
+    lines = [f"## {section.title}", f"{section.about} {against}", _RANKS, _markdown(board(table))]
+    if len(section.seeds) > 1:
+        lines += ["Server average at the budget, seed by seed:", _markdown(by_seed(table))]
+    return [*lines, f"![accuracy against measured bytes, the best line dotted]({name}/{pictures['front']})"]
+
+
+def _choice(study: Study, record: Record) -> list[str]:
+    lines = choices(study, record)
+    if study.tuning is None or not lines:
+        return []
+    words = "; ".join(f"{name}: `{' '.join(own)}`" for name, own in study.tuning.tries.items())
+    about = (
+        f"Each row has the same {len(study.tuning.tries)} tries ({words}), played with `"
+        f"{' '.join(study.tuning.setting)} seed={study.tuning.seed}`. The highest server average on the samples that "
+        "were held back wins; the test set has no say. Validation accuracy in percent:"
+    )
+    return ["## What each row chose", about, _markdown(lines)]
+
+
 def _markdown(table: Sequence[Sequence[str]]) -> str:
     head, *lines = table
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
+# ---- how sure ------------------------------------------------------------------------------------------------------
+
+
+def _how_sure(study: Study, record: Record) -> str:
+    """What chance does to a difference, and what it would take to see a point."""
+    rows = Rows.of(study, record)
+    noise = rows.noise[JUDGED]
+    if not noise.freedom:
+        return (
+            "No two rows have two seeds in common, so nothing here tells what chance does: differences come without an "
+            "interval, and a single seed decides nothing between methods that are a few points apart."
+        )
+    several = [name for name, group in rows.groups.items() if len(group.runs) > 1 and name not in rows.apart]
+    apart = [study.rows[name].label for name in study.apart if name in rows.groups]
+    needed = seeds_to_tell(0.01, noise)
+    return " ".join(
+        [
+            "± is half of a 95 % interval, from a spread pooled over the rows: what is left of the server averages of "
+            f"{len(several)} rows with several seeds, once each row's and each seed's mean is taken off, gives the "
+            f"difference of two rows in one seed a standard deviation of {100 * noise.sd:.2f} points "
+            f"({noise.freedom} degrees of freedom); of last 5, {100 * rows.noise[LAST_5].sd:.2f}.",
+            f"Student's t makes of it {_halves(noise)}.",
+            f"To tell a true difference of one point from none (paired t-test, 5 %, power 0.8) takes {needed} seeds of "
+            "both rows."
+            if needed
+            else "",
+            f"Left out of the pool, and judged by its own spread: {', '.join(apart)}." if apart else "",
+            "Rows were compared many at a time and intervals are not widened for it: of twenty differences that are "
+            "none one is expected to look like one.",
+        ]
+    )
+
+
+def _halves(noise: Noise) -> str:
+    return ", ".join(f"± {100 * noise.half(n):.2f} points for n = {n}" for n in (1, 3, 10))
+
+
 # ---- what is done, and with what -----------------------------------------------------------------------------------
 
 
 def _state(study: Study, record: Record) -> str:
-    jobs = jobs_of(study)
-    left = [job for job in jobs if not record.holds(job)]
+    every = jobs(study, record)
+    left = [job for job in every if not record.holds(job)]
     if not left:
-        return f"All {len(jobs)} runs are done."
-    return f"**{len(jobs) - len(left)} of {len(jobs)} runs are done.** Still to come: {_listed(left)}."
+        return f"All {len(every)} runs are done."
+    return f"**{len(every) - len(left)} of {len(every)} runs are done.** Still to come: {_listed(left)}."
 
 
-def _listed(jobs: Sequence[Job]) -> str:
+def _listed(left: Sequence[Job]) -> str:
     seeds: dict[str, list[int]] = {}
-    for job in jobs:
+    for job in left:
         seeds.setdefault(job.row, []).append(job.seed)
-    return "; ".join(f"{row} (seed {', '.join(map(str, own))})" for row, own in seeds.items())
+    shown = [f"{row} (seed {', '.join(map(str, own))})" for row, own in seeds.items()]
+    more = len(shown) - _MOST_LISTED
+    return "; ".join(shown if more <= 0 else [*shown[:_MOST_LISTED], f"and {more} rows and tries more, by `--list`"])
 
 
 def _origin(name: str, record: Record) -> list[str]:
@@ -127,6 +196,7 @@ def _origin(name: str, record: Record) -> list[str]:
         f"python -m reproduce {name} --again --only ROW --seeds 0    # one run anew, to compare its model's digest\n"
         "```",
         *(_told(key, made) for key in _MADE),
+        *dict.fromkeys(f"**{one['note']}**" for one in made if "note" in one),
     ]
     digests = {(file, digest): None for one in made for file, digest in one.get("data", {}).items()}
     files = ", ".join(f"`{file}` (sha256 {digest[:16]})" for file, digest in digests)
@@ -151,7 +221,8 @@ def _words(value: Any) -> str:
 
 def _runs(study: Study, record: Record) -> list[str]:
     head = ["run", "seed", "overrides", "server average", "bytes sent", "time", "model sha256"]
-    entries = [record.entries[job.row, job.seed] for job in jobs_of(study) if record.holds(job)]
+    held = [record.entries[job.row, job.seed] for job in jobs(study, record) if record.holds(job)]
+    entries = [entry for entry in held if entry.row in study.rows]
     if not entries:
         return []
     common = " ".join(study.setting)
@@ -160,12 +231,24 @@ def _runs(study: Study, record: Record) -> list[str]:
         f"Every run is `python train.py {common}` with its own overrides. On the same machine and versions the model "
         "comes out to the bit; another processor rounds otherwise, which moves accuracies as another seed would:"
     )
-    return [about, _markdown([head, *lines])]
+    return [about, _older(entries), _markdown([head, *lines])]
+
+
+def _older(entries: Sequence[Entry]) -> str:
+    """The rows that were made before a default changed, and the words that give it again."""
+    counted = Counter(word for entry in entries for word in entry.older)
+    if not counted:
+        return ""
+    shown = ", ".join(f"`{word}` ({count} of {len(entries)} runs)" for word, count in counted.items())
+    return (
+        f"**Made with an older default:** {shown}. These runs are older than the default of today; their commands name "
+        "what was in force then, after the seed."
+    )
 
 
 def _run(study: Study, entry: Entry) -> list[str]:
     summary = entry.summary
-    own = " ".join(word for word in entry.overrides if word not in study.setting)
+    own = " ".join([*(word for word in entry.overrides if word not in study.setting), *entry.older])
     return [
         study.rows[entry.row].label,
         str(entry.seed),
@@ -178,46 +261,6 @@ def _run(study: Study, entry: Entry) -> list[str]:
 
 
 # ---- conclusions ---------------------------------------------------------------------------------------------------
-
-
-@final
-class Told:
-    """Figures by name, for the text of the conclusions: `{average pffdst}`, `{gain pffdst feddst}`.
-
-    average, last5: mean ± sd in percent of a row; gain, last5_gain: paired difference of two rows in points; cheaper,
-    formula_cheaper: how many times the second row spends, in bytes or by the formula, what the first does until both
-    reach the lower of their final accuracies; reach: the same at the second row's final accuracy; n: runs of a row.
-    """
-
-    def __init__(self, study: Study, record: Record) -> None:
-        self._groups = {
-            name: Group(row.label, {}, tuple(e.run for (own, _), e in sorted(record.entries.items()) if own == name))
-            for name, row in study.rows.items()
-        }
-        self._known: dict[str, Callable[..., str]] = {
-            "n": lambda row: str(len(row.runs)),
-            "average": lambda row: share(finals(row, JUDGED)),
-            "last5": lambda row: share(finals(row, LAST_5)),
-            "gain": lambda row, other: points(gains(row, other, JUDGED)),
-            "last5_gain": lambda row, other: points(gains(row, other, LAST_5)),
-            "cheaper": lambda row, other: times(cost_ratio(row, other, sent, "lower")),
-            "formula_cheaper": lambda row, other: times(cost_ratio(row, other, by_formula, "lower")),
-            "reach": lambda row, other: times(cost_ratio(row, other, sent, "reference")),
-        }
-
-    def fill(self, text: str) -> str:
-        """The text with every `{figure row row}` replaced. UserError for one that there is not."""
-        return _PLACE.sub(self._figure, text)
-
-    def _figure(self, found: re.Match[str]) -> str:
-        figure, rows = found[1], found[2].split()
-        try:
-            shown = self._known[figure](*(self._groups[row] for row in rows))
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{found[0]}: no such figure; there are {', '.join(self._known)} of {', '.join(self._groups)}"
-            ) from error
-        return shown or "(not played yet)"
 
 
 def _conclusions(study: Study, record: Record) -> str:

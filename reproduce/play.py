@@ -28,6 +28,7 @@ __all__ = ["Outcome", "Player", "play"]
 Outcome = Literal["done", "failed", "stopped"]
 
 _ROOT = Path(__file__).resolve().parents[1]
+_TOLD_TO_END = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LOOK, _GRACE = 0.2, 15.0  # seconds between two looks at a run; that an interrupted one may take to end
 
 
@@ -92,7 +93,7 @@ class Player:
                 return "stopped"
             if code == 0:
                 return "done"
-            return "stopped" if code == 130 else "failed"
+            return "stopped" if code in _TOLD_TO_END else "failed"
 
     def _is_over(self) -> bool:
         return self.stop.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
@@ -106,7 +107,7 @@ def _matters(override: str) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Asks the run to stop and waits; what it did since its last checkpoint is done again when it goes on."""
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGTERM: what a shell starts in the background is deaf to SIGINT
     try:
         process.wait(_GRACE)
     except subprocess.TimeoutExpired:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, final
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import typed
 from pffdst.metrics import names
 from pffdst.metrics.names import Row as Metrics
-from pffdst.report.reading import Run, read_run
-from pffdst.runs.files import PROVENANCE, read_json, write_whole
+from pffdst.report.reading import EVALUATED_ON, Run, read_run
+from pffdst.runs.files import PROVENANCE, FileProblem, read_json, write_whole
 from reproduce.study import Job
 
-__all__ = ["COLUMNS", "Entry", "Record"]
+__all__ = ["COLUMNS", "FILES", "Entry", "Record"]
 
 # Of metrics.csv, what the page is made of; rounds that were not evaluated are left out.
 COLUMNS = (
@@ -30,9 +31,11 @@ COLUMNS = (
     names.COST_FLOPS,
     names.COST_SECONDS,
 )
-_RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
-# What tells of folders: of the summary, the provenance and the configuration.
-_PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache"}
+FILES = _RUNS, _EVALUATIONS = "runs.json", "evaluations.csv"
+# Settings whose default has changed since there are records, and what it was; a record without the key is of then.
+_DEFAULTS_THEN = {"sparse_init": False, "server_ema_warm_up": False}
+# What is no setting: it tells of folders, or is in the summary; of the summary, the provenance and the configuration.
+_PLACES = {"folder", "fingerprint", "command", "paths", "logger", "dataset.path", "dataset.cache", EVALUATED_ON}
 
 
 @final
@@ -49,10 +52,21 @@ class Entry:
     evaluations: tuple[Metrics, ...] = ()
 
     @property
+    def older(self) -> tuple[str, ...]:
+        """What the run had without naming it, where the default is another one now: overrides that give it today."""
+        named = {word.split("=")[0] for word in self.overrides}
+        return tuple(
+            f"{key}={typed(then)}"
+            for key, then in _DEFAULTS_THEN.items()
+            if key not in named and self.config.get(key, then) == then
+        )
+
+    @property
     def run(self) -> Run:
         """As the report's figures take it."""
         name = f"{self.row}/{self.seed}"
-        config = dict(self.config) | {"seed": self.seed}
+        on = self.summary.get("evaluated_on", "test")
+        config = dict(self.config) | {"seed": self.seed, EVALUATED_ON: on}
         return Run(name, Path(name), "done", config=config, summary=self.summary, rows=self.evaluations)
 
 
@@ -71,9 +85,9 @@ class Record:
             return cls(folder)
         try:
             rows = _evaluations((folder / _EVALUATIONS).read_text(encoding="utf-8"))
-            told = json.loads((folder / _RUNS).read_text(encoding="utf-8"))
+            told = read_json(folder / _RUNS)
             entries = [_entry(one, rows) for one in told]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, FileProblem) as error:
             raise UserError(
                 f"{folder} holds a record that cannot be read ({error}): restore its {_RUNS} and {_EVALUATIONS} from "
                 "git, or remove both to play the runs again"
@@ -83,11 +97,11 @@ class Record:
     def holds(self, job: Job) -> bool:
         """Whether the job's run is in the record, with these very overrides."""
         entry = self.entries.get((job.row, job.seed))
-        return entry is not None and entry.overrides == job.overrides
+        return entry is not None and entry.overrides == job.overrides and not job.waits
 
-    def of(self, row: str, seeds: Iterable[int]) -> list[Entry]:
+    def of(self, row: str) -> list[Entry]:
         """The finished runs of a row, in order of the seeds."""
-        return [self.entries[row, seed] for seed in seeds if (row, seed) in self.entries]
+        return [entry for (own, _), entry in sorted(self.entries.items()) if own == row]
 
     def keep(self, job: Job, folder: Path, data: Mapping[str, str]) -> None:
         """Takes in the finished run in `folder` and writes the record. `data`: sha256 of the data's files by name."""
@@ -138,7 +152,7 @@ _RENAMED = {"participation.stateless": "clients_keep", "readjust.interval": "rea
 
 def _in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run by the names they have now: server momentum became an option of `server_optimizer`."""
-    found = {_RENAMED.get(key, key): value for key, value in config.items()}
+    found = {_RENAMED.get(key, key): value for key, value in config.items() if key not in _PLACES}
     if "participation.stateless" in config:
         found["clients_keep"] = not config["participation.stateless"]
     if found.get("aggregation") == "ServerMomentum":

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pffdst.experiment import Experiment
     from pffdst.server.round import Round
 
-__all__ = ["EarlyStopping", "Observer"]
+__all__ = ["Budget", "EarlyStopping", "Observer"]
 
 
 class Observer(ABC):
@@ -69,3 +69,27 @@ class EarlyStopping(Observer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what `state_dict` gave."""
         self._best, self._since = state["best"], state["since"]
+
+
+@final
+class Budget(Observer):
+    """Ends the run with the round in which a share of so many measured bytes, both directions together, is spent.
+
+    `bytes` are the lengths of all messages as encoded, those of rounds before round 0 too; the round that passes them
+    is played to its end, so a run spends up to a round more. Schedules go by `rounds`, which is to be about what the
+    bytes pay for; with a `share` below 1 only the beginning of such a run is played.
+    """
+
+    def __init__(self, bytes: int, share: float = 1.0) -> None:
+        if bytes < 1:
+            raise ValueError(f"Expected `bytes` to be at least 1, but got {bytes}; write e.g. bytes=1000000000")
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"Expected `share` of the bytes in (0, 1], but got {share}; write e.g. share=0.25")
+        self.bytes, self.share = bytes, share
+
+    def on_round(self, experiment: Experiment, done: Round) -> str | None:
+        """Looks at what was spent so far; rounds before round 0 end nothing."""
+        spent = experiment.ledger.total["bytes_up"] + experiment.ledger.total["bytes_down"]
+        if done.plan.t < 0 or spent < self.share * self.bytes:
+            return None
+        return f"its budget is spent: {spent:,} of {round(self.share * self.bytes):,} bytes"

@@ -26,6 +26,11 @@ sections:
 """
 
 
+@pytest.fixture(scope="session")
+def study_text() -> str:
+    return TEXT
+
+
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "masks.yaml"
@@ -57,7 +62,7 @@ def entry(row: str, seed: int, shares: Sequence[float], step: int, **summary: An
     costs = {"bytes_up": total // 2, "bytes_down": total - total // 2, "paper_bytes": total * 3 // 2}
     rest = {"frozen_bytes": 0, "flops": len(shares) * 1000, "wall_s": 61.0, "model_sha256": f"{seed:064x}"}
     made = [{"git": "0" * 40, "machine": {"cores": 2}, "versions": {"torch": "2.9"}}]
-    config = {"method_name": row, "engine": "FabricEngine"}
+    config = {"method_name": row, "engine": "FabricEngine", "sparse_init": "auto", "server_ema_warm_up": True}
     overrides = ("experiment=debug", "rounds=8", "eval_every=2", "logger=csv", f"method={row}", f"seed={seed}")
     return Entry(row, seed, overrides, config, ends | costs | rest | summary, made, evaluations)
 
@@ -65,6 +70,6 @@ def entry(row: str, seed: int, shares: Sequence[float], step: int, **summary: An
 MakeEntry = Callable[..., Entry]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_entry() -> MakeEntry:
     return entry

@@ -17,6 +17,7 @@ from reproduce.__main__ import parser
 from reproduce.page import text
 from reproduce.record import Record
 from reproduce.study import CONFIGS, STUDIES, checked, jobs_of, load, names
+from reproduce.tuning import jobs
 
 RESULTS = STUDIES.parent / "docs" / "results"
 KEPT = [name for name in names() if (RESULTS / name).is_dir()]
@@ -25,11 +26,11 @@ KEPT = [name for name in names() if (RESULTS / name).is_dir()]
 @pytest.mark.parametrize("name", names())
 def test_every_row_composes_and_passes_the_check(name: str) -> None:
     study = load(name)
-    jobs = jobs_of(study)
-    assert len({(job.row, job.seed) for job in jobs}) == len(jobs)
-    assert {job.row for job in jobs} == set(study.rows)  # a row that no table shows would be played for nobody
+    every = jobs_of(study)
+    assert len({(job.row, job.seed) for job in every}) == len(every)
+    assert {job.of for job in every} == set(study.rows)  # a row that no table shows would be played for nobody
     here = [word for word in study.rehearsal if word.startswith("engine.device=")]  # rows may want another machine's
-    checked(jobs[: 3 * len(study.rows)], extra=here)
+    checked(every, extra=here)
 
 
 @pytest.mark.parametrize("name", names())
@@ -42,7 +43,7 @@ def test_every_study_can_be_rehearsed(name: str) -> None:
 def test_a_page_is_what_its_record_says(name: str) -> None:
     study, record = load(name), Record.read(RESULTS / name)
     assert (RESULTS / f"{name}.md").read_text() == text(study, name, record)
-    assert all(record.holds(job) for job in jobs_of(study) if (job.row, job.seed) in record.entries)
+    assert all(record.holds(job) for job in jobs(study, record) if (job.row, job.seed) in record.entries)
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -50,7 +51,9 @@ def test_the_settings_behind_a_page_are_still_those_of_its_commands(name: str) -
     entries = {entry.row: entry for entry in Record.read(RESULTS / name).entries.values()}
     with session(CONFIGS) as opened:
         for row, entry in entries.items():
-            now = dict(_flat(OmegaConf.to_container(opened.compose(entry.overrides).cfg, resolve=True)))
+            now = dict(
+                _flat(OmegaConf.to_container(opened.compose([*entry.overrides, *entry.older]).cfg, resolve=True))
+            )
             changed = {
                 key: (value, now.get(key))
                 for key, value in entry.config.items()

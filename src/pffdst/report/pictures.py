@@ -18,7 +18,7 @@ from pffdst.report.figures import accuracy_words, mean_curve, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.looks import HUES, hues_of
 
-__all__ = ["write_curves", "write_pictures"]
+__all__ = ["STYLE", "write_curves", "write_pictures"]
 
 _DASHES = ("-", "--", ":", "-.")
 _MARKS = "osD^v"
@@ -31,7 +31,7 @@ _PARTS = {
     "state": ("constants, buffers", "#7a5bb5"),
     "header": ("headers", "#30343b"),
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,7 +56,7 @@ _AXES: dict[str, tuple[str, str, str | None]] = {
 def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list[Path]:
     """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; gives the files."""
     curves = write_curves(groups, accuracy, {name: folder / f"accuracy_by_{name}.png" for name in _AXES})
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return [
             *curves,
             _written(folder / "accuracy_for_bytes.png", partial(_points, groups=groups, accuracy=accuracy)),
@@ -66,7 +66,7 @@ def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list
 
 def write_curves(groups: Sequence[Group], accuracy: str, files: Mapping[str, Path], dpi: int = 300) -> list[Path]:
     """Accuracy against each of the given axes, of `_AXES`. The file's ending says its format."""
-    with mpl.rc_context(_STYLE | {"savefig.dpi": dpi}):
+    with mpl.rc_context(STYLE | {"savefig.dpi": dpi}):
         return [
             _written(path, partial(_curves, groups=groups, accuracy=accuracy, against=name))
             for name, path in files.items()

@@ -33,6 +33,8 @@ __all__ = [
     "METRICS",
     "MODEL",
     "MODEL_AVERAGE",
+    "MOST_JSON",
+    "MOST_YAML",
     "OVERRIDES",
     "PREVIOUS",
     "PROVENANCE",
@@ -42,6 +44,7 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "FileProblem",
+    "opened",
     "place_of",
     "read_json",
     "read_rows",
@@ -189,7 +192,7 @@ def read_rows(
     Of `places`, where given, alone; other rows are empty. Commas or, as some spreadsheets write, semicolons.
     FileProblem for the file as a whole.
     """
-    with _opened(path, MOST_ROWS) as file:
+    with opened(path, MOST_ROWS) as file:
         first = file.readline(MOST_LINE).decode("utf-8-sig", errors="replace")
         mark = ";" if ";" in first and "," not in first else ","
         heading = _fields(first.rstrip("\r\n"), mark)
@@ -215,14 +218,14 @@ def _fields(line: str, mark: str) -> list[str]:
 
 
 def _content(path: Path, most: int) -> bytes:
-    with _opened(path, most) as file:
+    with opened(path, most) as file:
         found = file.read(most + 1)
     if len(found) > most:  # it grew while it was read
         raise _unreadable(path, f"it is larger than {most // 2**20} MiB")
     return found
 
 
-def _opened(path: Path, most: int) -> BinaryIO:
+def opened(path: Path, most: int) -> BinaryIO:
     """A regular file of at most `most` bytes that lies in its folder itself; no pipe or device is ever opened."""
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):

@@ -1,0 +1,159 @@
+"""A section with a budget as a leaderboard: ranks at so many measured bytes, the price of accuracies, the best line."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from pffdst.metrics.units import format_bytes, format_flops
+from pffdst.report.figures import bytes_to_reach, curve, mean_curve
+from pffdst.report.groups import Group
+from pffdst.report.looks import HUES
+from pffdst.report.pictures import STYLE
+from pffdst.report.reading import Run
+from reproduce.figures import (
+    JUDGED,
+    LAST_5,
+    Table,
+    accuracy_at,
+    by_formula,
+    mean_share,
+    percent,
+    point,
+    points,
+    sent,
+    spent_at,
+    training,
+)
+from reproduce.intervals import ranks
+
+__all__ = ["at_budget", "board", "by_seed", "front", "write_front"]
+
+
+def at_budget(group: Group, budget: int, key: str = JUDGED) -> dict[int, float]:
+    """An accuracy by seed when the budget is spent; of a run that spends less in all, its last one."""
+    found = {int(str(run.seed)): accuracy_at(run, sent, _end(run, budget), key) for run in group.runs}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _end(run: Run, budget: int) -> float:
+    return min([float(budget), *map(sent, curve(run, JUDGED)[-1:])])
+
+
+def board(table: Table) -> list[list[str]]:
+    """A line per row, the best first: ranks, the accuracy at the budget, what accuracies cost, what was spent."""
+    section = table.section
+    head = ["rank", "at 95 %", "run", "n", "server average", "- reference"]
+    head += [f"bytes to {100 * level:g} %" for level in section.levels]
+    head += ["bytes sent", "paper_bytes", "training", "last 5"]
+    values = {name: own for name, group in table.groups.items() if (own := at_budget(group, section.budget))}
+    possible = ranks(values, table.rows.noise[JUDGED])
+    order = sorted(values, key=lambda name: -statistics.fmean(values[name].values()))
+    return [head, *(_line(table, name, values, place, possible[name]) for place, name in enumerate(order, start=1))]
+
+
+def by_seed(table: Table) -> list[list[str]]:
+    """A line per row: each seed's server average at the budget, and its difference to the reference's."""
+    section = table.section
+    values = {name: at_budget(group, section.budget) for name, group in table.groups.items()}
+    theirs = values.get(section.reference, {})
+    lines = []
+    for name, own in values.items():
+        ahead = {seed: own[seed] - theirs[seed] for seed in own if seed in theirs and name != section.reference}
+        shown = [*(percent(own.get(seed)) for seed in section.seeds), *(point(ahead.get(s)) for s in section.seeds)]
+        lines.append([table.groups[name].label, *shown])
+    return [["run", *(f"seed {s}" for s in section.seeds), *(f"- reference, {s}" for s in section.seeds)], *lines]
+
+
+def _line(
+    table: Table, name: str, values: Mapping[str, Mapping[int, float]], place: int, possible: tuple[int, int]
+) -> list[str]:
+    group, budget, (first, last) = table.groups[name], table.section.budget, possible
+    prices = [_price(group, level, budget) for level in table.section.levels]
+    where = str(first) if first == last else f"{first} to {last}"
+    reached = [group.label, str(len(group.runs)), mean_share(values[name]), _ahead(table, name, values)]
+    return [str(place), where, *reached, *prices, *_spent(group, budget), mean_share(at_budget(group, budget, LAST_5))]
+
+
+def _ahead(table: Table, name: str, values: Mapping[str, Mapping[int, float]]) -> str:
+    own, theirs, other = values[name], values.get(table.section.reference, {}), table.reference
+    if other is None or name == table.section.reference:
+        return ""
+    gains = {seed: value - theirs[seed] for seed, value in own.items() if seed in theirs}
+    return points(gains, table.rows.noise_between(table.groups[name], other, JUDGED))
+
+
+def _price(group: Group, level: float, budget: int) -> str:
+    """Mean bytes to the first evaluation of at least `level` within the budget; of how many runs, if not all."""
+    asked = [bytes_to_reach(run, JUDGED, level) for run in group.runs]
+    known = [size for size in asked if size is not None and size <= budget]
+    if not known:
+        return "not reached"
+    some = f" ({len(known)} of {len(asked)})" if len(known) < len(asked) else ""
+    return format_bytes(statistics.fmean(known)) + some
+
+
+def _spent(group: Group, budget: int) -> list[str]:
+    """Bytes sent, paper_bytes and training until the budget, means over the seeds."""
+    ends = [(run, _end(run, budget)) for run in group.runs]
+    shown = ((sent, format_bytes), (by_formula, format_bytes), (training, format_flops))
+    return [
+        words(statistics.fmean(spent_at(run, sent, end, cost) or math.nan for run, end in ends))
+        for cost, words in shown
+    ]
+
+
+# ---- the best line -------------------------------------------------------------------------------------------------
+
+
+def front(groups: Mapping[str, Group], budget: float = math.inf) -> list[tuple[float, float, str]]:
+    """Pareto's front: (bytes, accuracy, row) that no evaluation of any row beats with as few bytes, by ascending bytes.
+
+    Of the means over the seeds, at the rounds that all of a row's seeds evaluated, within the budget.
+    """
+    found: list[tuple[float, float, str]] = []
+    best = -math.inf
+    every = [(p.bytes, -p.accuracy, name) for name, group in groups.items() for p, _ in mean_curve(group, JUDGED)]
+    for size, negative, name in sorted(every):
+        if -negative > best and size <= budget:
+            best = -negative
+            found.append((size, best, name))
+    return found
+
+
+def write_front(table: Table, path: Path) -> None:
+    """Accuracy against measured bytes: every row in grey, those with a part of the front in colour and by name."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4))
+        _draw(figure.add_subplot(), table, front(table.groups, table.section.budget))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+
+
+def _draw(ax: Axes, table: Table, best: Sequence[tuple[float, float, str]]) -> None:
+    named = list(dict.fromkeys([name for _, _, name in best] + [table.section.reference]))
+    hues = {name: HUES[i % len(HUES)] for i, name in enumerate(named)}
+    for name, group in table.groups.items():
+        at = [(p.bytes, 100 * p.accuracy) for p, _ in mean_curve(group, JUDGED)]
+        look: dict[str, Any] = {"color": "#c9cdd3", "lw": 0.8, "zorder": 1}
+        if name in hues:
+            look = {"color": hues[name], "lw": 1.6, "zorder": 3, "label": group.label.replace("$", r"\$")}
+        ax.plot(*zip(*at, strict=True), marker=".", ms=3, **look)
+    line = [(size, 100 * share) for size, share, _ in best]
+    line += [(float(table.section.budget), share) for _, share in line[-1:]]
+    ax.step([x for x, _ in line], [y for _, y in line], where="post", color="#30343b", lw=1.0, ls=":", zorder=4)
+    ax.axvline(table.section.budget, color="#8d8d86", lw=0.8, ls="--")
+    ax.set_xscale("log")
+    ax.set_xlim(right=1.3 * table.section.budget)
+    ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    ax.set_xlabel("bytes sent, both directions (dashed: the budget)")
+    ax.set_ylabel("accuracy (%)\nserver average, pooled test set")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)

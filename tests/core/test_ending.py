@@ -8,7 +8,9 @@ import time
 import pytest
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+for number in (signal.SIGINT, signal.SIGHUP):  # which whoever started the tests may have had ignored
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 from pffdst.core import ending
 ending.PATIENCE = 0.3
 ending.listen()

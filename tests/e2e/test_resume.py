@@ -83,11 +83,11 @@ def test_killed_in_both_stages_and_resumed_it_is_the_same_run(
 
 def test_a_finished_run_gets_more_rounds(uninterrupted: Path, tmp_path: Path, train: Train) -> None:
     """It is then the run that was begun with so many, and says what else to write where that takes more."""
-    folder, longer = tmp_path / "lengthened", ["rounds=80", "freeze.at=0.25", "readjust.schedule.rounds=5"]
+    folder, longer = tmp_path / "lengthened", ["rounds=50", "freeze.at=0.4", "readjust.schedule.rounds=5"]
     shutil.copytree(uninterrupted, folder)
     refused = train(f"resume={folder}", *longer[:1])
     assert refused.returncode == 2
-    assert "stages would have begun in round 1, 41, not 1, 21: write freeze.at=0.25" in refused.stderr
+    assert "stages would have begun in round 1, 26, not 1, 21: write freeze.at=0.4" in refused.stderr
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
     went_on = train(f"resume={folder}", *longer)
     assert went_on.returncode == 0, went_on.stderr

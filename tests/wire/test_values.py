@@ -108,7 +108,8 @@ def steps_of(codec: ValueCodec, values: Tensor) -> Tensor:
     """The distance of the two neighbours between which each value is rounded, or a little more."""
     if isinstance(codec, Int4 | Int8):
         blocks = torch.nn.functional.pad(values.abs(), (0, -len(values) % codec.block)).view(-1, codec.block)
-        return (blocks.amax(1) / codec.most).repeat_interleave(codec.block)[: len(values)] * 1.008
+        steps = (blocks.amax(1) / codec.most).repeat_interleave(codec.block)[: len(values)] * 1.008
+        return steps + 2.0**-126  # below it scales have no bits left
     return values.abs() * STEPS[type(codec)] * 1.0001 + values.abs().max() * 2.0**-25
 
 

@@ -24,6 +24,8 @@ class Poisson(Participation):
 
         That is the same draw as one for each client, and costs what takes part.
         """
-        counts, rate = torch.tensor(float(population.clients)), torch.tensor(size / population.clients)
-        drawn = torch.binomial(counts.double(), rate.double(), generator=generator)
+        if population.clients == 0:
+            return ()
+        counts, rate = (torch.tensor(n, dtype=torch.float64) for n in (population.clients, size / population.clients))
+        drawn = torch.binomial(counts, rate.clamp(max=1.0), generator=generator)
         return Uniform().cohort(t, population, int(drawn), generator)

@@ -58,7 +58,7 @@ def test_a_run_that_moved_ends_as_one_that_never_did(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = Path(command[0])
-    study.write_text(study.read_text().replace("rounds=8, eval_every=2", "rounds=200, eval_every=50"))
+    study.write_text(study.read_text().replace("rounds=8, eval_every=2", "rounds=120, eval_every=30"))
     here, there, still = (tmp_path / name for name in ("here", "there", "still"))
     t = stopped_after_a_few(command, here, monkeypatch)
     assert main([*command, *places(here), "--list", "--only", "moving"]) == 0

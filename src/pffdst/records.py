@@ -102,8 +102,8 @@ def fault_row(before: Row, plan: RoundPlan, record: RoundRecord, faulty: Set[int
     """Updates of clients that do wrong on purpose, so far: `before` is the row of the round before."""
     if not faulty:
         return {}
-    here = [client for client in plan.cohort if client in faulty]
-    taken = [client for client in here if client not in record.rejected]
+    here = [client for client in plan.cohort if client in faulty and client not in record.lost]
+    taken = [client for client in here if client not in record.absent]
     counted = ((names.FAULTS_SENT, here), (names.FAULTS_ACCEPTED, taken))
     return {name: int(before.get(name, 0)) + len(clients) for name, clients in counted}
 

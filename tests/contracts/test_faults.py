@@ -129,3 +129,14 @@ def _values(r: Any, update: Any) -> torch.Tensor:
 
     section = unpack(update.payload).section(Tag.TRAINABLE_VALUES)
     return Float32().decode(section, len(r.sent.trained), "X", base=r.sent.trained)
+
+
+def test_a_client_that_is_lost_has_sent_no_fault(make_experiment: MakeExperiment, play: Play) -> None:
+    experiment = make_experiment(*RUN, "faults=scaled", "participation.dropout_before=0.5")
+    liars = experiment.setup.faulty.clients
+    rounds = play(experiment)
+    asked = sum(len(liars & {*r.plan.cohort}) for r in rounds)
+    lost = sum(len(liars & {*r.record.lost}) for r in rounds)
+    summary = experiment.finish()
+    assert 0 < lost < asked
+    assert (summary["faults_sent"], summary["faults_accepted"]) == (asked - lost, asked - lost)

@@ -46,8 +46,7 @@ def rejected(done: Round) -> None:
 
 def faulty(done: Round, faulty: Faulty) -> None:
     """Names the clients that did wrong on purpose and were taken in all the same."""
-    record = done.record
-    absent = {*record.rejected, *record.lost, *record.late}
+    absent = done.record.absent
     for client in done.plan.cohort:
         if client in faulty.clients and client not in absent:
             _log.warning("round %d: client %d is taken in with its fault: %s", done.plan.t + 1, client, faulty.fault)

@@ -46,6 +46,11 @@ class RoundRecord:
     capped: int = 0
     problem: str | None = None
 
+    @property
+    def absent(self) -> frozenset[int]:
+        """The clients of the cohort whose updates are not in the round."""
+        return frozenset((*self.rejected, *self.lost, *self.late))
+
 
 @final
 class Round:

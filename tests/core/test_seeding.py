@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state
+from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state, without_replacement
 
 names = st.tuples(
     st.integers(0, 2**63 - 1), st.sampled_from(["grow", "cohort", "client"]), st.lists(st.integers(0, 10**6))
@@ -105,3 +107,12 @@ def test_every_global_generator_is_on_the_named_draw_and_put_back(source: str) -
             draw() / 0
         assert draw() == expected[1]
     assert draw() not in before
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 5), (1, 1), (2, 4), (4, 4)])
+def test_drawn_without_replacement_all_sets_are_alike(count: int, total: int) -> None:
+    draw = random.Random(0)
+    found = Counter(frozenset(without_replacement(count, total, draw.randrange)) for _ in range(6000))
+    assert all(len(one) == count and one <= set(range(total)) for one in found)
+    assert len(found) == math.comb(total, count)
+    assert all(abs(times * len(found) / 6000 - 1) < 0.2 for times in found.values())

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-__all__ = ["derive_seed", "generator_for", "seeded_global_state"]
+__all__ = ["derive_seed", "generator_for", "seeded_global_state", "without_replacement"]
 
 
 def derive_seed(seed: int, stream: str, *ids: int) -> int:
@@ -27,6 +27,18 @@ def derive_seed(seed: int, stream: str, *ids: int) -> int:
 def generator_for(seed: int, stream: str, *ids: int) -> torch.Generator:
     """A fresh CPU generator for one named draw, e.g. `generator_for(seed, "client", round, client)`."""
     return torch.Generator().manual_seed(derive_seed(seed, stream, *ids))
+
+
+def without_replacement(count: int, total: int, below: Callable[[int], int]) -> set[int]:
+    """`count` different numbers in 0 .. total - 1, all sets of them alike; `below(n)` draws one in 0 .. n - 1.
+
+    Floyd's sampling: as many draws as numbers, and no more memory than theirs, however large the total.
+    """
+    chosen: set[int] = set()
+    for last in range(total - count, total):
+        drawn = below(last + 1)
+        chosen.add(last if drawn in chosen else drawn)
+    return chosen
 
 
 @contextlib.contextmanager

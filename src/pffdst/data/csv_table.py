@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pffdst.core.errors import UserError
 
-__all__ = ["columns_of", "content_of", "number_columns"]
+__all__ = ["columns_of", "content_of", "file_of", "number_columns"]
 
 
 def columns_of(path: Path) -> dict[str, NDArray[np.str_]]:
@@ -42,6 +42,11 @@ def number_columns(key: str, path: Path, needed: Sequence[str]) -> Mapping[str, 
             f"{key}: {path} has no {_all(missing)}; it is a CSV with a heading and the columns {_all(needed)}"
         )
     return {name: _numbers(key, path, name, found[name]) for name in needed}
+
+
+def file_of(name: str) -> Path:
+    """A file as the configuration names it, absolute."""
+    return Path(name).expanduser().absolute()
 
 
 def content_of(path: Path) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
-from pffdst.core.seeding import generator_for
+from pffdst.core.seeding import generator_for, without_replacement
 
 __all__ = [
     "Fault",
@@ -134,10 +134,7 @@ class Faulty:
     def of(cls, fault: Fault, clients: int, seed: int) -> Faulty:
         """Draws them: the first of `clients` numbers in a random order, in memory of their own number."""
         count, draw = max(1, round(fault.share * clients)), generator_for(seed, "faults")
-        chosen: set[int] = set()
-        for last in range(clients - count, clients):  # Floyd's sampling
-            client = int(torch.randint(last + 1, (), generator=draw))
-            chosen.add(last if client in chosen else client)
+        chosen = without_replacement(count, clients, lambda n: int(torch.randint(n, (), generator=draw)))
         return cls(fault, frozenset(chosen), seed)
 
     def relabels(self, client: int) -> bool:

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, Literal, final
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
-from pffdst.core.seeding import generator_for
-from pffdst.data.csv_table import content_of
+from pffdst.core.seeding import generator_for, without_replacement
+from pffdst.data.csv_table import content_of, file_of
 from pffdst.methods.windows import Windows
 
 __all__ = ["Loss", "Participation", "Population", "Proportional", "Uniform"]
@@ -105,12 +104,12 @@ class Participation(ABC):
     @cached_property
     def windows(self) -> Windows | None:
         """What the trace says. UserError where its file cannot be read."""
-        return None if self.trace is None else Windows.read(_file(self.trace))
+        return None if self.trace is None else Windows.read(file_of(self.trace))
 
     @property
     def content(self) -> str:
         """What it reads beside the configuration, by digest; empty where it reads nothing."""
-        return "" if self.trace is None else content_of(_file(self.trace))
+        return "" if self.trace is None else content_of(file_of(self.trace))
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """A trace that cannot be read or fits other clients, and what needs a model of time or a simulation."""
@@ -163,17 +162,9 @@ class Uniform(Participation):
     """Every client with the same chance, without replacement."""
 
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """K of C, uniformly; ascending, since the order of averaging is the cohort's.
-
-        Floyd's sampling: K draws and no more memory than the cohort's, however many clients there are.
-        """
-        clients = population.clients
-        chosen: set[int] = set()
-        draws = torch.rand(size, dtype=torch.float64, generator=generator).tolist()
-        for last, value in zip(range(clients - size, clients), draws, strict=True):
-            client = int(value * (last + 1))
-            chosen.add(last if client in chosen else client)
-        return tuple(sorted(chosen))
+        """K of C, uniformly; ascending, since the order of averaging is the cohort's. It costs what takes part."""
+        draws = iter(torch.rand(size, dtype=torch.float64, generator=generator).tolist())
+        return tuple(sorted(without_replacement(size, population.clients, lambda n: int(next(draws) * n))))
 
 
 @final
@@ -196,7 +187,3 @@ class Proportional(Participation):
                     chosen.add(client)
             weights[list(chosen)] = 0
         return tuple(sorted(chosen))
-
-
-def _file(name: str) -> Path:
-    return Path(name).expanduser().absolute()

@@ -19,7 +19,7 @@ from pffdst.core.device import Device
 from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.seeding import generator_for
-from pffdst.data.csv_table import content_of, number_columns
+from pffdst.data.csv_table import content_of, file_of, number_columns
 
 __all__ = ["FromFile", "Links", "TimeModel", "Untimed"]
 
@@ -92,7 +92,7 @@ class FromFile(TimeModel):
     @property
     def file(self) -> Path:
         """The file, absolute."""
-        return Path(self.path).expanduser().absolute()
+        return file_of(self.path)
 
     @property
     def content(self) -> str:

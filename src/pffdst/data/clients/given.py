@@ -32,7 +32,7 @@ from pffdst.data.clients.divided import (
 )
 from pffdst.data.clients.owned import Owned, facts_of
 from pffdst.data.columns import ranked
-from pffdst.data.csv_table import columns_of, content_of
+from pffdst.data.csv_table import columns_of, content_of, file_of
 from pffdst.runs.files import write_whole
 
 __all__ = ["ByColumn", "FromFile", "write_clients"]
@@ -95,7 +95,7 @@ class FromFile(Partitioner):
     @property
     def file(self) -> Path:
         """The file, absolute."""
-        return Path(self.path).expanduser().absolute()
+        return file_of(self.path)
 
     @property
     def content(self) -> str:

@@ -26,6 +26,7 @@ from reproduce.figures import (
     accuracy_at,
     by_formula,
     mean_share,
+    paired,
     percent,
     point,
     points,
@@ -67,7 +68,7 @@ def by_seed(table: Table) -> list[list[str]]:
     theirs = values.get(section.reference, {})
     lines = []
     for name, own in values.items():
-        ahead = {seed: own[seed] - theirs[seed] for seed in own if seed in theirs and name != section.reference}
+        ahead = {} if name == section.reference else paired(own, theirs)
         shown = [*(percent(own.get(seed)) for seed in section.seeds), *(point(ahead.get(s)) for s in section.seeds)]
         lines.append([table.groups[name].label, *shown])
     return [["run", *(f"seed {s}" for s in section.seeds), *(f"- reference, {s}" for s in section.seeds)], *lines]
@@ -87,8 +88,7 @@ def _ahead(table: Table, name: str, values: Mapping[str, Mapping[int, float]]) -
     own, theirs, other = values[name], values.get(table.section.reference, {}), table.reference
     if other is None or name == table.section.reference:
         return ""
-    gains = {seed: value - theirs[seed] for seed, value in own.items() if seed in theirs}
-    return points(gains, table.rows.noise_between(table.groups[name], other, JUDGED))
+    return points(paired(own, theirs), table.rows.noise_between(table.groups[name], other, JUDGED))
 
 
 def _price(group: Group, level: float, budget: int) -> str:

@@ -187,9 +187,13 @@ def _only(values: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]
 
 
 def gains(group: Group, reference: Group, key: str) -> dict[int, float]:
-    """A figure of the end less the reference's, seed by seed over the seeds of both."""
-    theirs = finals(reference, key)
-    return {seed: value - theirs[seed] for seed, value in finals(group, key).items() if seed in theirs}
+    """A figure of the end less the reference's, by seed."""
+    return paired(finals(group, key), finals(reference, key))
+
+
+def paired(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
+    """One less the other, seed by seed over the seeds of both."""
+    return {seed: value - theirs[seed] for seed, value in own.items() if seed in theirs}
 
 
 # ---- equal costs ---------------------------------------------------------------------------------------------------

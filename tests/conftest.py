@@ -23,6 +23,7 @@ from pffdst.experiment import Experiment
 from pffdst.observers import Observer
 from pffdst.run import play_round
 from pffdst.server.round import Round, RoundRecord
+from tests.warm import WarmPython
 
 settings.register_profile("pffdst", deadline=None)  # a busy machine is no fault of the program
 settings.load_profile("pffdst")
@@ -39,6 +40,14 @@ SMALL = (
 )
 
 MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmPython]:
+    """Runs programs without the cost of a start; begun when a test first asks for it."""
+    python = WarmPython()
+    yield python
+    python.close()
 
 
 @final

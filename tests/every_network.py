@@ -8,9 +8,8 @@ for each; the tests play some of them.
 
 from __future__ import annotations
 
+import functools
 import logging
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from pffdst.data.sources.digits import DigitsSource
 from pffdst.experiment import Experiment
 from pffdst.models.saved import SavedModel
 from pffdst.runs import checkpoint
+from tests.warm import WarmPython
 from tests.zoo import TORCHVISION, ZOO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,20 +155,19 @@ def resumed(name: str, way: Sequence[str], folder: Path) -> str:
 
 
 def over_ranks(name: str, ranks: int) -> str:
-    """The digest of a run over so many ranks of torchrun."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}"]
-    done = subprocess.run(
-        [*command, "-m", "tests.every_network", "--rank", name], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """The digest of a run over so many ranks."""
+    done = _warm().ranks(ranks, "-m", "tests.every_network", "--rank", name)
     lines = [line for line in done.stdout.splitlines() if line.startswith("digest ")]
     return lines[0].removeprefix("digest ") if lines else done.stderr[-300:]
 
 
+@functools.cache
+def _warm() -> WarmPython:
+    return WarmPython()
+
+
 def as_rank(name: str) -> None:
-    """One process of torchrun's."""
+    """One of the processes."""
     from pffdst.build import follow
     from pffdst.engines.ranks import join
 

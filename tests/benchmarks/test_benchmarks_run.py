@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.warm import WarmPython
+
 ROOT = Path(__file__).resolve().parents[2]
+ResultOf = Callable[..., dict[str, Any]]
 
 
-def result_of(name: str, folder: Path, *options: str, written: str | None = None) -> dict[str, Any]:
-    """What a quick run of the benchmark writes."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--results", str(folder), *options]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    result: dict[str, Any] = json.loads((folder / f"{written or name}.json").read_text())
-    assert {"machine", "versions", "command", "date", "git"} <= set(result)
-    return result
+@pytest.fixture
+def result_of(warm: WarmPython, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`result_of(name, *options)`: what a quick run of the benchmark writes."""
+
+    def played(name: str, *options: str, written: str | None = None) -> dict[str, Any]:
+        run = warm(f"benchmarks/{name}.py", "--quick", "--results", str(tmp_path), *options)
+        assert run.returncode == 0, run.stdout + run.stderr
+        result: dict[str, Any] = json.loads((tmp_path / f"{written or name}.json").read_text())
+        assert {"machine", "versions", "command", "date", "git"} <= set(result)
+        return result
+
+    return played
 
 
-def test_client_training_measures_every_engine(tmp_path: Path) -> None:
-    ratios = result_of("client_training", tmp_path)["ratios"]
+def test_client_training_measures_every_engine(result_of: ResultOf) -> None:
+    ratios = result_of("client_training")["ratios"]
     assert {"fabric, default", "fabric, exact", "trainer"} < set(ratios)
     assert all(row["median"] > 0 and len(row["ratios"]) == 1 for row in ratios.values())
 
 
-def test_every_engine_plays_whole_rounds_of_both_networks(tmp_path: Path) -> None:
-    rows = result_of("engines", tmp_path)["rows"]
+def test_every_engine_plays_whole_rounds_of_both_networks(result_of: ResultOf) -> None:
+    rows = result_of("engines")["rows"]
     assert {row["network"] for row in rows} == {"LeNet", "ResNet-18"}
     assert {row["engine"] for row in rows} >= {"fabric", "trainer"}
     assert all(row["of_bare"] > 0 and row["host_mb"] > 100 for row in rows)
 
 
-def test_the_servers_work_is_set_against_a_round(tmp_path: Path) -> None:
-    result = result_of("server", tmp_path)
+def test_the_servers_work_is_set_against_a_round(result_of: ResultOf) -> None:
+    result = result_of("server")
     assert all(result[part]["ratio"] > 0 for part in ("evaluation", "decoding", "averaging"))
 
 
-def test_the_benchmark_of_an_accelerator_can_be_rehearsed_without_one(tmp_path: Path) -> None:
-    result = result_of("gpu", tmp_path, "--device", "cpu", written="gpu_rehearsal")
+def test_the_benchmark_of_an_accelerator_can_be_rehearsed_without_one(result_of: ResultOf) -> None:
+    result = result_of("gpu", "--device", "cpu", written="gpu_rehearsal")
     assert {row["precision"] for row in result["steps"]} == {"fp32", "tf32", "bf16"}
     assert len(result["rounds"]) > 5
     assert all(row["of_floor"] > 0 for row in (*result["steps"], *result["rounds"]))
@@ -50,43 +56,43 @@ def test_the_benchmark_of_an_accelerator_can_be_rehearsed_without_one(tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")
-def test_memory_sees_all_processes_of_a_run(tmp_path: Path) -> None:
-    for run in result_of("memory", tmp_path)["runs"].values():
+def test_memory_sees_all_processes_of_a_run(result_of: ResultOf) -> None:
+    for run in result_of("memory")["runs"].values():
         assert len(run["processes"]) >= 1
         assert 100 < run["peak_mb"] <= run["peak_rss_sum_mb"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc/PID/smaps_rollup")
-def test_population_measures_many_clients(tmp_path: Path) -> None:
-    result = result_of("population", tmp_path)
+def test_population_measures_many_clients(result_of: ResultOf) -> None:
+    result = result_of("population")
     assert [row["clients"] for row in result["rows"]] == [100_000]
     assert all(row["round_s"] > 0 and row["peak_mb"] > 100 for row in result["rows"])
 
 
-def test_the_wire_benchmark_fills_its_tables(tmp_path: Path) -> None:
-    result = result_of("wire", tmp_path)
+def test_the_wire_benchmark_fills_its_tables(result_of: ResultOf) -> None:
+    result = result_of("wire")
     for row in (*result["masks"].values(), *result["changes"].values()):
         assert row["bytes"] >= row["bound"] > 0
     assert {row["what"] for row in result["readjustments"]} >= {"begin", "prune"}
     assert all(0 < row["share"] < 1 for row in result["share"].values())
 
 
-def test_codecs_are_compared_with_the_exact_one(tmp_path: Path) -> None:
-    result = result_of("codecs", tmp_path)
+def test_codecs_are_compared_with_the_exact_one(result_of: ResultOf) -> None:
+    result = result_of("codecs")
     sent = {row["codec"]: row["of_paper_bytes"] for row in result["rows"]}
     assert 0 < sent["int4"] < 0.3 * sent["fp32"]
     assert set(result["points_over_fp32"]) == {"int4"}
 
 
-def test_damaged_messages_crash_no_decoder(tmp_path: Path) -> None:
-    result = result_of("wire_fuzz", tmp_path)
+def test_damaged_messages_crash_no_decoder(result_of: ResultOf) -> None:
+    result = result_of("wire_fuzz")
     assert sum(result["ends"].values()) == result["inputs"] == 300
     assert len(result["ends"]) > 5
     assert result["most_bytes_for_one"] < 20e6
 
 
-def test_the_report_reads_damaged_runs_and_stays_small(tmp_path: Path) -> None:
-    result = result_of("report", tmp_path)
+def test_the_report_reads_damaged_runs_and_stays_small(result_of: ResultOf) -> None:
+    result = result_of("report")
     assert result["statuses"]["done"] >= 4
     assert {"failed", "skipped", "empty", "stopped"} <= set(result["statuses"])
     assert result["page_bytes"] < 6e6
@@ -107,35 +113,34 @@ def test_the_committed_figures_are_those_of_the_readme() -> None:
         assert f"| {row['clients']:,} | {row['cohort']:,} | {figures} |" in text
 
 
-def test_the_sizes_of_saved_models_are_told() -> None:
-    command = [sys.executable, "benchmarks/model_sizes.py", "--network", "cnn"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_sizes_of_saved_models_are_told(warm: WarmPython) -> None:
+    done = warm("benchmarks/model_sizes.py", "--network", "cnn")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| cnn |") == 4
     assert "| cnn | 0.8 | 2,685 | 83.0 kB | 13.9 kB | 55.8 kB |" in done.stdout
 
 
-def test_methods_are_set_side_by_side(tmp_path: Path) -> None:
-    rows = result_of("methods", tmp_path, "--methods", "pffdst", "snip")["rows"]
+def test_methods_are_set_side_by_side(result_of: ResultOf) -> None:
+    rows = result_of("methods", "--methods", "pffdst", "snip")["rows"]
     assert [row["method"] for row in rows] == ["pffdst", "snip"]
     assert all(sum(row["parts_mb"].values()) == pytest.approx(row["up_mb"] + row["down_mb"], abs=0.01) for row in rows)
     assert rows[1]["parts_mb"]["signals"] > 0 == rows[0]["parts_mb"]["signals"]
 
 
-def test_the_time_of_a_tiny_client_is_divided(tmp_path: Path) -> None:
-    result = result_of("tiny_client", tmp_path)
+def test_the_time_of_a_tiny_client_is_divided(result_of: ResultOf) -> None:
+    result = result_of("tiny_client")
     assert {"steps", "update coded", "update decoded", "update summed"} <= set(result["client_ms"])
     assert all(row["all"] > 0 for row in result["message_ms"].values())
 
 
-def test_faults_are_played_with_and_without_a_defence(tmp_path: Path) -> None:
-    rows = result_of("robustness", tmp_path)["rows"].values()
+def test_faults_are_played_with_and_without_a_defence(result_of: ResultOf) -> None:
+    rows = result_of("robustness")["rows"].values()
     assert {row["fault"] for row in rows} >= {"none", "not_finite", "scaled"}
     assert all(0 <= row["figures"]["acc_global"] <= 1 for row in rows)
 
 
-def test_a_long_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
-    figures = result_of("long_run", tmp_path)["figures"]
+def test_a_long_run_is_compared_with_its_beginning(result_of: ResultOf) -> None:
+    figures = result_of("long_run")["figures"]
     assert set(figures) == {"mb", "files", "threads", "checkpoint_kb", "round_s"}
     assert all(row["first"] > 0 and row["last"] > 0 for row in figures.values())
 
@@ -150,8 +155,8 @@ def test_the_committed_long_run_stayed_as_it_began() -> None:
     assert f"{figures['mb']['first']:.0f} and {figures['mb']['last']:.0f} MB" in text
 
 
-def test_lost_clients_are_counted(tmp_path: Path) -> None:
-    rows = result_of("dropout", tmp_path)["rows"]
+def test_lost_clients_are_counted(result_of: ResultOf) -> None:
+    rows = result_of("dropout")["rows"]
     assert [row["rate"] for row in rows] == [0.0, 0.1, 0.3]
     assert rows[0]["runs"][0]["lost"] == 0
 

@@ -6,13 +6,14 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.warm import Started, WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["rounds=12", "clients=8", "cohort=4", "readjust.schedule.interval=1", "eval_every=3", "checkpoint_every=1"]
@@ -25,27 +26,31 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def train() -> Callable[..., subprocess.CompletedProcess[str]]:
+def train(warm: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`train(*overrides)` runs train.py to its end; standard input is closed, so that a prompt would fail."""
 
     def run(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train.py"), *overrides]
-        return subprocess.run(
-            command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
-        )
+        return warm(str(ROOT / "train.py"), *overrides, cwd=cwd, env=environment())
 
     return run
 
 
 @pytest.fixture(scope="session")
-def start() -> Callable[..., subprocess.Popen[str]]:
+def start(warm: WarmPython) -> Callable[..., Started]:
     """`start(*overrides)` starts train.py and returns at once."""
 
-    def run(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "train.py"), *overrides]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-        )
+    def run(*overrides: str) -> Started:
+        return warm.start(str(ROOT / "train.py"), *overrides, env=environment())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ranks(warm: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`ranks(size, *overrides)` runs train.py to its end in so many processes, as torchrun starts them."""
+
+    def run(size: int, *overrides: str) -> subprocess.CompletedProcess[str]:
+        return warm.ranks(size, str(ROOT / "train.py"), *overrides, env=environment())
 
     return run
 

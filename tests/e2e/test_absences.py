@@ -6,18 +6,18 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.warm import Started
+
 ROOT = Path(__file__).resolve().parents[2]
 Train = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Started]
 RUN = ["rounds=12", "clients=10", "cohort=4", "local_epochs=1", "readjust.schedule.interval=1", "eval_every=4"]
 RUN += ["checkpoint_every=2", "logger=csv", "participation=proportional", "participation.extra=3"]
 RUN += ["participation.dropout_before=0.1", "participation.dropout_after=0.2", "participation.deadline=2"]
@@ -75,18 +75,10 @@ def test_killed_and_resumed_it_ends_the_same(
 
 
 def test_ranks_end_the_same_and_go_on_with_what_was_killed(
-    tmp_path: Path, start: Start, alone: tuple[object, ...]
+    tmp_path: Path, ranks: Train, start: Start, alone: tuple[object, ...]
 ) -> None:
     killed(tmp_path / "run", start)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     for overrides in ([*RUN, f"hydra.run.dir={tmp_path / 'ranks'}"], [f"resume={tmp_path / 'run'}"]):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA"))}
-        done = subprocess.run(
-            [*command, str(ROOT / "train.py"), "engine.workers=0", *overrides],
-            cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = ranks(2, "engine.workers=0", *overrides)
         assert done.returncode == 0, done.stderr
     assert told(tmp_path / "ranks") == told(tmp_path / "run") == alone

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_ranks import torchrun
 from tests.e2e.test_resume import kill_after
+from tests.warm import Started
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Started]
 RUN = ["rounds=24", "clients=8", "cohort=5", "local_epochs=1", "readjust.schedule.interval=1", "eval_every=6"]
 RUN += ["faults=stale", "faults.what=update", "faults.share=0.25", "codec=int8"]
 RUN += ["aggregation=trimmed_mean", "aggregation.trim=0.2", "aggregation.times_median=1", "aggregation.max_share=0.3"]
@@ -43,10 +43,9 @@ def test_with_any_number_of_workers(alone: dict[str, object], train: Train, tmp_
     assert told(tmp_path / "run") == alone
 
 
-def test_with_two_ranks(alone: dict[str, object], tmp_path: Path) -> None:
-    process = torchrun(2, *RUN, "engine.workers=0", f"hydra.run.dir={tmp_path / 'run'}")
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+def test_with_two_ranks(alone: dict[str, object], ranks: Train, tmp_path: Path) -> None:
+    done = ranks(2, *RUN, "engine.workers=0", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
     assert told(tmp_path / "run") == alone
 
 

@@ -6,13 +6,12 @@ import csv
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SMALL
+from tests.warm import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "new_method.md").read_text()
@@ -30,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_recipe_works_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_works_as_written(folder: Path, warm: WarmPython, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", ".")
     [block] = re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -39,7 +38,7 @@ def test_the_recipe_works_as_written(folder: Path, monkeypatch: pytest.MonkeyPat
         words = shlex.split(command.removeprefix("PYTHONPATH=. "))[1:]
         if words[0] == "train.py":
             words = [str(ROOT / "train.py"), *words[1:], *small]
-        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=240)
+        done = warm(*words, cwd=folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     summary = json.loads((folder / "logs" / "votes" / "summary.json").read_text())
     assert (summary["rejected"], summary["bytes_up"] > 0) == (0, True)

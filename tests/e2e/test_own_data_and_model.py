@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "own_data_and_model.md").read_text()
 
 
-def test_the_recipe_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_works_as_written(tmp_path: Path, warm: WarmPython, monkeypatch: pytest.MonkeyPatch) -> None:
     files = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)```", TEXT, flags=re.DOTALL | re.MULTILINE)
     assert [name for name, _ in files] == ["make_shards.py", "my_model.py", "my_configs/model/mlp.yaml"]
     for name, content in files:
@@ -30,9 +30,7 @@ def test_the_recipe_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
         words = shlex.split(command.removeprefix("PYTHONPATH=. "))[1:]
         small = ["rounds=4", "logger=csv", "engine.workers=0", "hydra.run.dir=run"] if words[0] == "train.py" else []
         words[0] = str(ROOT / "train.py") if words[0] == "train.py" else words[0]
-        done = subprocess.run(
-            [sys.executable, *words, *small], cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
+        done = warm(*words, *small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["model"], summary["dataset"]) == ("MLP", "parquet")

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from pffdst.models.saved import SavedModel
+from tests.warm import Started
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Started]
 RUN = [
     "rounds=40",
     "clients=8",
@@ -41,7 +42,7 @@ def rounds_done(folder: Path) -> int:
     return max(0, len(path.read_text().splitlines()) - 1) if path.exists() else 0
 
 
-def kill_after(process: subprocess.Popen[str], folder: Path, rounds: int) -> list[psutil.Process]:
+def kill_after(process: Started, folder: Path, rounds: int) -> list[psutil.Process]:
     """kill -9 once so many rounds are in the file; gives the worker processes that were there."""
     deadline = time.monotonic() + 120
     while rounds_done(folder) < rounds and process.poll() is None and time.monotonic() < deadline:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pffdst.search.trials import Trial, Trials
+from tests.warm import Started
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Started]
 SEARCH = ["search=accuracy_and_bytes", "experiment=debug", "codec=int8", "rounds=10", "search.trials=3", "eval_every=5"]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.warm import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = ("wandb", "wandb_workspaces", "optuna", "sqlalchemy", "plotly")
@@ -37,24 +39,31 @@ sections:
 SMALL = ["rounds=4", "readjust.schedule.interval=1", "clients=5", "cohort=3"]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> object:
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(textwrap.dedent(HOOK))
-    path = os.pathsep.join([str(tmp_path / "hook"), str(ROOT / "src"), str(ROOT)])
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """A process that never saw the packages."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "hook").mkdir()
+    (home / "hook" / "sitecustomize.py").write_text(textwrap.dedent(HOOK))
+    path = os.pathsep.join([str(home / "hook"), str(ROOT / "src"), str(ROOT)])
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
-    environment = kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    made = WarmPython(kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(home)})
+    yield made
+    made.close()
 
+
+@pytest.fixture
+def run(python: WarmPython, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def started(*command: str) -> subprocess.CompletedProcess[str]:
-        whole = [sys.executable, *command]
-        return subprocess.run(whole, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        return python(*command, cwd=tmp_path)
 
     return started
 
 
-def test_the_packages_are_out_of_reach(run) -> None:
+def test_the_packages_are_out_of_reach(run, tmp_path: Path) -> None:
     for name in BLOCKED:
-        assert f"No module named '{name}'" in run("-c", f"import {name}").stderr
+        (tmp_path / "asks.py").write_text(f"import {name}")
+        assert f"No module named '{name}'" in run("asks.py").stderr
 
 
 def test_a_run_its_status_its_figures_and_its_model(run, tmp_path: Path) -> None:

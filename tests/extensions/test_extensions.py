@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pffdst.build import build
 from pffdst.config.compose import session
 from pffdst.experiment import Experiment
 from pffdst.run import play_round
+from tests.warm import WarmPython
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -128,16 +128,15 @@ def test_an_observer_gets_the_finished_round_and_can_end_the_run(tmp_path: Path)
     assert all(seen > 0 for seen in experiment.observers[0].seen)  # type: ignore[attr-defined]
 
 
-def test_all_of_them_at_once_from_the_command_line(tmp_path: Path) -> None:
+def test_all_of_them_at_once_from_the_command_line(warm: WarmPython, tmp_path: Path) -> None:
     chosen = [e for e in EXTENSIONS if not e.startswith(("optimizer=", "codec="))]
-    command = [sys.executable, str(ROOT / "train.py"), "--config-dir", str(HERE / "conf"), *small(*chosen)]
-    run = subprocess.run(
-        [*command, "engine.workers=0", f"hydra.run.dir={tmp_path / 'run'}"],
+    command = [str(ROOT / "train.py"), "--config-dir", str(HERE / "conf"), *small(*chosen)]
+    run = warm(
+        *command,
+        "engine.workers=0",
+        f"hydra.run.dir={tmp_path / 'run'}",
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{Path(testing.__file__).parents[2]}"},
-        capture_output=True,
-        text=True,
-        check=False,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert (tmp_path / "run" / "model.safetensors").exists()

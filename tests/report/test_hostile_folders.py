@@ -4,8 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -27,12 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, warm):
     """The folder of a run that was trained: three rounds on digits."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     words = ["rounds=3", "eval_every=1", "clients=4", "cohort=2", "engine.workers=0", "logger=csv", "method=fedavg"]
-    command = [sys.executable, "train.py", *words, f"hydra.run.dir={folder}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    done = warm("train.py", *words, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
 

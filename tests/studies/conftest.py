@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
 from pffdst.metrics import names
+from reproduce import play
 from reproduce.record import Entry
 from reproduce.study import Study, load
+from tests.warm import Started, WarmPython
 
 TEXT = """
 title: Two masks on digits
@@ -24,6 +28,20 @@ rows:
 sections:
   - {title: Both, about: Side by side., reference: fixed, rows: [fixed, moving], seeds: [0, 1]}
 """
+
+
+@pytest.fixture(scope="module")
+def warm_runs(warm: WarmPython) -> Iterator[None]:
+    """The runs of a study without the cost of their starts."""
+
+    def begun(command: Sequence[str], cwd: Path, stdout: IO[bytes], stderr: int, env: Mapping[str, str]) -> Started:
+        log = Path(str(stdout.name))
+        return warm.start(*command[1:], cwd=cwd, env=env, out=log, err=log)
+
+    own = SimpleNamespace(Popen=begun, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(play, "subprocess", own)
+        yield
 
 
 @pytest.fixture(scope="session")

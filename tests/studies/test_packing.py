@@ -18,6 +18,7 @@ from reproduce.record import FILES, Entry, Record
 
 ROW = "moving/0"
 MakeEntry = Callable[..., Entry]
+pytestmark = pytest.mark.usefixtures("warm_runs")
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_run_that_moved_ends_as_one_that_never_did(
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory, study_text: str) -> bytes:
+def once(tmp_path_factory: pytest.TempPathFactory, study_text: str, warm_runs: None) -> bytes:
     """A pack of a run in its last round."""
     root = tmp_path_factory.mktemp("once")
     (root / "masks.yaml").write_text(study_text)

@@ -16,6 +16,7 @@ from reproduce.study import Study, checked, load
 from reproduce.tuning import jobs, picks
 
 MakeEntry = Callable[..., Entry]
+pytestmark = pytest.mark.usefixtures("warm_runs")
 TUNING = """
 tuning:
   tries: {slow: [lr=0.01], fast: [lr=0.2]}

@@ -208,6 +208,7 @@ def every_way(name: str, ranks: int = 2) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         for way, overrides in WAYS.items():
             found[way] = played(name, overrides, Path(folder))
+        (Path(folder) / "resumed").mkdir()
         found["resumed"] = resumed(name, WAYS["workers=2"], Path(folder) / "resumed")
         if ranks > 1:
             found[f"{ranks} ranks"] = over_ranks(name, ranks)

@@ -7,6 +7,7 @@ What a start itself is held to (ranks, packages out of reach, time) is tested wi
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -161,6 +162,7 @@ def _serve() -> None:
     assert threading.active_count() == 1, "a fork would leave the locks of other threads shut"
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # nanobind takes what is frozen at the end for leaks, and says so
     for line in sys.stdin:
         reader, writer = os.pipe()
         between = os.fork()

@@ -126,7 +126,8 @@ def check_file(experiment: Experiment, folder: Path) -> None:
     experiment.evaluate(experiment.server.model)
     network = experiment.network.module.eval()
     classifier = SavedModel.read(path).classifier()
-    assert torch.equal(classifier(images), network(classifier.front(images)))
+    # NaN in the same places is the same: MNASNet's statistics hardly follow in six rounds, and its logits overflow
+    torch.testing.assert_close(classifier(images), network(classifier.front(images)), rtol=0, atol=0, equal_nan=True)
 
 
 def played(name: str, way: Sequence[str], folder: Path) -> str:

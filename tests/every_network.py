@@ -75,7 +75,8 @@ class FewDigits(DataSource):
 
 def configuration(name: str, way: Sequence[str]) -> DictConfig:
     """That of a run of a network of the zoo, or of torchvision."""
-    cfg = compose([*SMALL, *way], ROOT / "configs")
+    own = next((animal.settings for animal in ZOO if animal.name == name), ())
+    cfg = compose([*SMALL, *own, *way], ROOT / "configs")
     torchvisions = name in TORCHVISION
     data = {"samples": 60, "channels": 3, "times": 4} if torchvisions else {"samples": 160}
     with open_dict(cfg):

@@ -874,9 +874,8 @@ class Animal:
     """A network and what is to be found in it.
 
     `maskable` by name, None for all parameters of two or more dimensions; `constants` never train; `mixed` parameters
-    enter products without their zeros; of `blocked` ones the network multiplies so
-    many weights by 0 (at 3 x 8 x 8 pixels); `idle` ones get
-    no gradient. `chance`: what runs is drawn.
+    enter products without their zeros; of `blocked` ones the network multiplies so many weights by 0 (at 3 x 8 x 8
+    pixels); `idle` ones get no gradient. `chance`: what runs is drawn. `settings` are those that a run of it needs.
     """
 
     make: Callable[[int, int, int], nn.Module]
@@ -887,6 +886,7 @@ class Animal:
     mixed: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     chance: bool = False
+    settings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -970,7 +970,7 @@ ZOO = [
     Animal(Thawing),
     Animal(DataInit, buffers=("made",)),
     Animal(GradientHook),
-    Animal(Clamped),
+    Animal(Clamped, settings=("freeze=none",)),
 ]
 
 

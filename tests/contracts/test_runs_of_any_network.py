@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from pffdst.build import content
+from pffdst.build import build, content
+from pffdst.config.check import ConfigError
 from pffdst.core.errors import UserError
 from pffdst.launch import check_content
 from pffdst.runs import checkpoint
@@ -41,6 +42,16 @@ def test_engines_give_one_model(tmp_path: Path, name: str) -> None:
     exact = played(name, WAYS["exact"], tmp_path)
     assert played(name, WAYS["trainer"], tmp_path) == exact
     assert played(name, WAYS["batched"], tmp_path) == exact
+
+
+def test_layers_that_get_their_first_gradient_later_than_others_train_alike(tmp_path: Path) -> None:
+    assert played("LayerDrop", WAYS["trainer"], tmp_path) == played("LayerDrop", WAYS["exact"], tmp_path)
+
+
+def test_a_network_that_writes_to_its_weights_goes_without_freezing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"writes to body\.weight, and frozen weights .* or write freeze=none"):
+        build(configuration("Clamped", ["freeze=two_stage"]), tmp_path, "identity")
+    assert configuration("Clamped", []).freeze._target_.endswith("NoFreezing")
 
 
 @pytest.mark.parametrize("name", ["Drawn", "NotPersistent", "Double"])

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pffdst.core.probe import probe, takes_channels_last
+from pffdst.core.probe import probe, takes_channels_last, written_in_forward
 
 SHAPE = (1, 8, 8)
 
@@ -141,16 +141,39 @@ def test_the_global_generators_are_left_alone() -> None:
 
 
 class Viewed(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 10)
+        self.conv, self.fc = nn.Conv2d(channels, 4, 3), nn.Linear(144, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         return self.fc(y.view(len(y), -1))
 
 
-def test_a_network_that_views_its_images_takes_none_in_channels_last() -> None:
-    assert probe(Viewed(), (3, 8, 8), 10) == []
-    assert not takes_channels_last(Viewed(), (3, 8, 8), 10)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_views_its_images_takes_none_in_channels_last(channels: int) -> None:
+    assert probe(Viewed(channels), (channels, 8, 8), 10) == []
+    assert not takes_channels_last(Viewed(channels), (channels, 8, 8), 10)
     assert takes_channels_last(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)), (3, 8, 8), 10)
+
+
+class Limited(nn.Module):
+    """Weights that the forward pass keeps small, which those of the constructor are."""
+
+    def __init__(self, data: bool) -> None:
+        super().__init__()
+        self.fc, self.data = nn.Linear(192, 10), data
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            (self.fc.weight.data if self.data else self.fc.weight).clamp_(-1.0, 1.0)
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_weights_that_the_forward_pass_writes_to_are_named(data: bool) -> None:
+    network = Limited(data)
+    before = network.fc.weight.clone()
+    assert written_in_forward(network, (3, 8, 8)) == ["fc.weight"]
+    assert torch.equal(network.fc.weight, before)
+    assert written_in_forward(Viewed(), (3, 8, 8)) == []

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
 from pffdst.core.inputs import ImageInputs
+from pffdst.core.probe import written_in_forward
 from pffdst.core.seeding import seeded_global_state
 
 __all__ = ["check_built", "tell_of_lone_samples"]
@@ -25,6 +26,7 @@ def check_built(cfg: DictConfig, setup: ClientSetup) -> None:
     _check_augmentation(cfg, setup)
     _check_batches(setup)
     _check_disclosed(cfg, setup)
+    _check_frozen(setup)
 
 
 def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
@@ -44,6 +46,17 @@ def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
     """A rule that asks clients for what a private mean does not cover."""
     if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
         raise ConfigError(asks)
+
+
+def _check_frozen(setup: ClientSetup) -> None:
+    """A network that writes to its own weights would change frozen ones."""
+    if len(setup.stages) > 1 and (names := written_in_forward(setup.network, setup.inputs)):
+        raise ConfigError(
+            [
+                f"model: its forward pass writes to {', '.join(names)}, and frozen weights have to keep their values: "
+                "compute with a changed copy (F.linear(x, weight.clamp(-1, 1)), say), or write freeze=none"
+            ]
+        )
 
 
 def _check_batches(setup: ClientSetup) -> None:

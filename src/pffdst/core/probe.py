@@ -19,8 +19,9 @@ from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
-__all__ = ["least_batch", "left_out", "moves_in_python", "probe", "takes_channels_last"]
+__all__ = ["least_batch", "left_out", "moves_in_python", "probe", "takes_channels_last", "written_in_forward"]
 
+_LARGE = 100.0
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -52,7 +53,7 @@ def probe(
         if images.is_floating_point():
             images = images.to(_dtype(copied))
         if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = images.clone(memory_format=torch.channels_last)  # with its strides for a single channel too
         labels = torch.randint(classes, (SAMPLES,)).to(images.device)
         before = _tensors(copied)
         return (
@@ -82,6 +83,22 @@ def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
         except Exception:
             return 2
     return 1
+
+
+def written_in_forward(network: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
+    """Names of the parameters that a forward pass in training mode writes to; weights are large, as limits may be."""
+    copied = copy_of(network).cpu().train()
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for p in copied.parameters():
+            p.data.mul_(_LARGE)
+        before = {name: (p._version, p.detach().clone()) for name, p in copied.named_parameters()}
+        try:
+            copied(random_inputs(shape, SAMPLES, _dtype(copied)))
+        except Exception:
+            return []  # of large weights: at its own the network was tried
+    now = dict(copied.named_parameters())
+    return [name for name, (v, old) in before.items() if now[name]._version != v or not torch.equal(now[name], old)]
 
 
 def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -36,7 +36,18 @@ class Sgd(LocalOptimizer):
 
     def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
         """A fused SGD, momentum at 0."""
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=self.nesterov, fused=True)
+        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=self.nesterov, fused=True)
+        if momentum != 0.0:
+            optimizer.register_step_pre_hook(_begin_momentum)
+        return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Momentum 0 of parameters without any: a fused step fails where one gets its first gradient later than others."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if not optimizer.state[p]:  # gradient or not: a Trainer has it made within the step
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 @final

@@ -23,20 +23,30 @@ RESULTS = STUDIES.parent / "docs" / "results"
 KEPT = [name for name in names() if (RESULTS / name).is_dir()]
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Where the check looks for the files of studies of texts, which nothing downloads."""
+    folder = tmp_path_factory.mktemp("texts")
+    for split in ("train", "test"):
+        (folder / f"sst2_{split}.parquet").touch()
+    return [f"dataset.path={folder}"]
+
+
 @pytest.mark.parametrize("name", names())
-def test_every_row_composes_and_passes_the_check(name: str) -> None:
+def test_every_row_composes_and_passes_the_check(name: str, texts: list[str]) -> None:
     study = load(name)
     every = jobs_of(study)
     assert len({(job.row, job.seed) for job in every}) == len(every)
     assert {job.of for job in every} == set(study.rows)  # a row that no table shows would be played for nobody
     here = [word for word in study.rehearsal if word.startswith("engine.device=")]  # rows may want another machine's
-    checked(every, extra=here)
+    checked(every, extra=[*here, *(texts if "experiment=sst2" in study.setting else [])])
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_study_can_be_rehearsed(name: str) -> None:
+def test_every_study_can_be_rehearsed(name: str, texts: list[str]) -> None:
     study = load(name)
-    checked(jobs_of(study, seeds=[0]), extra=(*study.engine, *study.rehearsal))
+    here = texts if "experiment=sst2" in study.setting else []
+    checked(jobs_of(study, seeds=[0]), extra=(*study.engine, *study.rehearsal, *here))
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -66,6 +66,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/wire_fuzz.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/page_server.py
 
 # On a host with a CUDA device; `make bench-gpu DEVICE=cpu` rehearses it at tiny sizes anywhere.
 DEVICE ?= cuda

@@ -84,6 +84,12 @@ def test_codecs_are_compared_with_the_exact_one(result_of: ResultOf) -> None:
     assert set(result["points_over_fp32"]) == {"int4"}
 
 
+def test_the_pages_server_is_measured_under_a_crowd(result_of: ResultOf) -> None:
+    result = result_of("page_server")
+    assert result["server"]["readers"] == 10
+    assert result["page"]["peak_mb"] > 30
+
+
 def test_damaged_messages_crash_no_decoder(result_of: ResultOf) -> None:
     result = result_of("wire_fuzz")
     assert sum(result["ends"].values()) == result["inputs"] == 300

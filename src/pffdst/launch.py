@@ -56,6 +56,7 @@ def launch(cfg: DictConfig) -> float:
             check_content(experiment, state)
             summary = recorded_run(experiment, state, engine_identity(cfg))
         else:
+            jobs.mark_found(folder)
             print_summary(summary)
     return float(summary["last5_acc_global"])
 

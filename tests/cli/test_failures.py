@@ -72,3 +72,8 @@ def test_a_library_for_which_there_is_no_room_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("importlib.import_module", fails)
     assert main_module.main(["train"]) == 2
     assert capsys.readouterr().err.startswith("There is not enough memory (libtorch_cpu.so: failed to map")
+
+
+def test_a_name_that_is_too_long_is_one_line() -> None:
+    told = str(user_error(OSError(errno.ENAMETOOLONG, "File name too long", "/logs/" + "x" * 256)))
+    assert "File name too long: choose a shorter name" in told

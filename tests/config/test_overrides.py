@@ -239,3 +239,19 @@ def test_extra_folders_of_configurations(configs: Path, tmp_path: Path) -> None:
     assert preflight(argv, configs) == argv
     [line] = refused(configs, "--config-dir", "nowhere")
     assert line.startswith("--config-dir nowhere")
+
+
+def test_the_advice_for_a_list_with_other_letters_is_accepted(configs: Path) -> None:
+    [line] = refused(configs, "tags=[é, b]")
+    assert line.endswith("are quoted: \"tags=['é','b']\"")
+    assert preflight(["tags=['é','b']"], configs) == ["tags=['é','b']"]
+
+
+def test_a_file_with_a_byte_order_mark_is_named(configs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine" / "experiment" / "marked.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"\xef\xbb\xbf# @package _global_\nseed: 3\n")
+    [line] = refused(configs, "experiment=marked", "--config-dir", str(tmp_path / "mine"))
+    assert line == f"{own}: it begins with a byte order mark; save it as UTF-8 without one"
+    own.write_bytes(own.read_bytes()[3:])
+    assert preflight(["experiment=marked", "--config-dir", str(tmp_path / "mine")], configs)

@@ -17,6 +17,7 @@ from pffdst.runs.jobs import (
     locked,
     mark,
     mark_failed,
+    mark_found,
     mark_skipped,
     previous_attempt,
     read_run,
@@ -146,7 +147,8 @@ def test_marks(root: Path, own: Path) -> None:
     }
     mark(own, "f", "done")
     mark_failed(own, "f", "too late")
-    assert read_run(own) == {"fingerprint": "f", "status": "done", "engine": "", "content": ""}
+    done = {"fingerprint": "f", "status": "done", "engine": "", "content": ""}
+    assert read_run(own) == done | {"refused": "too late"}
     assert [path.name for path in own.iterdir()] == ["run.json"]
 
 
@@ -198,3 +200,16 @@ def test_a_run_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
         for name in ("refused", "begun", "in use", "never made"):
             discard_unbegun(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "in use"]
+
+
+def test_a_job_that_was_refused_has_failed_and_the_run_in_its_folder_stays(tmp_path: Path) -> None:
+    own = job(tmp_path / "0", last5_acc_global=0.5)
+    mark_failed(own, "f", "other data")
+    refused = job_of(own)
+    assert refused is not None
+    assert (refused.state, refused.done, refused.last5) == ("failed", False, None)
+    assert read_run(own)["status"] == "done"
+    mark_found(own)
+    found = job_of(own)
+    assert found is not None
+    assert (found.state, found.last5) == ("done", 0.5)

@@ -22,6 +22,7 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EMFILE: _HANDLES,
     errno.ENFILE: _HANDLES,
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "look after the disk; the last checkpoint is whole",
 }
 

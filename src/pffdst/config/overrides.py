@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
@@ -335,7 +336,17 @@ def _places(line: CommandLine, config_dir: Path) -> list[str]:
         return places
     if not own.is_dir():
         raise ConfigError([f"--config-dir {own}: there is no such folder"])
+    if marked := [path for path in sorted(own.rglob("*.yaml")) if path.is_file() and _has_mark(path)]:
+        raise ConfigError(
+            [f"{path}: it begins with a byte order mark; save it as UTF-8 without one" for path in marked]
+        )
     return [*places, f"file://{own.resolve()}"]
+
+
+def _has_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark, behind which Hydra sees no header."""
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def _is_hydra(line: str) -> bool:
@@ -377,4 +388,7 @@ def _syntax(line: str, error: Exception) -> str:
     key = key_of(line)
     raw = line.split("=", 1)[1] if "=" in line else ""
     reason = str(error).splitlines()[0].removeprefix("Error parsing override ")
+    if raw[:1] == "[" and raw[-1:] == "]":
+        items = ",".join("'" + item.strip().strip("'") + "'" for item in raw[1:-1].split(","))
+        return f'{line}: cannot be read ({reason}); items with special characters are quoted: "{key}=[{items}]"'
     return f"{line}: cannot be read ({reason}); a value with special characters is quoted: \"{key}='{raw}'\""

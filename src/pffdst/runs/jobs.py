@@ -58,6 +58,7 @@ __all__ = [
     "locked",
     "mark",
     "mark_failed",
+    "mark_found",
     "mark_skipped",
     "previous_attempt",
     "read_run",
@@ -203,11 +204,19 @@ def mark(folder: Path, fingerprint: str, status: Status, engine: str = "", conte
 
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
-    """Writes down why a job failed, unless its folder holds a finished run."""
+    """Writes down why a job failed; a finished run in its folder stays one, which this job was not."""
     known = read_run(folder)
-    if known.get("status") != "done":
+    if known.get("status") == "done":
+        _write(folder / RUN, known | {"refused": error})
+    else:
         kept = {key: str(known.get(key, "")) for key in ("engine", "content")}
         _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", **kept, "error": error})
+
+
+def mark_found(folder: Path) -> None:
+    """Forgets that a job was refused: the finished run in its folder is what was asked for."""
+    if "refused" in (known := read_run(folder)):
+        _write(folder / RUN, {key: value for key, value in known.items() if key != "refused"})
 
 
 def discard_unbegun(folder: Path) -> None:
@@ -289,6 +298,8 @@ def _job(folder: Path) -> Job:
     words: str = state
     if elsewhere:
         words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt went on"
+    if state == "done" and "refused" in read_run(folder):
+        state, words, last5, ema, size = "failed", "failed: an earlier run is kept here", None, None, None
     overrides = _overrides(folder)
     return Job(_number(folder), overrides, state == "done", state, words, last5, ema, size, folder, source)
 

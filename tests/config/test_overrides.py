@@ -251,7 +251,7 @@ def test_a_file_with_a_byte_order_mark_is_named(configs: Path, tmp_path: Path) -
     own = tmp_path / "mine" / "experiment" / "marked.yaml"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"\xef\xbb\xbf# @package _global_\nseed: 3\n")
-    [line] = refused(configs, "experiment=marked", "--config-dir", str(tmp_path / "mine"))
+    line, _ = refused(configs, "experiment=marked", "--config-dir", str(tmp_path / "mine"))
     assert line == f"{own}: it begins with a byte order mark; save it as UTF-8 without one"
     own.write_bytes(own.read_bytes()[3:])
     assert preflight(["experiment=marked", "--config-dir", str(tmp_path / "mine")], configs)

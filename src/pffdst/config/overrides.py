@@ -53,7 +53,7 @@ def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
         overrides = look.at(expanded.overrides, whole=not line.shows)
     problems = [*line.problems(), *expanded.problems, *look.problems]
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(list(dict.fromkeys([*_marked(line.own_configs(config_dir)), *problems])))
     return line.handed_on(overrides, config_dir)
 
 
@@ -336,17 +336,14 @@ def _places(line: CommandLine, config_dir: Path) -> list[str]:
         return places
     if not own.is_dir():
         raise ConfigError([f"--config-dir {own}: there is no such folder"])
-    if marked := [path for path in sorted(own.rglob("*.yaml")) if path.is_file() and _has_mark(path)]:
-        raise ConfigError(
-            [f"{path}: it begins with a byte order mark; save it as UTF-8 without one" for path in marked]
-        )
     return [*places, f"file://{own.resolve()}"]
 
 
-def _has_mark(path: Path) -> bool:
-    """Whether a file begins with a byte order mark, behind which Hydra sees no header."""
-    with path.open("rb") as file:
-        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+def _marked(own: Path | None) -> list[str]:
+    """The user's files that begin with a byte order mark, behind which Hydra sees no header."""
+    found = [path for path in sorted(own.rglob("*.yaml")) if path.is_file()] if own is not None else []
+    marked = [path for path in found if path.read_bytes().startswith(codecs.BOM_UTF8)]
+    return [f"{path}: it begins with a byte order mark; save it as UTF-8 without one" for path in marked]
 
 
 def _is_hydra(line: str) -> bool:

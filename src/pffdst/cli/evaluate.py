@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -78,7 +79,7 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
     """The run's data set, or what the overrides make of it; its class is one that a configuration here names."""
     folder = run if run.is_dir() else run.parent
     try:
-        cfg = OmegaConf.create(read_yaml(folder / CONFIG))
+        cfg = _described(read_yaml(folder / CONFIG))
     except (FileProblem, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{folder}: it has no config.yaml that says what the data are: {error}") from error
     odd = [line for line in overrides if line.partition("=")[0].partition(".")[0] != "dataset" or "=" not in line]
@@ -97,6 +98,16 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
     if cfg.validation_share == 0:
         raise UserError(f"{run} had no validation set (validation_share=0): leave --validation out")
     return data.with_validation(cfg.validation_share, cfg.seed)
+
+
+def _described(found: Any) -> DictConfig:
+    """What config.yaml says. ValueError where it says not what the data are and how they were drawn."""
+    kinds = {"dataset": (dict,), "seed": (int,), "validation_share": (int, float)}
+    given = {"validation_share": 0.0, **found} if isinstance(found, dict) else {}
+    wrong = [name for name, kind in kinds.items() if not isinstance(given.get(name), kind)]
+    if wrong or "_target_" not in given["dataset"]:
+        raise ValueError(f"it tells no {', '.join(wrong) or 'dataset._target_'}")
+    return OmegaConf.create(given)
 
 
 def _refuse(problems: Sequence[str]) -> None:

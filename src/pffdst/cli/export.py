@@ -55,6 +55,10 @@ def export(saved: SavedModel, to: str, path: Path) -> Path:
     Raises:
         UserError: the network cannot be made, or a package that the format needs is not installed.
     """
+    if path.is_symlink():  # in a folder of somebody's it may lead to any file of ours
+        path.unlink()
+    elif path.exists() and not path.is_file():
+        raise UserError(f"{path}: it is no regular file; name another, -o FILE")
     FORMATS[to][1](saved, path)
     return path
 

@@ -20,7 +20,7 @@ from pffdst.config.compose import Session
 from pffdst.config.flags import CommandLine, key_of
 from pffdst.config.resume import Expanded
 from pffdst.core.words import typed
-from pffdst.runs.files import HYDRA_SETTINGS, OVERRIDES, FileProblem, read_yaml
+from pffdst.runs.files import CHECKPOINTS, HYDRA, HYDRA_SETTINGS, LOCK, OVERRIDES, FileProblem, read_yaml
 
 __all__ = ["known_targets", "node_problems", "places_of", "refuse_the_folders_own", "saved_problems", "searched"]
 
@@ -28,6 +28,7 @@ _MOST_LINES, _MOST_TEXT = 1000, 10_000
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w\-]*(\.[\w\-]+|\[[\w\-]+\])*")
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
+_WRITTEN = ("train.log", LOCK)  # in place; what else a run writes is written aside and renamed
 _HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.verbose"})
 _OWN = "if you mean it, write it on your own command line"
 
@@ -40,7 +41,8 @@ def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLin
     main = config_dir if line.args.config_path is None else config_dir.parent / line.args.config_path
     named = [place.removeprefix("file://") for place in searched(line) if not place.startswith("pkg:")]
     places = [main, *([own] if own is not None else ()), *map(Path, named)]
-    problems = [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
+    problems = _odd_places(folder)
+    problems += [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
     if own is not None and line.args.config_dir is None and own.resolve().is_relative_to(folder.resolve()):
         problems.append(f"{own.resolve()}: a run's folder brings no configurations; call this from another folder")
     again = [word for word in places_of(folder) if word not in line.argv]
@@ -48,6 +50,20 @@ def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLin
         problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what lies there")
     if problems:
         raise ConfigError(problems)
+
+
+def _odd_places(folder: Path) -> list[str]:
+    """What a run writes in place and did not make: through a link it would write outside the folder."""
+    files, odd = (*_WRITTEN, *(f"{HYDRA}/{name}" for name in ("config.yaml", "hydra.yaml", "overrides.yaml"))), []
+    for path, is_kind in [
+        *((folder / name, Path.is_dir) for name in (HYDRA, CHECKPOINTS)),
+        *((folder / name, Path.is_file) for name in files),
+    ]:
+        if path.is_symlink():
+            odd.append(f"{path}: it is a link, which a run would write through; put there what it leads to")
+        elif path.exists() and not is_kind(path):
+            odd.append(f"{path}: it is no regular {'file' if is_kind is Path.is_file else 'folder'}")
+    return odd
 
 
 def searched(line: CommandLine) -> list[str]:

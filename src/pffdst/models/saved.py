@@ -122,6 +122,13 @@ class ModelCard:
             raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
 
 
+# What the parts of a file that is not ours raise, wherever it is that they do not fit together.
+_NO_MODEL = (
+    *(SafetensorError, OSError, zlib.error, LookupError, TypeError, ValueError),
+    *(RuntimeError, AttributeError, ArithmeticError, MemoryError),
+)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class SavedModel:
@@ -143,6 +150,8 @@ class SavedModel:
     @classmethod
     def read(cls, path: Path) -> SavedModel:
         """The model in a file. UserError where there is none, or it is damaged or of another format."""
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: it is no regular file")
         try:
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
@@ -150,14 +159,15 @@ class SavedModel:
             return _unpacked(ModelCard.of(words), stored, words["weights"])
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {LAST}") from error
-        except (SafetensorError, OSError, zlib.error, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: it holds no model of this program, or a damaged one: {error}") from error
+        except _NO_MODEL as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: it holds no model of this program, or a damaged one: {why}") from error
 
     @property
     def sparsity(self) -> float:
         """1 - alive / W over the maskable weights."""
         alive = sum(int(mask.sum()) for mask in self.alive.values())
-        return 1.0 - alive / sum(mask.numel() for mask in self.alive.values())
+        return 1.0 - alive / (sum(mask.numel() for mask in self.alive.values()) or 1) if self.alive else 0.0
 
     def packed(self) -> bytes:
         """The file's content: sparse weights as their alive values and places, everything else as it is."""
@@ -309,6 +319,8 @@ def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str
             count = int(alive[name].sum())
             bits = np.unpackbits(_bytes(stored[f"frozen/{name}"], count), count=count).astype(bool)
             frozen[name][alive[name]] = torch.from_numpy(bits)
+    if not any(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError("it has no weights of real numbers")
     return SavedModel(card, tensors, alive, frozen)
 
 

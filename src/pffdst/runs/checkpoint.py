@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from pffdst.core.errors import UserError
-from pffdst.runs.files import LAST, PREVIOUS, write_whole
+from pffdst.runs.files import LAST, PREVIOUS, FileProblem, opened, write_whole
 
 __all__ = [
     "CheckpointError",
@@ -37,6 +38,7 @@ __all__ = [
 
 MAGIC = b"PFFDSTC1"
 _HEAD = len(MAGIC) + 8 + 32
+_MOST = 2**62  # bytes: a checkpoint is as large as its model
 
 
 class CheckpointError(UserError):
@@ -75,32 +77,43 @@ def _write(path: Path, body: memoryview, keep: Path | None = None) -> None:
 def _is_whole(path: Path) -> bool:
     """Whether `path` is there and holds what its checksum says."""
     try:
-        with path.open("rb") as file:
+        with opened(path, _MOST) as file:
             head = file.read(_HEAD)
-            return head.startswith(MAGIC) and head[16:] == hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+            if not head.startswith(MAGIC) or _size(file) != int.from_bytes(head[8:16], "little"):
+                return False  # before a terabyte of nothing is read
+            return head[16:] == hashlib.file_digest(file, "sha256").digest()
+    except (OSError, FileProblem):
         return False
 
 
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint. Raises CheckpointError where it is missing, truncated, damaged or something else."""
     try:
-        content = path.read_bytes()
+        with opened(path, _MOST) as file:
+            head, size = file.read(_HEAD), _size(file)
+            length = int.from_bytes(head[8:16], "little")
+            body = memoryview(file.read(length) if head.startswith(MAGIC) and size == length else b"")
+    except FileProblem as error:
+        raise CheckpointError(f"checkpoint {path.parent}/{error}") from error
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
-    if not content.startswith(MAGIC):
+    if not head.startswith(MAGIC):
         raise CheckpointError(f"checkpoint {path}: not a checkpoint of this program, or its beginning is damaged")
-    length, body = int.from_bytes(content[8:16], "little"), memoryview(content)[_HEAD:]
     if len(body) != length:
         raise CheckpointError(
-            f"checkpoint {path}: truncated, {len(body)} of {length} bytes are there" + _sibling_hint(path)
+            f"checkpoint {path}: truncated, {max(size, 0)} of {length} bytes are there" + _sibling_hint(path)
         )
-    if hashlib.sha256(body).digest() != content[16:_HEAD]:
+    if hashlib.sha256(body).digest() != head[16:]:
         raise CheckpointError(f"checkpoint {path}: damaged, its checksum does not fit" + _sibling_hint(path))
     try:
         return torch.load(io.BytesIO(body), weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # whatever torch says of bytes that are whole and yet not tensors and plain values
         raise CheckpointError(f"checkpoint {path}: it holds more than tensors and plain values") from error
+
+
+def _size(file: BinaryIO) -> int:
+    """How many bytes the body of an open checkpoint has."""
+    return os.fstat(file.fileno()).st_size - _HEAD
 
 
 def check_vector(name: str, found: Any, length: int) -> None:

@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final, final
 
@@ -225,7 +226,7 @@ def _content(path: Path, most: int) -> bytes:
     return found
 
 
-def opened(path: Path, most: int) -> BinaryIO:
+def opened(path: Path, most: int) -> BufferedReader:
     """A regular file of at most `most` bytes that lies in its folder itself; no pipe or device is ever opened."""
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):

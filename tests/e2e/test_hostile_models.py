@@ -1,0 +1,160 @@
+"""A run's folder that anybody may have made, given to evaluate, export, load and resume: named in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pffdst import load
+from pffdst.cli.evaluate import main as evaluate
+from pffdst.cli.export import FORMATS, export
+from pffdst.config.check import ConfigError
+from pffdst.config.overrides import preflight
+from pffdst.core.errors import UserError
+from pffdst.models.saved import SavedModel
+from pffdst.runs import checkpoint
+from pffdst.runs.checkpoint import CheckpointError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+CARD = {
+    "format": "pffdst model 1",
+    "model": {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 2},
+    "classes": 2,
+    "shape": [1, 2, 2],
+    "mean": [0.5],
+    "std": [0.5],
+}
+VALUES = {"weight": torch.ones(2, 4), "bias": torch.ones(2)}
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor], weights: Any) -> None:
+    save_file(tensors, path, {"pffdst": json.dumps(CARD | {"weights": weights})})
+
+
+def within(work: Callable[[], object], seconds: float = 20) -> BaseException:
+    """What the work raises; a hang must not hang the tests."""
+    found: list[BaseException] = []
+
+    def told() -> None:
+        try:
+            work()
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=told, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert found, "nothing was raised, or it hangs"
+    return found[0]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def list_of_weights(path: Path) -> None:
+    write(path, VALUES, [1, 2])
+
+
+def too_large_a_weight(path: Path) -> None:
+    write(path, VALUES, {"weight": [10**400]})
+
+
+def places_beyond(path: Path) -> None:
+    codes = torch.frombuffer(bytearray(zlib.compress(bytes([254] * 8))), dtype=torch.uint8)
+    write(path, {"bias": VALUES["bias"], "values/weight": torch.ones(8), "alive/weight": codes}, {"weight": [2, 4]})
+
+
+def whole_numbers(path: Path) -> None:
+    write(path, {name: value.long() for name, value in VALUES.items()}, {})
+
+
+def a_terabyte(path: Path) -> None:
+    write(path, VALUES, {})
+    os.truncate(path, 2**40)
+
+
+MODELS = [pipe, device, list_of_weights, too_large_a_weight, places_beyond, whole_numbers, a_terabyte]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_hostile_model_is_named_in_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "model.safetensors")
+    told = within(lambda: load(tmp_path))
+    assert isinstance(told, UserError)
+    assert str(told).startswith(f"{tmp_path}/model.safetensors: it ")
+    assert "\n" not in str(told)
+
+
+def test_a_good_model_is_loaded(tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors", VALUES, {})
+    assert SavedModel.read(tmp_path / "model.safetensors").sparsity == 0.0
+
+
+@pytest.mark.parametrize("make", [pipe, device])
+def test_a_checkpoint_that_is_no_file_is_passed_over(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    checkpoint.save(tmp_path, {"t": 1})
+    (tmp_path / "last.ckpt").rename(tmp_path / "previous.ckpt")
+    make(tmp_path / "last.ckpt")
+    assert isinstance(within(lambda: checkpoint.load(tmp_path / "last.ckpt")), CheckpointError)
+    assert checkpoint.latest(tmp_path) == ({"t": 1}, tmp_path / "previous.ckpt")
+    checkpoint.save(tmp_path, {"t": 2})
+    assert checkpoint.load(tmp_path / "last.ckpt") == {"t": 2}
+
+
+def test_a_checkpoint_with_a_terabyte_of_nothing_is_not_read(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, {"t": 1})
+    os.truncate(tmp_path / "last.ckpt", 2**40)
+    assert "truncated" in str(within(lambda: checkpoint.load(tmp_path / "last.ckpt"), seconds=5))
+    checkpoint.save(tmp_path, {"t": 2})  # does not sum it up either
+
+
+@pytest.mark.parametrize("to", ["plain", "sparse"])
+def test_an_export_does_not_write_through_a_link(tmp_path: Path, to: str) -> None:
+    letter, run = tmp_path / "letter.txt", tmp_path / "run"
+    letter.write_text("dear all")
+    run.mkdir()
+    write(run / "model.safetensors", VALUES, {})
+    path = run / f"model{FORMATS[to][0]}"
+    path.symlink_to(letter)
+    export(SavedModel.read(run / "model.safetensors"), to, path)
+    assert not path.is_symlink()
+    assert path.is_file()
+    assert letter.read_text() == "dear all"
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/hydra.yaml", "train.log", "run.lock", "checkpoints"])
+def test_a_folder_that_is_resumed_is_not_written_through_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "letter").write_text("dear all")
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/overrides.yaml").write_text("- lr=0.1\n")
+    (folder / name).symlink_to(tmp_path / "letter")
+    with pytest.raises(ConfigError) as caught:
+        preflight([f"resume={folder}"], SHIPPED)
+    assert [line.partition(": ")[0] for line in caught.value.problems] == [f"{folder}/{name}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["- a\n", "seed: 1\n", "{dataset: {}, seed: 1}\n", "{dataset: {_target_: a}, seed: x}\n"]
+)
+def test_a_config_that_tells_no_data_is_one_line(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "model.safetensors", VALUES, {})
+    (tmp_path / "config.yaml").write_text(text)
+    assert evaluate([str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "says what the data are: it tells no" in told

@@ -63,6 +63,16 @@ def test_beliefs_of_one_round_by_hand(layout: Layout, model: GlobalModel) -> Non
     assert np.allclose(a + b, 12.0)
 
 
+def test_votes_are_of_one_round_by_hand(model: GlobalModel) -> None:
+    """The same answers in two rounds move beliefs twice as far: 0 is among the greatest of all, 14 of nobody."""
+    own = rule(gamma=0.25, step=10.0)
+    for t in (3, 4):
+        own.observe(0, model, 30, {}, STAGE, t)
+        own.after_round(cohort(model), STAGE, t, 0)
+    assert own._beliefs.a[[0, 14]].tolist() == pytest.approx([21.0, 1.0])
+    assert own._beliefs.b[[0, 14]].tolist() == pytest.approx([1.0, 21.0])
+
+
 def test_between_adjusting_rounds_only_alive_weights_are_judged_and_no_mask_moves(model: GlobalModel) -> None:
     own = rule()
     after = own.after_round(cohort(model), STAGE, 3, 0)
@@ -89,6 +99,7 @@ def test_a_checkpoint_keeps_the_beliefs_to_the_bit(layout: Layout, model: Global
     one, other = rule(), rule()
     one.after_round(cohort(model), STAGE, 0, 0)
     other.load_state_dict(one.state_dict(), layout)
+    assert all(np.array_equal(getattr(one._beliefs, x), getattr(other._beliefs, x)) for x in "ab")
     assert one.after_round(cohort(model), STAGE, 10, 3).same_as(other.after_round(cohort(model), STAGE, 10, 3))
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.core.model import GlobalModel, Layout, Stage
+from pffdst.core.model import Entry, GlobalModel, Layout, Stage
+from pffdst.core.positions import Positions
+from pffdst.experiment import Experiment
 from pffdst.methods.readjust.fedsgc import FedSgc, agreeing_first, signs_of
-from pffdst.methods.rule import Cohort
+from pffdst.methods.rule import Answer, Cohort
+from pffdst.methods.schedule import Every
 
 MakeModel = Callable[..., GlobalModel]
 STAGE = Stage(0, 0, 40, (10, 6))
@@ -76,3 +82,69 @@ def test_a_checkpoint_keeps_the_model_before(layout: Layout, make_model: MakeMod
     ours, theirs = (signs_of(after, rule.broadcast(after, STAGE, 1)) for rule in (one, other))
     assert ours.tolist() == theirs.tolist()
     assert ours.any()
+
+
+FLAT = Layout((Entry("a", (2, 4), 0, "maskable"),))
+
+
+def moving_turn() -> Any:
+    """Weights 0 to 3 are alive and were 1, 2, 3, 4; d is + - + - there, + at 4, - at 5, 0 at 6 and 7."""
+    alive = torch.tensor([True] * 4 + [False] * 4)
+    model = GlobalModel(FLAT, torch.tensor([1.0, 2.0, 3.0, 4.0, 0, 0, 0, 0]), alive, torch.zeros(8, dtype=torch.bool))
+    at = {"rose": [0, 2], "stood": [], "dead_rose": [4], "dead_fell": [5]}
+    turn = SimpleNamespace(
+        t=0, stage=Stage(0, 0, 40, (4,)), start=model, scratch={}, epochs=3, trainable=model.trainable_at,
+        received={k: Positions(FLAT, index=torch.tensor(v, dtype=torch.int64)) for k, v in at.items()},
+        values=lambda: torch.tensor([1.5, 3.5, 2.9, 2.0, 0, 0, 0, 0]),
+        gradient=lambda: torch.tensor([0, 0, 0, 0, 5.0, 1.0, -9.0, 3.0]),
+    )  # fmt: skip
+    turn.train_on = lambda at: setattr(turn, "trainable", at)
+    return turn
+
+
+def sgc(agree: float) -> FedSgc:
+    """Half of four weights move."""
+    return FedSgc(alpha=0.5, prune_agree=agree, grow_agree=agree, schedule=Every(interval=1, first=0))
+
+
+@pytest.mark.parametrize(("agree", "expected"), [(0.5, [1, 3, 5, 6]), (0.0, [1, 2, 4, 6]), (1.0, [0, 3, 5, 6])])
+def test_what_a_client_moves_by_hand(agree: float, expected: list[int]) -> None:
+    """Changes + + - - against d + - + -: 1 and 2 disagree, of |w| 3.5 and 2.9; of all |w| 0 and 3 are smallest.
+
+    Of dead ones 5 alone agrees: d is - there, and a gradient of 1 moves it down; the gradient of 4 opposes its d, 6 and
+    7 have no d. With a preference for one of two 2 leaves, then 0, and 5 comes, then 6; with none 0 and 3, 6 and 4; for
+    both 2 and 1, and 5, since nothing else agrees, with 6.
+    """
+    turn = moving_turn()
+    sgc(agree).epoch_end(turn, 0)
+    assert "moved" not in turn.scratch, "of three epochs two come first"
+    sgc(agree).epoch_end(turn, 1)
+    assert turn.trainable.index.tolist() == expected
+
+
+def test_with_one_epoch_the_mask_moves_at_its_end() -> None:
+    turn, rule = moving_turn(), sgc(0.5)
+    turn.epochs = 1
+    measured = rule.measure(turn)
+    trained = turn.start.with_held(torch.tensor([1.5, 3.5, 2.9, 2.0]), turn.start.rest)
+    made = rule.answer(Answer(trained), measured, turn.stage, 0)
+    assert made.own_mask
+    assert made.model.alive_at.index.tolist() == [1, 3, 5, 6]
+    assert made.model.held.tolist() == [3.5, 2.0, 0.0, 0.0]
+
+
+def test_where_nothing_moves_it_is_a_random_mask(
+    make_experiment: Callable[..., Experiment], play: Callable[[Experiment], Any]
+) -> None:
+    still = make_experiment("method=fedsgc", "rounds=3", "readjust.alpha=0")
+    fixed = make_experiment("method=random_mask", "rounds=3")
+    play(still), play(fixed)
+    assert still.server.model.same_as(fixed.server.model)
+
+
+def test_the_step_whose_signs_go_down_began_at_the_model_that_was_sent(layout: Layout, make_model: MakeModel) -> None:
+    rule, before = FedSgc(), make_model(layout, seed=1, alive=1.0)
+    after = before.with_held(before.held + torch.tensor([1.0, -1.0] * 16), before.rest)
+    stage = Stage(0, 0, 40, before.alive_at.counts)
+    rule.after_round(Cohort(after, torch.ones(32), 1, 1, before), stage, 0, 0)
+    assert signs_of(after, rule.broadcast(after, stage, 1)).tolist() == [1, -1] * 16

@@ -23,9 +23,11 @@ from pffdst.cost.flops import FlopCounter
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import MaskedMean
 from pffdst.methods.allocation import filled
+from pffdst.methods.freeze.two_stage import TwoStage
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.readjust.flash import Flash, grown_counts, shared_out
 from pffdst.methods.readjust.static import Static
+from pffdst.methods.rule import Cohort
 from pffdst.run import play_round
 from pffdst.testing import SmallRun, check_rule
 from pffdst.wire.uplink import Report, Upload
@@ -193,12 +195,12 @@ def test_the_next_mask_by_hand() -> None:
 
 
 def test_densities_count_alike_and_are_scaled_to_the_stage() -> None:
-    """Means .3 and .9 of 16 and 12 weights are 4.8 and 10.8; for 14 in all: 4.8 : 10.8 is 4.3 and 9.7."""
+    """Means .4 and .8 of 16 and 12 weights are 6.4 and 9.6; for 14 in all: 6.4 : 9.6 is 5.6 and 8.4."""
     rule, model = Flash(), conv_of_eight()
-    for client, (samples, found) in enumerate(((1, [0.2, 0.8]), (99, [0.4, 1.0]))):
+    for client, (samples, found) in enumerate(((1, [0.2, 0.6]), (99, [0.6, 1.0]))):
         rule.observe(client, model, samples, {"densities": torch.tensor(found)}, STAGE, -1)
     dense = model.moved(Positions.all(LAYOUT))
-    assert rule.start_counts(dense, replace(STAGE, counts=(8, 6))) == (4, 10)
+    assert rule.start_counts(dense, replace(STAGE, counts=(8, 6))) == (6, 8)
     assert rule.start_counts(dense, replace(STAGE, counts=(14, 10))) == (12, 12), "at most all of a layer"
 
 
@@ -295,6 +297,48 @@ def test_every_engine_trains_it_alike(make_experiment: MakeExperiment, other: st
     else:
         assert one.server.model.alive_at.counts == two.server.model.alive_at.counts
         assert torch.allclose(one.server.model.values, two.server.model.values, atol=1e-4)
+
+
+# ---- parameter freezing on FLASH -----------------------------------------------------------------------------------
+
+
+def test_a_second_stage_is_divided_by_the_same_densities_in_the_room_that_is_left() -> None:
+    """Of 16 and 12 weights 10 and 6 are frozen. Of 10 .3 and .9 want 4.8 : 10.8: 6 is all the room, 4 stay."""
+    rule, frozen = Flash(), Positions(LAYOUT, index=torch.tensor([*range(10), *range(16, 22)]))
+    rule.observe(0, conv_of_eight(), 1, {"densities": torch.tensor([0.3, 0.9])}, STAGE, -1)
+    model = conv_of_eight().moved(frozen).freezing(frozen)
+    assert rule.start_counts(model, Stage(1, 5, 10, (5, 5))) == (4, 6)
+
+
+def test_frozen_weights_are_in_no_budget() -> None:
+    """Both clients train 3 weights of the conv and 1 of the other, of which 6 more are frozen: 3 and 1 stay."""
+    rule, frozen = Flash(mask="moving"), Positions(LAYOUT, index=torch.arange(16, 22))
+    start = conv_of_eight().moved(frozen).freezing(frozen)
+    model, own = (start.moved(frozen.plus(Positions(LAYOUT, index=torch.tensor(at)))) for at in (
+        [0, 1, 2, 3, 22, 23], [0, 1, 2, 22],
+    ))  # fmt: skip
+    for client in (0, 1):
+        rule.observe(client, own, 10, {}, STAGE, 0)
+    cohort = Cohort(model, torch.ones(len(model.alive_at)), 20, 2, start)
+    after = rule.after_round(cohort, Stage(1, 0, 10, (3, 1)), 0, 0)
+    assert after.trainable_at.counts == (3, 1)
+    assert after.frozen_at == frozen
+
+
+def test_stage_1_of_freezing_is_flash_with_half_of_the_weights() -> None:
+    """To the bit, as long as it has the same rounds; in stage 2 the weights of stage 1 stay, and all are there."""
+    both = SmallRun(readjust=Flash(init_epochs=2), freeze=TwoStage(), rounds=6)
+    half = SmallRun(readjust=Flash(init_epochs=2), rounds=6)
+    stages = (replace(half.setup.stages[0], counts=both.setup.stages[0].counts),)
+    half.setup = replace(half.setup, stages=stages)
+    half._work = type(half._work)(half.setup, channels_last=False)
+    half.server.rules = replace(half.server.rules, stages=stages)
+    assert both.play(until=3).model.same_as(half.play(until=3).model)
+    first = both.model
+    both.play()
+    assert both.model.frozen_at == first.alive_at
+    assert torch.equal(both.model.weights[first.alive], first.weights[first.alive])
+    assert len(both.model.alive_at) == sum(sum(stage.counts) for stage in both.setup.stages)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

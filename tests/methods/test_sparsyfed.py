@@ -16,9 +16,11 @@ from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import generator_for
 from pffdst.experiment import Experiment
+from pffdst.methods.aggregation import MaskedMean
 from pffdst.methods.readjust.sparsyfed import SparsyFed, _prune_inputs, largest_share
 from pffdst.methods.rule import Answer, Cohort, Start
 from pffdst.run import play_round
+from pffdst.wire.uplink import Report, Upload
 
 MakeModel = Callable[..., GlobalModel]
 MakeExperiment = Callable[..., Experiment]
@@ -86,6 +88,20 @@ def test_the_next_mask_is_the_union_of_what_clients_hold(layout: Layout, make_mo
     support = torch.tensor([5.0] * 4 + [0.0] * 28)
     after = SparsyFed().after_round(Cohort(model, support, 5, 2, model), Stage(0, 0, 5, (2, 1)), 0, 0)
     assert after.alive_at == Positions(layout, index=torch.arange(4))
+
+
+def test_the_mean_is_over_all_clients_by_hand(layout: Layout, make_model: MakeModel) -> None:
+    """Of 10 and 30 samples: both hold 0, the first alone 1, the second alone 2; who lacks a weight counts as 0."""
+    model, rule = make_model(layout, alive=1.0), SparsyFed()
+    mean = MaskedMean().begin(model, rule.absent)
+    for samples, at, values in ((10, [0, 1], [4.0, 8.0]), (30, [0, 2], [8.0, -4.0])):
+        places, report = Positions(layout, index=torch.tensor(at)), Report(samples, 0.0, 0.0)
+        mean.add(Upload(0, report, places, torch.tensor(values), model.rest[:7], None))
+    cohort = mean.result()
+    assert cohort is not None
+    after = rule.after_round(cohort, Stage(0, 0, 5, (2, 1)), 0, 0)
+    assert after.alive_at.index.tolist() == [0, 1, 2]
+    assert after.held.tolist() == [7.0, 2.0, -3.0]
 
 
 def played(experiment: Experiment) -> Experiment:

@@ -17,7 +17,7 @@ from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import RunningMean
-from pffdst.methods.rule import Answer
+from pffdst.methods.rule import Answer, Cohort
 from pffdst.methods.updates.topk_ef import TopK
 from pffdst.run import play_round
 from pffdst.wire.uplink import Report, Upload
@@ -103,6 +103,32 @@ def test_places_and_values_go_up_and_the_model_stays_dense(make_experiment: Call
     assert len(run.server.model.alive_at) == weights
     assert total["up/values"] == 3 * 3 * 4 * round(0.1 * weights)
     assert 0.45 * weights / 8 < total["up/mask"] / 9 < 0.55 * weights / 8  # a bit costs H(0.1) = 0.47
+
+
+def test_both_ways_the_server_keeps_back_what_it_does_not_send_by_hand() -> None:
+    """A third of the server's changes is taken too; what is not joins the next, after a checkpoint as well."""
+    rule, again = (TopK(left=2 / 3, both_ways=True) for _ in range(2))
+    one = stepped(rule, ZERO, [0.5, -0.1, 0.4, 0.0, -0.9, 0.3])
+    assert one.trained.tolist() == pytest.approx([0.5, 0.0, 0.0, 0.0, -0.9, 0.0])
+    again.load_state_dict(rule.state_dict(), LAYOUT)
+    for own in (rule, again):  # changes .1, -.1, .1, 0, 0, .3 and what was kept: .1, -.2, .5, 0, 0, .6
+        two = stepped(own, one, [0.6, -0.1, 0.1, 0.0, -0.9, 0.3])
+        assert two.trained.tolist() == pytest.approx([0.5, 0.0, 0.5, 0.0, -0.9, 0.6])
+        assert two.rest.tolist() == [1.0, 1.0]
+
+
+def stepped(rule: TopK, before: GlobalModel, mean: list[float]) -> GlobalModel:
+    after = before.with_trained(torch.tensor(mean), ZERO.rest + 1)
+    return rule.after_round(Cohort(after, torch.ones(6), 1, 1, before), STAGE, 0, 0)
+
+
+def test_both_ways_clients_are_sent_what_changed_alone(make_experiment: Callable[..., Experiment]) -> None:
+    """Three clients of five, each new to the model in one round: what those that were away missed is in the bill."""
+    common = ("method=topk_ef", "sparsity=0.9", "rounds=4", "codec.level=0")
+    one, both = (played(make_experiment(*common, f"updates.both_ways={on}")).ledger.total for on in ("false", "true"))
+    assert both["up/values"] == one["up/values"]
+    assert both["down/values"] < one["down/values"] / 2
+    assert both["down/catch_up"] > 0
 
 
 @pytest.mark.parametrize("wrong", ["freeze=two_stage", "readjust=client_gradient"])

@@ -154,6 +154,7 @@ def turn() -> Iterator[Any]:
 def test_snip_scores_by_how_much_the_loss_changes_with_a_factor_on_a_weight(turn: Any) -> None:
     """|dL/dc| at c = 1 of L(c w): central differences, position by position."""
     score = Snip(normalise="none").score(turn)
+    assert bool((score >= 0).all())
     turn.network.eval()
     for layer, at in ((0, (2, 3)), (1, (1, 4))):
         weight, step, found = turn.weights[layer], 1e-6, []
@@ -278,10 +279,11 @@ def test_the_server_keeps_what_a_mean_of_the_clients_own_scores_says(make_experi
     assert (first.planned.alive != expected).sum() <= 2  # sums of single precision in another order
 
 
-def test_dense_it_is_fedavg(make_experiment: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("method", ["snip", "ssfl", "grasp"])
+def test_dense_it_is_fedavg(make_experiment: Callable[..., Any], method: str) -> None:
     """At s = 0 nothing is cut: the model after round 0 is FedAvg's, to the bit."""
     rounds = "rounds=2"
-    scored = make_experiment("method=snip", rounds, "sparsity=0", "local_epochs=1")
+    scored = make_experiment(f"method={method}", rounds, "sparsity=0", "local_epochs=1")
     plain = make_experiment("method=fedavg", rounds, "sparsity=0", "local_epochs=1")
     first_rounds(scored), first_rounds(plain)
     assert torch.equal(scored.server.model.values, plain.server.model.values)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.build import build, content
 from pffdst.config.identity import content_differences, content_digest, engine_identity, fingerprint
 from pffdst.config.resume import other_run
-from pffdst.core.errors import UserError
+from pffdst.core.errors import LostError, UserError
 from pffdst.experiment import STATE, STATE_FORMAT, Experiment
 from pffdst.loggers.tables import print_summary
 from pffdst.run import run
@@ -96,13 +96,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     checkpoints = folder / files.CHECKPOINTS
     if resume is False:
         if checkpoints.exists() or (folder / files.SUMMARY).exists():
-            if jobs.read_run(folder).get("fingerprint") == identity and HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise UserError(
-                    f"{folder} holds this job on other data, or of another model: write another hydra.sweep.dir"
-                )
-            raise UserError(
-                f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
-            )
+            raise UserError(_held(folder, identity))
         return None
     if resume is True:
         found = checkpoint.latest(checkpoints, partial(_check_state, cfg))
@@ -120,6 +114,15 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
         state = _lengthened(cfg, folder, path, state, identity)
     _log.info("resuming after round %d from %s", state["t"], path)
     return state
+
+
+def _held(folder: Path, identity: str) -> str:
+    """What is told of a folder in which a run lies that is not to be written over."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
+    same = jobs.read_run(folder).get("fingerprint") == identity
+    what = "this job on other data, or of another model" if same else "another sweep's job already"
+    return f"{folder} holds {what}: write another hydra.sweep.dir"
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -165,7 +168,12 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
     experiment.describe_clients()
     made_of = content_digest(experiment.content)
     jobs.mark(folder, identity, "running", engine, made_of)
-    summary = run(experiment, state)
+    try:
+        summary = run(experiment, state)
+    except UserError as error:
+        if not isinstance(error, LostError):  # which is resumed as it is
+            jobs.mark_failed(folder, identity, str(error))
+        raise
     jobs.mark(folder, identity, "done", engine, made_of)
     return summary
 

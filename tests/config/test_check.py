@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.config.check import ConfigError, check, problems_of
 from pffdst.config.choices import Choices
 from pffdst.config.compose import Composed, compose, register, session
+from pffdst.config.constructors import TargetError, locate
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import RootConfig
 from pffdst.core.errors import UserError
@@ -158,6 +159,14 @@ def test_hooks_are_asked(configs: Path) -> None:
 def test_a_target_that_cannot_be_imported_is_a_problem(configs: Path) -> None:
     [line] = problems(configs, "model=absent")
     assert line.startswith("model: _target_ pffdst_fakes.nowhere.Net cannot be imported: ")
+
+
+def test_a_module_that_is_not_on_the_path_is_told_how_it_gets_there() -> None:
+    with pytest.raises(TargetError, match=r"nowhere lies in: PYTHONPATH=FOLDER$"):
+        locate("nowhere.Net")
+    with pytest.raises(TargetError) as absent:
+        locate("pffdst.nowhere.Net")  # the package is found: the path is not to blame
+    assert "PYTHONPATH" not in str(absent.value)
 
 
 def test_a_group_without_a_target(configs: Path) -> None:

@@ -209,6 +209,12 @@ def test_the_command_line_of_an_agent(configs: Path) -> None:
 def test_flags_that_do_not_go_together(configs: Path) -> None:
     assert any("leave -m out" in line for line in refused(configs, "-m", "seed=0,1", "--cfg", "job"))
     assert any("--run and --multirun" in line for line in refused(configs, "--run", "-m", "seed=0,1"))
+    for first, second in (("--run", "--cfg"), ("--run", "--info"), ("--cfg", "--info")):
+        words = {"--run": ["--run"], "--cfg": ["--cfg", "job"], "--info": ["--info", "all"]}
+        assert refused(configs, *words[first], *words[second]) == [
+            f"{first} and {second} do not go together: write one of them"
+        ]
+    assert refused(configs, "--resolve") == ["--resolve goes with --cfg: write --cfg job --resolve"]
 
 
 def test_a_folder_of_configurations_in_the_working_directory_is_found(configs: Path) -> None:

@@ -34,6 +34,14 @@ def test_one_failed_job_of_eight_is_the_only_one_that_runs_again(train: Train, t
     assert skipped == {str(i): str(first / str(i)) for i in range(8) if i != 5}
 
 
+def test_the_folder_of_another_sweep_is_told_as_one(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "summary.json").write_text("{}")
+    refused = train("-m", *JOB, "seed=0", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert refused.returncode == 1
+    assert "another sweep's job already: write another hydra.sweep.dir" in refused.stdout + refused.stderr
+
+
 def test_the_joblib_launcher_runs_jobs_side_by_side(train: Train, tmp_path: Path) -> None:
     sweep = tmp_path / "sweeps" / "parallel"
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "engine.workers=1"]

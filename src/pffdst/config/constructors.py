@@ -56,7 +56,10 @@ def locate(target: str) -> Callable[..., Any]:
     except Exception as error:
         if is_out_of_memory(error):
             raise  # the configuration is not to blame
-        raise TargetError(f"_target_ {target} cannot be imported: {_one_line(error)}") from error
+        top = target.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == top
+        hint = f"; name the folder that {top} lies in: PYTHONPATH=FOLDER" if absent else ""
+        raise TargetError(f"_target_ {target} cannot be imported: {_one_line(error)}{hint}") from error
     if not callable(found):
         raise TargetError(f"_target_ {target} is a {type(found).__name__}: expected a class or a function")
     return typing.cast("Callable[..., Any]", found)

@@ -15,6 +15,9 @@ from pffdst.core.program import command_line
 
 __all__ = ["CommandLine", "key_of"]
 
+# Each is all that a command line does; Hydra takes one of them.
+_COMMANDS = ("--run", "--multirun", "--cfg", "--info")
+
 
 def key_of(line: str) -> str:
     """The key of an override as it was typed, `+`, `++` and `~` included."""
@@ -113,10 +116,13 @@ class CommandLine:
     def problems(self) -> list[str]:
         """Flags that there are not, or that do not go together."""
         found = [_dashed(token) for token in self.unknown]
+        commands = [flag for flag in _COMMANDS if getattr(self.args, flag.strip("-"))]
         if self.multirun and self.shows:
             found.append("-m has many configurations, --cfg and --info show one: leave -m out and write single values")
-        if self.args.run and self.args.multirun:
-            found.append("--run and --multirun do not go together: leave one out")
+        elif len(commands) > 1:
+            found.append(f"{' and '.join(commands)} do not go together: write one of them")
+        if self.args.resolve and not self.args.cfg:
+            found.append("--resolve goes with --cfg: write --cfg job --resolve")
         if self.multirun and self.search is not None:
             instead = command_line("train", [f"search={self.search}"])
             found.append(f"-m and search do not go together; write {instead}")

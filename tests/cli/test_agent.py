@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pffdst.config.compose import compose
 from pffdst.config.overrides import preflight
+from pffdst.metrics.names import columns, evaluated_on
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = yaml.safe_load((ROOT / "docs/wandb_sweep.yaml").read_text())
@@ -41,6 +42,10 @@ def test_the_agents_command_line_gives_its_values(macro: str) -> None:
     settings = {name: value for name, value in FIRST.items() if name not in ("experiment", "method", "codec")}
     assert {name: OmegaConf.select(cfg, name) for name in settings} == settings
     assert (cfg.method_name, cfg.codec._target_.rpartition(".")[2]) == ("pffdst", "Float32")
+
+
+def test_the_metric_is_one_that_its_runs_log() -> None:
+    assert SWEEP["metric"]["name"] in columns(split=evaluated_on(FIRST["validation_share"]))
 
 
 def test_a_parameter_that_is_no_setting_is_told() -> None:

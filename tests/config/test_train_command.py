@@ -60,6 +60,15 @@ def test_a_run(run: Any) -> None:
     assert Path("logs/runs/exp/.hydra/overrides.yaml").is_file()
 
 
+def test_a_reader_that_went_ends_no_run(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        code, _, err = run(lambda cfg: print("round 1") or 0.5, "experiment=exp", "partition=equal")
+    assert (code, err) == (0, "nobody reads the output any more: it is dropped, the work goes on\n")
+
+
 def test_a_bad_command_line_runs_nothing(run: Any) -> None:
     code, out, err = run(pytest.fail, "sparsity=2", "cohort=99")
     assert (code, out) == (2, "")

@@ -23,6 +23,7 @@ from rich.syntax import Syntax
 
 from pffdst.cli.failures import user_error
 from pffdst.cli.numbered import numbered
+from pffdst.cli.unread import outlived
 from pffdst.config.check import check, tidy
 from pffdst.config.choices import Choices
 from pffdst.config.compose import VERSION_BASE, composition_line, register
@@ -90,7 +91,8 @@ def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[
     except UserError as error:
         return _report(error)
     if ranks is None:
-        return _run(task, config_dir)
+        with outlived(quiet=bool(set(sys.argv) & _SHOWS)):
+            return _run(task, config_dir)
     if ranks.rank != 0:
         follow(ranks)
     try:
@@ -133,9 +135,6 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and set(sys.argv) & _SHOWS:
-            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives until the process ends
-            return 0  # the reader has seen enough: train.py --help | head
         return _report(error)
     return 0
 
@@ -147,7 +146,7 @@ def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
     """
     folder, sweep = _folder(), _in_sweep()
     cfg = tidy(cfg, Choices.current())
-    with numbered(HydraConfig.get().job.num if sweep and _side_by_side() else None):
+    with numbered(HydraConfig.get().job.num if sweep and _side_by_side() else None), outlived():
         return _attempt(cfg, launch, folder, sweep)
 
 

@@ -85,3 +85,49 @@ def test_everything_in_a_folder_in_a_line_each(sweep: Path, tmp_path: Path) -> N
 def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(tmp_path) == (2, "")
     assert "no run, sweep or search" in capsys.readouterr().err
+
+
+HOSTILE = [
+    "+hydra.callbacks={x: {_target_: joblib.load, filename: /tmp/x}}",
+    "hydra/launcher=joblib",
+    "seed=${oc.env:HOME}",
+    "model._target_=joblib.load",
+    "+model.more={a: {'_target_': joblib.load}}",
+    "--config-dir=/tmp/x",
+    "-m",
+    "@x=1",
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE)
+def test_no_command_that_is_told_holds_more_than_settings(sweep: Path, line: str) -> None:
+    task = ["rounds=4", line, "seed=0,1,2,3,4"]
+    OmegaConf.save({"hydra": {"sweeper": {}, "overrides": {"task": task}}}, sweep / "multirun.yaml")
+    text = " ".join(told(sweep)[1].split())
+    command, apart, more = text.partition("To do the rest: ")[2].partition(" # ")
+    assert command == f"python train.py -m rounds=4 seed=0,1,2,3,4 hydra.sweep.dir={sweep}"
+    assert apart
+    assert more.endswith(line)
+
+
+def test_values_that_cannot_be_counted_are_no_grid(sweep: Path) -> None:
+    task = ["rounds=4", "seed=range(0,3,0)"]
+    OmegaConf.save(OmegaConf.create({"hydra": {"sweeper": {}, "overrides": {"task": task}}}), sweep / "multirun.yaml")
+    assert told(sweep)[0] == 0
+
+
+def test_a_search_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "search.db").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
+    assert told(tmp_path)[0] == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path}/search.db: it holds no search that can be read: ")
+    assert error.count("\n") == 1
+
+
+def test_a_search_that_is_a_link_is_not_written_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.db").touch()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/search.db").symlink_to(tmp_path / "own.db")
+    assert told(tmp_path / "x")[0] == 2
+    assert "it is a link" in capsys.readouterr().err
+    assert (tmp_path / "own.db").read_bytes() == b""

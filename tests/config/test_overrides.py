@@ -44,6 +44,11 @@ def test_hydras_own_options_are_its_own_words(configs: Path) -> None:
     assert "basic" in line
 
 
+def test_a_range_without_a_step_is_one_line(configs: Path) -> None:
+    [line] = refused(configs, "-m", "seed=range(0,3,0)")
+    assert line.startswith("seed=range(0,3,0): these are no values to try")
+
+
 def test_hydra_overrides_pass(configs: Path) -> None:
     argv = ["hydra.run.dir=x", "hydra.verbose=true", "+hydra.job.env_set.A=b", "hydra/job_logging=disabled"]
     assert preflight(argv, configs) == argv

@@ -81,6 +81,18 @@ def test_an_option_of_ones_own_is_taken_where_its_folder_is_named(tmp_path: Path
     assert "model=mine" in preflight([f"resume={folder}", "--config-dir", str(own)], SHIPPED)
 
 
+def test_a_search_path_of_the_command_line_is_told_and_taken(tmp_path: Path) -> None:
+    own = tmp_path / "myconf"
+    (own / "model").mkdir(parents=True)
+    (own / "model" / "mine.yaml").write_text((SHIPPED / "model" / "cnn.yaml").read_text())
+    folder = folder_with(tmp_path / "run", ["model=mine"])
+    sources = [{"path": str(own), "schema": "file", "provider": "hydra.searchpath in command-line"}]
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"config_sources": sources}}}))
+    [word] = places_of(folder)
+    assert word == f"hydra.searchpath=[file://{own}]"
+    assert "model=mine" in preflight([f"resume={folder}", word], SHIPPED)
+
+
 def test_configurations_inside_the_folder_are_not_found_by_standing_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

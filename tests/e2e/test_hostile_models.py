@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import threading
 import zlib
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from pffdst import load
 from pffdst.cli.evaluate import main as evaluate
 from pffdst.cli.export import FORMATS, export
+from pffdst.cli.export import main as export_main
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError
+from pffdst.models.cnn import SmallCNN
 from pffdst.models.saved import SavedModel
 from pffdst.runs import checkpoint
 from pffdst.runs.checkpoint import CheckpointError
@@ -36,8 +40,8 @@ CARD = {
 VALUES = {"weight": torch.ones(2, 4), "bias": torch.ones(2)}
 
 
-def write(path: Path, tensors: dict[str, torch.Tensor], weights: Any) -> None:
-    save_file(tensors, path, {"pffdst": json.dumps(CARD | {"weights": weights})})
+def write(path: Path, tensors: dict[str, torch.Tensor], weights: Any, **card: Any) -> None:
+    save_file(tensors, path, {"pffdst": json.dumps(CARD | {"weights": weights} | card)})
 
 
 def within(work: Callable[[], object], seconds: float = 20) -> BaseException:
@@ -87,7 +91,31 @@ def a_terabyte(path: Path) -> None:
     os.truncate(path, 2**40)
 
 
-MODELS = [pipe, device, list_of_weights, too_large_a_weight, places_beyond, whole_numbers, a_terabyte]
+def weights_of_no_bytes(path: Path) -> None:
+    write(path, VALUES, {"weight": [40_000, 40_000]})
+
+
+def places_of_no_bytes(path: Path) -> None:
+    codes = torch.frombuffer(bytearray(zlib.compress(bytes([255]) * 10**7)), dtype=torch.uint8)
+    write(path, {"values/weight": torch.ones(0), "alive/weight": codes}, {"weight": [40_000, 60_000]})
+
+
+def weights_that_cancel(path: Path) -> None:
+    write(path, VALUES, {"a": [-(10**10)], "b": [10**10]})
+
+
+def images_of_no_bytes(path: Path) -> None:
+    write(path, VALUES, {}, shape=[1, 10**6, 10**6])
+
+
+def a_mean_beyond_numbers(path: Path) -> None:
+    write(path, VALUES, {}, mean=[10**400])
+
+
+MODELS = [
+    *(pipe, device, list_of_weights, too_large_a_weight, places_beyond, whole_numbers, a_terabyte),
+    *(weights_of_no_bytes, places_of_no_bytes, weights_that_cancel, images_of_no_bytes, a_mean_beyond_numbers),
+]
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -97,6 +125,64 @@ def test_a_hostile_model_is_named_in_one_line(tmp_path: Path, make: Callable[[Pa
     assert isinstance(told, UserError)
     assert str(told).startswith(f"{tmp_path}/model.safetensors: it ")
     assert "\n" not in str(told)
+
+
+@pytest.mark.parametrize("sides", [(30_000, 30_000), (10**9, 10**9)])
+def test_a_network_larger_than_its_file_is_never_made(tmp_path: Path, sides: tuple[int, int]) -> None:
+    model = {"_target_": "torch.nn.Linear", "in_features": sides[0], "out_features": sides[1]}
+    write(tmp_path / "model.safetensors", VALUES, {}, model=model)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert f"would have {sides[1] * (sides[0] + 1):,} weights" in str(within(lambda: load(tmp_path)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**6  # kB: 900 million weights are 3.6 GB
+
+
+def described(folder: Path) -> None:
+    """A config.yaml that names the digits."""
+    node = yaml.safe_load((SHIPPED / "dataset/digits.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({"dataset": node, "seed": 1}))
+
+
+def test_data_without_their_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "model.safetensors", VALUES, {})
+    (tmp_path / "config.yaml").write_text("{dataset: {_target_: pffdst.data.sources.digits.DigitsSource}, seed: 1}\n")
+    assert evaluate([str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "choose one, e.g. dataset=digits" in told
+
+
+HOSTILE_WORDS = ["[/x]", "\x1b]0;owned\x07", "[red]r[/red]", "\u202egnp", "a\nb", ["a list"]]
+
+
+def test_words_of_a_model_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"_target_": "pffdst.models.cnn.SmallCNN", "channels": 1, "size": 8, "classes": 10}
+    network = SmallCNN(channels=1, size=8, classes=10)
+    card = {"model": model, "classes": 10, "shape": [1, 8, 8], "class_names": HOSTILE_WORDS}
+    write(tmp_path / "model.safetensors", network.state_dict(), {}, **card)
+    described(tmp_path)
+    assert evaluate([str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert all(
+        word in told for word in ("[/x]", "\\x1b]0;owned\\x07", "[red]r[/red]", "\\u202egnp", "a\\nb", "['a list']")
+    )
+
+
+@pytest.mark.parametrize("call", [evaluate, lambda words: export_main([*words, "--to", "pt2"])])
+@pytest.mark.parametrize("target", ["torch.nn.Linear", "\x1b[2Jno.such"])
+def test_a_network_that_is_not_what_its_file_says_is_one_line(
+    tmp_path: Path, call: Callable[[list[str]], int], target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"_target_": target, "in_features": 4, "out_features": 2}
+    write(tmp_path / "model.safetensors", VALUES, {}, model=model, classes=10, shape=[1, 8, 8])
+    described(tmp_path)
+    assert call([str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "\x1b" not in told
+    assert told.startswith(
+        "torch.nn.Linear does not tell 10 classes" if "torch" in target else "\\x1b[2Jno.such cannot"
+    )
 
 
 def test_a_good_model_is_loaded(tmp_path: Path) -> None:

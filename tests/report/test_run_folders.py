@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import pytest
 from filelock import FileLock
@@ -11,6 +12,7 @@ from pffdst.metrics import names
 from pffdst.report.groups import is_counted
 from pffdst.report.library import Library
 from pffdst.report.reading import FINALS
+from pffdst.report.rows import read_columns
 from pffdst.runs import files
 from pffdst.runs import jobs as sweeps
 
@@ -149,3 +151,23 @@ def test_what_lies_inside_a_run_is_no_run_of_its_own(tmp_path, write):
     (folder / "wandb/deep").mkdir(parents=True)
     assert [run.id for run in Library([tmp_path / "logs"]).look().runs] == ["a"]
     assert [run.id for run in Library([folder]).look().runs] == ["a"]
+
+
+def test_many_rows_take_the_memory_of_their_figures(tmp_path, write):
+    path = write(tmp_path / "long", rounds=3) / files.METRICS
+    heading, *rows = path.read_text().splitlines()
+    columns, cells = heading.split(","), rows[-1].split(",")
+    count = 5000
+    with path.open("w") as file:
+        file.write(heading + "\n")
+        for number in range(1, count + 1):
+            cells[columns.index(names.ROUND)] = str(number)
+            file.write(",".join(cells) + "\n")
+    tracemalloc.start()
+    try:
+        found, lost = read_columns(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(found), lost) == (count, 0)
+    assert peak < 8 * count * len(columns)  # eight bytes a figure; rows of words take five times that and more

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +33,7 @@ from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.units import format_percent
 from pffdst.models.saved import SavedModel, path_of
 from pffdst.runs.files import CONFIG, FileProblem, read_yaml
+from pffdst.runs.foreign import foreign
 
 __all__ = ["evaluate", "main"]
 
@@ -72,7 +74,7 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
     owner = torch.zeros(len(data.test), dtype=torch.int64)
     by_class = {"class_acc": MulticlassAccuracy(card.classes, average="none")}
     evaluator = Evaluator(data.test, owner, 1, card.inputs, channels_last=False, metrics=by_class)
-    return evaluator.evaluate(saved.classifier().network)
+    return evaluator.evaluate(saved.tried().network)
 
 
 def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: bool) -> Dataset:
@@ -90,14 +92,26 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
     _refuse([f"{folder / CONFIG}: {why}{trusted}" for why in problems])
     node = _node(cfg.dataset, overrides)
     _refuse(key_problems("dataset", node, locate(str(node._target_))))
-    source: DataSource = instantiate(node)
-    _refuse(source.problems())
-    data = source.load(cfg.seed)
+    data = _source(node, folder).load(cfg.seed)
     if not validation:
         return data
     if cfg.validation_share == 0:
         raise UserError(f"{run} had no validation set (validation_share=0): leave --validation out")
     return data.with_validation(cfg.validation_share, cfg.seed)
+
+
+def _source(node: DictConfig, folder: Path) -> DataSource:
+    """What reads the data. UserError where it cannot be made of the node, whose values may be of any kind."""
+    try:
+        source: DataSource = instantiate(node)
+        problems = source.problems()
+    except (InstantiationException, TypeError, ValueError) as error:
+        why = " ".join(str(error.__cause__ or error).split())[:300]
+        raise UserError(
+            f"{folder / CONFIG}: no data set can be made of what it says ({why}); choose one, e.g. dataset=digits"
+        ) from error
+    _refuse(problems)
+    return source
 
 
 def _described(found: Any) -> DictConfig:
@@ -132,14 +146,14 @@ def _node(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> Table:
     title = f"{saved.card.target.rpartition('.')[2]} on the {split} set of {data.name}"
-    table = Table(title=title, title_justify="left", min_width=len(title))
+    table = Table(title=foreign(title), title_justify="left", min_width=len(title))
     table.add_column("class", overflow="fold")
     for name in (data.inputs.noun, "accuracy"):
         table.add_column(name, justify="right")
     counts = torch.bincount(data.test.labels, minlength=data.classes).tolist()
     for label, count in enumerate(counts):
         accuracy = format_percent(scores.metrics[f"class_acc/{label}"]) if count else "-"
-        table.add_row(saved.card.name_of(label), f"{count:,}", accuracy)
+        table.add_row(foreign(saved.card.name_of(label)), f"{count:,}", accuracy)
     table.add_section()
     table.add_row("all", f"{sum(counts):,}", format_percent(scores.acc_global))
     return table

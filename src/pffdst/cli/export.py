@@ -22,6 +22,7 @@ from pffdst.core.errors import UserError, needs
 from pffdst.metrics.units import format_bytes
 from pffdst.models.saved import Classifier, SavedModel, path_of
 from pffdst.runs.files import write_whole
+from pffdst.runs.foreign import foreign
 
 __all__ = ["FORMATS", "export", "main"]
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     size, original = path.stat().st_size, source.stat().st_size
-    print(f"{path} ({format_bytes(size)}; {source.name} has {format_bytes(original)})")
+    print(foreign(f"{path} ({format_bytes(size)}; {source.name} has {format_bytes(original)})").plain)
     return 0
 
 
@@ -114,7 +115,7 @@ def _onnx(saved: SavedModel, path: Path) -> None:
 
 def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
     """The module to trace and a batch of two samples: of one, a tracer would take the 1 for a constant."""
-    return saved.classifier(), saved.card.inputs.raw(2)
+    return saved.tried(), saved.card.inputs.raw(2)
 
 
 FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, Path], None]]]] = {

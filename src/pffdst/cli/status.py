@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pffdst.cli.sweep_table import counts, table_of
 from pffdst.config.sweeps import grid_of, saved_overrides
+from pffdst.config.trust import plain_settings
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
 from pffdst.runs.files import SEARCH, SWEEP
@@ -83,7 +84,14 @@ def _trials(folder: Path) -> Trials | None:
         from pffdst.search.trials import Trials
     except ModuleNotFoundError as error:
         raise needs(f"{folder} holds a search, which", error) from error
-    return Trials.load(folder)
+    try:
+        found = Trials.load(folder)
+        return found if found is None or found.left >= 0 else None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a data base of somebody's leads Optuna to
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / SEARCH}: it holds no search that can be read: {why}") from error
 
 
 def _show_below(root: Path, console: Console) -> bool:
@@ -114,10 +122,18 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
     if any(job.state == "running" for job in jobs):
         return "Somebody is at work here."
     if trials is not None and trials.left > 0:
-        return f"To go on: {command_line('train', [*trials.given])}"
+        return _told("To go on", trials.given)
     if trials is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
     if not (folder / SWEEP).is_file():
         return f"To go on: {command_line('train', [f'resume={folder}'])}"
-    task = saved_overrides(folder)
-    return f"To do the rest: {command_line('train', ['-m', *task, f'hydra.sweep.dir={folder}'])}"
+    return _told("To do the rest", saved_overrides(folder), "-m", f"hydra.sweep.dir={folder}")
+
+
+def _told(what: str, saved: Sequence[str], *own: str) -> str:
+    """The command that a folder's saved words make; what is more than a setting is told apart, for nobody to copy."""
+    plain, more = plain_settings(saved)
+    told = f"{what}: {command_line('train', [*own[:1], *plain, *own[1:]])}"
+    if not more:
+        return told
+    return f"{told}  # its command line had more than settings; what you trust of it, add: {' '.join(more)}"

@@ -157,7 +157,13 @@ class _Look:
             self.problems.append(f"{line}: several values need -m ({sweep}); a list is written [{raw}]")
             return
         plus = line[: len(line) - len(line.lstrip("+"))]
-        yield _Given(line, plus, override.key_or_group, _values(override), override.is_sweep_override())
+        try:
+            values = _values(override)
+        except (ValueError, ArithmeticError) as error:
+            key = override.key_or_group
+            self.problems.append(f"{line}: these are no values to try ({error}); write e.g. {key}=0,1,2")
+            return
+        yield _Given(line, plus, override.key_or_group, values, override.is_sweep_override())
 
     def _parsed(self, line: str) -> Override | None:
         try:

@@ -25,6 +25,7 @@ from pffdst.runs.files import SWEEP, FileProblem, read_yaml
 __all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides"]
 
 _MOST_JOBS = 100_000
+_NO_VALUES = (ValueError, TypeError, ArithmeticError)  # what a sweep raises that can be written and not be counted
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Job = tuple[str, ...]
 _UNIQUE = ("hydra.job.num", "hydra.job.id")
@@ -46,7 +47,10 @@ def _lines(override: Override) -> list[str]:
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
         raise HydraException(f"{override.input_line}: a sweep takes single values, such as {key}=1,2 or range(0,3)")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    try:
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except _NO_VALUES as error:  # range(0,3,0)
+        raise HydraException(f"{override.input_line}: these are no values: {error}") from error
 
 
 def preset_lines(hydra: Any) -> list[str]:
@@ -68,7 +72,7 @@ def grid_of(sweep: Path) -> list[tuple[str, ...]]:
     saved = saved_overrides(sweep)
     try:
         return jobs_in(saved) if saved and _job_count(saved) <= _MOST_JOBS else []
-    except HydraException:
+    except (HydraException, *_NO_VALUES):
         return []  # glob(...) needs the folders of configurations the sweep was started with
 
 

@@ -22,11 +22,20 @@ from pffdst.config.resume import Expanded
 from pffdst.core.words import typed
 from pffdst.runs.files import CHECKPOINTS, HYDRA, HYDRA_SETTINGS, LOCK, OVERRIDES, FileProblem, read_yaml
 
-__all__ = ["known_targets", "node_problems", "places_of", "refuse_the_folders_own", "saved_problems", "searched"]
+__all__ = [
+    "known_targets",
+    "node_problems",
+    "places_of",
+    "plain_settings",
+    "refuse_the_folders_own",
+    "saved_problems",
+    "searched",
+]
 
 _MOST_LINES, _MOST_TEXT = 1000, 10_000
 _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w\-]*(\.[\w\-]+|\[[\w\-]+\])*")
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
+_SPECIAL = re.compile(r"(?<![A-Za-z0-9])_[a-z]+_(?![A-Za-z0-9])")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
 _WRITTEN = ("train.log", LOCK)  # in place; what else a run writes is written aside and renamed
 _HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.verbose"})
@@ -108,6 +117,22 @@ def saved_problems(saved: Sequence[str], opened: Session, folders: Sequence[Path
         return [f"its saved command line has more than {_MOST_LINES} lines, or one of more than {_MOST_TEXT} letters"]
     groups = opened.groups()
     return [f"{line[:200]}: {why}" for line in saved for why in _line_problems(line, opened, groups, folders)]
+
+
+def plain_settings(saved: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The saved lines of a folder that are settings, and the others, which no command that it is told in may hold.
+
+    The others set what is Hydra's own, name code, or read something of this machine.
+    """
+    plain = [line for line in saved if _is_plain(line)]
+    return plain, [line for line in saved if line not in plain]
+
+
+def _is_plain(line: str) -> bool:
+    bare = key_of(line).lstrip("+")
+    own = bare.startswith(("hydra.", "hydra/")) and bare not in _HARMLESS
+    is_key = "=" in line and _KEY.fullmatch(key_of(line)) is not None
+    return is_key and not (own or _RESOLVER.search(line) or _SPECIAL.search(line))
 
 
 def places_of(folder: Path) -> list[str]:

@@ -1,10 +1,18 @@
 """The one family of errors that are answered with a message instead of a traceback."""
 
+from pffdst.core.words import shown
+
 __all__ = ["LostError", "UserError", "needs"]
 
 
 class UserError(Exception):
-    """An error of the user's making: printed without a traceback, exit code 2."""
+    """An error of the user's making: printed without a traceback, exit code 2.
+
+    It may quote a file of anybody's: nothing in its text steers a terminal.
+    """
+
+    def __str__(self) -> str:
+        return shown(super().__str__(), keep="\n")
 
 
 class LostError(UserError):

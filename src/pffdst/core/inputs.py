@@ -6,6 +6,7 @@ one place, for training, for evaluation and in front of a saved model.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = ["ImageInputs", "Inputs", "Normalise", "TokenInputs", "random_inputs"]
+
+_MOST = 2**26  # values of a sample that is told of in words
 
 
 class Inputs(ABC):
@@ -67,9 +70,17 @@ class Inputs(ABC):
         """From plain values. KeyError, TypeError or ValueError where they are none of a kind of samples."""
         if "vocabulary" in words:
             sizes = [int(words[key]) for key in ("vocabulary", "length", "padding", "typical")]
-            return TokenInputs(sizes[0], sizes[1], sizes[2], sizes[3])
-        channels, height, width = words["shape"]
-        return ImageInputs((int(channels), int(height), int(width)), tuple(words["mean"]), tuple(words["std"]))
+            told = TokenInputs(sizes[0], sizes[1], sizes[2], sizes[3])
+            if not 1 <= told.typical <= told.length <= _MOST or not 0 <= told.padding < told.vocabulary:
+                raise ValueError(f"its texts are {told}")
+            return told
+        channels, height, width = (int(side) for side in words["shape"])
+        mean, std = (tuple(float(value) for value in words[key]) for key in ("mean", "std"))
+        if min(channels, height, width) < 1 or channels * height * width > _MOST:
+            raise ValueError(f"its images are {channels}x{height}x{width}")
+        if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))):
+            raise ValueError(f"its mean and std are no {channels} numbers each")
+        return ImageInputs((channels, height, width), mean, std)
 
 
 def random_inputs(of: Inputs | Sequence[int], count: int, dtype: torch.dtype, *, longest: bool = False) -> Tensor:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["dotted", "typed"]
+__all__ = ["dotted", "shown", "typed"]
+
+# Of Unicode's categories: control characters, marks that turn the direction of a line, lone surrogates, unassigned
+# ones, separators of lines.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def shown(text: str, keep: str = "") -> str:
+    """Text as a terminal may show it: what would steer the terminal is written out, as `\\x1b`, but for `keep`."""
+    return "".join(letter if letter in keep else _shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    if unicodedata.category(letter) not in _HIDDEN:
+        return letter
+    return letter.encode("unicode_escape").decode()
 
 
 def typed(value: Any) -> str:

@@ -49,6 +49,8 @@ AVERAGE: Final = "model_ema.safetensors"
 _FORMAT: Final = "pffdst model 1"
 _METADATA: Final = "pffdst"
 _FAR: Final = 255
+_SPARE: Final = 2**22  # values that a network may have beside its weights: buffers that no state dict keeps
+_LARGE, _THINNEST = 2**26, 4096  # weights that any file may name; beyond that, so many for each byte that it holds
 _KINDS: Final = ("values/", "alive/", "frozen/")
 
 
@@ -94,7 +96,7 @@ class ModelCard:
             arguments=arguments,
             classes=int(words["classes"]),
             inputs=Inputs.of_words(words),
-            class_names=tuple(words.get("class_names", ())),
+            class_names=tuple(map(str, words.get("class_names", ()))),
             fingerprint=str(words.get("fingerprint", "")),
             seed=int(words.get("seed", 0)),
         )
@@ -103,8 +105,8 @@ class ModelCard:
         """A class's name, or its number where it has none."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
-    def network(self) -> nn.Module:
-        """The network, with weights of no meaning yet.
+    def network(self, most: int) -> nn.Module:
+        """The network, with weights of no meaning yet, at most `most` of them.
 
         A file is data: what it names is called only if it is a module's class, or a function that says it makes one.
         UserError for anything else, and where it cannot be imported or made.
@@ -116,10 +118,25 @@ class ModelCard:
             raise UserError(f"{self.target} cannot be imported ({error}); put it on the path, or {how}") from error
         if not _makes_module(target):
             raise UserError(f"{self.target} is no class of torch modules; {how}")
+        size = self._size(target)
+        if size > most:
+            raise UserError(f"{self.target} would have {size:,} weights, more than fit its file ({most:,}); {how}")
         try:
-            return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.inputs)
+            return self._made(target)
         except Exception as error:
             raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
+
+    def _made(self, target: Any) -> nn.Module:
+        return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.inputs)
+
+    def _size(self, target: Any) -> int:
+        """How many values the network has, made without memory for any; 0 where it cannot be made so."""
+        try:
+            with torch.device("meta"):
+                made = self._made(target)
+                return sum(tensor.numel() for tensor in (*made.parameters(), *made.buffers()))
+        except Exception:  # told when it is made
+            return 0
 
 
 # What the parts of a file that is not ours raise, wherever it is that they do not fit together.
@@ -200,7 +217,8 @@ class SavedModel:
 
         UserError where the weights do not fit.
         """
-        made = self.card.network() if network is None else network
+        held = sum(tensor.numel() for tensor in self.tensors.values())
+        made = self.card.network(2 * held + _SPARE) if network is None else network
         try:
             given = made.state_dict()  # with the versions that some layers ask for
             versions = given._metadata  # type: ignore[attr-defined]
@@ -214,6 +232,23 @@ class SavedModel:
         dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
         front = self.card.inputs.front(dtype, torch.contiguous_format, "cpu")
         return Classifier(front, made, self.card).eval()
+
+    @torch.no_grad()
+    def tried(self) -> Classifier:
+        """The classifier, which has told two samples' classes. UserError where that is not what its card says."""
+        made, card = self.classifier(), self.card
+        told: object
+        try:
+            told = tuple(made(card.inputs.raw(2)).shape)
+        except Exception as error:  # whatever a network raises of samples that are not its own
+            told = " ".join(str(error).split())[:200]
+        if told != (2, card.classes):
+            shape = "x".join(map(str, card.inputs.shape))
+            raise UserError(
+                f"{card.target} does not tell {card.classes} classes of {card.inputs.noun} of {shape}, as its file "
+                f"says it does: {told}"
+            )
+        return made
 
 
 @final
@@ -305,7 +340,20 @@ def _compressed(codes: NDArray[np.uint8]) -> Tensor:
     return torch.frombuffer(bytearray(packer.compress(codes.tobytes()) + packer.flush()), dtype=torch.uint8)
 
 
+def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """ValueError for weights that the file does not hold, before there is memory for them."""
+    held = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    size = sum(abs(math.prod(shape)) for shape in shapes.values())
+    if size > max(_LARGE, _THINNEST * held):
+        raise ValueError(f"it names {size:,} weights, and holds {held:,} bytes")
+    absent = [name for name in shapes if name not in stored and f"values/{name}" not in stored]
+    other = [name for name, shape in shapes.items() if name in stored and list(stored[name].shape) != list(shape)]
+    if absent or other:
+        raise ValueError(f"weights that it lacks: {', '.join(absent) or 'none'}; of another shape: {other}")
+
+
 def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> SavedModel:
+    _check_shapes(stored, shapes)
     tensors = {name: tensor for name, tensor in stored.items() if not name.startswith(_KINDS)}
     alive: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from rich.text import Text
 
-__all__ = ["foreign"]
+from pffdst.core.words import shown
 
-# Of Unicode's categories: control characters, marks that turn the direction of a line, lone surrogates, unassigned
-# ones, separators of lines.
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+__all__ = ["foreign"]
 
 
 def foreign(value: object) -> Text:
@@ -18,10 +14,4 @@ def foreign(value: object) -> Text:
 
     `.plain` is the same as a str, for what is not printed with rich.
     """
-    return Text("".join(_shown(letter) for letter in str(value)))
-
-
-def _shown(letter: str) -> str:
-    if unicodedata.category(letter) not in _HIDDEN:
-        return letter
-    return letter.encode("unicode_escape").decode()
+    return Text(shown(str(value)))

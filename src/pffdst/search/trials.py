@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from sqlalchemy.pool import NullPool
 
+from pffdst.core.errors import UserError
 from pffdst.metrics.units import format_figure
 from pffdst.runs.files import SEARCH
 from pffdst.runs.foreign import foreign
@@ -115,7 +116,7 @@ class Trials:
     @property
     def given(self) -> tuple[str, ...]:
         """The overrides it was last started with."""
-        return tuple(self._study.user_attrs.get(_GIVEN, ()))
+        return tuple(map(str, self._study.user_attrs.get(_GIVEN, ())))
 
     @property
     def left(self) -> int:
@@ -188,6 +189,8 @@ def shown(value: Value) -> str:
 
 
 def _storage(folder: Path) -> RDBStorage:
+    if (folder / SEARCH).is_symlink():  # in a folder of somebody's it may lead to any data base of ours
+        raise UserError(f"{folder / SEARCH}: it is a link; put there what it leads to")
     # No connection outlives a question: runs fork worker processes in between.
     return RDBStorage(f"sqlite:///{(folder / SEARCH).resolve()}", {"poolclass": NullPool})
 

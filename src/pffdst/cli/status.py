@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pffdst.cli.sweep_table import counts, table_of
-from pffdst.config.sweeps import grid_of, saved_overrides
+from pffdst.config.sweeps import grid_of, saved_overrides, saved_subdir
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
 from pffdst.runs.files import SEARCH, SWEEP
@@ -119,5 +119,5 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
         return "Nothing is left to do."
     if not (folder / SWEEP).is_file():
         return f"To go on: {command_line('train', [f'resume={folder}'])}"
-    task = saved_overrides(folder)
-    return f"To do the rest: {command_line('train', ['-m', *task, f'hydra.sweep.dir={folder}'])}"
+    task = [*saved_overrides(folder), f"hydra.sweep.dir={folder}", *saved_subdir(folder)]
+    return f"To do the rest: {command_line('train', ['-m', *task])}"

@@ -30,7 +30,8 @@ def alone(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("Rebound", "workers=2"), ("Generators", "workers=3"), ("ScriptedCounter", "workers=2")]
+    ("name", "way"),
+    [("Rebound", "workers=2"), ("Generators", "workers=3"), ("ScriptedCounter", "workers=2"), ("Drawn", "workers=2")],
 )
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, name: str, way: str) -> None:
     assert played(name, WAYS[way], tmp_path) == alone(name)

@@ -869,6 +869,43 @@ class Clamped(Head):
         return self.out(self.body(x).relu())
 
 
+class MaxNorm(Odd):
+    """Pixels as words, whose embeddings the forward pass keeps short."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.words, self.fc = nn.Embedding(9, 12, max_norm=1.0), nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.words((x.flatten(1) * 2).long().clamp(-4, 4) + 4).mean(1))
+
+
+class Damped(nn.Module):
+    """A layer whose output grows with the batches it has seen."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("met", torch.tensor(0))
+        self.fc = nn.Linear(n, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.met += 1
+        return self.fc(x) * (1 - 1 / (2 + self.met))
+
+
+class ScriptedCounter(Odd):
+    """A counter that acts, compiled by TorchScript."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would have us export it
+            self.body = torch.jit.script(Damped(self.n))
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x.flatten(1)).relu())
+
+
 @dataclass(frozen=True)
 class Animal:
     """A network and what is to be found in it.
@@ -970,6 +1007,8 @@ ZOO = [
     Animal(Thawing),
     Animal(DataInit, buffers=("made",)),
     Animal(GradientHook),
+    Animal(ScriptedCounter, buffers=("body.met",)),
+    Animal(MaxNorm, ("fc.weight",)),
     Animal(Clamped, settings=("freeze=none",)),
 ]
 

@@ -26,7 +26,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
-from pffdst.core.probe import least_batch, left_out, probe, takes_channels_last
+from pffdst.core.probe import least_batch, left_out, probe, repeat_problems, takes_channels_last
 from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
@@ -123,7 +123,9 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
     """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
     dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
     network = _constructed(cfg, dataset, cfg.seed)
-    problems = probe(network, dataset.inputs, dataset.classes)
+    problems = probe(network, dataset.inputs, dataset.classes) or repeat_problems(
+        network, _constructed(cfg, dataset, cfg.seed), dataset.inputs
+    )
     if problems:
         raise ConfigError(problems)
     seen = trace(network, dataset.inputs)

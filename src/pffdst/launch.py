@@ -40,15 +40,16 @@ def launch(cfg: DictConfig) -> float:
     in_sweep = hydra.mode == RunMode.MULTIRUN
     resume = cfg.resume
     if in_sweep and resume is False:
-        attempt = jobs.previous_attempt(
-            Path(hydra.sweep.dir).parent, identity, folder, engine_identity(cfg), lambda: _present_content(cfg)
-        )
+        attempt = _attempt(cfg, folder, identity)
         if attempt is not None and attempt.folder != folder.resolve():
             jobs.mark_skipped(folder, attempt.folder)
         if attempt is not None:
             _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
             folder, resume = attempt.folder, True
     with jobs.locked(folder):
+        if in_sweep and resume is False and jobs.read_run(folder):
+            attempt = _attempt(cfg, folder, identity)  # another start of the sweep may have been at work until now
+            resume = attempt is not None and attempt.folder == folder.resolve()
         summary = finished(folder, identity) if resume is not False else None
         if summary is None:
             state = starting_state(cfg, folder, resume, identity)
@@ -59,6 +60,12 @@ def launch(cfg: DictConfig) -> float:
             jobs.mark_found(folder)
             print_summary(summary)
     return float(summary["last5_acc_global"])
+
+
+def _attempt(cfg: DictConfig, folder: Path, identity: str) -> jobs.Attempt | None:
+    """The run that a job of a sweep need not repeat."""
+    root = Path(HydraConfig.get().sweep.dir).parent
+    return jobs.previous_attempt(root, identity, folder, engine_identity(cfg), lambda: _present_content(cfg))
 
 
 def _present_content(cfg: DictConfig) -> str:

@@ -53,6 +53,16 @@ def test_a_sweep_with_every_kind_of_job(sweep: Path) -> None:
     assert f"train.py -m rounds=4 seed=0,1,2,3,4 hydra.sweep.dir={sweep}" in " ".join(text.split())
 
 
+def test_the_rest_of_a_sweep_is_done_where_its_jobs_lie(sweep: Path) -> None:
+    saved = OmegaConf.load(sweep / "multirun.yaml")
+    given = ["hydra.sweep.subdir=a/${hydra.job.num}", "hydra.searchpath=[/x]", "hydra.mode=MULTIRUN"]
+    saved.hydra.overrides.hydra = given
+    OmegaConf.save(saved, sweep / "multirun.yaml")
+    text = " ".join(told(sweep)[1].split())
+    assert f"'hydra.sweep.subdir=a/${{hydra.job.num}}' hydra.sweep.dir={sweep}" in text
+    assert "searchpath" not in text, "a folder may come from anybody"
+
+
 def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
     folder = run(tmp_path / "runs" / "day" / "time", "running", "seed=1")
     with FileLock(folder / LOCK):

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from torch import Tensor
 
 from pffdst.build import build, content
 from pffdst.config.check import ConfigError
@@ -16,7 +17,8 @@ from pffdst.core.errors import UserError
 from pffdst.launch import check_content
 from pffdst.runs import checkpoint
 from pffdst.wire.frame import Tag, unpack
-from tests.every_network import WAYS, check_file, configuration, opened, play, played, resumed
+from tests.every_network import WAYS, check_file, configuration, digest, opened, play, played, resumed
+from tests.zoo import LeftOut, Tied
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
 
@@ -27,7 +29,10 @@ def alone(name: str) -> str:
         return played(name, WAYS["workers=0"], Path(folder))
 
 
-@pytest.mark.parametrize(("name", "way"), [("Rebound", "workers=2"), ("Generators", "workers=3")])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("Rebound", "workers=2"), ("Generators", "workers=3"), ("ScriptedCounter", "workers=2"), ("Drawn", "workers=2")],
+)
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, name: str, way: str) -> None:
     assert played(name, WAYS[way], tmp_path) == alone(name)
 
@@ -52,6 +57,49 @@ def test_a_network_that_writes_to_its_weights_goes_without_freezing(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"writes to body\.weight, and frozen weights .* or write freeze=none"):
         build(configuration("Clamped", ["freeze=two_stage"]), tmp_path, "identity")
     assert configuration("Clamped", []).freeze._target_.endswith("NoFreezing")
+
+
+class Following(Tied):
+    """A layer that follows another, whose parameters do not train."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.fc.weight.lerp_(torch.zeros(()), 0.1)
+        return super().forward(x)
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        super().make(channels, size, classes)
+        self.fc.requires_grad_(False)
+
+
+def test_a_parameter_that_does_not_train_and_is_written_to_is_refused(tmp_path: Path) -> None:
+    cfg = configuration("Tied", [])
+    cfg.model._target_ = f"{__name__}.Following"
+    with pytest.raises(ConfigError, match=r"parameters that do not train \(fc\.weight\), .* register_buffer"):
+        build(cfg, tmp_path, "identity")
+
+
+def test_weights_that_have_no_masks_may_be_written_to_beside_frozen_ones(tmp_path: Path) -> None:
+    name = "MaxNorm"
+    assert len(build(configuration(name, []), tmp_path, "identity").setup.stages) == 2
+    assert played(name, WAYS["workers=2"], tmp_path) == alone(name)
+
+
+def leaving_out(channels: int, size: int, classes: int) -> torch.nn.Module:
+    """What a configuration may name in place of a class."""
+    return LeftOut(channels, size, classes)
+
+
+def test_a_function_that_gives_the_module_may_be_the_target(tmp_path: Path) -> None:
+    digests = []
+    for target in (f"{__name__}.leaving_out", "tests.zoo.LeftOut"):
+        cfg = configuration("LeftOut", WAYS["workers=0"])
+        cfg.model._target_ = target
+        experiment = build(cfg, tmp_path, "identity")
+        with experiment.engine.open(experiment.setup):
+            check_file(play(experiment, 2), tmp_path)
+        digests.append(digest(experiment))
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("name", ["Drawn", "NotPersistent", "Double"])

@@ -12,7 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pffdst.core.probe import probe, takes_channels_last, written_in_forward
+from pffdst.core.flat import initialise
+from pffdst.core.probe import probe, repeat_problems, takes_channels_last, written_in_forward
 
 SHAPE = (1, 8, 8)
 
@@ -68,6 +69,15 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 
+class SparseBag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.EmbeddingBag(9, 10, sparse=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.words((x.flatten(1) * 2).long().clamp(-4, 4) + 4)
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "seven outputs": (lambda: Plain(7), "it has 7 outputs, but the data have 10 classes"),
     "a tuple": (lambda: giving(lambda y: (y, y)), r"it gives a tuple of 2: return its `logits` alone"),
@@ -101,6 +111,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "lazy": (lazy, r"1.weight, 1.bias got no size"),
     "two in one memory": (Aliased, "a.weight and b.weight are two parameters in one memory"),
     "a lock": (Locked, "a copy of it cannot be made.*pickle"),
+    "a sparse gradient": (SparseBag, "gradient of words.weight is a sparse tensor, .*: write sparse=False"),
     "no module": (lambda: lambda x: x, "expected a torch.nn.Module, but its _target_ gives a function"),
     "a failing backward pass": (
         lambda: giving(lambda y: y.register_hook(lambda g: 1 / 0) and y),
@@ -177,3 +188,38 @@ def test_weights_that_the_forward_pass_writes_to_are_named(data: bool) -> None:
     assert written_in_forward(network, (3, 8, 8)) == ["fc.weight"]
     assert torch.equal(network.fc.weight, before)
     assert written_in_forward(Viewed(), (3, 8, 8)) == []
+
+
+class OnItsClass(Plain):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Any:
+        type(self).calls += 1
+        return super().forward(x / type(self).calls)
+
+
+class WithoutSeed(Plain):
+    def __init__(self, *seed: int) -> None:
+        super().__init__()
+        self.draws = np.random.default_rng(*seed)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x + float(self.draws.normal()))
+
+
+class Drawing(Plain):
+    """Draws that the run's seed decides."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x + random.random() + float(np.random.normal())).relu()  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("make", "alike"),
+    [(OnItsClass, False), (WithoutSeed, False), (lambda: WithoutSeed(5), True), (Drawing, True), (Plain, True)],
+)
+def test_a_network_that_no_seed_repeats_is_told(make: Any, alike: bool) -> None:
+    first, again = (initialise(make, 0, SHAPE) for _ in range(2))
+    lines = repeat_problems(first, again, SHAPE)
+    assert lines == [] if alike else "generator without a seed" in lines[0]
+    assert first.training

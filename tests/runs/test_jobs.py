@@ -163,6 +163,16 @@ def test_jobs_lie_at_any_depth(root: Path) -> None:
     assert (found[0].last5, found[0].ema, found[0].own) == (0.5, 0.6, deep)
 
 
+def test_a_job_at_any_depth_of_a_sweep_is_an_attempt(root: Path, own: Path) -> None:
+    deep = job(root / "before" / "path=" / "x" / "a")
+    assert previous_attempt(root, "f", own) is None, "this is no sweep's folder: it may be a home"
+    (root / "before" / "multirun.yaml").touch()
+    assert previous_attempt(root, "f", own) == Attempt(deep.resolve(), done=True)
+    (root / "before" / "multirun.yaml").rename(root / "now" / "multirun.yaml")
+    job(root / "now" / "b" / "c", status="running", checkpoint="last.ckpt")
+    assert previous_attempt(root, "f", own) == Attempt((root / "now" / "b" / "c").resolve(), done=False)
+
+
 def test_a_skipped_job_that_went_on_counts_when_it_is_done(root: Path) -> None:
     earlier = job(root / "before" / "0", status="running", checkpoint="last.ckpt")
     mark_skipped(job(root / "now" / "0", status=None), earlier)

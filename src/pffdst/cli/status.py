@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pffdst.cli.sweep_table import counts, table_of
-from pffdst.config.sweeps import grid_of, saved_overrides
+from pffdst.config.sweeps import grid_of, saved_overrides, saved_subdir
 from pffdst.config.trust import plain_settings
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
@@ -127,7 +127,8 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
         return "Nothing is left to do."
     if not (folder / SWEEP).is_file():
         return f"To go on: {command_line('train', [f'resume={folder}'])}"
-    return _told("To do the rest", saved_overrides(folder), "-m", f"hydra.sweep.dir={folder}")
+    task = [*saved_overrides(folder), *saved_subdir(folder)]
+    return _told("To do the rest", task, "-m", f"hydra.sweep.dir={folder}")
 
 
 def _told(what: str, saved: Sequence[str], *own: str) -> str:

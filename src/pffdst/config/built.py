@@ -26,7 +26,7 @@ def check_built(cfg: DictConfig, setup: ClientSetup) -> None:
     _check_augmentation(cfg, setup)
     _check_batches(setup)
     _check_disclosed(cfg, setup)
-    _check_frozen(setup)
+    _check_written(setup)
 
 
 def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
@@ -48,9 +48,19 @@ def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
         raise ConfigError(asks)
 
 
-def _check_frozen(setup: ClientSetup) -> None:
-    """A network that writes to its own weights would change frozen ones."""
-    if len(setup.stages) > 1 and (names := written_in_forward(setup.network, setup.inputs)):
+def _check_written(setup: ClientSetup) -> None:
+    """A network that writes to its own weights would change frozen ones, or what clients are sent once and keep."""
+    names = written_in_forward(setup.network, setup.inputs)
+    kept = {entry.name for entry in setup.layout.entries if entry.kind == "constant"}
+    if constants := [name for name in names if name in kept]:
+        raise ConfigError(
+            [
+                f"model: its forward pass writes to parameters that do not train ({', '.join(constants)}), and no "
+                "client sends those back: make buffers of them, register_buffer(...)"
+            ]
+        )
+    maskable = {entry.name for entry in setup.layout.layers}
+    if len(setup.stages) > 1 and (names := [name for name in names if name in maskable]):
         raise ConfigError(
             [
                 f"model: its forward pass writes to {', '.join(names)}, and frozen weights have to keep their values: "

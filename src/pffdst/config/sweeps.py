@@ -22,7 +22,7 @@ from pffdst.config.flags import key_of
 from pffdst.config.ranges import range_problems
 from pffdst.runs.files import SWEEP, FileProblem, read_yaml
 
-__all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides"]
+__all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides", "saved_subdir"]
 
 _MOST_JOBS = 100_000
 _NO_VALUES = (ValueError, TypeError, ArithmeticError)  # what a sweep raises that can be written and not be counted
@@ -65,6 +65,18 @@ def saved_overrides(sweep: Path) -> list[str]:
         return [*preset_lines(hydra), *map(str, hydra["overrides"]["task"])]
     except (FileProblem, AttributeError, KeyError, TypeError):
         return []  # not there, or not what Hydra writes
+
+
+def saved_subdir(sweep: Path) -> list[str]:
+    """The override that says where in a sweep's folder its jobs lie; empty where it was started without one.
+
+    What else was said to Hydra is not repeated: a folder may come from anybody.
+    """
+    try:
+        given = map(str, read_yaml(sweep / SWEEP)["hydra"]["overrides"]["hydra"])
+        return [line for line in given if line.startswith("hydra.sweep.subdir=")][-1:]
+    except (FileProblem, AttributeError, KeyError, TypeError):
+        return []
 
 
 def grid_of(sweep: Path) -> list[tuple[str, ...]]:

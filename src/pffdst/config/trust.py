@@ -38,7 +38,7 @@ _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _SPECIAL = re.compile(r"(?<![A-Za-z0-9])_[a-z]+_(?![A-Za-z0-9])")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
 _WRITTEN = ("train.log", LOCK)  # in place; what else a run writes is written aside and renamed
-_HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.verbose"})
+_HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name", "hydra.verbose"})
 _OWN = "if you mean it, write it on your own command line"
 
 

@@ -19,7 +19,15 @@ from pffdst.core.inputs import Inputs, random_inputs
 from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import SAMPLES, copy_of, logits_in
 
-__all__ = ["least_batch", "left_out", "moves_in_python", "probe", "takes_channels_last", "written_in_forward"]
+__all__ = [
+    "least_batch",
+    "left_out",
+    "moves_in_python",
+    "probe",
+    "repeat_problems",
+    "takes_channels_last",
+    "written_in_forward",
+]
 
 _LARGE = 100.0
 _DTYPES = (torch.float32, torch.float64)
@@ -62,6 +70,28 @@ def probe(
             or _moved_problems(before, _tensors(copied))
             or _evaluation_problems(copied.eval(), images, classes)
         )
+
+
+@torch.no_grad()
+def repeat_problems(network: nn.Module, again: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
+    """Why a run of a network could not be repeated, one line: made `again` on the same draw, it does something else.
+
+    Both were tried by `probe`, or are alike. What acts later than in the first step is not seen.
+    """
+    found = []
+    for one in (network, again):
+        copied = copy_of(one).cpu().train()
+        with seeded_global_state(0, "probe"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(logits_in(copied(random_inputs(shape, SAMPLES, _dtype(copied), longest=True))))
+    first, second = found
+    if first.shape == second.shape and torch.allclose(first, second, 1e-4, 1e-4 * float(first.abs().max())):
+        return []
+    return [
+        "model: made twice with one seed, it gives two results: it draws from a generator without a seed "
+        "(default_rng(), say), reads a clock, or keeps a number outside itself (on its class or in its module): "
+        "give every generator a seed, and keep numbers on self"
+    ]
 
 
 def takes_channels_last(network: nn.Module, shape: Inputs | Sequence[int], classes: int) -> bool:
@@ -191,7 +221,10 @@ def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: 
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:
         return [f"model: its backward pass fails: {_words(error)}"]
-    wild = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    grads = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+    if sparse := [n for n, grad in grads.items() if grad.layout != torch.strided]:
+        return [f"model: the gradient of {sparse[0]} is a sparse tensor, and updates are dense: write sparse=False"]
+    wild = [n for n, grad in grads.items() if not bool(grad.isfinite().all())]
     return [f"model: the first gradient of {wild[0]} is not finite on random samples"] if wild else []
 
 

@@ -85,7 +85,7 @@ class Evaluator:
         # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
         predictions = torch.empty(len(self._test), dtype=torch.int64, device=device)
         losses = torch.empty(len(parts), dtype=torch.float64, device=device)
-        with torch.inference_mode(), _evaluating(model):
+        with torch.no_grad(), _evaluating(model):  # TorchScript records gradients where weights have them
             for part, loss in zip(parts, losses, strict=True):
                 classes = self._score(model, front(self._held_at.part(part)), part, predictions[part], loss)
                 if step is not None:

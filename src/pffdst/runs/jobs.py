@@ -34,6 +34,7 @@ from pffdst.runs.files import (
     RUN,
     SKIPPED,
     SUMMARY,
+    SWEEP,
     FileProblem,
     read_json,
     read_yaml,
@@ -114,8 +115,9 @@ def previous_attempt(
     One that ran on another `engine` is another job, and so is one whose data or model had another `content`, which is
     asked for where there is one to compare with. (A run that does not say which it had may be any.)
 
-    Looks at `sweep_root/*/*/` and beside the job's `own` folder. An unfinished attempt counts when it has a last
-    checkpoint and no process holds its lock; of several, the one with the newest checkpoint.
+    Looks at `sweep_root/*/*/`, at any depth of the sweeps there, and beside the job's `own` folder. An unfinished
+    attempt counts when it has a last checkpoint and no process holds its lock; of several, the one with the newest
+    checkpoint.
     """
     same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
     if any(read_run(folder).get("content") for folder in same) and (now := content()):
@@ -264,8 +266,10 @@ def _is_same(run: dict[str, Any], fingerprint: str, engine: str) -> bool:
 
 
 def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
-    found = [*sweep_root.glob(f"*/*/{RUN}"), *own.parent.glob(f"*/{RUN}")]
-    return {path.parent.resolve() for path in found}
+    """Beside the job and below every sweep; what is no sweep's folder is not searched: it may be a home."""
+    found = [path.parent for path in (*sweep_root.glob(f"*/*/{RUN}"), *own.parent.glob(f"*/{RUN}"))]
+    found += [folder for path in sweep_root.glob(f"*/{SWEEP}") for folder in job_folders(path.parent)]
+    return {folder.resolve() for folder in found}
 
 
 def _newest_checkpoint(folder: Path) -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pffdst.cli.main import main
 from pffdst.cli.unread import outlived
+from tests.cli.test_status import run
 
 
 def closed_pipe() -> io.TextIOWrapper:
@@ -41,3 +43,10 @@ def test_what_is_read_is_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert sys.stdout.fileno() == stream.fileno()
         assert sys.stdout is stream
         assert (tmp_path / "out").read_text() == "one\n"
+
+
+def test_a_command_whose_reader_went_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tmp_path / "runs" / "day" / "time", "done", "seed=1")
+    monkeypatch.setattr(sys, "stdout", closed_pipe())
+    assert main(["status", str(folder)]) == 0
+    sys.stdout.close()

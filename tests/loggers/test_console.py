@@ -100,6 +100,8 @@ def test_the_header_names_what_is_run_and_where():
 
 def test_a_bare_configuration_is_no_obstacle():
     assert header(RunInfo({}, Path("logs/run")))[0].startswith("? on ?")
+    assert "100 rounds," in header(RunInfo(CONFIG, Path("logs/run")))[0]
+    assert ", 1 round," in header(RunInfo(CONFIG | {"rounds": 1}, Path("logs/run")))[0]
 
 
 def test_zeros_are_told_of_the_weights_with_masks_and_of_all_parameters():

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pffdst.cli.failures import user_error
+from pffdst.cli.unread import outlived
 from pffdst.core.program import command_line
 
 __all__ = ["main"]
@@ -54,7 +55,10 @@ def _run(command: str, given: Sequence[str]) -> int:
         )
         print(user_error(error) or f"{broken}anew in a fresh virtual environment", file=sys.stderr)
         return 2
-    return int(module.main(given))
+    if command == "train":
+        return int(module.main(given))  # which says so when nobody reads the output of a run
+    with outlived(quiet=True):
+        return int(module.main(given))
 
 
 def _completion(given: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["dotted", "shown", "typed"]
+__all__ = ["counted", "dotted", "shown", "typed"]
 
 # Of Unicode's categories: control characters, marks that turn the direction of a line, lone surrogates, unassigned
 # ones, separators of lines.
@@ -31,6 +31,11 @@ def typed(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def counted(number: Any, noun: str) -> str:
+    """1 round, 2 rounds."""
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
 
 
 def dotted(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from pffdst.core.words import counted
 from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.loggers.tables import print_summary
 from pffdst.metrics.names import (
@@ -164,7 +165,7 @@ def header(run: RunInfo, resumed: bool = False) -> tuple[str, str]:
         f"{config.get('label') or config.get('method_name', '?')} on {group['dataset'].get('name', '?')}",
         _target(group["model"], -1),
         _zeros(run),
-        f"{config.get('rounds', '?')} rounds",
+        counted(config.get("rounds", "?"), "round"),
         f"{config.get('cohort', '?')} of {config.get('clients', '?')} clients a round",
         f"engine {_target(group['engine'], -2)}",
         f"seed {config.get('seed', '?')}",

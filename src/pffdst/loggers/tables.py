@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from pffdst.core.words import counted
 from pffdst.metrics.units import format_bytes, format_flops, format_percent, format_seconds
 
 __all__ = ["final_table", "print_summary"]
@@ -61,8 +62,8 @@ def _print_whole(table: Table, console: Console) -> None:
 
 def _title(summary: Summary) -> str:
     shown = {key: _shown(summary, key) for key in _IDENTITY}
-    what = "{method} on {dataset}, {model}: sparsity {sparsity}, {rounds} rounds, seed {seed}"
-    return what.format_map(shown)
+    shown["rounds"] = counted(shown["rounds"], "round")
+    return "{method} on {dataset}, {model}: sparsity {sparsity}, {rounds}, seed {seed}".format_map(shown)
 
 
 def _accuracies(summary: Summary) -> list[tuple[str, str, str]]:

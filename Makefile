@@ -42,7 +42,8 @@ docs: $(STAMP)
 	$(BIN)/zensical build --clean --strict
 
 picture: $(STAMP)
-	$(BIN)/python train.py -m sweep=sparsity_by_method logger=csv hydra.sweep.dir=logs/readme
+	$(BIN)/python train.py -m sweep=sparsity_by_method sparsity=0.9,0.95 seed=0,1,2,3,4 eval_every=10 logger=csv \
+	 hydra.sweep.dir=logs/readme
 	$(BIN)/python -m pffdst.report logs/readme --png logs/readme/figures
 	cp logs/readme/figures/accuracy_by_bytes.png docs/report.png
 

@@ -28,6 +28,7 @@ from pffdst.config.constructors import did_you_mean, key_problems, locate
 from pffdst.config.trust import node_problems
 from pffdst.core.errors import UserError
 from pffdst.core.inputs import Inputs
+from pffdst.core.words import one_line
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.units import format_percent
@@ -106,7 +107,7 @@ def _source(node: DictConfig, folder: Path) -> DataSource:
         source: DataSource = instantiate(node)
         problems = source.problems()
     except (InstantiationException, TypeError, ValueError) as error:
-        why = " ".join(str(error.__cause__ or error).split())[:300]
+        why = one_line(error.__cause__ or error, 300)
         raise UserError(
             f"{folder / CONFIG}: no data set can be made of what it says ({why}); choose one, e.g. dataset=digits"
         ) from error

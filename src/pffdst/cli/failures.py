@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["user_error"]
@@ -41,7 +42,7 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 def _lacked(error: BaseException) -> str | None:
-    words = " ".join(str(error).split())
+    words = one_line(error)
     if is_out_of_memory(error):
         told = words[:200] or type(error).__name__
         return f"There is not enough memory ({told}): take fewer engine.workers or a smaller batch_size"

@@ -20,6 +20,7 @@ from pffdst.config.sweeps import grid_of, saved_overrides, saved_subdir
 from pffdst.config.trust import plain_settings
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
+from pffdst.core.words import one_line
 from pffdst.runs.files import SEARCH, SWEEP
 from pffdst.runs.foreign import foreign
 from pffdst.runs.jobs import Job, job_folders, job_of, jobs_of
@@ -86,11 +87,12 @@ def _trials(folder: Path) -> Trials | None:
         raise needs(f"{folder} holds a search, which", error) from error
     try:
         found = Trials.load(folder)
-        return found if found is None or found.left >= 0 else None
+        _ = None if found is None else found.left  # a damaged data base may fail only here
+        return found
     except UserError:
         raise
     except Exception as error:  # whatever a data base of somebody's leads Optuna to
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise UserError(f"{folder / SEARCH}: it holds no search that can be read: {why}") from error
 
 

@@ -20,7 +20,7 @@ from pffdst.config.schema import Group, groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
-from pffdst.core.words import shown
+from pffdst.core.words import counted, shown
 from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
 from pffdst.methods.time import Untimed
@@ -39,8 +39,7 @@ class ConfigError(UserError):
         self.problems = list(problems)
 
     def __str__(self) -> str:
-        count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
+        head = f"{counted(len(self.problems), 'problem')} in the configuration:"
         return shown("\n".join([head, *(f"  - {line}" for line in self.problems)]), keep="\n")
 
 

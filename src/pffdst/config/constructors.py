@@ -13,7 +13,7 @@ from typing import Any, Literal, Union
 
 from omegaconf import DictConfig, OmegaConf
 
-from pffdst.core.words import typed
+from pffdst.core.words import one_line, typed
 from pffdst.measure.memory import is_out_of_memory
 
 __all__ = [
@@ -218,5 +218,4 @@ def _expected(hint: Any) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    return one_line(error) or type(error).__name__

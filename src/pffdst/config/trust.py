@@ -129,10 +129,20 @@ def plain_settings(saved: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_plain(line: str) -> bool:
-    bare = key_of(line).lstrip("+")
-    own = bare.startswith(("hydra.", "hydra/")) and bare not in _HARMLESS
-    is_key = "=" in line and _KEY.fullmatch(key_of(line)) is not None
-    return is_key and not (own or _RESOLVER.search(line) or _SPECIAL.search(line))
+    return "=" in line and _beyond_settings(line) is None and _SPECIAL.search(line) is None
+
+
+def _beyond_settings(line: str) -> str | None:
+    """Why a folder's line is more than a setting, as far as its letters tell."""
+    key = key_of(line)
+    bare = key.lstrip("+")
+    if bare.startswith(("hydra.", "hydra/", "~hydra")) and bare not in _HARMLESS:
+        return f"no folder sets what is Hydra's own; {_OWN}"
+    if not _KEY.fullmatch(key):
+        return f"this is no key of a setting; {_OWN}"
+    if _RESOLVER.search(line):
+        return f"a folder reads nothing of this machine; write {bare}=VALUE on your own command line"
+    return None
 
 
 def places_of(folder: Path) -> list[str]:
@@ -148,14 +158,11 @@ def places_of(folder: Path) -> list[str]:
 
 
 def _line_problems(line: str, opened: Session, groups: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    key = key_of(line)
-    bare = key.lstrip("+")
-    if bare.startswith(("hydra.", "hydra/", "~hydra")):
-        return [] if bare in _HARMLESS else [f"no folder sets what is Hydra's own; {_OWN}"]
-    if not _KEY.fullmatch(key):
-        return [f"this is no key of a setting; {_OWN}"]
-    if _RESOLVER.search(line):
-        return [f"a folder reads nothing of this machine; write {bare}=VALUE on your own command line"]
+    bare = key_of(line).lstrip("+")
+    if bare in _HARMLESS:
+        return []
+    if (why := _beyond_settings(line)) is not None:
+        return [why]
     try:
         value = OverridesParser.create().parse_override(line).value()
     except Exception as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -55,8 +56,7 @@ def probe(
         return [f"model: a copy of it cannot be made, and clients are copies: {_words(error)}"]
     if channels_last:
         to_memory_format_(copied, torch.channels_last)
-    with seeded_global_state(0, "probe"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run will say it
+    with _tried():
         images = random_inputs(shape, SAMPLES, torch.float32, longest=True).to(_device(copied))
         if images.is_floating_point():
             images = images.to(_dtype(copied))
@@ -76,14 +76,13 @@ def probe(
 def repeat_problems(network: nn.Module, again: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
     """Why a run of a network could not be repeated, one line: made `again` on the same draw, it does something else.
 
-    Both were tried by `probe`, or are alike. What acts later than in the first step is not seen.
+    The network was tried by `probe` and stays as it was, `again` is used up. What acts later than in the first step is
+    not seen.
     """
     found = []
-    for one in (network, again):
-        copied = copy_of(one).cpu().train()
-        with seeded_global_state(0, "probe"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found.append(logits_in(copied(random_inputs(shape, SAMPLES, _dtype(copied), longest=True))))
+    for one in (copy_of(network), again):
+        with _tried():
+            found.append(logits_in(one.cpu().train()(random_inputs(shape, SAMPLES, _dtype(one), longest=True))))
     first, second = found
     if first.shape == second.shape and torch.allclose(first, second, 1e-4, 1e-4 * float(first.abs().max())):
         return []
@@ -106,8 +105,7 @@ def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
     Statistics of a batch need two values per channel: normalisation after the last pooling has one of a lone sample.
     """
     copied = copy_of(network).train()
-    with seeded_global_state(0, "probe"), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _tried(), torch.no_grad():
         try:
             copied(random_inputs(shape, 1, _dtype(copied), longest=True).to(_device(copied)))
         except Exception:
@@ -118,8 +116,7 @@ def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
 def written_in_forward(network: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
     """Names of the parameters that a forward pass in training mode writes to; weights are large, as limits may be."""
     copied = copy_of(network).cpu().train()
-    with seeded_global_state(0, "probe"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _tried():
         for p in copied.parameters():
             p.data.mul_(_LARGE)
         before = {name: (p._version, p.detach().clone()) for name, p in copied.named_parameters()}
@@ -138,11 +135,18 @@ def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:
     """
     copied = copy_of(network).cpu().train()
     attributes, buffers = Attributes(copied), dict(copied.named_buffers())
-    with seeded_global_state(0, "probe"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _tried():
         logits_in(copied(random_inputs(shape, SAMPLES, _dtype(copied)))).sum().backward()  # type: ignore[no-untyped-call]
     now = dict(copied.named_buffers())
     return attributes.changed() or any(now[name] is not buffer for name, buffer in buffers.items())
+
+
+@contextmanager
+def _tried() -> Iterator[None]:
+    """Inside, a network is tried: always on the same draws, and without warnings, which the run will give."""
+    with seeded_global_state(0, "probe"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # ---- tensors --------------------------------------------------------------------------------------------------------

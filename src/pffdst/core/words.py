@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["counted", "dotted", "shown", "typed"]
+__all__ = ["counted", "dotted", "one_line", "shown", "typed"]
 
 # Of Unicode's categories: control characters, marks that turn the direction of a line, lone surrogates, unassigned
 # ones, separators of lines.
@@ -22,6 +22,11 @@ def _shown(letter: str) -> str:
     if unicodedata.category(letter) not in _HIDDEN:
         return letter
     return letter.encode("unicode_escape").decode()
+
+
+def one_line(said: object, most: int | None = None) -> str:
+    """What an error or a file says, its lines made one, of at most `most` letters."""
+    return " ".join(str(said).split())[:most]
 
 
 def typed(value: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 
 __all__ = ["columns_of", "content_of", "file_of", "number_columns"]
 
@@ -34,7 +35,7 @@ def number_columns(key: str, path: Path, needed: Sequence[str]) -> Mapping[str, 
     try:
         found = columns_of(path)
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        why = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"{key}: {path} cannot be read ({why}); it is a CSV with the columns {_all(needed)}") from error
     missing = [name for name in needed if name not in found]
     if missing:

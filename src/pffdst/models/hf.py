@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pffdst.core.errors import UserError, needs
+from pffdst.core.words import one_line
 from pffdst.models.transformer import seen
 
 __all__ = ["sequence_classifier"]
@@ -52,7 +53,7 @@ def sequence_classifier(
             )
             return _Logits(made.float(), padding)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            why = " ".join(str(error).split())[:300]
+            why = one_line(error, 300)
             raise UserError(
                 f"model.path: {folder} holds no sequence-classification model that can be read ({why}); save one there "
                 "with save_pretrained (safetensors)"

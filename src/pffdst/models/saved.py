@@ -41,6 +41,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.flat import initialise
 from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel
+from pffdst.core.words import one_line
 
 __all__ = ["AVERAGE", "LAST", "Classifier", "ModelCard", "SavedModel", "load"]
 
@@ -177,7 +178,7 @@ class SavedModel:
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {LAST}") from error
         except _NO_MODEL as error:
-            why = " ".join(str(error).split())[:200]
+            why = one_line(error, 200)
             raise UserError(f"{path}: it holds no model of this program, or a damaged one: {why}") from error
 
     @property
@@ -241,7 +242,7 @@ class SavedModel:
         try:
             told = tuple(made(card.inputs.raw(2)).shape)
         except Exception as error:  # whatever a network raises of samples that are not its own
-            told = " ".join(str(error).split())[:200]
+            told = one_line(error, 200)
         if told != (2, card.classes):
             shape = "x".join(map(str, card.inputs.shape))
             raise UserError(

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pffdst.core.errors import UserError
 from pffdst.core.program import command_line
+from pffdst.core.words import counted
 from pffdst.report.exports import common_level, latex_text, runs_csv, write_text
 from pffdst.report.figures import ACCURACIES
 from pffdst.report.groups import group_runs, is_counted, keys_of
@@ -115,7 +116,8 @@ def summary_line(shelf: Shelf) -> str:
     if not shelf.runs:
         return "no runs yet"
     counts = Counter("duplicate" if run.twin else run.status for run in shelf.runs)
-    return f"{len(shelf.runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return f"{counted(len(shelf.runs), 'run')}: {told}"
 
 
 def exports(given: argparse.Namespace, shelf: Shelf) -> list[Path]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
+from pffdst.core.words import one_line
 from pffdst.metrics import names
 from pffdst.metrics.names import Row
 from pffdst.report.clients import clients_of
@@ -163,7 +164,7 @@ def _status(
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return one_line(text, 300)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from pffdst.core.words import one_line
 from pffdst.data.dataset import DataError
 from pffdst.data.samples import ImageSet
 
@@ -85,7 +86,7 @@ class Archive:
                 self._kind(site, train=True, download=True)
                 _move_in(site, self.root)
         except _FAILURES as error:
-            return " ".join(str(error).split()) or type(error).__name__
+            return one_line(error) or type(error).__name__
         return None
 
     @property

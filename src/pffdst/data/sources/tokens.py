@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pffdst.core.errors import needs
+from pffdst.core.words import one_line
 from pffdst.data.dataset import DataError
 from pffdst.data.texts import TextSet
 
@@ -80,7 +81,7 @@ def of_folder(folder: Path) -> Tokens:
         found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         text = found.backend_tokenizer.to_str()
     except Exception as error:  # of whatever kind: the files are a user's
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise DataError(
             f"dataset.tokenizer: {folder} holds no tokenizer that can be read ({why}); save it there with "
             "save_pretrained, or write dataset.tokenizer=null to train one on the training texts"

@@ -159,10 +159,15 @@ def _adopt(yes: bool) -> None:
 def _serve() -> None:
     for name in _IMPORTS:
         importlib.import_module(name)
+    from pffdst.build import build
+    from pffdst.config.compose import compose
+
+    with tempfile.TemporaryDirectory() as folder:  # what is imported and remembered when a run is made
+        build(compose(["logger=csv"], ROOT / "configs"), Path(folder), "warm")
     assert threading.active_count() == 1, "a fork would leave the locks of other threads shut"
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # nanobind takes what is frozen at the end for leaks, and says so
+
     for line in sys.stdin:
         reader, writer = os.pipe()
         between = os.fork()
@@ -170,8 +175,7 @@ def _serve() -> None:
             if (program := os.fork()) == 0:
                 os.close(reader)
                 os.close(writer)
-                _become(json.loads(line))
-                return
+                os._exit(_ended(json.loads(line)))
             os.write(writer, f"{program}\n".encode())
             os._exit(0)
         os.waitpid(between, 0)
@@ -179,6 +183,30 @@ def _serve() -> None:
         sys.stdout.flush()
         os.close(reader)
         os.close(writer)
+
+
+def _ended(request: Mapping[str, Any]) -> int:
+    """Runs the program and does what Python does at its end, and gives its exit code.
+
+    The end itself is left out: Python would touch every object that came with the fork once more, and so copy all of
+    them, which takes longer than many of the programs.
+    """
+    code: Any = 0
+    try:
+        _become(request)
+    except SystemExit as end:
+        code = end.code
+    except BaseException as error:
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code or 0
 
 
 def _become(request: Mapping[str, Any]) -> None:
@@ -207,3 +235,4 @@ def _become(request: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     _serve()
+    os._exit(0)

@@ -218,8 +218,8 @@ class _Look:
         kind = self._kinds.get(item.key)
         several = kind is not None and kind.several
         single = [one for value in item.values for one in (value if several and isinstance(value, list) else [value])]
-        off = self._may_be_off(item.key)
-        wrong = [one for one in single if str(one) not in options and not (one is None and off)]
+        unknown = [one for one in single if str(one) not in options]
+        wrong = [one for one in unknown if one is not None or not self._may_be_off(item.key)]
         for value in wrong:
             close = did_you_mean(str(value), options)
             at = self._one(item, value)

@@ -24,7 +24,7 @@ deploy-demo: $(STAMP)
 	$(BIN)/python -m pffdst deploy demo $(ARGS)
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile --max-worker-restart 0 --session-timeout 1560
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --session-timeout 1560
 
 FAST := tests/core tests/wire tests/cost tests/metrics tests/models tests/runs tests/loggers tests/measure \
   tests/contracts/test_laws.py tests/config/test_check.py tests/config/test_label.py tests/test_size_rule.py

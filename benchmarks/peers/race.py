@@ -1,12 +1,13 @@
 """FedAvg beside its peers, the same work for all, interleaved: one table for cohorts of 20 and one for tiny clients.
 
-    python benchmarks/peers/race.py HOME [--repetitions 3] [--only ours,bare] [--rounds 23]
+    python benchmarks/peers/race.py HOME [--repetitions 3] [--only "ours;bare loop"] [--rounds 23] [--before FOLDER]
 
 HOME is the folder that setup.py filled. LeNet, CIFAR-10, batch 32, 2 epochs: 20 of 400 clients (Dirichlet .1), then
 100 of 4,000 clients of 8 samples. Seconds and CPU seconds a round are the slope between a run of 3 rounds and one of
 `--rounds`; start-up is what the former takes beyond its rounds. Memory is the peak over all processes, shared pages
 counted once. Ratios are to the fastest peer of the same repetition, and the table has their medians. Leave the machine
 quiet: two-threaded loops wait for each other. About a minute and a half a contender, setting and repetition.
+`--before` names another checkout of this repository, which then runs beside this one as "ours, before".
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SCRIPTS = {
     "Flower": ("v_flwr", ["run_flwr.py"]),
     "bare loop": ("", ["run_bare.py"]),
 }
+OURS = {"ours": ROOT}  # checkouts of this repository
 FEWEST = 3
 
 
@@ -75,13 +77,13 @@ def measured(command: list[str], env: dict[str, str], cwd: Path) -> dict[str, An
 
 def command(name: str, home: Path, rounds: int, folder: Path, *, tiny: bool) -> list[str] | None:
     """What runs a contender; None where it is not installed."""
-    if name == "ours":
+    if name in OURS:
         size = [*TINY, "clients=4000", "cohort=100"] if tiny else ["clients=400", "cohort=20"]
         fixed = [f"rounds={rounds}", f"eval_every={rounds}", "checkpoint_every=1000", "local_epochs=2", "logger=csv"]
         where = [f"dataset.path={os.environ['CIFAR10']}", f"hydra.run.dir={folder}"]
         return [
             sys.executable,
-            str(ROOT / "train.py"),
+            str(OURS[name] / "train.py"),
             "experiment=lenet_cifar10",
             "method=fedavg",
             *fixed,
@@ -95,6 +97,21 @@ def command(name: str, home: Path, rounds: int, folder: Path, *, tiny: bool) -> 
     return [str(python), *script[:-1], str(HERE / script[-1]), str(rounds)]
 
 
+def versions(home: Path) -> dict[str, dict[str, str]]:
+    """What is installed of each peer."""
+    found = {}
+    for venv, package in (("v_blazefl", "blazefl"), ("v_pfl", "pfl"), ("v_flwr", "flwr")):
+        asked = [
+            str(home / venv / "bin" / "python"),
+            "-c",
+            f"from importlib.metadata import version as v; print(v('{package}'), v('torch'))",
+        ]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False) if Path(asked[0]).exists() else None
+        if done is not None and done.returncode == 0:
+            found[package] = dict(zip((package, "torch"), done.stdout.split(), strict=True))
+    return found
+
+
 def slope(name: str, home: Path, most: int, *, tiny: bool) -> dict[str, Any] | None:
     """Seconds a round of one contender, start-up, memory and accuracy; None where it is not installed or fails."""
     env = {**os.environ, "PEERS": str(home), "PYTHONWARNINGS": "ignore"} | ({"TINY": "1"} if tiny else {})
@@ -105,12 +122,13 @@ def slope(name: str, home: Path, most: int, *, tiny: bool) -> dict[str, Any] | N
             line = command(name, home, rounds, folder, tiny=tiny)
             if line is None:
                 return None
-            found.append(measured(line, env, ROOT if name == "ours" else home))
+            own = {"PYTHONPATH": str(OURS[name] / "src")} if name in OURS else {}
+            found.append(measured(line, env | own, OURS.get(name, home)))
             if found[-1]["rc"]:
                 print(f"{name}, {rounds} rounds: exit code {found[-1]['rc']}\n{found[-1]['log'][-800:]}", flush=True)
                 return None
         accuracy = re.findall(r'"acc": ([\d.]+)', found[1]["log"])
-        if name == "ours":
+        if name in OURS:
             accuracy = [json.loads((folder / "summary.json").read_text())["acc_global"]]
     few, many = found
     wall, cpu = ((many[key] - few[key]) / (most - FEWEST) for key in ("wall", "cpu"))
@@ -121,7 +139,7 @@ def slope(name: str, home: Path, most: int, *, tiny: bool) -> dict[str, Any] | N
 def with_ratios(rows: dict[str, dict[str, Any]]) -> None:
     """Each contender's wall and CPU seconds over those of the fastest peer of this repetition."""
     for key in ("wall_s", "cpu_s"):
-        peers = [row[key] for name, row in rows.items() if name not in ("ours", "bare loop")]
+        peers = [row[key] for name, row in rows.items() if name not in (*OURS, "bare loop")]
         for row in rows.values():
             row[f"{key[:-2]}_ratio"] = row[key] / min(peers) if peers else float("nan")
 
@@ -144,12 +162,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="CIFAR-10 as parquet")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=23)
-    parser.add_argument("--only", default="", help="contenders, separated by commas: ours," + ",".join(SCRIPTS))
+    parser.add_argument("--only", default="", help="contenders, separated by semicolons: ours;" + ";".join(SCRIPTS))
+    parser.add_argument("--before", type=Path, help="another checkout of this repository, to run beside this one")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
     chosen = parser.parse_args()
-    home, names = chosen.home.resolve(), chosen.only.split(",") if chosen.only else ["ours", *SCRIPTS]
+    if chosen.before is not None:
+        OURS["ours, before"] = chosen.before.resolve()
+    home, names = chosen.home.resolve(), chosen.only.split(";") if chosen.only else [*OURS, *SCRIPTS]
     os.environ["CIFAR10"] = str(chosen.data.resolve())
     result: dict[str, Any] = describe() | {"load": {"before": load()}, "rounds": [FEWEST, chosen.rounds]}
+    result["peers"] = versions(home)
     for tiny, setting in ((False, "20 of 400 clients"), (True, "100 of 4,000 clients of 8 samples")):
         repetitions: list[dict[str, dict[str, Any]]] = []
         for repetition in range(chosen.repetitions):

@@ -20,7 +20,7 @@ from pffdst.metrics import names
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluation
 from pffdst.metrics.names import Row
-from pffdst.models.saved import AVERAGE, LAST, ModelCard, SavedModel
+from pffdst.models.saved import ModelCard, SavedModel
 from pffdst.runs import files
 from pffdst.server.round import RoundRecord
 from pffdst.wire.uplink import Report
@@ -149,12 +149,15 @@ def write_models(
     folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
 ) -> str:
     """Both models' files, with the `buffers` that they share, and what goes with them; gives the last one's digest."""
-    saved = {LAST: SavedModel.of(last, card, buffers), AVERAGE: SavedModel.of(average, card, buffers)}
+    saved = {
+        files.MODEL: SavedModel.of(last, card, buffers),
+        files.MODEL_AVERAGE: SavedModel.of(average, card, buffers),
+    }
     for name, model in saved.items():
         files.write_whole(folder / name, model.packed())
     for name, text in card.inputs.files().items():
         files.write_whole(folder / name, text.encode("utf-8"))
-    return saved[LAST].digest()
+    return saved[files.MODEL].digest()
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

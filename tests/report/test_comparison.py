@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.metrics import names
-from pffdst.report.figures import accuracy_at, bytes_to_reach, curve, mean_curve, paired_ratio, spread_of
+from pffdst.report.figures import bytes_to_reach, curve, mean_curve, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import Run
+from tests.report.stats import accuracy_at, paired_ratio
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 NAME = "acc_global"

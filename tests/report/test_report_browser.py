@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pffdst.report.figures import accuracy_at, bytes_to_reach, drawn_runs, paired_ratio, spread_of
+from pffdst.report.figures import bytes_to_reach, drawn_runs, spread_of
 from pffdst.report.html import page
 from pffdst.report.library import Library
 from pffdst.report.payload import payload
 from pffdst.report.serve import open_server
+from tests.report.stats import accuracy_at, paired_ratio
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")

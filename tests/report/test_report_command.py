@@ -19,7 +19,7 @@ def test_it_writes_what_it_is_asked_for(logs, tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"19 runs: \d+ done", said)
     assert "damaged/failed: failed, dataset.path=/nowhere" in said
-    assert re.search(r"report.html \(\d\.\d MB\)", said)
+    assert re.search(r"report.html \(\d\.\d\d MB\)", said)
 
 
 @pytest.mark.parametrize(

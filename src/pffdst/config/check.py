@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -13,14 +13,22 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pffdst.config.choices import Choices
-from pffdst.config.constructors import TargetError, accepted_keys, components_in, key_problems, locate, own_keys
+from pffdst.config.constructors import (
+    TargetError,
+    accepted_keys,
+    components_in,
+    key_problems,
+    locate,
+    located,
+    own_keys,
+)
 from pffdst.config.label import label_of
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import Group, groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
-from pffdst.core.words import counted, shown
+from pffdst.core.words import counted
 from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
 from pffdst.methods.time import Untimed
@@ -38,9 +46,10 @@ class ConfigError(UserError):
         super().__init__(list(problems))
         self.problems = list(problems)
 
-    def __str__(self) -> str:
+    def told(self) -> str:
+        """A line for each problem, below their number."""
         head = f"{counted(len(self.problems), 'problem')} in the configuration:"
-        return shown("\n".join([head, *(f"  - {line}" for line in self.problems)]), keep="\n")
+        return "\n".join([head, *(f"  - {line}" for line in self.problems)])
 
 
 def check(cfg: DictConfig) -> None:
@@ -123,7 +132,8 @@ def _strays(path: str, node: DictConfig, choices: Choices) -> list[str]:
     chosen = choices.chosen.get(group)
     own = _keys_at(choices.written(group, chosen), inside)
     added = [key for key in own_keys(node) if key not in own and f"{path}.{key}" not in choices.typed]
-    accepted = _accepted(node) if added and choices.folders else None
+    target = located(node) if added and choices.folders else None
+    accepted = None if target is None else accepted_keys(target)
     refused = [] if accepted is None else [key for key in added if key not in accepted]
     if not refused:
         return []  # reading the other options takes time, and there is seldom a reason to
@@ -135,13 +145,6 @@ def _strays(path: str, node: DictConfig, choices: Choices) -> list[str]:
 def _keys_at(option: DictConfig, path: str) -> list[str]:
     node = OmegaConf.select(option, path, throw_on_resolution_failure=False) if path else option
     return own_keys(node) if isinstance(node, DictConfig) else []
-
-
-def _accepted(node: DictConfig) -> Iterable[str] | None:
-    try:
-        return accepted_keys(locate(str(node["_target_"])))
-    except TargetError:
-        return None
 
 
 def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
@@ -210,7 +213,7 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
 def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:
     """A model that asks for what the data have not, as one of images does where there are texts."""
     gives = getattr(targets.get("dataset"), "gives", None)
-    asks = _asks(cfg.model, targets["model"]) if "model" in targets else set()
+    asks = _asks(cfg.model) if "model" in targets else set()
     if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
         return []
     fitting = _of_kind(choices, gives)
@@ -226,13 +229,11 @@ def _of_kind(choices: Choices, gives: Sequence[str]) -> dict[str, DictConfig]:
     return {name: node for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}}
 
 
-def _asks(node: DictConfig, target: Callable[..., Any] | None = None) -> set[str]:
+def _asks(node: DictConfig) -> set[str]:
     """What a component's constructor needs beside what its node says."""
-    try:
-        accepted = accepted_keys(locate(str(node["_target_"])) if target is None else target)
-    except TargetError:
-        return set()
-    needed = (name for name, p in (accepted or {}).items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
+    target = located(node)
+    accepted = {} if target is None else accepted_keys(target) or {}
+    needed = (name for name, p in accepted.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
     return set(needed) - set(own_keys(node))
 
 
@@ -241,11 +242,9 @@ def _known(node: Any, key: str) -> Any:
 
 
 def _takes(node: DictConfig, size: int) -> bool:
-    try:
-        needed = getattr(locate(str(node.get("_target_", ""))), "min_size", 1)
-    except TargetError:
-        return False
-    return isinstance(needed, int) and needed <= size
+    target = located(node)
+    needed = getattr(target, "min_size", 1)
+    return target is not None and isinstance(needed, int) and needed <= size
 
 
 def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str, Any], list[str]]:

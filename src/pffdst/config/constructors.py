@@ -21,8 +21,10 @@ __all__ = [
     "accepted_keys",
     "components_in",
     "did_you_mean",
+    "expected_type",
     "key_problems",
     "locate",
+    "located",
     "own_keys",
     "takes_key",
 ]
@@ -81,6 +83,14 @@ def _imported(name: str) -> Any:
     return found
 
 
+def located(node: DictConfig) -> Callable[..., Any] | None:
+    """What the `_target_` of a node names; None where there is none or it cannot be had, which is told elsewhere."""
+    try:
+        return locate(str(node["_target_"])) if "_target_" in node else None
+    except TargetError:
+        return None
+
+
 def own_keys(node: DictConfig) -> list[str]:
     """A node's keys without Hydra's own (`_target_`, `_partial_`, ...)."""
     return [str(key) for key in node if not (str(key).startswith("_") and str(key).endswith("_"))]
@@ -115,12 +125,10 @@ def takes_key(cfg: DictConfig, key: str, *, any_keyword: bool = False) -> bool:
     """
     path, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, path) if path else None
-    if not isinstance(node, DictConfig) or "_target_" not in node or last.startswith("_"):
+    target = located(node) if isinstance(node, DictConfig) else None
+    if target is None or last.startswith("_"):
         return False
-    try:
-        accepted = accepted_keys(locate(str(node["_target_"])))
-    except TargetError:
-        return False
+    accepted = accepted_keys(target)
     return any_keyword if accepted is None else last in accepted
 
 
@@ -174,7 +182,7 @@ def _type_problems(path: str, key: str, value: Any, hint: Any, parameter: inspec
         return []
     known = parameter.default is not inspect.Parameter.empty and parameter.default is not None
     example = f"; write e.g. {path}.{key}={typed(parameter.default)}" if known else ""
-    return [f"{path}.{key}={typed(plain)}: expected {_expected(hint)}{example}"]
+    return [f"{path}.{key}={typed(plain)}: expected {expected_type(hint)}{example}"]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -204,17 +212,20 @@ def _fits_plain(value: Any, hint: type) -> bool:
     return isinstance(value, str) if hint is Path else isinstance(value, hint)
 
 
-def _expected(hint: Any) -> str:
+def expected_type(hint: Any) -> str:
+    """An annotation in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_expected(arg) for arg in args)
+        return " or ".join(expected_type(arg) for arg in args)
     if origin is Literal:
         return " or ".join(typed(arg) for arg in args)
     if hint in _NAMES:
         return _NAMES[hint]
     container = origin or hint
     listed = inspect.isclass(container) and issubclass(container, Sequence)
-    return "a list, such as [1,2]" if listed else "a mapping"
+    if not listed:
+        return "a mapping"
+    return f"a list, such as {'[a,b]' if args == (str,) else '[1,2]'}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
@@ -20,11 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.compose import Composed, Session, composition_line, session
-from pffdst.config.constructors import did_you_mean, own_keys, takes_key
+from pffdst.config.constructors import did_you_mean, expected_type, own_keys, takes_key
 from pffdst.config.flags import CommandLine, key_of
 from pffdst.config.ranges import range_problems
 from pffdst.config.resume import expand, folder_problems
-from pffdst.config.schema import expected_type, groups
+from pffdst.config.schema import RootConfig, groups
 from pffdst.config.sweeps import Jobs, preset_lines
 from pffdst.config.trust import refuse_the_folders_own, searched
 from pffdst.core.program import command_line
@@ -382,7 +382,8 @@ def _listed(key: str, options: Sequence[str]) -> str:
 
 
 def _type_line(key: str, value: Any, example: Any) -> str:
-    expected = expected_type(key) or "another type of value"
+    hint = get_type_hints(RootConfig).get(key, Any)
+    expected = "another type of value" if hint is Any else expected_type(hint)
     instead = "" if OmegaConf.is_config(example) or example is None else f"; write e.g. {key}={typed(example)}"
     return f"{key}={typed(value)}: expected {expected}{instead}"
 

@@ -22,7 +22,6 @@ __all__ = [
     "Group",
     "RootConfig",
     "allowed",
-    "expected_type",
     "groups",
 ]
 
@@ -189,10 +188,3 @@ NEUTRAL_PARTITION = frozenset({"save"})
 def allowed() -> dict[str, Allowed]:
     """The settings that not every value of their type suits."""
     return {f.name: f.metadata["allowed"] for f in _FIELDS if f.metadata.get("allowed") is not None}
-
-
-def expected_type(key: str) -> str:
-    """The type of a setting in words; empty for what is no setting."""
-    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
-    kind = next((str(f.type) for f in _FIELDS if f.name == key), "")
-    return "a list, such as [a,b]" if kind.startswith("list") else words.get(kind, "")

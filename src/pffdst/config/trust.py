@@ -20,7 +20,17 @@ from pffdst.config.compose import Session
 from pffdst.config.flags import CommandLine, key_of
 from pffdst.config.resume import Expanded
 from pffdst.core.words import typed
-from pffdst.runs.files import CHECKPOINTS, HYDRA, HYDRA_SETTINGS, LOCK, OVERRIDES, FileProblem, read_yaml
+from pffdst.runs.files import (
+    CHECKPOINTS,
+    HYDRA,
+    HYDRA_JOB,
+    HYDRA_SETTINGS,
+    LOCK,
+    LOG,
+    OVERRIDES,
+    FileProblem,
+    read_yaml,
+)
 
 __all__ = [
     "known_targets",
@@ -37,7 +47,7 @@ _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w\-]*(\.[\w\-]+|\[[\w\-]+\])*")
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _SPECIAL = re.compile(r"(?<![A-Za-z0-9])_[a-z]+_(?![A-Za-z0-9])")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
-_WRITTEN = ("train.log", LOCK)  # in place; what else a run writes is written aside and renamed
+_WRITTEN = (LOG, LOCK, HYDRA_JOB, HYDRA_SETTINGS, OVERRIDES)  # in place; all else is written aside and renamed
 _HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name", "hydra.verbose"})
 _OWN = "if you mean it, write it on your own command line"
 
@@ -63,10 +73,10 @@ def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLin
 
 def _odd_places(folder: Path) -> list[str]:
     """What a run writes in place and did not make: through a link it would write outside the folder."""
-    files, odd = (*_WRITTEN, *(f"{HYDRA}/{name}" for name in ("config.yaml", "hydra.yaml", "overrides.yaml"))), []
+    odd = []
     for path, is_kind in [
         *((folder / name, Path.is_dir) for name in (HYDRA, CHECKPOINTS)),
-        *((folder / name, Path.is_file) for name in files),
+        *((folder / name, Path.is_file) for name in _WRITTEN),
     ]:
         if path.is_symlink():
             odd.append(f"{path}: it is a link, which a run would write through; put there what it leads to")

@@ -12,7 +12,11 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        return shown(super().__str__(), keep="\n")
+        return shown(self.told(), keep="\n")
+
+    def told(self) -> str:
+        """Its text as it comes."""
+        return super().__str__()
 
 
 class LostError(UserError):

@@ -13,6 +13,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
+
 if TYPE_CHECKING:
     from pffdst.core.model import Layout
 
@@ -98,14 +100,14 @@ class Positions:
 
     def packed(self) -> Tensor:
         """The set as a checkpoint holds it: uint8, the compressed bitmap."""
-        return torch.frombuffer(bytearray(zlib.compress(self.bitmap, 1)), dtype=torch.uint8)
+        return tensor_of(zlib.compress(self.bitmap, 1))
 
     @classmethod
     def unpacked(cls, layout: Layout, packed: Tensor) -> Positions:
         """The set that `packed` gave. ValueError where it is none of this layout."""
         most = (layout.maskable + 7) // 8
         try:
-            bitmap = zlib.decompressobj().decompress(packed.numpy().tobytes(), most + 1)
+            bitmap = zlib.decompressobj().decompress(bytes_of(packed), most + 1)
         except zlib.error as error:
             raise ValueError(f"expected a compressed bitmap: {error}") from error
         return cls(layout, bits=bits_of(bitmap, layout.maskable))

@@ -18,6 +18,7 @@ from pffdst.config.compose import compose
 from pffdst.core.errors import UserError
 from pffdst.deploy.local import Federation
 from pffdst.deploy.samples import write_samples
+from pffdst.runs.files import METRICS, SUMMARY
 
 __all__ = ["demo"]
 
@@ -78,7 +79,7 @@ def compare(run: Path, deployed: Any, simulated: Any) -> int:
     print(f"{'':16} {'deployed':>18} {'simulated':>18}")
     for key in keys:
         print(f"{key:16} {deployed[key]!s:>18.16} {simulated[key]!s:>18.16}")
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / METRICS).open(newline="") as file:
         rows = list(csv.DictReader(file))
     print(f"{'seconds a round':16} {deployed['wall_s'] / len(rows):>18.2f} {simulated['wall_s'] / len(rows):>18.2f}")
     same = all(deployed[key] == simulated[key] for key in keys)
@@ -87,7 +88,7 @@ def compare(run: Path, deployed: Any, simulated: Any) -> int:
 
 
 def _summary(folder: Path) -> Any:
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.exists():
         raise UserError(f"the run did not end well; its logs lie in {folder.parent}")
     return json.loads(path.read_text())

@@ -20,6 +20,7 @@ from typing import Any, Final, final
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import typed
 from pffdst.deploy import session
 from pffdst.deploy.records import FORMAT, BadRecord, one_line
 
@@ -156,10 +157,10 @@ def survey(grid: Any, ask: Ask) -> list[str]:
         raise UserError(f"the clients' images are of several shapes, {sizes}: write e.g. --resize 32 or --channels 3")
     write_counts(Path(ask.counts), [one.counts or {} for one in found])
     mean, std = statistics(found)
-    form = {"channels": shapes.pop()[0], "resize": ask.resize or "null", "crop": str(ask.crop).lower()}
+    form = {"channels": shapes.pop()[0], "resize": ask.resize or None, "crop": ask.crop}
     return [
         *("engine=flower", "dataset=counted", f"dataset.counts={ask.counts}"),
-        *(f"dataset.{key}={value}" for key, value in form.items()),
+        *(f"dataset.{key}={typed(value)}" for key, value in form.items()),
         *(f"dataset.mean={_written(mean)}", f"dataset.std={_written(std)}"),
         *("partition=column", "partition.column=client", f"clients={ask.clients}"),
     ]

@@ -15,18 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, final
 
 from pffdst.client.turn import ClientSetup
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.errors import UserError
 from pffdst.core.messages import ClientTask, Update
 from pffdst.core.model import Layout
 from pffdst.engines.base import Engine, EngineError, Job, one_thread
 from pffdst.engines.packets import (
-    bytes_of,
     dumps,
     loads,
     pack_kept,
     pack_memory,
     pack_update,
-    tensor_of,
     unpack_kept,
     unpack_memory,
     unpack_update,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.messages import Kept, Residual, Timings, Update
 from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
@@ -16,13 +15,11 @@ from pffdst.wire.downlink import Memory
 from pffdst.wire.frame import pack_section, unpack_section
 
 __all__ = [
-    "bytes_of",
     "dumps",
     "loads",
     "pack_kept",
     "pack_memory",
     "pack_update",
-    "tensor_of",
     "unpack_kept",
     "unpack_memory",
     "unpack_update",
@@ -41,29 +38,21 @@ def loads(packet: bytes) -> Any:
     return torch.load(io.BytesIO(packet), weights_only=True)
 
 
-def tensor_of(body: bytes | None) -> Tensor | None:
-    """Bytes as a weights_only reader takes them: it takes no empty ones, and is slow with others."""
-    return None if body is None else torch.from_numpy(np.frombuffer(body, np.uint8).copy())
-
-
-def bytes_of(packed: Tensor | None) -> bytes | None:
-    """The bytes that `tensor_of` took."""
-    return None if packed is None else packed.numpy().tobytes()
-
-
 def pack_memory(memory: Memory) -> tuple[Any, ...]:
     """What a client keeps of what it was sent."""
     masks = (None if at is None else at.packed() for at in (memory.trainable, memory.frozen))
     state = None if memory.state is None else [tensor_of(piece) for piece in memory.state]
-    return (*masks, pack_section(memory.frozen_values), tensor_of(memory.weights), state)
+    weights = None if memory.weights is None else tensor_of(memory.weights)
+    return (*masks, pack_section(memory.frozen_values), weights, state)
 
 
 def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
     """The memory that `pack_memory` packed."""
     trainable, frozen, values, weights, pieces = packed
     trainable_at, frozen_at = (None if at is None else Positions.unpacked(layout, at) for at in (trainable, frozen))
-    state = None if pieces is None else tuple(bytes_of(piece) or b"" for piece in pieces)
-    return Memory(trainable_at, frozen_at, unpack_section(values), bytes_of(weights), state)
+    state = None if pieces is None else tuple(bytes_of(piece) for piece in pieces)
+    held = None if weights is None else bytes_of(weights)
+    return Memory(trainable_at, frozen_at, unpack_section(values), held, state)
 
 
 def pack_kept(kept: Kept) -> tuple[Any, ...]:
@@ -83,7 +72,7 @@ def unpack_kept(packed: tuple[Any, ...], layout: Layout) -> Kept:
 def pack_update(update: Update) -> dict[str, Any]:
     """A client's answer, with what it keeps."""
     changed = {
-        "payload": tensor_of(update.payload),
+        "payload": None if update.payload is None else tensor_of(update.payload),
         "timings": tuple(update.timings),
         "kept": pack_kept(update.kept),
     }
@@ -92,5 +81,6 @@ def pack_update(update: Update) -> dict[str, Any]:
 
 def unpack_update(fields: dict[str, Any], layout: Layout) -> Update:
     """The answer that `pack_update` packed."""
-    payload, kept = bytes_of(fields["payload"]), unpack_kept(fields["kept"], layout)
+    payload, kept = fields["payload"], unpack_kept(fields["kept"], layout)
+    payload = None if payload is None else bytes_of(payload)
     return Update(**(fields | {"payload": payload, "timings": Timings(*fields["timings"]), "kept": kept}))

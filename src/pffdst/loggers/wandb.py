@@ -17,6 +17,7 @@ from pffdst.core.errors import UserError
 from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, as_test, by_bytes, only_in
+from pffdst.runs.files import CONFIG, MODEL, MODEL_AVERAGE
 
 if TYPE_CHECKING:
     import wandb
@@ -215,7 +216,7 @@ def _send_model(run: wandb.Run, folder: Path) -> None:
     import wandb
 
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
-    for path in (*sorted(folder.glob("*.safetensors")), folder / "config.yaml"):
+    for path in (folder / name for name in (MODEL, MODEL_AVERAGE, CONFIG)):
         if path.is_file():
             artifact.add_file(str(path))
     run.log_artifact(artifact)

@@ -16,6 +16,7 @@ from typing import Final, Literal, final
 import torch
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
@@ -225,12 +226,12 @@ class Stale(Fault):
 
     def message(self, payload: bytes, turn: FaultyTurn) -> bytes:
         """That of the last turn."""
-        return turn.memory["payload"].numpy().tobytes() if "payload" in turn.memory else payload
+        return bytes_of(turn.memory["payload"]) if "payload" in turn.memory else payload
 
     def keep(self, sent: GlobalModel, payload: bytes, turn: FaultyTurn) -> Mapping[str, Tensor]:
         """The first turn's change, or this one's message."""
         if self.what == "message":
-            return {"payload": torch.frombuffer(bytearray(payload), dtype=torch.uint8)}
+            return {"payload": tensor_of(payload)}
         if self.what == "sent" or "change" in turn.memory:
             return turn.memory
         change = sent.trained - base_of(turn.start, sent)

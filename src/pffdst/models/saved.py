@@ -37,16 +37,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.errors import UserError
 from pffdst.core.flat import initialise
 from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel
 from pffdst.core.words import one_line
+from pffdst.runs.files import MODEL, MODEL_AVERAGE
 
-__all__ = ["AVERAGE", "LAST", "Classifier", "ModelCard", "SavedModel", "load"]
+__all__ = ["Classifier", "ModelCard", "SavedModel", "load"]
 
-LAST: Final = "model.safetensors"
-AVERAGE: Final = "model_ema.safetensors"
 _FORMAT: Final = "pffdst model 1"
 _METADATA: Final = "pffdst"
 _FAR: Final = 255
@@ -176,7 +176,7 @@ class SavedModel:
                 words = json.loads((file.metadata() or {})[_METADATA])
             return _unpacked(ModelCard.of(words), stored, words["weights"])
         except FileNotFoundError as error:
-            raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {LAST}") from error
+            raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {MODEL}") from error
         except _NO_MODEL as error:
             why = one_line(error, 200)
             raise UserError(f"{path}: it holds no model of this program, or a damaged one: {why}") from error
@@ -286,7 +286,7 @@ def load(run: str | Path, *, average: bool = False, network: nn.Module | None = 
 def path_of(run: str | Path, *, average: bool = False) -> Path:
     """The model's file in a run's folder; a file is taken as it is."""
     path = Path(run)
-    return path if path.is_file() else path / (AVERAGE if average else LAST)
+    return path if path.is_file() else path / (MODEL_AVERAGE if average else MODEL)
 
 
 @torch.no_grad()
@@ -338,7 +338,7 @@ def _gaps(alive: Tensor) -> Tensor:
 def _compressed(codes: NDArray[np.uint8]) -> Tensor:
     # Gaps of a random mask have no repetitions to find: coded by frequency alone they are 0.2 % from the entropy.
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return torch.frombuffer(bytearray(packer.compress(codes.tobytes()) + packer.flush()), dtype=torch.uint8)
+    return tensor_of(packer.compress(codes.tobytes()) + packer.flush())
 
 
 def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -386,7 +386,7 @@ def _places(codes: Tensor | None, size: int) -> Tensor:
 def _bytes(codes: Tensor, most: int) -> NDArray[np.uint8]:
     """What was compressed; ValueError where it is longer than `most` bytes, which no sound file's is."""
     unpacker = zlib.decompressobj()
-    found = unpacker.decompress(codes.numpy().tobytes(), max(most, 1))
+    found = unpacker.decompress(bytes_of(codes), max(most, 1))
     if not unpacker.eof:
         raise ValueError("a mask is longer than its weight")
     return np.frombuffer(found, dtype=np.uint8)

@@ -16,6 +16,7 @@ from rich.console import Console
 from pffdst.core.errors import UserError
 from pffdst.core.program import command_line
 from pffdst.core.words import counted
+from pffdst.metrics.units import format_bytes
 from pffdst.report.exports import common_level, latex_text, runs_csv, write_text
 from pffdst.report.figures import ACCURACIES
 from pffdst.report.groups import group_runs, is_counted, keys_of
@@ -104,7 +105,7 @@ def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
     if given.serve is None:
         path = given.output or Path("report.html")
         write_text(path, page(payload(shelf, wanted=wanted_keys(given))))
-        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+        say(f"{path} ({format_bytes(path.stat().st_size)})")
         if given.open:
             webbrowser.open(path.resolve().as_uri())
     for path in exports(given, shelf):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -20,7 +20,6 @@ __all__ = [
     "ACCURACIES",
     "Point",
     "Spread",
-    "accuracy_at",
     "accuracy_words",
     "bytes_to_reach",
     "chance_of",
@@ -29,7 +28,6 @@ __all__ = [
     "drawn_runs",
     "first_at",
     "mean_curve",
-    "paired_ratio",
     "sample_words",
     "spread_of",
 ]
@@ -165,20 +163,3 @@ def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
 def first_at(run: Run, accuracy: str, level: float) -> Point | None:
     """The first evaluation of at least `level`, a share; None where it is not reached."""
     return next((point for point in curve(run, accuracy) if point.accuracy >= level), None)
-
-
-def accuracy_at(run: Run, accuracy: str, budget: float) -> float | None:
-    """The last evaluation within `budget` bytes; None where the first one cost more."""
-    within = [point.accuracy for point in curve(run, accuracy) if point.bytes <= budget]
-    return within[-1] if within else None
-
-
-def paired_ratio(group: Group, reference: Group, figure: Callable[[Run], float | None]) -> Spread:
-    """The figure over the reference's, seed by seed over the seeds of both; NaN where they share none."""
-    theirs = {run.seed: figure(run) for run in reference.runs}
-    ratios: list[float | None] = []
-    for run in group.runs:
-        own, other = figure(run), theirs.get(run.seed)
-        if run.seed in theirs:
-            ratios.append(own / other if own is not None and other else None)
-    return spread_of(ratios)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
-from pffdst.core.words import one_line
+from pffdst.core.words import dotted, one_line
 from pffdst.metrics import names
 from pffdst.metrics.names import Row
 from pffdst.report.clients import clients_of
@@ -243,15 +243,14 @@ def _with_place(config: dict[str, Scalar], summary: Mapping[str, Any]) -> dict[s
     return config | {EVALUATED_ON: said if said in ("test", "validation") else told}
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Scalar]]:
+def _flat(node: Mapping[str, Any]) -> list[tuple[str, Scalar]]:
     flat: list[tuple[str, Scalar]] = []
-    for key, value in node.items():
-        if key == "_target_":
-            flat.append((prefix.removesuffix("."), str(value).rpartition(".")[2][:_TEXT]))
-        elif isinstance(value, Mapping):
-            flat += _flat(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}"[:_TEXT], _scalar(value)))
+    for key, value in dotted(node).items():
+        path, _, last = key.rpartition(".")
+        if last == "_target_":
+            flat.append((path, str(value).rpartition(".")[2][:_TEXT]))
+        elif value != {}:
+            flat.append((key[:_TEXT], _scalar(value)))
     return flat
 
 

@@ -28,9 +28,11 @@ __all__ = [
     "CLIENTS",
     "CONFIG",
     "HYDRA",
+    "HYDRA_JOB",
     "HYDRA_SETTINGS",
     "LAST",
     "LOCK",
+    "LOG",
     "METRICS",
     "MODEL",
     "MODEL_AVERAGE",
@@ -60,6 +62,7 @@ RUN: Final = "run.json"
 SUMMARY: Final = "summary.json"
 SKIPPED: Final = "skipped.json"
 LOCK: Final = "run.lock"
+LOG: Final = "train.log"
 CONFIG: Final = "config.yaml"
 METRICS: Final = "metrics.csv"
 CLIENTS: Final = "clients.json"
@@ -72,6 +75,7 @@ PREVIOUS: Final = "previous.ckpt"
 HYDRA: Final = ".hydra"
 OVERRIDES: Final = f"{HYDRA}/overrides.yaml"
 HYDRA_SETTINGS: Final = f"{HYDRA}/hydra.yaml"
+HYDRA_JOB: Final = f"{HYDRA}/config.yaml"
 SWEEP: Final = "multirun.yaml"  # in a sweep's folder, beside its jobs' folders
 SEARCH: Final = "search.db"  # in a search's folder
 

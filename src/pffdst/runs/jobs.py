@@ -29,6 +29,7 @@ from pffdst.runs.files import (
     HYDRA_SETTINGS,
     LAST,
     LOCK,
+    LOG,
     OVERRIDES,
     PREVIOUS,
     RUN,
@@ -224,7 +225,7 @@ def mark_found(folder: Path) -> None:
 def discard_unbegun(folder: Path) -> None:
     """Removes the folder of a run that was refused before it began: Hydra's files and a free lock are all it holds."""
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if left <= {HYDRA, "train.log", LOCK} and not in_use(folder):
+    if left <= {HYDRA, LOG, LOCK} and not in_use(folder):
         shutil.rmtree(folder)
 
 

@@ -23,6 +23,7 @@ from pffdst.core.program import command_line
 from pffdst.core.seeding import derive_seed
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.units import format_figure
+from pffdst.runs.files import LOG
 from pffdst.runs.jobs import locked, read_run, result_folder
 from pffdst.search.definition import Search, assigned, read_search, sampler_for
 from pffdst.search.trials import Proposal, Trials, front_table, shown
@@ -115,7 +116,7 @@ def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str 
     source = result_folder(folder)
     run = read_run(source)
     if run.get("status") != "done":
-        return {}, str(run.get("error", "it ended without a result; its train.log says more"))
+        return {}, str(run.get("error", f"it ended without a result; its {LOG} says more"))
     row = read_metrics(source / CsvLogger.FILE)[-1]
     missing = [name for name in names if not isinstance(row.get(name), int | float)]
     if missing:

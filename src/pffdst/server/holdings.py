@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.model import Layout
 from pffdst.core.positions import Positions
 from pffdst.runs.checkpoint import from_sparse, to_sparse
@@ -127,7 +128,7 @@ class Holdings:
             "frozen": to_sparse(self._frozen),
             "versions": (self._mask_version, self._frozen_version),
             "masks": dict(self._masks),
-            "moves": [torch.frombuffer(bytearray(move), dtype=torch.uint8) for move in self._moves],
+            "moves": [tensor_of(move) for move in self._moves],
             "afresh": self._afresh,
         }
 
@@ -137,7 +138,7 @@ class Holdings:
         self._holders, self._frozen_holders = _counted(self._mask), _counted(self._frozen)
         self._mask_version, self._frozen_version = state["versions"]
         self._masks = dict(state["masks"])
-        self._moves, self._afresh = [move.numpy().tobytes() for move in state["moves"]], state["afresh"]
+        self._moves, self._afresh = [bytes_of(move) for move in state["moves"]], state["afresh"]
 
 
 def _counted(versions: Tensor) -> Counter[int]:

@@ -28,6 +28,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen, Signal, Signals
@@ -49,7 +50,7 @@ from pffdst.wire.frame import (
 from pffdst.wire.positions import Known, decode_positions, encode_positions
 from pffdst.wire.sets import decode_set, encode_set
 from pffdst.wire.signals import SignalCoder
-from pffdst.wire.state import bytes_of, decode_state, encode_state, from_bytes, piece_count, state_digest
+from pffdst.wire.state import decode_state, encode_state, from_bytes, piece_count, state_digest
 
 __all__ = ["Broadcast", "Changes", "Memory", "Received", "decode_downlink", "remember"]
 

@@ -23,11 +23,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import final
 
-import numpy as np
-import torch
 import xxhash
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.model import Layout
 
 __all__ = [
@@ -101,13 +100,13 @@ class Section:
 
 
 def pack_section(section: Section | None) -> tuple[int, Tensor] | None:
-    """A section for a checkpoint: its body as a tensor, since a weights_only reader takes no empty bytes."""
-    return None if section is None else (section.coding, torch.from_numpy(np.frombuffer(section.body, np.uint8).copy()))
+    """A section for a checkpoint."""
+    return None if section is None else (section.coding, tensor_of(section.body))
 
 
 def unpack_section(packed: tuple[int, Tensor] | None) -> Section | None:
-    """The other way round."""
-    return None if packed is None else Section(packed[0], packed[1].numpy().tobytes())
+    """The section that `pack_section` packed."""
+    return None if packed is None else Section(packed[0], bytes_of(packed[1]))
 
 
 @final

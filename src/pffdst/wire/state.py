@@ -19,11 +19,13 @@ import xxhash
 import zstandard
 from torch import Tensor
 
+from pffdst.core.blobs import tensor_of
 from pffdst.core.model import Layout
+from pffdst.core.positions import bitmap_of, bits_of
 from pffdst.wire.codecs.base import COMPRESSED, Bytes, joined, pack_planes, split_planes
 from pffdst.wire.frame import Section, WireError
 
-__all__ = ["bytes_of", "decode_state", "encode_state", "from_bytes", "piece_count", "state_digest"]
+__all__ = ["decode_state", "encode_state", "from_bytes", "piece_count", "state_digest"]
 
 _FORMATS = {torch.float32: 1, torch.float64: 2}
 _DTYPES = {number: dtype for dtype, number in _FORMATS.items()}
@@ -56,15 +58,15 @@ def _pieces(layout: Layout, constants: torch.dtype) -> list[_Piece]:
 
 def encode_state(pieces: Sequence[Tensor | None], dtype: torch.dtype, level: int) -> Section:
     """The pieces that are to be sent, None for each that is not; `dtype` is that of the model, `level` zstandard's."""
-    here = np.array([piece is not None for piece in pieces])
+    here = bitmap_of(torch.tensor([piece is not None for piece in pieces]))
     planes = [plane for piece in pieces if piece is not None for plane in _planes(piece)]
-    packed, body = pack_planes(np.packbits(here, bitorder="little").tobytes(), planes, level)
+    packed, body = pack_planes(here, planes, level)
     return Section(_FORMATS[dtype] | packed, body)
 
 
 def _planes(piece: Tensor) -> list[Bytes]:
     if piece.dtype == torch.bool:
-        return [np.packbits(piece.flatten().numpy(), bitorder="little")]
+        return [np.frombuffer(bitmap_of(piece.flatten()), np.uint8)]
     raw = piece.contiguous().flatten().view(torch.uint8).numpy()
     return [np.ascontiguousarray(plane) for plane in raw.reshape(-1, piece.dtype.itemsize).T]
 
@@ -74,26 +76,27 @@ def decode_state(section: Section, layout: Layout) -> tuple[Tensor | None, ...]:
     dtype, size = _DTYPES.get(section.coding & 0x0F), (piece_count(layout) + 7) // 8
     if dtype is None or section.coding & 0xF0 & ~COMPRESSED:
         raise WireError(f"STATE: coding {section.coding} is none of this section's")
-    here = np.unpackbits(np.frombuffer(section.body[:size], np.uint8), bitorder="little").astype(bool)
     pieces = _pieces(layout, dtype)
-    if len(section.body) < size or here[len(pieces) :].any():
-        raise WireError(f"STATE: expected {len(pieces)} bits for as many pieces")
-    sent = [piece for piece, is_here in zip(pieces, here, strict=False) if is_here]
+    try:
+        here = bits_of(bytes(section.body[:size]), len(pieces)).tolist()
+    except ValueError as error:
+        raise WireError(f"STATE: expected {len(pieces)} bits for as many pieces") from error
+    sent = [piece for piece, is_here in zip(pieces, here, strict=True) if is_here]
     try:
         lengths = [length for piece in sent for length in piece.planes]
         planes = iter(split_planes(section.body, size, lengths, packed=bool(section.coding & COMPRESSED)))
     except (ValueError, zstandard.ZstdError) as error:
         raise WireError(f"STATE: {error}") from error
     found = iter([_piece(piece, [next(planes) for _ in piece.planes]) for piece in sent])
-    return tuple(next(found) if is_here else None for is_here in here[: len(pieces)])
+    return tuple(next(found) if is_here else None for is_here in here)
 
 
 def _piece(piece: _Piece, planes: list[Bytes]) -> Tensor:
     if piece.dtype == torch.bool:
-        bits = np.unpackbits(planes[0], bitorder="little")
-        if bits[piece.length :].any():
-            raise WireError("STATE: unused bits are not 0")
-        return torch.from_numpy(bits[: piece.length].astype(bool)).view(piece.shape)
+        try:
+            return bits_of(bytes(planes[0]), piece.length).view(piece.shape)
+        except ValueError as error:
+            raise WireError("STATE: unused bits are not 0") from error
     raw = torch.from_numpy(joined(planes, "u1"))
     values = raw.view(piece.dtype).view(piece.shape)
     if (values.is_complex() or values.is_floating_point()) and not bool(values.isfinite().all()):
@@ -101,16 +104,11 @@ def _piece(piece: _Piece, planes: list[Bytes]) -> Tensor:
     return values
 
 
-def bytes_of(piece: Tensor) -> bytes:
-    """A piece as a client keeps it: its values, little-endian, a byte for each boolean."""
-    return piece.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def from_bytes(kept: Sequence[bytes], layout: Layout) -> tuple[Tensor, ...]:
-    """The pieces that a client keeps."""
+    """The pieces that a client keeps, each as the bytes of its tensor."""
     double = layout.constants > 0 and len(kept[0]) == 8 * layout.constants
     pieces = _pieces(layout, torch.float64 if double else torch.float32)
-    tensors = (torch.from_numpy(np.frombuffer(raw, np.uint8).copy()) for raw in kept)
+    tensors = (tensor_of(raw) for raw in kept)
     return tuple(t.view(p.dtype).view(p.shape) for t, p in zip(tensors, pieces, strict=True))
 
 

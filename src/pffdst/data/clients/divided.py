@@ -115,12 +115,6 @@ class Partition(Shares):
         owner[self.test_order] = torch.arange(self.clients).repeat_interleave(self.test_offsets.diff())
         return owner
 
-    def class_table(self, labels: Tensor, classes: int) -> Tensor:
-        """Training samples per client and class, int64 [C, classes], from the training labels [N_train]."""
-        owner = torch.arange(self.clients).repeat_interleave(self.sizes())
-        cells = owner * classes + labels[self.train_order]
-        return torch.bincount(cells, minlength=self.clients * classes).view(self.clients, classes)
-
 
 @dataclass(frozen=True)
 class Partitioner(ABC):

@@ -12,6 +12,7 @@ import zstandard
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.masks import largest, largest_dead
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
@@ -159,10 +160,10 @@ def _dead(model: GlobalModel) -> list[int]:
 
 def _packed(values: NDArray[np.float32]) -> tuple[int, Tensor]:
     small = zstandard.ZstdCompressor(level=3).compress(values.tobytes())
-    return len(values), torch.frombuffer(bytearray(small), dtype=torch.uint8)
+    return len(values), tensor_of(small)
 
 
 def _unpacked(packed: tuple[int, Tensor]) -> NDArray[np.float32]:
     count, small = packed
-    content = zstandard.ZstdDecompressor().decompress(small.numpy().tobytes(), max_output_size=4 * count)
+    content = zstandard.ZstdDecompressor().decompress(bytes_of(small), max_output_size=4 * count)
     return np.frombuffer(content, np.float32).copy()

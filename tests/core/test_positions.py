@@ -43,11 +43,7 @@ def as_bits(chosen: set[int]) -> Positions:
     return Positions(LAYOUT, bits=bits)
 
 
-def as_folded(chosen: set[int]) -> Positions:
-    return as_index(chosen).folded()
-
-
-positions = st.builds(lambda chosen, form: form(chosen), sets, st.sampled_from([as_index, as_bits, as_folded]))
+positions = st.builds(lambda chosen, dense: as_bits(chosen) if dense else as_index(chosen), sets, st.booleans())
 
 
 def members(of: Positions) -> set[int]:

@@ -57,19 +57,6 @@ def test_a_memory_nobody_keeps_is_dropped(tmp_path: Path) -> None:
     assert memories.of(0).trainable is not None
 
 
-def test_only_the_newest_mask_is_held_in_more_than_its_bitmap(tmp_path: Path) -> None:
-    """Clients that come seldom hold many masks: spread out, each takes as much as 25 that are folded."""
-    experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
-    server = experiment.server
-    server.begin(0)
-    memories = ClientMemories(20, experiment.setup.layout, experiment.setup.codecs)
-    for client in range(20):
-        model = server.model.with_masks(torch.arange(server.model.alive.numel()) % (client + 3) == 0)
-        memories.receive(client, Broadcast(model, client, experiment.setup.codecs).payload())
-    held = [memories.of(client).trainable for client in range(20)]
-    assert [set(vars(mask)) == {"layout", "bitmap"} for mask in held[:-1] if mask is not None] == [True] * 19
-
-
 def test_a_memory_somebody_keeps_stays_after_a_checkpoint(tmp_path: Path) -> None:
     experiment = build(compose(["logger=csv", "clients=6", "cohort=3"], CONFIGS), tmp_path, "identity")
     server, layout, codecs = experiment.server, experiment.setup.layout, experiment.setup.codecs

@@ -74,8 +74,6 @@ class Positions:
     @cached_property
     def bits(self) -> Tensor:
         """bool [W], True at the positions."""
-        if "index" not in self.__dict__:
-            return bits_of(self.bitmap, self.layout.maskable)
         bits = torch.zeros(self.layout.maskable, dtype=torch.bool)
         bits.numpy()[self.index.numpy()] = True
         return bits
@@ -97,12 +95,6 @@ class Positions:
     def bitmap(self) -> bytes:
         """ceil(W / 8) bytes, as masks are held and checked by both ends."""
         return bitmap_of(self.bits)
-
-    def folded(self) -> Positions:
-        """The same set in an eighth of a byte a position, for those that are held and seldom asked for."""
-        folded = Positions.__new__(Positions)
-        folded.__dict__.update(layout=self.layout, bitmap=self.bitmap)
-        return folded
 
     def packed(self) -> Tensor:
         """The set as a checkpoint holds it: uint8, the compressed bitmap."""
@@ -131,8 +123,6 @@ class Positions:
             return NotImplemented
         if self is other:
             return True
-        if "bitmap" in self.__dict__ or "bitmap" in other.__dict__:  # a set that is folded stays so
-            return self.bitmap == other.bitmap
         if "index" in self.__dict__ and "index" in other.__dict__:
             return torch.equal(self.index, other.index)
         return torch.equal(self.bits, other.bits)

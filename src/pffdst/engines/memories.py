@@ -70,15 +70,12 @@ class ClientMemories:
         self._kept[client] = kept
 
     def _intern(self, memory: Memory) -> int:
-        """The table's index of a memory, which is added if it is new.
-
-        Memories nobody keeps are dropped then, and the masks of the others folded.
-        """
+        """The table's index of a memory, which is added if it is new; memories nobody keeps are dropped."""
         for index, known in self._table.items():
             if known == memory:
                 return index
         used = {0, *self._last.values()}
-        self._table = {i: m.folded() for i, m in self._table.items() if i in used or self._keepers[i] > 0}
+        self._table = {i: m for i, m in self._table.items() if i in used or self._keepers[i] > 0}
         self._table[self._next] = memory
         self._next += 1
         return self._next - 1

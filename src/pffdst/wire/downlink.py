@@ -72,11 +72,6 @@ class Memory:
     weights: bytes | None = None
     state: tuple[bytes, ...] | None = None
 
-    def folded(self) -> Memory:
-        """The same, with its positions folded."""
-        trainable, frozen = (None if at is None else at.folded() for at in (self.trainable, self.frozen))
-        return replace(self, trainable=trainable, frozen=frozen)
-
 
 class Received(NamedTuple):
     """A decoded message: the model a client starts from, the round, the rules' signals, and the model's buffers."""

@@ -5,13 +5,15 @@ Nothing here imports torch: pages of a library that this process maps would be s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,28 @@ from rich.console import Console
 
 from pffdst.runs.provenance import provenance
 
-__all__ = ["ROOT", "cifar10_folder", "console", "describe", "load", "paired", "quartiles", "timed", "write_result"]
+__all__ = [
+    "LENET_BRIEF",
+    "ROOT",
+    "cifar10_folder",
+    "console",
+    "describe",
+    "load",
+    "paired",
+    "played",
+    "quartiles",
+    "timed",
+    "write_result",
+    "write_table",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
+LENET_BRIEF = (
+    *("experiment=lenet_cifar10", "partition.alpha=1", "sparsity=0.9", "lr=0.03"),
+    *("cohort=10", "local_epochs=1", "rounds=40"),
+)
+"""The paper's network and clients in half a minute a run: at its Dirichlet 0.1 nothing learns in so few rounds."""
+
 _QUICK, _WHOLE = (400, 100), (50_000, 10_000)  # random training and test images
 
 
@@ -104,3 +125,26 @@ def write_result(folder: Path, name: str, result: dict[str, Any]) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     return path
+
+
+def write_table(page: Path, mark: str, table: str) -> None:
+    """Puts a table into a page of docs, between the lines `<!-- mark -->` and `<!-- end -->`."""
+    begin, end = f"<!-- {mark} -->\n", "<!-- end -->"
+    head, _, rest = page.read_text().partition(begin)
+    page.write_text(head + begin + table + end + rest.partition(end)[2])
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+def played(line: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
+    """Those of the summary's figures that there are, of a run that is played here and leaves nothing."""
+    from pffdst.build import build
+    from pffdst.config.compose import compose
+    from pffdst.config.overrides import preflight
+    from pffdst.run import run
+
+    with tempfile.TemporaryDirectory(prefix="pffdst-benchmark-") as folder, contextlib.redirect_stdout(io.StringIO()):
+        configured = compose(preflight(line, ROOT / "configs"), ROOT / "configs")
+        summary = run(build(configured, Path(folder), "benchmark"))
+    return {name: summary[name] for name in figures if name in summary}

@@ -1,17 +1,16 @@
 """What faults cost and what defends against what: accuracy, bytes and refused updates of methods under each fault.
 
     python benchmarks/robustness.py [--on lenet_cifar10] [--rounds R] [--data FOLDER]
+    python benchmarks/robustness.py [--on lenet_cifar10] --render
 
 A tenth of the clients has the fault. Every run is written as soon as it is done, and a run that is written is not
-played again: started anew, the table goes on. On digits a run takes ten seconds; `--on lenet_cifar10` is the paper's
-setting and takes CIFAR-10 and hours. The table is printed as markdown.
+played again: started anew, the table goes on. On digits a run takes ten seconds; `--on lenet_cifar10` takes CIFAR-10
+and half a minute a run. The table is printed and written to docs/robustness.md; `--render` does so and plays nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import tempfile
@@ -19,11 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, cifar10_folder, describe, write_result
-from pffdst.build import build
-from pffdst.config.compose import compose
-from pffdst.config.overrides import preflight
-from pffdst.run import run
+from common import LENET_BRIEF, ROOT, cifar10_folder, describe, played, write_result, write_table
 
 METHODS = ("pffdst", "feddst", "fedavg")
 FAULTS = {
@@ -47,10 +42,11 @@ DEFENCES = {
 }
 SETTINGS = {
     "digits": ("rounds=30", "local_epochs=1", "readjust.schedule.interval=2", "partition.alpha=1"),
-    "lenet_cifar10": ("experiment=lenet_cifar10",),
+    "lenet_cifar10": LENET_BRIEF,
 }
 FIGURES = ("acc_global", "ema_acc_global", "bytes_up", "bytes_down", "rejected", "faults_sent", "faults_accepted")
 QUIET = ("logger=csv", "engine.workers=0", "eval_every=1000000", "checkpoint_every=1000000")
+PAGE = ROOT / "docs" / "robustness.md"
 
 
 def keys(methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
@@ -68,14 +64,6 @@ def overrides(on: str, method: str, fault: str, defence: str, seed: int, more: S
     return [f"method={method}", *setting, *FAULTS[fault], *DEFENCES[defence], f"seed={seed}", *more]
 
 
-def played(line: Sequence[str]) -> dict[str, Any]:
-    """The figures of a run, which is played here."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        cfg = compose(preflight([*line, *QUIET], ROOT / "configs"), ROOT / "configs")
-        summary = run(build(cfg, Path(folder), "robustness"))
-    return {name: summary[name] for name in FIGURES if name in summary}
-
-
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a line for each method and fault, accuracy and refused updates under each defence."""
     found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
@@ -88,7 +76,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         sent, refused, up = (mean([f.get(name, 0) for f in first]) for name in ("faults_sent", "rejected", "bytes_up"))
         cells = [accuracy(by[name]) if name in by else "" for name in DEFENCES]
         lines.append(f"| {method} | {fault} | {' | '.join(cells)} | {sent:.0f} | {refused:.0f} | {up / 1e6:.2f} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def order(fault: str) -> int:
@@ -107,8 +95,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def main() -> None:
-    """Plays what is not written yet and prints the table."""
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--on", choices=list(SETTINGS), default="digits")
     parser.add_argument("--rounds", type=int, help="in place of the setting's")
@@ -116,28 +103,41 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--data", type=Path, help="a folder with CIFAR-10 in parquet shards")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--render", action="store_true", help="write the table of the runs that there are, play none")
     parser.add_argument("--quick", action="store_true", help="two rounds of one method: whether it runs")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    name = "robustness" if args.on == "digits" else f"robustness_{args.on}"
-    more = [] if args.rounds is None else [f"rounds={args.rounds}"]
-    kept = args.results / f"{name}.json"
-    rows: dict[str, Any] = json.loads(kept.read_text())["rows"] if kept.exists() else {}
-    methods, only = (("fedavg",), 6) if args.quick else (args.methods, None)
+    return parser.parse_args()
+
+
+def play(chosen: argparse.Namespace, name: str, rows: dict[str, Any]) -> None:
+    """Plays what is not among the `rows` yet, and writes them after each run."""
+    more = [] if chosen.rounds is None else [f"rounds={chosen.rounds}"]
+    methods, only = (("fedavg",), 6) if chosen.quick else (chosen.methods, None)
     with tempfile.TemporaryDirectory() as scratch:
-        if args.on != "digits":
-            folder, _ = cifar10_folder(args.data, Path(scratch), quick=args.quick)
+        if chosen.on != "digits":
+            folder, _ = cifar10_folder(chosen.data, Path(scratch), quick=chosen.quick)
             more += [f"dataset.path={folder}"]
-        for method, fault, defence, seed in list(keys(methods, args.seeds))[:only]:
-            line = overrides(args.on, method, fault, defence, seed, [*more, *(("rounds=2",) if args.quick else ())])
-            told = [word for word in line if not word.startswith("dataset.path=")]
-            key = " ".join(told)
+        for method, fault, defence, seed in list(keys(methods, chosen.seeds))[:only]:
+            line = overrides(chosen.on, method, fault, defence, seed, [*more, *(("rounds=2",) if chosen.quick else ())])
+            key = " ".join(word for word in line if not word.startswith("dataset.path="))
             if key not in rows:
-                figures = played(line)
+                figures = played([*line, *QUIET], FIGURES)
                 rows[key] = {"method": method, "fault": fault, "defence": defence, "seed": seed, "figures": figures}
-                write_result(args.results, name, {**describe(), "rows": rows})
+                write_result(chosen.results, name, {**describe(), "rows": rows})
                 print(f"{method}, {fault}, {defence}: {json.dumps(figures)}", flush=True)
-    print(table(rows))
+
+
+def main() -> None:
+    """Plays what is not written yet, prints the table and puts it into the page."""
+    chosen = arguments()
+    logging.disable(logging.WARNING)
+    name = "robustness" if chosen.on == "digits" else f"robustness_{chosen.on}"
+    kept = chosen.results / f"{name}.json"
+    rows: dict[str, Any] = json.loads(kept.read_text())["rows"] if kept.exists() else {}
+    if not chosen.render:
+        play(chosen, name, rows)
+    if not chosen.quick:
+        write_table(PAGE, f"robustness.py --on {chosen.on}", table(rows))
+    print(table(rows), end="")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,7 @@ def test_whoever_draws_takes_the_keys_that_all_have(node: DictConfig, tmp_path: 
     for when, share in (("before", 0.25), ("after", 0.375), (None, 0.375)):
         assert abs(losses.count(when) / len(losses) - share) < 0.04
     assert losses == [rule.loss(t, client, 0) for t in range(100) for client in range(20)]
+    assert all(len(set(losses[t : t + 20])) > 1 for t in range(0, 2000, 20)), "each client's draw is its own"
 
 
 # ---- time -------------------------------------------------------------------------------------------------------

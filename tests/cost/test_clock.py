@@ -47,6 +47,7 @@ def test_a_deadline_closes_for_whoever_is_not_in() -> None:
     made = clock([1, 5, 3], wanted=3, deadline=3.0)
     assert late(made, 3) == [1]
     assert made.closed() == 3.0
+    assert late(clock([3, 9, 3], wanted=2, deadline=3.0), 3) == [1], "at the deadline is in time"
     assert clock([1, 2], wanted=2, deadline=9.0).closed() == 2.0
     assert clock([1, 2], wanted=2, deadline=9.0, broken=(1,)).closed() == 2.0, "K are in"
     assert clock([1], wanted=2, deadline=9.0, broken=(1,)).closed() == 9.0, "one is waited for"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pffdst.core.errors import UserError
+from pffdst.methods.participation import Population, Proportional
 
 SHORT = ("rounds=4", "local_epochs=1")
 MOVING = (*SHORT, "readjust.schedule.interval=1")
@@ -42,7 +43,7 @@ def same(a: list[Any], b: list[Any]) -> bool:
 @pytest.mark.parametrize(
     "off",
     [
-        ("participation.dropout_before=0", "participation.dropout_after=0"),
+        ("participation.dropout_before=1e-12", "participation.dropout_after=1e-12"),  # drawn, and nobody is lost
         LINKS,
         (*LINKS, "participation.deadline=inf"),
         (*LINKS, "participation.deadline=1e9", "participation.extra=0"),
@@ -140,9 +141,13 @@ def test_nobody_outside_its_windows_is_ever_asked(seen: Any, tmp_path: Path) -> 
     assert rounds[3].plan.cohort == (), "and a round in which nobody can be asked goes on"
 
 
-def test_draws_are_proportional_with_losses_too(seen: Any) -> None:
-    rounds = seen("participation=proportional", "participation.dropout_before=0.5", "method=random_mask")
-    assert len(rounds) == 4
+def test_draws_are_in_proportion_to_the_clients_own_samples_whoever_is_lost(make_experiment: Any, play: Any) -> None:
+    experiment = make_experiment(
+        *SHORT, "method=fedavg", "participation=proportional", "participation.dropout_before=0.5"
+    )
+    rounds, population = play(experiment), Population(5, experiment.setup.samples)
+    assert len({population.samples(client) for client in range(5)}) > 1
+    assert [r.plan.cohort for r in rounds] == [Proportional().asked(r.t, population, 3, 0) for r in rounds]
     assert any(r.record.lost for r in rounds)
 
 

@@ -99,7 +99,7 @@ def test_a_client_that_lost_its_memory_says_so_and_is_sent_everything(nodes: Nod
     [
         (lambda m, a, u: reply(m, a, b"garbage"), "header: expected at least"),
         (lambda m, a, u: reply(m, a, u[:-1] + bytes([u[-1] ^ 1])), "checksum"),
-        (lambda m, a, u: reply(m, replace(a, t=a.t - 1), u), "round: expected client 1 in 2, but got client 1 in 1"),
+        (lambda m, a, u: reply(m, replace(a, t=a.t - 1), u), "round: expected client 1 in 3, but got client 1 in 2"),
         (lambda m, a, u: reply(m, replace(a, run="0" * 16), u), "but the answer is to 0000000000000000"),
         (lambda m, a, u: reply(m, a, bytes(2**20)), "payload: at most"),
         (lambda m, a, u: reply(m, replace(a, problem="\x1b[2J"), None), " [2J"),

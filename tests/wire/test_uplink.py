@@ -107,7 +107,7 @@ def test_another_round_client_model_or_direction_is_refused(
 ) -> None:
     model = make_model(layout)
     payload = pack(replace(unpack(answered(model)), **change))
-    with pytest.raises(WireError, match=r"model:|client: expected client 3 in round 7"):
+    with pytest.raises(WireError, match=r"model:|client: expected client 3 in round 8"):
         read(payload, model)
 
 

@@ -114,7 +114,7 @@ class Inbox:
             declared = setup.method.down(setup.stage_of(task.t), task.t)
             received = decode_downlink(task.payload, memory, setup.layout, setup.codecs, declared)
             if received.t != task.t:
-                raise WireError(f"round: expected {task.t}, but got {received.t}")
+                raise WireError(f"round: expected {task.t + 1}, but got {received.t + 1}")
             self._last = kept = (task.payload, memory, received)
         return kept[2]
 

@@ -218,7 +218,7 @@ class FlowerEngine(Engine):
             return Update(
                 client,
                 None,
-                f"round: expected client {client} in {task.t}, but got client {answer.client} in {answer.t}",
+                f"round: expected client {client} in {task.t + 1}, but got client {answer.client} in {answer.t + 1}",
             )
         if answer.lost:
             self._last.pop(client, None)

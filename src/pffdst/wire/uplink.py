@@ -180,7 +180,9 @@ def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags:
     if message.kind is not Kind.UPLINK or message.model != layout_digest(sent.layout):
         raise WireError("model: the message is not an uplink of this run's model")
     if (message.client, message.t) != (client, t):
-        raise WireError(f"client: expected client {client} in round {t}, but got {message.client} in {message.t}")
+        raise WireError(
+            f"client: expected client {client} in round {t + 1}, but got {message.client} in {message.t + 1}"
+        )
     if set(message.sections) - may != tags:
         got = ", ".join(sorted(map(name_of, message.sections)))
         raise WireError(f"sections: expected {', '.join(sorted(map(name_of, tags)))}, but got {got}")

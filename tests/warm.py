@@ -167,7 +167,6 @@ def _serve() -> None:
     assert threading.active_count() == 1, "a fork would leave the locks of other threads shut"
     gc.collect()
     gc.freeze()
-
     for line in sys.stdin:
         reader, writer = os.pipe()
         between = os.fork()
@@ -235,4 +234,4 @@ def _become(request: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     _serve()
-    os._exit(0)
+    os._exit(0)  # nanobind takes what is frozen at the end for leaks, and says so

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,52 @@ def test_play_round_is_what_run_plays(tmp_path: Path) -> None:
             play_round(experiment, t)
     other = played(tmp_path, ["engine.workers=0", "rounds=4"])
     assert same(experiment, other)
+
+
+def test_an_update_comes_whole_from_a_slab_and_through_the_pipe_where_it_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pffdst.engines import pool
+    from pffdst.engines.slab import Slab
+
+    def updates(name: str, workers: int) -> list[bytes | None]:
+        experiment = build(compose([*SMALL, f"engine.workers={workers}"], CONFIGS), tmp_path / name, "identity")
+        with experiment.engine.open(experiment.setup):
+            return [update.payload for update in experiment.engine.run(experiment.server.begin(0).tasks())]
+
+    expected = updates("serial", 0)
+    assert all(expected)
+    shared: list[bytes] = []
+    take = Slab.take
+    monkeypatch.setattr(Slab, "take", lambda self, length: shared.append(take(self, length)) or shared[-1])
+    assert updates("slab", 2) == expected
+    assert sorted(shared) == sorted(expected)  # type: ignore[type-var]
+    monkeypatch.setattr(pool, "_slab", lambda size: Slab(64))
+    assert updates("small", 2) == expected
+    monkeypatch.setattr(pool, "_slab", lambda size: None)
+    assert updates("none", 2) == expected
+    assert len(shared) == len(expected), "the last two came through the pipe"
+
+
+def test_messages_of_one_round_are_read_once_however_clients_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pffdst.client import turn
+
+    read: list[bytes] = []
+    decode = turn.decode_downlink
+    monkeypatch.setattr(turn, "decode_downlink", lambda payload, *rest: read.append(payload) or decode(payload, *rest))
+    line = ["logger=csv", "method=fedavg", "engine.workers=0", "rounds=3", "clients=40", "cohort=20"]
+    experiment = build(compose(line, CONFIGS), tmp_path, "identity")
+    with experiment.engine.open(experiment.setup):
+        for t in range(3):
+            now, memories = experiment.server.begin(t), experiment.engine.memories
+            tasks = now.tasks()
+            different = {(id(task.payload), id(memories.of(task.client))) for task in tasks}
+            switches = [memories.of(a.client) is not memories.of(b.client) for a, b in pairwise(tasks)]
+            read.clear()
+            for update in experiment.engine.run(tasks):
+                now.absorb(update)
+            now.conclude()
+            assert len(read) == len(different)
+    assert sum(switches) > len(different), "new clients and old ones took turns"

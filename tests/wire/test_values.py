@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from pffdst.wire.codecs import base as codecs_base
 from pffdst.wire.codecs.base import COMPRESSED, DIFFERENCE, ValueCodec, blocks
 from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
 from pffdst.wire.codecs.integers import Int4, Int8
@@ -81,6 +83,39 @@ def test_planes_are_compressed_each_where_that_pays() -> None:
     assert at == len(section.body)
     assert section.coding == 1 | COMPRESSED
     assert kept == [True, True, True, False], "only sign and exponent of random numbers compress"
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e-2, 1.0])
+@pytest.mark.parametrize("count", [70_000, 800_000])
+def test_what_pieces_of_a_plane_tell_costs_less_than_half_a_percent(
+    count: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large planes are tried by pieces: noise is not compressed in vain, and what pays is, nearly always."""
+    base = normal(count)
+    values = base + normal(count, 1, scale)
+    quick = Float32().encode(values, base=base)
+    monkeypatch.setattr(codecs_base, "_LARGE", 1 << 40)
+    whole = Float32().encode(values, base=base)
+    assert len(whole.body) <= len(quick.body) < 1.005 * len(whole.body)
+    assert torch.equal(Float32().decode(quick, count, "values", base=base), values)
+
+
+def test_a_plane_of_noise_is_not_compressed_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    compressor = codecs_base._compressor
+
+    class Watched:
+        def __init__(self, *how: Any) -> None:
+            self.how = how
+
+        def compress(self, data: Any) -> bytes:
+            tried.append(len(data))
+            return compressor(*self.how).compress(data)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(codecs_base, "_compressor", Watched)
+    Float32().encode(normal(100_000))
+    assert tried.count(100_000) == 1, "the plane of signs and exponents"
+    assert max(set(tried) - {100_000}) <= 8192
 
 
 def test_a_small_change_takes_fewer_bytes_than_the_values() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from pffdst.wire.frame import WireError
 from pffdst.wire.uplink import Report, UplinkForm, encode_uplink, with_residual
 
 __all__ = ["ClientSetup", "ClientWork", "Fit", "Inbox", "Trained", "Turn", "answer", "unreadable"]
+
+_DIFFERENT = 8  # messages of a round that are kept decoded
 
 Fit = Callable[[ClientModule, ClientBatches, int], None]  # the last: how many epochs
 
@@ -101,22 +104,29 @@ class ClientSetup:
 
 @final
 class Inbox:
-    """Decodes the server's messages, once for all clients of a round that hold the same."""
+    """Decodes the server's messages, once for all clients of a round that hold the same.
+
+    Clients that hold something else come in between, so the last few that were read are kept.
+    """
 
     def __init__(self, setup: ClientSetup) -> None:
         self._setup = setup
-        self._last: tuple[bytes, Memory, Received] | None = None
+        self._read = deque[tuple[bytes, Memory, Received]](maxlen=_DIFFERENT)
 
     def receive(self, task: ClientTask, memory: Memory) -> Received:
         """What a client starts from. Raises WireError where the message cannot be read."""
-        kept, setup = self._last, self._setup
-        if kept is None or kept[0] is not task.payload or kept[1] is not memory:
-            declared = setup.method.down(setup.stage_of(task.t), task.t)
-            received = decode_downlink(task.payload, memory, setup.layout, setup.codecs, declared)
-            if received.t != task.t:
-                raise WireError(f"round: expected {task.t + 1}, but got {received.t + 1}")
-            self._last = kept = (task.payload, memory, received)
-        return kept[2]
+        for payload, held, received in self._read:
+            if payload is task.payload and held is memory and received.t == task.t:
+                return received
+        setup = self._setup
+        declared = setup.method.down(setup.stage_of(task.t), task.t)
+        received = decode_downlink(task.payload, memory, setup.layout, setup.codecs, declared)
+        if received.t != task.t:
+            raise WireError(f"round: expected {task.t + 1}, but got {received.t + 1}")
+        if self._read and self._read[0][2].t != task.t:
+            self._read.clear()
+        self._read.append((task.payload, memory, received))
+        return received
 
 
 # ---- what rules see ------------------------------------------------------------------------------------------------

@@ -35,12 +35,14 @@ from pffdst.core.messages import Update
 from pffdst.engines.base import EngineError, Job, one_thread, turn_of
 from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.ranks import silence
+from pffdst.engines.slab import Slab
 from pffdst.measure.memory import is_out_of_memory, release_free_memory
 
 __all__ = ["WorkerPool"]
 
 TIMEOUT = "PFFDST_WORKER_TIMEOUT"
 _AHEAD = 32
+_ROOM = 1 << 16  # bytes for what a message has beside values; of these, twice as many as a model holds
 _LOOK = 1.0  # seconds between two looks at who has been heard of
 
 
@@ -49,11 +51,12 @@ _LOOK = 1.0  # seconds between two looks at who has been heard of
 class Worker:
     """A process, the pipe to it, and which of the round's payloads and memories it already has.
 
-    `silent` counts the looks since it was last heard of, `job` is what it is at.
+    `silent` counts the looks since it was last heard of, `job` is what it is at. In the `slab` it leaves its updates.
     """
 
     process: BaseProcess
     pipe: Connection
+    slab: Slab | None = None
     has: set[tuple[str, int]] = field(default_factory=set)
     position: int | None = None
     job: Job | None = None
@@ -67,6 +70,7 @@ class WorkerPool:
     def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
         method = default_start_method()
         self._samples = setup.samples
+        self._largest = _ROOM + 2 * setup.layout.total * next(setup.network.parameters()).itemsize
         self._silence = silence(os.environ, TIMEOUT)
         self._workers: list[Worker] = []
         # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
@@ -84,16 +88,17 @@ class WorkerPool:
     def _start(self, method: str, setup: ClientSetup | bytes, channels_last: bool) -> Worker:
         context = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
+        slab = _slab(self._largest) if method == "fork" else None
         # a forked worker also inherits the pipes made before it, and would keep them open
         inherited = [ours, *(w.pipe for w in self._workers)] if method == "fork" else []
         process = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, inherited, setup, channels_last), daemon=True
+            target=_serve, args=(theirs, inherited, slab, setup, channels_last), daemon=True
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
             process.start()
         theirs.close()
-        return Worker(process, ours)
+        return Worker(process, ours, slab)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
         """Gives the largest client to the next free worker; yields in the jobs' order.
@@ -181,6 +186,10 @@ class WorkerPool:
             raise LostError(f"{_named(worker)} ran out of memory ({content}). {_LESS}")
         if kind == "error":
             raise EngineError(f"a worker process failed while training a client:\n{content}")
+        if kind == "put":
+            assert worker.slab is not None
+            update, length = content
+            return "update", replace(update, payload=worker.slab.take(length))
         return kind, content
 
     def _died(self, worker: Worker) -> LostError:
@@ -199,6 +208,8 @@ class WorkerPool:
             if worker.process.is_alive():
                 worker.process.kill()  # one that is stopped would not hear anything less
                 worker.process.join(timeout=5.0)
+            if worker.slab is not None:
+                worker.slab.close()
         self._workers.clear()
 
 
@@ -213,6 +224,14 @@ def _named(worker: Worker) -> str:
 def default_start_method() -> str:
     """fork where it is safe with the system's libraries, else spawn."""
     return "fork" if sys.platform == "linux" else "spawn"
+
+
+def _slab(size: int) -> Slab | None:
+    """Shared memory of so many bytes; None where the system gives none, and updates come through the pipe."""
+    try:
+        return Slab(size)
+    except OSError:
+        return None
 
 
 def _packed(setup: ClientSetup, folder: Path) -> bytes:
@@ -253,7 +272,20 @@ class _Voice:
                 return  # the other end is gone, and this process with it
 
 
-def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | bytes, channels_last: bool) -> None:
+def _answered(update: Update, slab: Slab | None) -> tuple[str, Any]:
+    """What a worker says of its update: the bytes stay behind in the slab, if there is one and they fit."""
+    if slab is not None and update.payload is not None and slab.put(update.payload):
+        return "put", (replace(update, payload=None), len(update.payload))
+    return "update", update
+
+
+def _serve(
+    pipe: Connection,
+    inherited: list[Connection],
+    slab: Slab | None,
+    setup: ClientSetup | bytes,
+    channels_last: bool,
+) -> None:
     """A worker's life: until its pipe closes, keeps blobs for a round and answers tasks."""
     for other in inherited:
         other.close()
@@ -275,12 +307,13 @@ def _serve(pipe: Connection, inherited: list[Connection], setup: ClientSetup | b
                 blobs.clear()
             elif kind == "rest":
                 release_free_memory()  # what training freed is of use to the evaluation
+                slab.release() if slab is not None else None
             elif kind == "blob":
                 blobs[rest[0]] = rest[1]
             else:
                 task, payload_key, memory_key, kept = rest
                 task = replace(task, payload=blobs[payload_key])
-                say(("update", turn_of(Job(task, blobs[memory_key], kept), work, fit)))
+                say(_answered(turn_of(Job(task, blobs[memory_key], kept), work, fit), slab))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -90,12 +91,12 @@ class DrawnShares(Shares):
 
     def size(self, client: int) -> int:
         """n_k."""
-        return self._size(self._generator(client))
+        return _size_of(self.way, self.seed, client)
 
     def train(self, client: int) -> Tensor:
         """Indices int64 [n_k], class by class; one may come twice."""
-        generator = self._generator(client)
-        size = self._size(generator)
+        generator = _generator(self.seed, client)
+        size = _size(self.way, generator)
         present = self.counts > 0
         weights = self.way.alpha * present.sum() * self.counts[present] / self.counts.sum()
         drawn = np.zeros_like(self.counts)
@@ -107,14 +108,22 @@ class DrawnShares(Shares):
         """The client of the panel that each test sample belongs to."""
         return self.panel_owner
 
-    def _generator(self, client: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self.seed, "partition_client", client))
 
-    def _size(self, generator: np.random.Generator) -> int:
-        """The first number a client draws."""
-        way = self.way
-        factor = np.exp(way.spread * generator.standard_normal() - way.spread**2 / 2)
-        return max(way.min_size, round(way.samples * float(factor)))
+def _generator(seed: int, client: int) -> np.random.Generator:
+    """A client's draws."""
+    return np.random.default_rng(derive_seed(seed, "partition_client", client))
+
+
+def _size(way: Drawn, generator: np.random.Generator) -> int:
+    """The first number that a client draws."""
+    factor = np.exp(way.spread * generator.standard_normal() - way.spread**2 / 2)
+    return max(way.min_size, round(way.samples * float(factor)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _size_of(way: Drawn, seed: int, client: int) -> int:
+    """n_k, kept for a while: a round asks for it several times, and a generator takes longer than a number."""
+    return _size(way, _generator(seed, client))
 
 
 def _panel_owner(shares: DrawnShares, train: NDArray[np.int64], test: NDArray[np.int64], classes: int) -> Tensor:

@@ -60,6 +60,7 @@ COMPRESSED, DIFFERENCE = 0x10, 0x20
 _BLOCK = 1 << 15
 _HALF = torch.finfo(torch.float32).max / 2
 _SMALL_TABLE = 8
+_LARGE, _PIECES, _PIECE, _WORTH = 1 << 16, 8, 1 << 10, 0.01  # pieces of a large plane tell whether it is worth while
 _LENGTH = struct.Struct("<I")
 
 Bytes = NDArray[np.uint8]
@@ -151,8 +152,15 @@ def pack_planes(head: bytes, planes: Sequence[Bytes], level: int, *, repeats: bo
 
 
 def _packed(plane: Bytes, level: int, repeats: bool) -> bytes:
-    """The plane compressed; empty where that does not pay, which zstandard finds out at the speed of a copy."""
-    small: bytes = _compressor(level, repeats).compress(plane.data)
+    """The plane compressed; empty where that does not pay."""
+    compressor = _compressor(level, repeats)
+    if not repeats and len(plane) >= _LARGE:
+        sample = np.concatenate(
+            [plane[at : at + _PIECE] for at in range(0, len(plane), len(plane) // _PIECES)][:_PIECES]
+        )
+        if len(compressor.compress(sample.data)) > (1 - _WORTH) * len(sample):
+            return b""
+    small: bytes = compressor.compress(plane.data)
     return small if len(small) < len(plane) else b""
 
 

@@ -25,7 +25,8 @@ from rich.table import Table
 
 from common import ROOT, console, describe, load, write_result
 from pffdst.build import build
-from pffdst.client.turn import Inbox, Trained, answer
+from pffdst.client.inbox import Inbox
+from pffdst.client.turn import Trained, answer
 from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask, Kept, Update
 from pffdst.core.model import GlobalModel

@@ -42,11 +42,12 @@ SETTINGS = (
 
 
 def look(processes: Sequence[psutil.Process], folder: Path) -> dict[str, float]:
-    """All processes together: memory that is theirs alone, files, threads; and the size of the checkpoint."""
-    found = {"mb": 0.0, "files": 0.0, "threads": 0.0, "processes": 0.0}
+    """All processes together: memory (shared pages once), that of theirs alone; files, threads, the checkpoint."""
+    found = {"mb": 0.0, "own_mb": 0.0, "files": 0.0, "threads": 0.0, "processes": 0.0}
     for process in processes:
         with suppress(psutil.Error):
-            own = {"mb": process.memory_full_info().uss / 1e6, "files": process.num_fds()}
+            memory = process.memory_full_info()
+            own = {"mb": memory.pss / 1e6, "own_mb": memory.uss / 1e6, "files": process.num_fds()}
             for name, value in (own | {"threads": process.num_threads(), "processes": 1}).items():
                 found[name] += value
     with suppress(OSError):
@@ -90,7 +91,7 @@ def compared(seen: list[dict[str, float]], folder: Path, rounds: int, span: int)
     """First against last, by figure."""
     with (folder / METRICS).open(newline="") as file:
         rows = [{"round": float(r["round"]), "seconds": float(r["round/seconds"])} for r in csv.DictReader(file)]
-    found = {name: ends(seen, name, rounds, span) for name in ("mb", "files", "threads", "checkpoint_kb")}
+    found = {name: ends(seen, name, rounds, span) for name in ("mb", "own_mb", "files", "threads", "checkpoint_kb")}
     found["round_s"] = ends([{**row, "round_s": row["seconds"]} for row in rows], "round_s", rounds, span)
     return {k: {"first": round(a, 4), "last": round(b, 4), "ratio": round(b / a, 4)} for k, (a, b) in found.items()}
 

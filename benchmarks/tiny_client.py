@@ -39,7 +39,7 @@ from pffdst.wire.frame import Kind, Message, pack, unpack
 PARTS = {
     "pffdst.client.turn:ClientSetup.indices": "samples drawn",
     "pffdst.client.turn:ClientWork._batches": "batches",
-    "pffdst.client.turn:Inbox.receive": "message read",
+    "pffdst.client.inbox:Inbox.receive": "message read",
     "pffdst.client.turn:seeded_global_state": "draws seeded",
     "pffdst.client.turn:Turn.__init__": "turn",
     "pffdst.client.module:ClientModule.begin": "model loaded",

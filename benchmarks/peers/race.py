@@ -1,18 +1,21 @@
 """FedAvg beside its peers, the same work for all, interleaved: one table for cohorts of 20 and one for tiny clients.
 
-    python benchmarks/peers/race.py HOME [--repetitions 3] [--only "ours;bare loop"] [--rounds 23] [--before FOLDER]
+    python benchmarks/peers/race.py HOME [--repetitions 3] [--only "ours;bare loop"] [--rounds 13] [--before FOLDER]
 
 HOME is the folder that setup.py filled. LeNet, CIFAR-10, batch 32, 2 epochs: 20 of 400 clients (Dirichlet .1), then
-100 of 4,000 clients of 8 samples. Seconds and CPU seconds a round are the slope between a run of 3 rounds and one of
-`--rounds`; start-up is what the former takes beyond its rounds. Memory is the peak over all processes, shared pages
-counted once. Ratios are to the fastest peer of the same repetition, and the table has their medians. Leave the machine
-quiet: two-threaded loops wait for each other. About a minute and a half a contender, setting and repetition.
+100 of 4,000 clients of 8 samples. Every program is watched from outside: each appends a line to a file when a round is
+over, ours to its metrics.csv. Seconds a round are the median of the rounds after the first three, CPU seconds the mean;
+the last round, which ours ends with an evaluation, does not count. Start-up is what comes before the end of the
+third, less three rounds. Memory is the peak over all processes, shared pages counted once. Ratios are to the fastest
+peer of the same repetition, the table has their medians. Leave the machine quiet: two-threaded loops wait for each
+other. About half a minute a contender, setting and repetition.
 `--before` names another checkout of this repository, which then runs beside this one as "ours, before".
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -20,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import psutil
 from rich.table import Table
 
@@ -31,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 from common import console, describe, load, write_result  # noqa: E402
+from pffdst.runs.files import METRICS  # noqa: E402
 
 TINY = ["partition=drawn", "partition.samples=8", "partition.spread=0", "partition.panel=10"]
 SCRIPTS = {
@@ -41,7 +47,7 @@ SCRIPTS = {
     "bare loop": ("", ["run_bare.py"]),
 }
 OURS = {"ours": ROOT}  # checkouts of this repository
-FEWEST = 3
+FIRST = 3  # rounds that do not count: programs warm up
 
 
 def memory(process: psutil.Process) -> float:
@@ -52,27 +58,50 @@ def memory(process: psutil.Process) -> float:
         return 0.0
 
 
-def measured(command: list[str], env: dict[str, str], cwd: Path) -> dict[str, Any]:
-    """Wall and CPU seconds and the peak memory of a command's process tree, and what it printed."""
-    began, cpu, peak, looks = time.time(), dict[tuple[int, float], float](), 0.0, 0
+class Watch:
+    """A command's process tree: when its rounds ended, the CPU seconds so far at each look, the peak memory."""
+
+    def __init__(self, marks: Path, header: int) -> None:
+        self.marks, self._header = marks, header
+        self.ends, self.looks, self.peak = list[float](), list[tuple[float, float]](), 0.0
+        self._cpu = dict[tuple[int, float], float]()
+
+    def rounds(self) -> None:
+        """Notes the rounds that are over since it was last asked."""
+        done = self.marks.read_bytes().count(b"\n") - self._header if self.marks.exists() else 0
+        self.ends += [time.time()] * (done - len(self.ends))
+
+    def tree(self, root: psutil.Process, *, memory_too: bool) -> None:
+        """A look at all processes; one that ended keeps the CPU seconds of the last."""
+        with contextlib.suppress(psutil.Error):
+            found = [root, *root.children(recursive=True)]
+            for process in found:
+                times = process.cpu_times()
+                self._cpu[process.pid, process.create_time()] = times.user + times.system
+            self.looks.append((time.time(), sum(self._cpu.values())))
+            if memory_too:
+                self.peak = max(self.peak, sum(map(memory, found)))
+
+    def cpu_at(self, when: float) -> float:
+        """CPU seconds up to then, on a straight line between two looks."""
+        times, seconds = zip(*self.looks, strict=True)
+        return float(np.interp(when, times, seconds))
+
+
+def watched(command: list[str], env: dict[str, str], cwd: Path, watch: Watch) -> tuple[int, str]:
+    """Runs a command to its end; its exit code and what it printed."""
     with tempfile.TemporaryFile("w+") as log:
         started = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=cwd)
-        root = psutil.Process(started.pid)
+        root, looks = psutil.Process(started.pid), 0
         while started.poll() is None:
-            try:
-                tree = [root, *root.children(recursive=True)]
-                for process in tree:
-                    times = process.cpu_times()
-                    cpu[process.pid, process.create_time()] = times.user + times.system
-            except psutil.Error:
-                continue
-            if looks % 5 == 0:
-                peak = max(peak, sum(map(memory, tree)))
+            watch.rounds()
+            if looks % 20 == 0:  # what is looked at runs no faster for it
+                watch.tree(root, memory_too=looks % 100 == 0)
             looks += 1
-            time.sleep(0.2)
-        wall = time.time() - began
+            time.sleep(0.02)
+        watch.rounds()
         log.seek(0)
-        return {"rc": started.returncode, "wall": wall, "cpu": sum(cpu.values()), "bytes": peak, "log": log.read()}
+        return started.returncode, log.read()
 
 
 def command(name: str, home: Path, rounds: int, folder: Path, *, tiny: bool) -> list[str] | None:
@@ -112,28 +141,33 @@ def versions(home: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def slope(name: str, home: Path, most: int, *, tiny: bool) -> dict[str, Any] | None:
+def played(name: str, home: Path, rounds: int, *, tiny: bool) -> dict[str, Any] | None:
     """Seconds a round of one contender, start-up, memory and accuracy; None where it is not installed or fails."""
     env = {**os.environ, "PEERS": str(home), "PYTHONWARNINGS": "ignore"} | ({"TINY": "1"} if tiny else {})
-    found = []
     with tempfile.TemporaryDirectory(prefix="pffdst-race-") as scratch:
-        for rounds in (FEWEST, most):
-            folder = Path(scratch) / str(rounds)
-            line = command(name, home, rounds, folder, tiny=tiny)
-            if line is None:
-                return None
-            own = {"PYTHONPATH": str(OURS[name] / "src")} if name in OURS else {}
-            found.append(measured(line, env | own, OURS.get(name, home)))
-            if found[-1]["rc"]:
-                print(f"{name}, {rounds} rounds: exit code {found[-1]['rc']}\n{found[-1]['log'][-800:]}", flush=True)
-                return None
-        accuracy = re.findall(r'"acc": ([\d.]+)', found[1]["log"])
-        if name in OURS:
-            accuracy = [json.loads((folder / "summary.json").read_text())["acc_global"]]
-    few, many = found
-    wall, cpu = ((many[key] - few[key]) / (most - FEWEST) for key in ("wall", "cpu"))
-    start, peak = few["wall"] - FEWEST * wall, max(few["bytes"], many["bytes"])
-    return {"wall_s": wall, "cpu_s": cpu, "start_s": start, "peak_gb": peak / 1e9, "accuracy": float(accuracy[-1])}
+        folder = Path(scratch) / "run"
+        line = command(name, home, rounds, folder, tiny=tiny)
+        if line is None:
+            return None
+        watch = Watch(folder / METRICS, 1) if name in OURS else Watch(Path(scratch) / "marks", 0)
+        own = {"PYTHONPATH": str(OURS[name] / "src")} if name in OURS else {"MARKS": str(watch.marks)}
+        began = time.time()
+        code, log = watched(line, env | own, OURS.get(name, home), watch)
+        if code or len(watch.ends) != rounds:
+            print(f"{name}: exit code {code}, {len(watch.ends)} of {rounds} rounds\n{log[-800:]}", flush=True)
+            return None
+        found = re.findall(r'"acc": ([\d.]+)', log)
+        accuracy = json.loads((folder / "summary.json").read_text())["acc_global"] if name in OURS else found[-1]
+    counted = watch.ends[FIRST - 1 : -1]
+    first, last = counted[0], counted[-1]
+    seconds = [b - a for a, b in pairwise(counted)]
+    wall, cpu = median(seconds), (watch.cpu_at(last) - watch.cpu_at(first)) / len(seconds)
+    figures = {"wall_s": wall, "wall_all": [round(each, 3) for each in seconds], "cpu_s": cpu}
+    return figures | {
+        "start_s": first - began - FIRST * wall,
+        "peak_gb": watch.peak / 1e9,
+        "accuracy": float(accuracy),
+    }
 
 
 def with_ratios(rows: dict[str, dict[str, Any]]) -> None:
@@ -161,7 +195,7 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="CIFAR-10 as parquet")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=23)
+    parser.add_argument("--rounds", type=int, default=13)
     parser.add_argument("--only", default="", help="contenders, separated by semicolons: ours;" + ";".join(SCRIPTS))
     parser.add_argument("--before", type=Path, help="another checkout of this repository, to run beside this one")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
@@ -170,14 +204,14 @@ def main() -> None:
         OURS["ours, before"] = chosen.before.resolve()
     home, names = chosen.home.resolve(), chosen.only.split(";") if chosen.only else [*OURS, *SCRIPTS]
     os.environ["CIFAR10"] = str(chosen.data.resolve())
-    result: dict[str, Any] = describe() | {"load": {"before": load()}, "rounds": [FEWEST, chosen.rounds]}
+    result: dict[str, Any] = describe() | {"load": {"before": load()}, "rounds": chosen.rounds}
     result["peers"] = versions(home)
     for tiny, setting in ((False, "20 of 400 clients"), (True, "100 of 4,000 clients of 8 samples")):
         repetitions: list[dict[str, dict[str, Any]]] = []
         for repetition in range(chosen.repetitions):
             rows: dict[str, dict[str, Any]] = {}
             for name in names:
-                row = slope(name, home, chosen.rounds, tiny=tiny)
+                row = played(name, home, chosen.rounds, tiny=tiny)
                 if row is not None:
                     rows[name] = row
                     print(json.dumps({"setting": setting, "repetition": repetition, "name": name} | row), flush=True)

@@ -7,7 +7,7 @@ import threading
 import torch
 from blazefl.contrib.fedavg import FedAvgBaseServerHandler, FedAvgDownlinkPackage, FedAvgUplinkPackage
 from blazefl.core import ThreadPoolClientTrainer, deserialize_model, serialize_model
-from work import Net, Work, accuracy, train
+from work import Net, Work, accuracy, mark, train
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -36,4 +36,5 @@ for t in range(int(sys.argv[1])):
     found = sorted(clients.uplink_package(), key=lambda p: p.cid)
     mean = FedAvgBaseServerHandler.aggregate([p.model_parameters for p in found], [p.data_size for p in found])
     deserialize_model(net, mean)
+    mark()
 print(json.dumps({"acc": accuracy(net, work)}))

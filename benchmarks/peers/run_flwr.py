@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from work import Net, Work, accuracy
+from work import Net, Work, accuracy, mark
 
 ROUNDS = int(sys.argv[1])
 server = ServerApp()
@@ -35,6 +35,11 @@ class Fixed(FedAvg):
             )
             for m, k in zip(messages, self.cohorts[server_round - 1], strict=True)
         ]
+
+    def aggregate_train(self, server_round, replies):
+        found = super().aggregate_train(server_round, replies)
+        mark()
+        return found
 
 
 @server.main()

@@ -14,14 +14,15 @@ from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByDatapoints
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
+from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
-from pfl.metrics import Weighted
+from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
-from work import BATCH, DECAY, EPOCHS, LR, MOMENTUM, Net, Work, accuracy
+from work import BATCH, DECAY, EPOCHS, LR, MOMENTUM, Net, Work, accuracy, mark
 
-ROUNDS = int(sys.argv[1])
+ROUNDS, RANK = int(sys.argv[1]), int(os.environ.get("RANK", 0))
 torch.set_num_threads(max(1, 2 // int(os.environ.get("WORLD_SIZE", 1))))
 torch.manual_seed(0)
 np.random.seed(0)  # noqa: NPY002
@@ -44,6 +45,12 @@ class Shuffled(Dataset):
         x, y = self.raw_data
         for b in torch.randperm(len(y)).split(batch_size):
             yield x[b], y[b]
+
+
+class Marks(TrainingProcessCallback):
+    def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
+        mark()
+        return False, Metrics()
 
 
 def client(k):
@@ -70,9 +77,9 @@ def main() -> None:
         model=model,
         model_train_params=NNTrainHyperParams(local_num_epochs=EPOCHS, local_learning_rate=LR, local_batch_size=BATCH),
         model_eval_params=NNEvalHyperParams(local_batch_size=500),
-        callbacks=[],
+        callbacks=[Marks()] if RANK == 0 else [],
     )
-    if int(os.environ.get("RANK", 0)) == 0:
+    if RANK == 0:
         print(json.dumps({"acc": accuracy(net, work)}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,13 @@ def train(net: nn.Module, work: Work, k: int) -> int:
             loss.backward()  # type: ignore[no-untyped-call]
             opt.step()
     return len(y)
+
+
+def mark() -> None:
+    """A round is over, for who watches from outside."""
+    if marks := os.environ.get("MARKS"):
+        with Path(marks).open("a") as file:
+            file.write("round\n")
 
 
 @torch.no_grad()

@@ -227,11 +227,11 @@ def test_an_update_comes_whole_from_a_slab_and_through_the_pipe_where_it_has_no_
 def test_messages_of_one_round_are_read_once_however_clients_follow_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pffdst.client import turn
+    from pffdst.client import inbox
 
     read: list[bytes] = []
-    decode = turn.decode_downlink
-    monkeypatch.setattr(turn, "decode_downlink", lambda payload, *rest: read.append(payload) or decode(payload, *rest))
+    decode = inbox.decode_downlink
+    monkeypatch.setattr(inbox, "decode_downlink", lambda payload, *rest: read.append(payload) or decode(payload, *rest))
     line = ["logger=csv", "method=fedavg", "engine.workers=0", "rounds=3", "clients=40", "cohort=20"]
     experiment = build(compose(line, CONFIGS), tmp_path, "identity")
     with experiment.engine.open(experiment.setup):
@@ -246,3 +246,21 @@ def test_messages_of_one_round_are_read_once_however_clients_follow_each_other(
             now.conclude()
             assert len(read) == len(different)
     assert sum(switches) > len(different), "new clients and old ones took turns"
+
+
+@pytest.mark.parametrize(("method", "most"), [("method=pffdst", 2), ("method=scaffold", 1)])
+def test_a_worker_has_its_next_client_while_an_update_is_taken_in(tmp_path: Path, method: str, most: int) -> None:
+    """But where a client brings along what it kept: that may not fit into the pipe of a worker that is busy."""
+    line = ["logger=csv", "engine.workers=1", "rounds=2", "clients=6", "cohort=6", method]
+    experiment = build(compose(line, CONFIGS), tmp_path, "identity")
+    held: list[int] = []
+    with experiment.engine.open(experiment.setup):
+        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        for t in range(2):
+            now, held = experiment.server.begin(t), []
+            for update in experiment.engine.run(now.tasks()):
+                held.append(len(pool._workers[0].jobs))
+                now.absorb(update)
+            now.conclude()
+    assert max(held) == most
+    assert held[-1] == 0

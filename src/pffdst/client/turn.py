@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, final
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from pffdst.client.inbox import Inbox
 from pffdst.client.loaded import Loaded
 from pffdst.client.module import ClientModule
 from pffdst.core.inputs import Inputs
@@ -28,13 +28,11 @@ from pffdst.methods.local import LocalTraining
 from pffdst.methods.method import Method, stage_of
 from pffdst.methods.rule import Answer, Rule
 from pffdst.wire.codecs import Codecs
-from pffdst.wire.downlink import Memory, Received, decode_downlink
+from pffdst.wire.downlink import Memory, Received
 from pffdst.wire.frame import WireError
 from pffdst.wire.uplink import Report, UplinkForm, encode_uplink, with_residual
 
-__all__ = ["ClientSetup", "ClientWork", "Fit", "Inbox", "Trained", "Turn", "answer", "unreadable"]
-
-_DIFFERENT = 8  # messages of a round that are kept decoded
+__all__ = ["ClientSetup", "ClientWork", "Fit", "Trained", "Turn", "answer", "unreadable"]
 
 Fit = Callable[[ClientModule, ClientBatches, int], None]  # the last: how many epochs
 
@@ -100,33 +98,6 @@ class ClientSetup:
     def uplink(self, t: int) -> UplinkForm:
         """What the updates of round t hold."""
         return self.method.uplink(self.codecs, self.stage_of(t), t, statistics=self.send_statistics)
-
-
-@final
-class Inbox:
-    """Decodes the server's messages, once for all clients of a round that hold the same.
-
-    Clients that hold something else come in between, so the last few that were read are kept.
-    """
-
-    def __init__(self, setup: ClientSetup) -> None:
-        self._setup = setup
-        self._read = deque[tuple[bytes, Memory, Received]](maxlen=_DIFFERENT)
-
-    def receive(self, task: ClientTask, memory: Memory) -> Received:
-        """What a client starts from. Raises WireError where the message cannot be read."""
-        for payload, held, received in self._read:
-            if payload is task.payload and held is memory and received.t == task.t:
-                return received
-        setup = self._setup
-        declared = setup.method.down(setup.stage_of(task.t), task.t)
-        received = decode_downlink(task.payload, memory, setup.layout, setup.codecs, declared)
-        if received.t != task.t:
-            raise WireError(f"round: expected {task.t + 1}, but got {received.t + 1}")
-        if self._read and self._read[0][2].t != task.t:
-            self._read.clear()
-        self._read.append((task.payload, memory, received))
-        return received
 
 
 # ---- what rules see ------------------------------------------------------------------------------------------------

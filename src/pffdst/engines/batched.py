@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from pffdst.client.callbacks import BrokenMaskError
+from pffdst.client.inbox import Inbox
 from pffdst.client.loaded import Loaded
 from pffdst.client.step import Hooks
-from pffdst.client.turn import ClientSetup, Inbox, Trained, Turn, answer, unreadable
+from pffdst.client.turn import ClientSetup, Trained, Turn, answer, unreadable
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import Timings, Update
 from pffdst.core.model import GlobalModel

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -51,15 +52,15 @@ _LOOK = 1.0  # seconds between two looks at who has been heard of
 class Worker:
     """A process, the pipe to it, and which of the round's payloads and memories it already has.
 
-    `silent` counts the looks since it was last heard of, `job` is what it is at. In the `slab` it leaves its updates.
+    `jobs` are what it is at and what it does next, with their positions; `silent` counts the looks since it was last
+    heard of. In the `slab` it leaves its updates.
     """
 
     process: BaseProcess
     pipe: Connection
     slab: Slab | None = None
     has: set[tuple[str, int]] = field(default_factory=set)
-    position: int | None = None
-    job: Job | None = None
+    jobs: deque[tuple[int, Job]] = field(default_factory=deque)
     silent: int = 0
 
 
@@ -120,8 +121,7 @@ class WorkerPool:
                     for worker in self._answering():
                         kind, update = self._said(worker)
                         if kind != "beat":
-                            position, worker.position = worker.position, None
-                            done[position] = update  # type: ignore[index]
+                            done[worker.jobs.popleft()[0]] = update
                     self._give_out(jobs, queue, turn)
                 self._give_out(jobs, queue, turn + 1)  # before the caller takes its time over an update
                 yield done.pop(turn)
@@ -129,20 +129,27 @@ class WorkerPool:
             self._send(worker, ("rest",))
 
     def _give_out(self, jobs: Sequence[Job], queue: list[int], turn: int) -> None:
-        """A job to every free worker, as long as there are any whose turn is near."""
+        """A job to every free worker, as long as there are any whose turn is near, and then one more to the others.
+
+        So a worker goes on while this process is busy with an update. Near the end nobody gets more: who is free first
+        takes what is left.
+        """
         limit = turn + max(_AHEAD, 4 * len(self._workers))
-        for worker in self._workers:
-            position = next((i for i in queue if i < limit), None) if worker.position is None else None
-            if position is not None:
-                queue.remove(position)
-                self._give(worker, jobs, position)
+        for held in (0, 1):
+            for worker in self._workers:
+                if len(worker.jobs) != held or (held and len(queue) < len(self._workers)):
+                    continue
+                position = next((i for i in queue if i < limit), None)
+                if position is not None and (held == 0 or _is_small(worker, jobs[position])):
+                    queue.remove(position)
+                    self._give(worker, jobs, position)
 
     def _answering(self) -> list[Worker]:
         """The busy workers that have something to say, or died. LostError where one has been silent for too long.
 
         Silence is counted in looks, not by a clock: this process may have been stopped itself.
         """
-        busy = [w for w in self._workers if w.position is not None]
+        busy = [w for w in self._workers if w.jobs]
         ready = wait([w.pipe for w in busy], timeout=_LOOK)
         heard = [w for w in busy if w.pipe in ready]
         for worker in busy:
@@ -155,12 +162,13 @@ class WorkerPool:
         """Sends a job; a payload or memory that the worker already has in this round goes by its key."""
         job = jobs[position]
         task = job.task
-        keys = (("payload", id(task.payload)), ("memory", id(job.memory)))
+        keys = _keys(job)
         for key, blob in zip(keys, (task.payload, job.memory), strict=True):
             if key not in worker.has:
                 self._send(worker, ("blob", key, blob))
                 worker.has.add(key)
-        worker.position, worker.job, worker.silent = position, job, 0
+        worker.jobs.append((position, job))
+        worker.silent = 0
         self._send(worker, ("task", replace(task, payload=b""), *keys, job.kept))
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
@@ -204,7 +212,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:
-            worker.process.join(timeout=0.0 if worker.position is not None else 5.0)
+            worker.process.join(timeout=0.0 if worker.jobs else 5.0)
             if worker.process.is_alive():
                 worker.process.kill()  # one that is stopped would not hear anything less
                 worker.process.join(timeout=5.0)
@@ -217,8 +225,22 @@ _LESS = "Fewer engine.workers need less."
 
 
 def _named(worker: Worker) -> str:
-    at = "" if worker.job is None else f", at client {worker.job.task.client} in round {worker.job.task.t + 1},"
+    task = worker.jobs[0][1].task if worker.jobs else None
+    at = "" if task is None else f", at client {task.client} in round {task.t + 1},"
     return f"A worker process (pid {worker.process.pid}){at}"
+
+
+def _keys(job: Job) -> tuple[tuple[str, int], tuple[str, int]]:
+    """By which a worker knows a job's payload and memory."""
+    return ("payload", id(job.task.payload)), ("memory", id(job.memory))
+
+
+def _is_small(worker: Worker, job: Job) -> bool:
+    """Whether a job can be sent to a busy worker: what does not fit into the pipe would wait until it is free.
+
+    And where both wait to be read by the other, they wait for ever.
+    """
+    return worker.slab is not None and worker.has.issuperset(_keys(job)) and not job.kept.anything
 
 
 def default_start_method() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from pffdst.run import play_round
 from pffdst.server.round import Round, RoundRecord
 from tests.warm import WarmPython
 
+gc.set_threshold(20_000, 20, 50)  # half a million objects of libraries are looked through less often
 settings.register_profile("pffdst", deadline=None)  # a busy machine is no fault of the program
 settings.load_profile("pffdst")
 

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -120,6 +121,25 @@ def test_the_committed_figures_are_those_of_the_readme() -> None:
         assert f"| {row['clients']:,} | {row['cohort']:,} | {figures} |" in text
 
 
+def test_the_race_beside_the_peers_is_told_as_it_was_played() -> None:
+    result = json.loads((ROOT / "benchmarks/results/peers.json").read_text())
+    few, tiny = (result[name] for name in ("20 of 400 clients", "100 of 4,000 clients of 8 samples"))
+    assert len(few) == len(tiny) == 3, "repetitions"
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "benchmarks/README.md").read_text()
+    versions = " ".join(f"{name} {release['torch']}" for name, release in result["peers"].items())
+    assert versions == "blazefl 2.15.0 pfl 2.15.0 flwr 2.15.0"
+    for name in few[0]:
+        told = []
+        for rows in (few, tiny):
+            wall, ratio, cpu, peak = (
+                f"{median(one[name][key] for one in rows):.2f}" for key in ("wall_s", "wall_ratio", "cpu_s", "peak_gb")
+            )
+            assert f"| {wall} | {ratio} | {cpu} | {peak} GB |" in page, name
+            told.append((wall, peak))
+        if name not in ("ours, before", "pfl, one process"):
+            assert f"| {told[0][0]} | {told[1][0]} | {max(told[0][1], told[1][1])} GB |" in readme, name
+
+
 def test_the_sizes_of_saved_models_are_told(warm: WarmPython) -> None:
     done = warm("benchmarks/model_sizes.py", "--network", "cnn")
     assert done.returncode == 0, done.stderr
@@ -148,7 +168,7 @@ def test_faults_are_played_with_and_without_a_defence(result_of: ResultOf) -> No
 
 def test_a_long_run_is_compared_with_its_beginning(result_of: ResultOf) -> None:
     figures = result_of("long_run")["figures"]
-    assert set(figures) == {"mb", "files", "threads", "checkpoint_kb", "round_s"}
+    assert set(figures) == {"mb", "own_mb", "files", "threads", "checkpoint_kb", "round_s"}
     assert all(row["first"] > 0 and row["last"] > 0 for row in figures.values())
 
 

@@ -251,7 +251,7 @@ def test_messages_of_one_round_are_read_once_however_clients_follow_each_other(
 @pytest.mark.parametrize(("method", "most"), [("method=pffdst", 2), ("method=scaffold", 1)])
 def test_a_worker_has_its_next_client_while_an_update_is_taken_in(tmp_path: Path, method: str, most: int) -> None:
     """But where a client brings along what it kept: that may not fit into the pipe of a worker that is busy."""
-    line = ["logger=csv", "engine.workers=1", "rounds=2", "clients=6", "cohort=6", method]
+    line = ["logger=csv", "engine.workers=1", "rounds=4", "clients=6", "cohort=6", method]
     experiment = build(compose(line, CONFIGS), tmp_path, "identity")
     held: list[int] = []
     with experiment.engine.open(experiment.setup):

@@ -81,7 +81,7 @@ gpu-check: $(STAMP)
 	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE)
 
 # FedAvg beside pfl-research, Flower, BlazeFL and a bare loop, in environments of their own under PEERS (some 4 GB);
-# about half an hour on two quiet cores, and ten minutes for the environments. DATA: a folder with CIFAR-10; ARGS: more, such as --repetitions 1
+# half an hour on two quiet cores, ten minutes for the environments. DATA: a folder with CIFAR-10; ARGS: --repetitions 1
 PEERS ?= .peers
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers/setup.py $(PEERS) $(if $(DATA),--data $(DATA))

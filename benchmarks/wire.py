@@ -144,7 +144,8 @@ def _size(section: Section) -> int:
 
 CODING = {
     "pffdst.server.round": ("Broadcast", "decode_uplink"),
-    "pffdst.client.turn": ("decode_downlink", "encode_uplink"),
+    "pffdst.client.inbox": ("decode_downlink",),
+    "pffdst.client.turn": ("encode_uplink",),
     "pffdst.engines.memories": ("remember",),
     "pffdst.wire.downlink": ("Broadcast.payload",),
     "pffdst.cost.ledger": ("parts_of",),

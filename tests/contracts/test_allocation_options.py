@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pffdst.core.flat import layout_of
 from pffdst.core.model import Layout
-from pffdst.methods.allocation import Allocation, Dense
+from pffdst.methods.allocation import Allocation, Dense, Erk
 from pffdst.models.cnn import SmallCNN
 from pffdst.models.lenet import LeNet
 from pffdst.models.resnet import ResNet18
@@ -57,9 +57,25 @@ def test_counts_are_exact_to_the_weight_and_fit(rule: Allocation, model: str, sp
 @given(one=st.floats(0, 0.99), two=st.floats(0, 0.99))
 def test_a_sparser_model_has_no_denser_layer(rule: Allocation, model: str, one: float, two: float) -> None:
     layout = LAYOUTS[model]
+    if getattr(rule, "dense_output", False):  # dense as long as there is room, then a layer as any other
+        assume(_has_room(layout, one) == _has_room(layout, two))
     sparse, dense = (rule.counts(layout, 1 - s) for s in (max(one, two), min(one, two)))
     # a weight of rounding apart
     assert all(k <= m + 1 for k, m in zip(sparse, dense, strict=True))
+
+
+def _has_room(layout: Layout, sparsity: float) -> bool:
+    """Whether the last layer alone is less than the whole."""
+    return layout.layers[-1].size < (1 - sparsity) * layout.maskable
+
+
+@pytest.mark.parametrize("model", LAYOUTS)
+def test_an_output_that_has_no_room_is_a_layer_as_any_other(model: str) -> None:
+    layout = LAYOUTS[model]
+    edge = 1 - layout.layers[-1].size / layout.maskable
+    more, less = edge - 2 / layout.maskable, edge + 2 / layout.maskable
+    assert Erk(dense_output=True).counts(layout, 1 - less) == Erk().counts(layout, 1 - less)
+    assert Erk(dense_output=True).counts(layout, 1 - more)[-1] >= layout.layers[-1].size - len(layout.layers)
 
 
 def test_the_same_question_has_the_same_answer(rule: Allocation) -> None:

@@ -249,18 +249,27 @@ def test_messages_of_one_round_are_read_once_however_clients_follow_each_other(
 
 
 @pytest.mark.parametrize(("method", "most"), [("method=pffdst", 2), ("method=scaffold", 1)])
-def test_a_worker_has_its_next_client_while_an_update_is_taken_in(tmp_path: Path, method: str, most: int) -> None:
+def test_a_worker_has_its_next_client_while_an_update_is_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, most: int
+) -> None:
     """But where a client brings along what it kept: that may not fit into the pipe of a worker that is busy."""
+    from pffdst.engines.pool import WorkerPool
+
+    held: list[int] = []
+    give = WorkerPool._give
+    monkeypatch.setattr(
+        WorkerPool, "_give", lambda pool, worker, *rest: give(pool, worker, *rest) or held.append(len(worker.jobs))
+    )
     line = ["logger=csv", "engine.workers=1", "rounds=4", "clients=6", "cohort=6", method]
     experiment = build(compose(line, CONFIGS), tmp_path, "identity")
-    held: list[int] = []
     with experiment.engine.open(experiment.setup):
-        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
         for t in range(2):
-            now, held = experiment.server.begin(t), []
+            now = experiment.server.begin(t)
+            held.clear()
             for update in experiment.engine.run(now.tasks()):
-                held.append(len(pool._workers[0].jobs))
                 now.absorb(update)
             now.conclude()
+            assert len(held) == 6
+        pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
+        assert not pool._workers[0].jobs
     assert max(held) == most
-    assert held[-1] == 0

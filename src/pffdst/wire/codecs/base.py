@@ -155,9 +155,8 @@ def _packed(plane: Bytes, level: int, repeats: bool) -> bytes:
     """The plane compressed; empty where that does not pay."""
     compressor = _compressor(level, repeats)
     if not repeats and len(plane) >= _LARGE:
-        sample = np.concatenate(
-            [plane[at : at + _PIECE] for at in range(0, len(plane), len(plane) // _PIECES)][:_PIECES]
-        )
+        step = len(plane) // _PIECES
+        sample = np.concatenate([plane[k * step : k * step + _PIECE] for k in range(_PIECES)])
         if len(compressor.compress(sample.data)) > (1 - _WORTH) * len(sample):
             return b""
     small: bytes = compressor.compress(plane.data)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
@@ -116,31 +116,34 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def play(
-    jobs: Sequence[Job], player: Player, at_once: int, said: Callable[[Job, Outcome, float], None]
-) -> dict[str, Outcome]:
-    """Plays the jobs, `at_once` side by side, each with its share of the cores and of the GPUs.
+    following: Callable[[], Job | None], player: Player, at_once: int, said: Callable[[Job, Outcome, float], None]
+) -> int:
+    """Plays what `following` gives, `at_once` side by side, each with its share of the cores and of the GPUs.
 
-    `said` hears of each that ended, with its seconds. One that failed does not stop the others; an error of this
-    program or Ctrl-C ends all. Gives how each ended.
+    `following` is asked where a place is free, again after each end: None where nothing can begin now. `said` hears of
+    each that ended, with its seconds. One that failed does not stop the others; an error of this program or Ctrl-C ends
+    all. Gives how many failed.
     """
-    place = itertools.count()
-    own = threading.local()
+    place, own = itertools.count(), threading.local()
 
     def settle() -> None:
         own.environment = _settle(next(place), at_once)
 
-    outcomes: dict[str, Outcome] = {}
+    failed, running = 0, dict[Future[tuple[Outcome, float]], Job]()
     with ThreadPoolExecutor(at_once, initializer=settle) as pool:
-        futures = {pool.submit(lambda job: player.run(job, own.environment), job): job for job in jobs}
         try:
-            for future in as_completed(futures):
-                job, (outcome, seconds) = futures[future], future.result()
-                outcomes[job.name] = outcome
-                said(job, outcome, seconds)
+            while True:
+                while len(running) < at_once and (job := following()) is not None:
+                    running[pool.submit(lambda job: player.run(job, own.environment), job)] = job
+                if not running:
+                    return failed
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome, seconds = future.result()
+                    failed += outcome == "failed"
+                    said(running.pop(future), outcome, seconds)
         except BaseException:
             player.stop.set()
             raise
-    return outcomes
 
 
 def _settle(place: int, of: int) -> dict[str, str]:

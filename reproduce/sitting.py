@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -68,11 +68,15 @@ class Sitting:
 
         checked(self.left, extra=self._player.extra)
         begun: set[str] = set()
-        failed = 0
-        while now := _next(self.left, begun):
-            begun |= {job.name for job in now}
-            failed += self._play(now, self._player, kept)
-        return failed
+
+        def following() -> Job | None:
+            """The first that can begin: its tries may have ended since the last look."""
+            job = next((job for job in self.left if not job.waits and job.name not in begun), None)
+            if job is not None:
+                begun.add(job.name)
+            return job
+
+        return self._play(following, self._player, kept)
 
     def again(self) -> int:
         """Plays runs of the record once more, apart from it; 1 if one failed or gave another model."""
@@ -81,7 +85,8 @@ class Sitting:
         known = {job.name: self.record.entries[job.row, job.seed] for job in jobs}
         then = [replace(job, overrides=(*job.overrides, *known[job.name].older)) for job in jobs]
         checked(then, extra=player.extra)
-        failed, other = self._play(then, player, lambda job: self._keep(job, anew, player)), 0
+        following = functools.partial(next, iter(then), None)
+        failed, other = self._play(following, player, lambda job: self._keep(job, anew, player)), 0
         for job in then:
             if (row := (job.row, job.seed)) in anew.entries:
                 before, now = (str(one.summary["model_sha256"]) for one in (known[job.name], anew.entries[row]))
@@ -100,7 +105,7 @@ class Sitting:
         run = read_run(self._player.folder(job), job.name)
         return f"{job.name}: {run.status}, {run.rounds} rounds done" if run.rounds else job.name
 
-    def _play(self, jobs: Sequence[Job], player: Player, keep: Callable[[Job], None]) -> int:
+    def _play(self, following: Callable[[], Job | None], player: Player, keep: Callable[[Job], None]) -> int:
         def said(job: Job, outcome: Outcome, seconds: float) -> None:
             if outcome == "done":
                 keep(job)
@@ -109,21 +114,10 @@ class Sitting:
                 told = f"{job.name}: {outcome} after {format_seconds(seconds)}{where}"
                 print(f"{time.strftime('%X')}  {told}", flush=True)
 
-        return list(play(jobs, player, self._at_once, said).values()).count("failed")
+        return play(following, player, self._at_once, said)
 
     def _keep(self, job: Job, record: Record, player: Player) -> None:
         record.keep(job, player.folder(job), _digests(self._data, self._patterns))
-
-
-def _next(left: Sequence[Job], begun: Collection[str]) -> list[Job]:
-    """What to play now: in order, up to the first run that waits for one of these."""
-    found: list[Job] = []
-    for job in left:
-        if job.waits and any(other.of == job.of for other in found):
-            break
-        if not job.waits and job.name not in begun:
-            found.append(job)
-    return found
 
 
 @functools.cache

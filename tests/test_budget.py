@@ -34,7 +34,14 @@ def test_a_share_of_the_budget_and_one_that_is_never_spent(make_experiment: Make
     whole = run(make_experiment(*WHOLE))
     budget = ("observers=budget", f"observers.budget.bytes={2 * spent(whole)}")
     assert run(make_experiment(*WHOLE, *budget))["model_sha256"] == whole["model_sha256"]
-    assert run(make_experiment(*WHOLE, *budget, "observers.budget.share=0.25"))["rounds"] < 6
+    assert run(make_experiment(*WHOLE, *budget, "observers.budget.share=0.25"))["rounds"] == 2
+
+
+def test_a_run_that_does_not_spend_its_bytes_plays_the_share_of_its_rounds(make_experiment: Make) -> None:
+    rich = ("observers=budget", f"observers.budget.bytes={10**12}", "observers.budget.share=0.5")
+    experiment = make_experiment(*WHOLE, *rich)
+    assert run(experiment)["rounds"] == 3
+    assert experiment.progress.stop == "its share of the rounds is played: 3 of 6"
 
 
 @pytest.mark.parametrize("wrong", [{"bytes": 0}, {"bytes": 5, "share": 0.0}, {"bytes": 5, "share": 1.5}])

@@ -77,7 +77,8 @@ class Budget(Observer):
 
     `bytes` are the lengths of all messages as encoded, those of rounds before round 0 too; the round that passes them
     is played to its end, so a run spends up to a round more. Schedules go by `rounds`, which is to be about what the
-    bytes pay for; with a `share` below 1 only the beginning of such a run is played.
+    bytes pay for; with a `share` below 1 only the beginning of such a run is played: so much of its bytes, or so much
+    of its rounds where it does not spend them.
     """
 
     def __init__(self, bytes: int, share: float = 1.0) -> None:
@@ -90,6 +91,10 @@ class Budget(Observer):
     def on_round(self, experiment: Experiment, done: Round) -> str | None:
         """Looks at what was spent so far; rounds before round 0 end nothing."""
         spent = experiment.ledger.total["bytes_up"] + experiment.ledger.total["bytes_down"]
-        if done.plan.t < 0 or spent < self.share * self.bytes:
+        if done.plan.t < 0:
             return None
-        return f"its budget is spent: {spent:,} of {round(self.share * self.bytes):,} bytes"
+        if spent >= self.share * self.bytes:
+            return f"its budget is spent: {spent:,} of {round(self.share * self.bytes):,} bytes"
+        if self.share * experiment.rounds <= done.plan.t + 1 < experiment.rounds:
+            return f"its share of the rounds is played: {done.plan.t + 1} of {experiment.rounds}"
+        return None

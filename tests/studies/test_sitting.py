@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pffdst.runs import checkpoint
+from pffdst.runs.jobs import in_use
 from reproduce import play
 from reproduce.__main__ import main
+from reproduce.record import Entry, Record
+from reproduce.sitting import Sitting
+from reproduce.study import Job, load
+from tests.studies.test_tuning import TUNING
+from tests.warm import WarmPython
+
+MakeEntry = Callable[..., Entry]
 
 
 @pytest.fixture
@@ -35,3 +47,43 @@ def test_a_sitting_in_the_background_ends_its_run_well(
     finally:
         signal.signal(signal.SIGINT, before)
     assert checkpoint.load(folder / "checkpoints" / "last.ckpt")["t"] >= 3  # saved as it ended, not by the thousand
+
+
+def test_a_sitting_that_is_told_to_end_ends_its_run_well(
+    command: list[str], study_file: Path, tmp_path: Path, warm: WarmPython
+) -> None:
+    study_file.write_text(study_file.read_text().replace("rounds=8, eval_every=2", "rounds=4000, eval_every=1000"))
+    folder = tmp_path / "runs" / "masks" / "moving" / "0"
+    sitting = warm.start("-m", "reproduce", *command, "--only", "moving", "--seeds", "0", cwd=play._ROOT)
+    metrics, until = folder / "metrics.csv", time.monotonic() + 60
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < until:
+        time.sleep(0.05)
+    sitting.terminate()
+    assert sitting.wait(30) == 130
+    assert not in_use(folder)
+    assert checkpoint.load(folder / "checkpoints" / "last.ckpt")["t"] >= 3
+
+
+def test_no_place_stands_idle_while_a_run_could_begin(
+    study_file: Path, tmp_path: Path, make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_file.write_text(study_file.read_text() + TUNING)
+    three, began = threading.Barrier(3, timeout=20), list[str]()
+
+    def run(_: play.Player, job: Job, __: dict[str, str]) -> tuple[play.Outcome, float]:
+        began.append(job.name)
+        if len(began) <= 3:
+            three.wait()  # comes to its end only where three run side by side
+        return "done", 0.0
+
+    def keep(record: Record, job: Job, *_: object) -> None:
+        one = make_entry(job.row, job.seed, [0.5], 10, evaluated_on="validation" if "." in job.row else "test")
+        record.entries[job.row, job.seed] = replace(one, overrides=job.overrides)
+
+    monkeypatch.setattr(play.Player, "run", run)
+    monkeypatch.setattr(Record, "keep", keep)
+    sitting = Sitting(load(str(study_file)), Record(tmp_path / "record"), play.Player(tmp_path), tmp_path, at_once=3)
+    assert sitting.play(lambda: None) == 0
+    assert sorted(began[:3]) == ["fixed.fast/7", "fixed.slow/7", "moving.slow/7"]
+    assert sorted(began[3:]) == ["fixed/0", "fixed/1", "moving.fast/7", "moving/0", "moving/1"]
+    assert not sitting.left

@@ -29,7 +29,7 @@ SEEDS = {"fp32": (0, 1, 2), "int8": (0, 1, 2), "bf16": (0,), "int4": (0,)}
 ACCURACIES = {"last_5": "last5_acc_global", "average": "ema_acc_global", "last": "acc_global"}
 
 
-def played(codec: str, seed: int, settings: list[str], runs: Path) -> dict[str, Any]:
+def summary_of(codec: str, seed: int, settings: list[str], runs: Path) -> dict[str, Any]:
     """The summary of a run, which is played unless it is there."""
     folder = runs / f"{codec}_{seed}"
     if not (folder / SUMMARY).exists():
@@ -86,7 +86,7 @@ def main() -> None:
         seeds = {"fp32": (0,), "int4": (0,)} if chosen.quick else SEEDS
         with ThreadPoolExecutor(len(seeds) if chosen.quick else 1) as pool:
             cells = [(codec, seed) for codec, own in seeds.items() for seed in own]
-            found = pool.map(lambda cell: played(cell[0], cell[1], settings, runs), cells)
+            found = pool.map(lambda cell: summary_of(cell[0], cell[1], settings, runs), cells)
             rows = [row(codec, seed, summary) for (codec, seed), summary in zip(cells, found, strict=True)]
     result = describe() | {
         "run": " ".join(["python train.py", *(s for s in settings if not s.startswith("dataset.path"))]),

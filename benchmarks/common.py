@@ -31,6 +31,7 @@ __all__ = [
     "paired",
     "played",
     "quartiles",
+    "rounds_done",
     "timed",
     "write_result",
     "write_table",
@@ -135,6 +136,13 @@ def write_table(page: Path, mark: str, table: str) -> None:
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+def rounds_done(rows: Path, head: int = 1) -> int:
+    """Lines of a run's metrics.csv below its head; 0 where there is no such file yet."""
+    with contextlib.suppress(OSError):
+        return max(0, rows.read_bytes().count(b"\n") - head)
+    return 0
 
 
 def played(line: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:

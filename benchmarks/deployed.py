@@ -8,7 +8,6 @@ resumed. Then the same rounds are simulated, with the clients left out that were
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common import rounds_done
 from pffdst.build import build
 from pffdst.cli.train import configs
 from pffdst.config.compose import compose
@@ -28,6 +28,7 @@ from pffdst.deploy.demo import show
 from pffdst.deploy.local import Federation
 from pffdst.deploy.samples import write_samples
 from pffdst.run import run
+from pffdst.runs.files import METRICS
 from pffdst.testing import ScriptedEngine
 
 ROUNDS, NODES, GOES, RETURNS, BREAK = 14, 4, 5, 9, 12
@@ -41,18 +42,9 @@ def overrides() -> list[str]:
     return [*own, "checkpoint_every=1"]
 
 
-def rounds_done(folder: Path) -> int:
-    """Rows of metrics.csv."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return 0
-    with path.open(newline="") as file:
-        return len(list(csv.DictReader(file)))
-
-
 def wait_for(folder: Path, done: int) -> None:
     """Returns some way into the round after `done` rounds."""
-    while rounds_done(folder) < done:
+    while rounds_done(folder / METRICS) < done:
         time.sleep(0.1)
     time.sleep(2.0)
 

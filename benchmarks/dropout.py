@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def main() -> None:
     kept = chosen.results / f"{name}.json"
     written = json.loads(kept.read_text()) if kept.exists() else {}
     rows: list[dict[str, Any]] = written["rows"] if written.get("run") == command(chosen.on) else []
+    if chosen.render and not rows:
+        sys.exit(f"{kept} has no runs of the present settings: play them, without --render")
     if not chosen.render:
         play(chosen, name, rows)
     if not chosen.quick:

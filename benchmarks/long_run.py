@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 from rich.table import Table
 
-from common import ROOT, cifar10_folder, console, describe, load, write_result
+from common import ROOT, cifar10_folder, console, describe, load, rounds_done, write_result
 from pffdst.runs.files import CHECKPOINTS, LAST, METRICS
 
 SPAN, WARM = 100, 10  # rounds at each end; first rounds that do not count
@@ -55,13 +55,6 @@ def look(processes: Sequence[psutil.Process], folder: Path) -> dict[str, float]:
     return found
 
 
-def rounds_done(folder: Path) -> int:
-    """Rows of metrics.csv."""
-    with suppress(OSError):
-        return max(0, (folder / METRICS).read_bytes().count(b"\n") - 1)
-    return 0
-
-
 def play(command: list[str], folder: Path) -> list[dict[str, float]]:
     """Runs it to its end; what was seen, each look with its round."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -71,7 +64,7 @@ def play(command: list[str], folder: Path) -> list[dict[str, float]]:
         with suppress(psutil.Error):
             main = psutil.Process(run.pid)
             processes = [main, *main.children(recursive=True)]
-            seen.append({"round": float(rounds_done(folder)), **look(processes, folder)})
+            seen.append({"round": float(rounds_done(folder / METRICS)), **look(processes, folder)})
         time.sleep(LOOK)
     assert run.stderr is not None
     errors = run.stderr.read().decode()

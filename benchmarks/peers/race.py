@@ -35,7 +35,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
-from common import console, describe, load, write_result  # noqa: E402
+from common import console, describe, load, rounds_done, write_result  # noqa: E402
 from pffdst.runs.files import METRICS  # noqa: E402
 
 TINY = ["partition=drawn", "partition.samples=8", "partition.spread=0", "partition.panel=10"]
@@ -61,15 +61,14 @@ def memory(process: psutil.Process) -> float:
 class Watch:
     """A command's process tree: when its rounds ended, the CPU seconds so far at each look, the peak memory."""
 
-    def __init__(self, marks: Path, header: int) -> None:
-        self.marks, self._header = marks, header
+    def __init__(self, marks: Path, head: int) -> None:
+        self.marks, self._head = marks, head
         self.ends, self.looks, self.peak = list[float](), list[tuple[float, float]](), 0.0
         self._cpu = dict[tuple[int, float], float]()
 
     def rounds(self) -> None:
         """Notes the rounds that are over since it was last asked."""
-        done = self.marks.read_bytes().count(b"\n") - self._header if self.marks.exists() else 0
-        self.ends += [time.time()] * (done - len(self.ends))
+        self.ends += [time.time()] * (rounds_done(self.marks, self._head) - len(self.ends))
 
     def tree(self, root: psutil.Process, *, memory_too: bool) -> None:
         """A look at all processes; one that ended keeps the CPU seconds of the last."""
@@ -120,24 +119,23 @@ def command(name: str, home: Path, rounds: int, folder: Path, *, tiny: bool) -> 
             *size,
         ]
     venv, script = SCRIPTS[name]
-    python = home / venv / "bin" / "python" if venv else Path(sys.executable)
-    if venv and not (home / venv / "ready").exists():
-        return None
-    return [str(python), *script[:-1], str(HERE / script[-1]), str(rounds)]
+    python = python_of(home / venv) if venv else sys.executable
+    return None if python is None else [python, *script[:-1], str(HERE / script[-1]), str(rounds)]
+
+
+def python_of(venv: Path) -> str | None:
+    """The interpreter of an environment that setup.py has finished."""
+    return str(venv / "bin" / "python") if (venv / "ready").exists() else None
 
 
 def versions(home: Path) -> dict[str, dict[str, str]]:
     """What is installed of each peer."""
     found = {}
     for venv, package in (("v_blazefl", "blazefl"), ("v_pfl", "pfl"), ("v_flwr", "flwr")):
-        asked = [
-            str(home / venv / "bin" / "python"),
-            "-c",
-            f"from importlib.metadata import version as v; print(v('{package}'), v('torch'))",
-        ]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False) if Path(asked[0]).exists() else None
-        if done is not None and done.returncode == 0:
-            found[package] = dict(zip((package, "torch"), done.stdout.split(), strict=True))
+        if (python := python_of(home / venv)) is not None:
+            asked = f"from importlib.metadata import version as v; print(v('{package}'), v('torch'))"
+            said = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout
+            found[package] = dict(zip((package, "torch"), said.split(), strict=True))
     return found
 
 

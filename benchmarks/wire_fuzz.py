@@ -117,16 +117,14 @@ def repaired(payload: bytes) -> bytes:
     return payload[:HASH_AT] + struct.pack("<Q", checksum) + payload[HEADER:]
 
 
-def _flip(payload: bytes, other: bytes, rng: random.Random) -> bytes:
-    del other
+def _flip(payload: bytes, _other: bytes, rng: random.Random) -> bytes:
     changed = bytearray(payload or b"\0")
     for _ in range(rng.choice((1, 1, 2, 8))):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
-def _cut(payload: bytes, other: bytes, rng: random.Random) -> bytes:
-    del other
+def _cut(payload: bytes, _other: bytes, rng: random.Random) -> bytes:
     return payload[: rng.randrange(len(payload) + 1)]
 
 
@@ -135,9 +133,8 @@ def _insert(payload: bytes, other: bytes, rng: random.Random) -> bytes:
     return payload[:at] + other[start : start + rng.randint(1, 40)] + payload[at:]
 
 
-def _header_of_section(payload: bytes, other: bytes, rng: random.Random) -> bytes:
+def _header_of_section(payload: bytes, _other: bytes, rng: random.Random) -> bytes:
     """A tag, a coding or a length (0, a little off, 2^31, 2^32 - 1) of a section."""
-    del other
     if len(payload) < HEADER + SECTION:
         return payload
     count = max(1, min(int.from_bytes(payload[6:8], "little"), (len(payload) - HEADER) // SECTION))

@@ -215,7 +215,6 @@ class SharedImages:
 
     def share(self, folder: Path) -> SharedImages:
         """Itself."""
-        del folder
         return self
 
 

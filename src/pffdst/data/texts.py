@@ -179,5 +179,4 @@ class SharedTexts:
 
     def share(self, folder: Path) -> SharedTexts:
         """Itself."""
-        del folder
         return self

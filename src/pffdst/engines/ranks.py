@@ -210,7 +210,6 @@ class Ranks:
 
     def _told_to_end(self, number: int, frame: Any) -> None:
         """SIGTERM, of torchrun or of our own link's thread. Once: what is being put away must not be interrupted."""
-        del number, frame
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise self._lost()
 
@@ -243,9 +242,8 @@ def current() -> Ranks | None:
     return _current
 
 
-def _end_in_a_moment(number: int, frame: Any) -> None:
+def _end_in_a_moment(number: int, _frame: Any) -> None:
     """SIGTERM in a follower: its link's thread ends it first, if rank 0 is why, and says so."""
-    del frame
     time.sleep(_MOMENT)
     os._exit(128 + number)
 

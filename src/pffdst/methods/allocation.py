@@ -88,12 +88,10 @@ class Dense(Allocation):
 
     def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
         """1 for every layer."""
-        del density
         return [1.0] * len(layers)
 
     def counts(self, layout: Layout, density: float) -> tuple[int, ...]:
         """Every layer's size."""
-        del density
         return tuple(e.size for e in layout.layers)
 
 

@@ -40,14 +40,14 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Four stages of two blocks with 64, 128, 256 and 512 channels, global average pooling, one linear layer.
 
-    `width` other than 64 scales all stages alike: a narrow network for a quick look.
+    Global average pooling takes images of any `size`. `width` other than 64 scales all stages alike: a narrow network
+    for a quick look.
     """
 
     min_size: ClassVar[int] = 8
 
     def __init__(self, channels: int, size: int, classes: int, width: int = 64) -> None:
         super().__init__()
-        del size  # global average pooling takes any size
         if width < 1:
             raise ValueError(f"Expected `model.width` to be at least 1, but got {width}; the paper's is 64")
         self.conv1 = conv3x3(channels, width, 1)

@@ -71,7 +71,6 @@ class CountedSource(DataSource):
 
     def load(self, seed: int) -> Dataset:
         """The test images, and empty ones with the clients' classes."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         form = Form(self.channels, self.resize, self.crop)

@@ -34,7 +34,6 @@ class DigitsSource(ImageSource):
 
     def load(self, seed: int) -> Dataset:
         """The digits with pixel values 0..16 stretched to 0..255. The run's seed plays no part in the split."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         pixels, labels = _digits()

@@ -72,7 +72,6 @@ class FolderSource(ImageSource):
 
     def load(self, seed: int) -> Dataset:
         """The folders' own split, whatever the seed."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         kept = SampleCache(Path(self.cache))

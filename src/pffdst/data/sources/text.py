@@ -77,7 +77,6 @@ class TextSource(DataSource):
 
     def load(self, seed: int) -> Dataset:
         """The files' own split, whatever the seed."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         found = self._tables.find(folder_of(self.path))

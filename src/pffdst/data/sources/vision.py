@@ -56,7 +56,6 @@ class VisionSource(ImageSource):
 
     def load(self, seed: int) -> Dataset:
         """The published split, whatever the seed."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         folder = folder_of(self.path)
@@ -117,7 +116,6 @@ class ParquetSource(ImageSource):
 
     def load(self, seed: int) -> Dataset:
         """The shards' own split, whatever the seed."""
-        del seed
         if problems := self.problems():
             raise DataError("\n".join(problems))
         return self.assembled(*_read(self, self._files.find(folder_of(self.path)), self._files, self.cache))

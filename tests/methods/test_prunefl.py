@@ -92,6 +92,19 @@ def test_by_hand() -> None:
         assert moved.alive_at.index.tolist() == expected, rest
 
 
+def test_what_may_leave_halves_every_so_many_rounds() -> None:
+    """Of 10 trainable weights round(.4 k) need not stay at first: 4; 2 after `halved_in` rounds, 1 after twice that."""
+    layout = Layout((Entry("a", (4, 4), 0, "maskable"),))
+    alive = torch.arange(16) < 10
+    model = GlobalModel(layout, torch.arange(16.0) * alive, alive, ~torch.ones_like(alive))
+    rule = PruneFl(decrement=0.4, halved_in=1000)
+    assert [rule.staying(model, t).index.tolist() for t in (0, 1000, 2000)] == [
+        [4, 5, 6, 7, 8, 9],
+        [2, 3, 4, 5, 6, 7, 8, 9],
+        [1, 2, 3, 4, 5, 6, 7, 8, 9],
+    ]
+
+
 def test_a_larger_fixed_time_never_gives_a_smaller_model() -> None:
     model, squares = model_of(), torch.rand(W, generator=generator_for(1, "g")) ** 4
     sizes = [len(after(PruneFl(schedule=NOW, fixed_time=c), model, squares).alive_at) for c in (0.01, 0.1, 0.7, 5.0)]

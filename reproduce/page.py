@@ -118,8 +118,12 @@ def _choice(study: Study, record: Record) -> list[str]:
     about = (
         f"Each row has the same {len(study.tuning.tries)} tries ({words}), played with `"
         f"{' '.join(study.tuning.setting)} seed={study.tuning.seed}`. The highest server average on the samples that "
-        "were held back wins; the test set has no say. Validation accuracy in percent:"
+        "were held back wins; the test set has no say. "
     )
+    if others := [name for name, row in study.rows.items() if row.tuned_as]:
+        told = "1 row has none of its own and takes" if len(others) == 1 else f"{len(others)} rows have none and take"
+        about += f"{told} the choice of another row, by the study's file. "
+    about += "Validation accuracy in percent:"
     return ["## What each row chose", about, _markdown(lines)]
 
 

@@ -13,12 +13,12 @@ __all__ = ["choices", "jobs", "picks"]
 
 
 def picks(study: Study, record: Record) -> dict[str, str]:
-    """The best try by row, of the rows all of whose tries are done; of equal ones the first."""
+    """The best try by row, of the rows all of whose tries are done, their own or others'; of equal ones the first."""
     found = {}
     for row, tried in _tried(study, record).items():
         if study.tuning is not None and len(tried) == len(study.tuning.tries):
             found[row] = max(tried, key=lambda name: validated(tried[name]))
-    return found
+    return found | {name: found[row.tuned_as] for name, row in study.rows.items() if row.tuned_as in found}
 
 
 def validated(entry: Entry) -> float:

@@ -79,6 +79,30 @@ def test_a_row_waits_until_all_its_tries_are_done(tuned: Study, tried: Tried) ->
     assert [job.name for job in jobs(tuned, record) if job.waits] == ["moving/0", "moving/1"]
 
 
+def test_a_row_without_tries_takes_the_choice_of_another(
+    tuned_file: Path, make_entry: MakeEntry, tmp_path: Path
+) -> None:
+    whole = tuned_file.read_text()
+    tuned_file.write_text(whole.replace("[method=pffdst]}", "[method=pffdst], tuned_as: fixed}"))
+    study, record = load(str(tuned_file)), Record(tmp_path / "record")
+    tries = ["fixed.slow/7", "fixed.fast/7"]
+    assert [job.name for job in jobs(study, record)] == [*tries, "fixed/0", "moving/0", "fixed/1", "moving/1"]
+    assert [job.name for job in jobs(study, record, rows=["moving"], seeds=[0])] == [*tries, "moving/0"]
+    assert all(job.waits for job in jobs(study, record) if "." not in job.row)
+    for job, share in zip(jobs(study, record)[:2], (0.3, 0.4), strict=True):
+        one = make_entry(job.row, job.seed, [share], 10, evaluated_on="validation")
+        record.entries[job.row, job.seed] = replace(one, overrides=job.overrides)
+    given = {job.name: job for job in jobs(study, record)}
+    assert "lr=0.2" in given["moving/0"].overrides
+    assert "method=pffdst" in given["moving/0"].overrides
+    assert not any(job.waits for job in given.values())
+    assert "1 row has none of its own and takes the choice of another row" in text(study, "masks", record)
+    for other in ("gone", "moving"):
+        tuned_file.write_text(whole.replace("[method=pffdst]}", f"[method=pffdst], tuned_as: {other}}}"))
+        with pytest.raises(UserError, match=f"moving: tuned_as: {other}: expected a row that has tries of its own"):
+            load(str(tuned_file))
+
+
 def test_the_test_set_never_chooses(tuned: Study, tried: Tried, make_entry: MakeEntry) -> None:
     with pytest.raises(UserError, match="test set, which must not choose"):
         picks(tuned, tried(on="test"))

@@ -117,3 +117,8 @@ def test_what_does_not_go_with_it_is_refused(wrong: str, config_dir: Any) -> Non
 def test_numbers_out_of_range_are_named(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"updates\.{key}.*{value}"):
         Freezing(**{key: value})
+
+
+def test_the_decay_is_what_is_kept() -> None:
+    """a = .75: what swings has |E| / A = 1, then |.75 - 1| / (.75 + 1) = 1/7 < .5: L = 1. With .25 kept it is .6."""
+    assert activity(Freezing(decay=0.75, threshold=0.5), ["swings"], 3) == [[True, True, False]]

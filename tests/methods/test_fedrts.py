@@ -107,3 +107,9 @@ def test_a_checkpoint_keeps_the_beliefs_to_the_bit(layout: Layout, model: Global
 def test_numbers_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"readjust.{key}"):
         FedRts(**{key: value})
+
+
+def test_of_the_dead_nothing_is_believed_between_adjusting_rounds(model: GlobalModel) -> None:
+    own = rule()
+    own.after_round(cohort(model), STAGE, 3, 0)
+    assert bool((own._beliefs.b[~model.alive.numpy()] == 1).all())

@@ -148,3 +148,8 @@ def test_the_step_whose_signs_go_down_began_at_the_model_that_was_sent(layout: L
     stage = Stage(0, 0, 40, before.alive_at.counts)
     rule.after_round(Cohort(after, torch.ones(32), 1, 1, before), stage, 0, 0)
     assert signs_of(after, rule.broadcast(after, stage, 1)).tolist() == [1, -1] * 16
+
+
+def test_the_share_that_goes_first_is_rounded_down() -> None:
+    key, agrees = np.arange(1.0, 7.0), np.array([False, False, False, False, True, False])
+    assert agreeing_first(key, agrees, 3, 0.3).tolist() == [0, 1, 2], "floor(.9) is none"

@@ -318,3 +318,11 @@ def test_top_scores_do_not_reach_to_a_second_stage() -> None:
     assert Snip().problems(Facts(stage_lengths=(7, 7))) == []
     assert Snip(sent="top").problems(Facts(stage_lengths=(14,))) == []
     assert "readjust.sent=all" in Snip(sent="top").problems(Facts(stage_lengths=(7, 7)))[0]
+
+
+def test_no_layer_is_left_empty_where_its_scores_are_all_the_least() -> None:
+    for least, expected in ((1, [0, 20]), (0, [0, 1])):
+        rule, score = Snip(least=least), torch.zeros(32)
+        score[:20], score[20:] = torch.arange(20, 0, -1), torch.arange(0.12, 0.0, -0.01)[:12]
+        rule.observe(0, None, 1, {"score": score}, STAGE, -1)
+        assert started(rule, model_of(), Stage(0, 0, 10, (1, 1)), 2 / 32).index.tolist() == expected

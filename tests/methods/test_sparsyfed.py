@@ -12,11 +12,12 @@ from torch import nn
 
 from pffdst.config.check import ConfigError, check
 from pffdst.config.compose import compose
-from pffdst.core.model import GlobalModel, Layout, Stage
+from pffdst.core.model import Entry, GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import generator_for
 from pffdst.experiment import Experiment
 from pffdst.methods.aggregation import MaskedMean
+from pffdst.methods.readjust import sparsyfed
 from pffdst.methods.readjust.sparsyfed import SparsyFed, _prune_inputs, largest_share
 from pffdst.methods.rule import Answer, Cohort, Start
 from pffdst.run import play_round
@@ -137,3 +138,17 @@ def test_round_0_is_dense_and_later_ones_hold_at_least_what_a_client_sends(make_
 def test_what_does_not_go_with_it_is_refused(wrong: str, config_dir: Any) -> None:
     with pytest.raises(ConfigError, match="readjust=sparsyfed"):
         check(compose(["method=sparsyfed", "logger=csv", wrong], config_dir))
+
+
+def test_a_layers_inputs_are_pruned_to_its_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the first layer is alive; the second is dense and left alone."""
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
+    layout = Layout((Entry("0.weight", (4, 4), 0, "maskable"), Entry("1.weight", (2, 4), 16, "maskable")))
+    alive = torch.ones(24, dtype=torch.bool)
+    alive[4:16] = False
+    start = GlobalModel(layout, torch.ones(24), alive, torch.zeros(24, dtype=torch.bool))
+    seen: list[float] = []
+    monkeypatch.setattr(sparsyfed, "_prune_inputs", lambda layer, share: seen.append(share) or [])
+    turn: Any = SimpleNamespace(t=0, scratch={}, network=network, layout=layout, start=start)
+    SparsyFed().begin(turn)
+    assert seen == [0.25]

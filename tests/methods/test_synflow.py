@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -157,3 +157,23 @@ def _copy(network: nn.Module) -> nn.Module:
     import copy
 
     return copy.deepcopy(network)
+
+
+class Normalised(nn.Module):
+    """Two linear layers of positive weights with a normalisation between them, whose running mean is -9 and 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2, affine=False)
+        self.b = nn.Linear(2, 1, bias=False)
+        self.a.weight.data.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        self.b.weight.data.copy_(torch.tensor([[1.0, 1.0]]))
+        self.norm.running_mean = torch.tensor([-9.0, 0.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", self.b(self.norm(self.a(x.flatten(1)))))
+
+
+def test_running_statistics_count_by_their_magnitudes() -> None:
+    """|A| 1 = 3, 7; less |-9| the first is -6: scores of B 6 and 7, of A 1 2 3 4. With its sign it were 12."""
+    assert SynFlow(iterations=1).start(start_of(Normalised(), (0, 1), (2, 1, 1))).index.tolist() == [5]

@@ -121,7 +121,8 @@ def _choice(study: Study, record: Record) -> list[str]:
         "were held back wins; the test set has no say. "
     )
     if others := [name for name, row in study.rows.items() if row.tuned_as]:
-        told = "1 row has none of its own and takes" if len(others) == 1 else f"{len(others)} rows have none and take"
+        one = "1 row has none of its own and takes"
+        told = one if len(others) == 1 else f"{len(others)} rows have none of their own and take"
         about += f"{told} the choice of another row, by the study's file. "
     about += "Validation accuracy in percent:"
     return ["## What each row chose", about, _markdown(lines)]

@@ -196,7 +196,7 @@ def test_the_next_mask_by_hand() -> None:
 
 
 def test_densities_count_alike_and_are_scaled_to_the_stage() -> None:
-    """Means .4 and .8 of 16 and 12 weights are 6.4 and 9.6; for 14 in all 5.6 and 8.4. By samples it were 2 and 12."""
+    """Means .4 and .8 of 16 and 12 weights are 6.4 and 9.6; for 14 in all 5.6 and 8.4. By samples: 2 and 12."""
     rule, model = Flash(), conv_of_eight()
     for client, (samples, found) in enumerate(((1, [0.7, 0.6]), (99, [0.1, 1.0]))):
         rule.observe(client, model, samples, {"densities": torch.tensor(found)}, STAGE, -1)

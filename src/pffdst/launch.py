@@ -102,7 +102,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
     """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
     checkpoints = folder / files.CHECKPOINTS
     if resume is False:
-        if checkpoints.exists() or (folder / files.SUMMARY).exists():
+        if jobs.holds_work(folder):
             raise UserError(_held(folder, identity))
         return None
     if resume is True:

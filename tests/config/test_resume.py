@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,18 @@ def test_another_configuration_is_refused_before_hydra_writes(configs: Path, tmp
 def test_a_new_run_does_not_begin_in_the_folder_of_another(configs: Path, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", configs)
     assert f"resume={folder}" in refused(configs, f"hydra.run.dir={folder}")
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_started_again_by_its_command(
+    configs: Path, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path / "run", configs, "lr=0.1")
+    shutil.rmtree(folder / "checkpoints")
+    again = ["lr=0.1", f"hydra.run.dir={folder}"]
+    assert preflight(again, configs) == again
+    assert f"resume={folder}" in refused(configs, "lr=0.2", f"hydra.run.dir={folder}")
+    (folder / "summary.json").write_text("{}")
+    assert f"resume={folder}" in refused(configs, *again)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_size=1))

@@ -16,7 +16,7 @@ from pffdst.config.flags import key_of
 from pffdst.config.identity import differences, fingerprint
 from pffdst.config.lengthen import lengthening
 from pffdst.runs.files import CONFIG, HYDRA, OVERRIDES, SUMMARY, SWEEP, FileProblem, read_json, read_yaml
-from pffdst.runs.jobs import read_run
+from pffdst.runs.jobs import holds_work, read_run
 
 __all__ = ["Expanded", "expand", "folder_problems", "other_run", "quoted"]
 
@@ -70,12 +70,15 @@ def quoted(text: str) -> str:
 def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
     """Why a single run must not begin in its folder: Hydra would write this command line over the run's own there.
 
-    Raises OmegaConf's errors where the configuration is not complete.
+    A run that was stopped before its first checkpoint may be started again by the same command. Raises OmegaConf's
+    errors where the configuration is not complete.
     """
     saved = read_run(folder).get("fingerprint")
     if saved is None:
         return []
     if cfg.resume is False:
+        if not holds_work(folder) and saved == fingerprint(cfg):
+            return []
         return [f"hydra.run.dir={folder} holds a run: go on with it, resume={folder}, or choose another folder"]
     if saved == fingerprint(cfg):
         return []

@@ -53,6 +53,7 @@ __all__ = [
     "Status",
     "discard_unbegun",
     "has_checkpoint",
+    "holds_work",
     "in_use",
     "job_folders",
     "job_of",
@@ -164,6 +165,11 @@ def _elsewhere(skipped: dict[str, Any], folder: Path) -> Path:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run's folder holds a checkpoint to go on from; a kill while saving leaves the previous one alone."""
     return _newest_checkpoint(folder) > 0
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a run's folder holds what a new run there would write over: checkpoints, or the results of the end."""
+    return (folder / CHECKPOINTS).exists() or (folder / SUMMARY).exists()
 
 
 def in_use(folder: Path) -> bool:

@@ -104,6 +104,54 @@ def _scalars(group: str, option: str) -> dict[str, Any]:
     return found | {str(key): value for key, value in node.items() if not OmegaConf.is_config(value)}
 
 
+SOURCES = {
+    "readjust/client_gradient": {"alpha": 0.01, "schedule": {"interval": 10, "first": 1, "until": 0.5}},
+    "readjust/server_differential": {"ratio": 0.5, "schedule": {"first": 0, "until": 0.25}},
+    "readjust/snip": {"init_share": 1.0, "normalise": "sum", "score_mode": "eval"},
+    "readjust/ssfl": {"init_share": 1.0, "normalise": "none", "least": 0, "score_mode": "eval"},
+    "readjust/grasp": {"temperature": 200.0, "normalise": "sum"},
+    "readjust/synflow": {"iterations": 100},
+    "readjust/prunefl": {
+        "decrement": 0.3,
+        "halved_in": 1e4,
+        "fixed_time": 0.7,
+        "schedule": {"interval": 50, "first": 50},
+    },
+    "readjust/prunefl_exact": {"alpha": 0.4, "schedule": {"interval": 10, "first": 0, "until": 0.6}},
+    "readjust/flash": {"mask": "fixed", "init_share": 0.1, "init_epochs": 10, "rate": 0.25, "dense_linear": True},
+    "readjust/flash_moving": {"mask": "moving", "init_share": 0.1, "init_epochs": 10, "rate": 0.25, "every": 1},
+    "readjust/fedtiny": {"alpha": 0.4, "candidates": 0, "schedule": {"interval": 10, "first": 0, "until": 0.6}},
+    "readjust/fedmef": {"alpha": 0.4, "schedule": {"interval": 10, "first": 0, "until": 0.6}},
+    "readjust/fedrts": {
+        "alpha": 0.4,
+        "gamma": 0.5,
+        "step": 10.0,
+        "schedule": {"interval": 10, "first": 0, "until": 0.6},
+    },
+    "readjust/feddip": {"initial": 0.5, "penalty": 5e-4, "segments": 20, "schedule": {"interval": 20, "until": 1.0}},
+    "readjust/sparsyfed": {"power": 1.25},
+    "updates/apf": {"decay": 0.99, "threshold": 0.05},
+    "server_optimizer/momentum": {"beta": 0.9, "eta": 1.0},
+    "server_optimizer/adam": {"eta": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+    "server_optimizer/yogi": {"eta": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+    "method/pffdst": {"local_epochs": 2},
+    "method/feddst": {"local_epochs": 3},
+    "method/scaffold": {"momentum": 0.0, "aggregation": {"weights": "clients"}},
+    "method/fedadam": {"momentum": 0.0},
+    "method/fedyogi": {"momentum": 0.0},
+    "method/fedrts": {"local_epochs": 5, "allocation": {"dense_output": True}},
+    "method/ssfl": {"local_epochs": 5},
+    "method/flash": {"local_epochs": 1},
+    "method/sparsyfed": {"local_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("option", SOURCES)
+def test_an_option_has_the_values_of_its_source(option: str) -> None:
+    node = OmegaConf.load(CONFIGS / f"{option}.yaml")
+    assert OmegaConf.merge(node, SOURCES[option]) == node
+
+
 def test_no_group_shares_a_scalars_name() -> None:
     scalars = {field.name for field in dataclasses.fields(RootConfig)} - {group for group, _ in OPTIONS}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}

@@ -156,5 +156,12 @@ def _settle(place: int, of: int) -> dict[str, str]:
         os.sched_setaffinity(threading.get_native_id(), share)
     import torch  # is not needed to play one run at a time
 
-    gpus = torch.cuda.device_count()
-    return {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}
+    return _gpu(place, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+def _gpu(place: int, gpus: int, visible: str) -> dict[str, str]:
+    """What names a place's GPU among the `gpus` that torch sees: of those that are `visible`, where that is set."""
+    if gpus < 2:
+        return {}
+    names = [name.strip() for name in visible.split(",") if name.strip()] or [str(gpu) for gpu in range(gpus)]
+    return {"CUDA_VISIBLE_DEVICES": names[place % gpus]}

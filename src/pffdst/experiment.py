@@ -37,7 +37,7 @@ from pffdst.server.server import Server
 
 __all__ = ["STATE", "STATE_FORMAT", "Experiment", "Progress"]
 
-STATE_FORMAT = 6
+STATE_FORMAT = 7
 STATE: Final[Mapping[str, type]] = {
     "format": int,
     "fingerprint": str,
@@ -49,6 +49,7 @@ STATE: Final[Mapping[str, type]] = {
     "memory": float,
     "times": dict,
     "row": dict,
+    "stop": str,
     "server": dict,
     "engine": dict,
     "ledger": dict,
@@ -133,13 +134,15 @@ class Experiment:
     # ---- one round's row -----------------------------------------------------------------------------------------
 
     def due(self, t: int) -> bool:
-        """Whether round t is evaluated: the last, and every `eval_every` rounds, or by what the rounds cost.
+        """Whether round t is evaluated: the last, and every one that is scheduled."""
+        return t + 1 == self.rounds or self.scheduled(t)
+
+    def scheduled(self, t: int) -> bool:
+        """Whether round t would be evaluated in a longer run too: every `eval_every` rounds, or by what rounds cost.
 
         With `eval_every_bytes` a round is evaluated in which paper_bytes passed another multiple of it: methods whose
         rounds differ in cost are measured at equal steps.
         """
-        if t + 1 == self.rounds:
-            return True
         if t < 0:
             return False
         if self.eval_every_bytes == 0:
@@ -172,13 +175,21 @@ class Experiment:
         seconds_of = self.progress.watch.lap()
         if self.profile is not False:
             row |= {names.time_of(part): s for part, s in seconds_of.items()}
-        return names.as_evaluated(self.progress.history.extend(row), self.evaluated_on)
+        return self._extended(row, plan)
 
     def score_last(self, row: Row, plan: RoundPlan) -> Row:
         """The row of a round that turned out to be the last: it has accuracies as every last one has."""
         if self.due(plan.t):
             return row
-        return row | names.as_evaluated(self.progress.history.extend(self._scored(plan)), self.evaluated_on)
+        return row | self._extended(self._scored(plan), plan)
+
+    def _extended(self, row: Row, plan: RoundPlan) -> Row:
+        """With the best and the last evaluations beside it; one that is there because the run ends is not kept.
+
+        The run may be given more rounds, and then is the run that had been begun with so many.
+        """
+        extended = self.progress.history.extended(row, keep=self.scheduled(plan.t))
+        return names.as_evaluated(extended, self.evaluated_on)
 
     def _scores(self) -> dict[str, Evaluation]:
         return {"last": self.evaluate(self.server.model), "average": self.evaluate(self.server.averaged_model)}
@@ -186,7 +197,8 @@ class Experiment:
     def _scored(self, plan: RoundPlan) -> Row:
         with self.progress.watch.part("evaluate"):
             self.progress.scores = self._scores()
-        self.server.note_accuracy(plan, self.progress.scores["last"].acc_global)
+        if self.scheduled(plan.t):
+            self.server.note_accuracy(plan, self.progress.scores["last"].acc_global)
         self.progress.memory.sample()
         return records.score_row(self.progress.scores)
 
@@ -247,6 +259,7 @@ class Experiment:
             "memory": float(progress.memory.mb),
             "times": dict(progress.watch.total),
             "row": dict(progress.row),
+            "stop": progress.stop or "",
             "server": self.server.state_dict(),
             "engine": self.engine.state_dict(),
             "ledger": self.ledger.state_dict(),
@@ -273,6 +286,7 @@ class Experiment:
             raise ValueError(f"t={state['t']} is before the first round")
         progress.t, progress.seconds, progress.rejected = state["t"], state["seconds"], state["rejected"]
         progress.memory.mb, progress.row = state["memory"], dict(state["row"])
+        progress.stop = state["stop"] or None
         progress.history.load_state_dict(state["history"])
         progress.watch.total.update(state.get("times", {}))
         self.server.load_state_dict(state["server"])

@@ -156,6 +156,8 @@ def _lengthened(cfg: DictConfig, folder: Path, path: Path, state: dict[str, Any]
     """
     if jobs.read_run(folder).get("fingerprint") == state["fingerprint"]:
         lines = other_run(cfg, folder)
+        if state["stop"] and not lines:  # a summary that says so may not be written yet
+            lines = [f"resume: {state['stop']}, which ended the run in round {state['t']}: start a new one"]
     else:
         lines = [f"{path} belongs to a run of another configuration than the one in its folder: name another"]
     if lines:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from pffdst.config.figures import instead_of, tells_of_tests
+from pffdst.core.facts import Facts
+from pffdst.metrics.names import ACC_GLOBAL, is_of_an_option
+
 if TYPE_CHECKING:
     from pffdst.experiment import Experiment
     from pffdst.server.round import Round
@@ -32,12 +36,13 @@ class Observer(ABC):
 class EarlyStopping(Observer):
     """Ends the run when a figure has not been better for `patience` evaluations, by `least` at the least.
 
-    `figure` is a column of metrics.csv, and `mode` says whether more of it is better.
+    `figure` is a column of metrics.csv, and `mode` says whether more of it is better. A `test/` figure lets the test
+    set choose where the run ends; a `val/` one is there with `validation_share` above 0.
     """
 
     def __init__(
         self,
-        figure: str = "test/ema_acc_global",
+        figure: str = "val/ema_acc_global",
         mode: Literal["max", "min"] = "max",
         patience: int = 10,
         least: float = 0.0,
@@ -51,7 +56,7 @@ class EarlyStopping(Observer):
     def on_round(self, experiment: Experiment, done: Round) -> str | None:
         """Counts evaluations that brought nothing."""
         value = experiment.progress.row.get(self.figure)
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or not experiment.scheduled(done.plan.t):
             return None
         better = value if self.mode == "max" else -value
         if self._best is None or better > self._best + self.least:
@@ -61,6 +66,20 @@ class EarlyStopping(Observer):
         if self._since < self.patience:
             return None
         return f"{self.figure} has not been better for {self._since} evaluations"
+
+    def problems(self, facts: Facts) -> list[str]:
+        """A figure that no row has, or one that does not say that it is of the test set."""
+        known, figure = facts.figures, self.figure
+        if known is None or is_of_an_option(figure):
+            return []
+        told = f"observers: the run would end by {figure}"
+        if figure.startswith("val/") and ACC_GLOBAL in known:
+            return [f"{told}, which takes a validation set: write validation_share=0.1"]
+        if figure not in known:
+            return [f"{told}, which no row of it has: {instead_of(figure, known)}"]
+        if tells_of_tests(figure, known) and not figure.startswith("test/"):
+            return [f"{told}, which is of the test set here: write validation_share=0.1 or name a test/ figure"]
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and the evaluations since."""

@@ -26,7 +26,8 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
             experiment.restore(state)
         loggers.open(experiment.info, None if state is None else state["loggers"])
         with ending.ending_well(experiment.save_unsaved):
-            for t in range(progress.t, experiment.rounds):
+            ends = progress.t if progress.stop is not None else experiment.rounds
+            for t in range(progress.t, ends):
                 play_round(experiment, t)
                 traced()
                 if progress.stop is not None:

@@ -191,6 +191,12 @@ def test_ablations_are_options_beside_a_method() -> None:
     assert cfg.allocation._target_.endswith("ErkFedDst")
 
 
+def test_a_step_of_nesterov_is_one_of_momentum() -> None:
+    for momentum, expected in ((0.0, ["optimizer.nesterov=true needs momentum: write momentum=0.9"]), (0.5, [])):
+        run = composed("optimizer.nesterov=true", f"momentum={momentum}")
+        assert [line.partition(" or ")[0] for line in problems_of(run.cfg, run.choices)] == expected
+
+
 def test_experiments_are_loaded_after_methods() -> None:
     cfg = compose(["experiment=lenet_cifar10", "method=feddst"], CONFIGS)
     assert (cfg.clients, cfg.sparsity, cfg.partition.alpha) == (400, 0.8, 0.1)

@@ -51,6 +51,7 @@ def test_a_deadline_closes_for_whoever_is_not_in() -> None:
     assert clock([1, 2], wanted=2, deadline=9.0).closed() == 2.0
     assert clock([1, 2], wanted=2, deadline=9.0, broken=(1,)).closed() == 2.0, "K are in"
     assert clock([1], wanted=2, deadline=9.0, broken=(1,)).closed() == 9.0, "one is waited for"
+    assert clock([1], wanted=2, deadline=9.0).closed() == 1.0, "all that were asked are in"
 
 
 def test_without_a_deadline_a_broken_connection_is_noticed() -> None:

@@ -109,6 +109,16 @@ def test_a_lost_client_is_sent_everything_the_next_time(make_experiment: Any) ->
             assert now.record.rejected == {}, "every message can be read"
 
 
+def test_all_that_are_drawn_are_waited_for_where_their_number_is_a_draw(seen: Any) -> None:
+    """K is their number on average; more than K are not late for that. With `extra` the first K are enough."""
+    poisson, few = ("participation=poisson", "cohort=2"), ("participation.extra=2",)
+    plain, timed, enough = seen(*poisson), seen(*poisson, *LINKS), seen(*poisson, *LINKS, *few)
+    assert any(len(r.plan.cohort) > 2 for r in plain)
+    assert same(plain, timed)
+    assert all(r.record.late == [] for r in timed)
+    assert all(len(r.record.reports) == min(2, len(r.plan.cohort)) for r in enough)
+
+
 def test_asked_are_k_and_extra_and_taken_are_exactly_k(seen: Any) -> None:
     rounds = seen(*LINKS, "participation.extra=2")
     for r in rounds:

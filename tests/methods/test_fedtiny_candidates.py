@@ -45,9 +45,9 @@ def test_candidates_have_one_sum_and_ratios_of_their_own(layout: Layout) -> None
 
 def test_the_least_mean_loss_by_samples_wins(layout: Layout, make_model: MakeModel) -> None:
     choice = Candidates(3)
-    choice.observe(10, {"losses": torch.tensor([1.0, 2.0, 9.0])}, -1)
-    choice.observe(90, {"losses": torch.tensor([5.0, 2.5, float("nan")])}, -1)
-    # (10 + 450) / 100 = 4.6 and (20 + 225) / 100 = 2.45; what is no number never wins
+    choice.observe(10, {"losses": torch.tensor([1.0, 4.0, 0.0])}, -1)
+    choice.observe(90, {"losses": torch.tensor([5.0, 4.5, float("nan")])}, -1)
+    # (10 + 450) / 100 = 4.6 and (40 + 405) / 100 = 4.45, not 3 and 4.25; what is no number never wins
     chosen = choice.chosen(given(make_model(layout)))
     assert chosen == choice.moves(layout, 12, 7)[1]
 

@@ -145,6 +145,14 @@ def test_what_cannot_be_is_said_before_the_run(tmp_path: Path) -> None:
     assert Uniform(extra=5).problems(Facts(clients=20, cohort=15, timed=True, simulated=True)) == []
 
 
+def test_clients_are_lost_before_and_after_training_at_rates_of_their_own() -> None:
+    """Of those that were not lost before, the second rate is that of being lost after."""
+    rule = Uniform(dropout_before=0.5, dropout_after=0.6)
+    fates = [rule.loss(t, client, 0) for t in range(40) for client in range(50)]
+    assert fates.count("before") / 2000 == pytest.approx(0.5, abs=0.04)
+    assert fates.count("after") / 2000 == pytest.approx(0.3, abs=0.04)
+
+
 @pytest.mark.parametrize("keys", [{"dropout_before": 1.5}, {"dropout_after": -0.1}, {"extra": -1}, {"deadline": 0.0}])
 def test_values_out_of_their_range_are_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"Expected `participation.{next(iter(keys))}` to be"):

@@ -167,9 +167,10 @@ def test_what_the_accountant_does_not_count_on_is_refused() -> None:
     assert "keep_server" in line
     [line] = problems("method=fedavg", *PRIVATE, "aggregation.delta=0.2")
     assert "below 0.05" in line
-    for drawn in (Uniform(), Poisson(extra=1), Poisson(trace="windows.csv")):
+    for drawn in (Uniform(), Poisson(extra=1), Poisson(trace="windows.csv"), Poisson(deadline=5.0)):
         assert PrivateMean(1.0, 1.0, 1e-5).problems_among({"participation": drawn})
-    assert PrivateMean(1.0, 1.0, 1e-5).problems_among({"participation": Poisson(dropout_after=0.5)}) == []
+    for drawn in (Poisson(dropout_after=0.5), Poisson(deadline=float("inf"))):
+        assert PrivateMean(1.0, 1.0, 1e-5).problems_among({"participation": drawn}) == []
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,9 @@ def test_accumulated_sums_wait_at_the_client_until_they_are_asked_for() -> None:
     turn, early = turn_of(model, 3, {}, 1)
     answer = rule.answer(Answer(model), measured(rule, turn, early), STAGE, 3)
     assert answer.signals == {}
-    turn, late = turn_of(model, 10, dict(answer.memory), 2)
+    others = {"scaffold.own": torch.ones(3)}
+    assert measured(rule, turn_of(model, 3, others, 1)[0], early).keys() == {"squares", "rest", "steps"}
+    turn, late = turn_of(model, 10, {**answer.memory, **others}, 2)
     asked = rule.answer(Answer(model), measured(rule, turn, late), STAGE, 10)
     expected = sum(torch.cat([g.reshape(-1) for g in s[:2]]) ** 2 for s in (*early, *late)) / 6
     assert torch.allclose(asked.signals["squares"], expected)

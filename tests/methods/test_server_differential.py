@@ -30,8 +30,8 @@ W, SIZES = 100, (60, 40)
 NOTHING = torch.zeros(W, dtype=torch.bool)
 
 
-def smr(interval: int = 10, ratio: float = 0.5) -> ServerDifferential:
-    return ServerDifferential(ratio, Every(interval, first=0, until=0.25))
+def smr(interval: int = 10, ratio: float = 0.5, until: float = 0.25) -> ServerDifferential:
+    return ServerDifferential(ratio, Every(interval, first=0, until=until))
 
 
 def begun(rule: ServerDifferential, stage: Stage, frozen: Tensor = NOTHING, seed: int = 0) -> GlobalModel:
@@ -76,7 +76,7 @@ def frozen_mask(share: float) -> Tensor:
 # ---- when -------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 60), st.integers(0, 50), st.integers(1, 20))
+@given(st.integers(2, 60), st.integers(0, 50), st.integers(1, 20))
 def test_rounds_of_readjustment_are_multiples_strictly_inside_the_first_quarter(
     length: int, start: int, interval: int
 ) -> None:
@@ -88,6 +88,19 @@ def test_rounds_of_readjustment_are_multiples_strictly_inside_the_first_quarter(
     ]
     assert rule.exploration_end(stage) == start + math.ceil(length / 4)
     assert all(t < rule.exploration_end(stage) for t in rounds)
+
+
+@pytest.mark.parametrize("until", [0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("length", [2, 3, 12, 40])
+@pytest.mark.parametrize("start", [0, 7])
+def test_a_stage_ends_at_its_density_however_long_it_explores(until: float, length: int, start: int) -> None:
+    """Its last round trains with the pruned mask at the latest."""
+    stage = Stage(0, start, start + length, (30, 20))
+    for rule in (smr(2, until=until), ServerDifferential(0.5, Every(1, rounds=round(until * 50)))):
+        *_, (t, _, model) = moves(rule, stage)
+        assert t == stage.stop - 1
+        assert model.trainable_at.counts == stage.counts
+        assert rule.exploration_end(stage) == min(rule.schedule.fixed_from(stage), stage.stop - 1)
 
 
 CASES = [

@@ -47,7 +47,7 @@ def with_mask(server: GlobalModel, other: GlobalModel) -> GlobalModel:
 @pytest.mark.parametrize(
     ("trim", "count", "left"),
     [(0.0, 7, 7), (0.1, 10, 8), (0.1, 11, 7), (0.1, 3, 1), (0.1, 2, 2), (0.1, 1, 1), (0.5, 1, 1), (0.5, 2, 2),
-     (0.5, 5, 1), (0.5, 6, 2), (0.3, 10, 4), (0.25, 4, 2)],
+     (0.5, 5, 1), (0.5, 6, 2), (0.3, 10, 4), (0.25, 4, 2), (0.07, 100, 86), (0.14, 50, 36)],
 )  # fmt: skip
 def test_as_many_are_left_as_there_should_be(trim: float, count: int, left: int) -> None:
     assert count - 2 * cut(trim, count) == left

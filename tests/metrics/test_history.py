@@ -20,7 +20,7 @@ def rows_of(values):
 def test_best_and_last_five_follow_the_values(values):
     history = History()
     for t, row in enumerate(rows_of(values)):
-        extended = history.extend(row)
+        extended = history.extended(row)
         assert extended[names.best_of(names.ACC_GLOBAL)] == max(values[: t + 1])
         assert extended[names.last5_of(names.ACC_GLOBAL)] == fmean(values[: t + 1][-5:])
 
@@ -30,26 +30,26 @@ def test_best_and_last_five_follow_the_values(values):
 def test_a_restored_history_goes_on_as_one_never_stopped(values, cut):
     whole, first, second = History(), History(), History()
     rows = rows_of(values)
-    expected = [whole.extend(row) for row in rows]
-    got = [first.extend(row) for row in rows[:cut]]
+    expected = [whole.extended(row) for row in rows]
+    got = [first.extended(row) for row in rows[:cut]]
     second.load_state_dict(first.state_dict())
-    assert got + [second.extend(row) for row in rows[cut:]] == expected
+    assert got + [second.extended(row) for row in rows[cut:]] == expected
 
 
 def test_a_round_that_was_not_evaluated_is_left_as_it_was():
     history, row = History(), {names.ROUND: 1, names.TRAIN_LOSS: 0.5}
-    history.extend({names.ROUND: 0, names.ACC_GLOBAL: 0.5})
-    assert history.extend(row) == row
+    history.extended({names.ROUND: 0, names.ACC_GLOBAL: 0.5})
+    assert history.extended(row) == row
 
 
 def test_the_row_given_is_not_written_into():
     row = {names.ROUND: 1, names.ACC_GLOBAL: 0.5}
-    History().extend(row)
+    History().extended(row)
     assert row == {names.ROUND: 1, names.ACC_GLOBAL: 0.5}
 
 
 def test_all_four_accuracies_are_followed():
-    extended = History().extend(dict.fromkeys(names.ACCURACIES, 0.25))
+    extended = History().extended(dict.fromkeys(names.ACCURACIES, 0.25))
     assert {name for name in extended if name.startswith(("best/", "last5/"))} == {
         *map(names.best_of, names.ACCURACIES),
         *map(names.last5_of, names.ACCURACIES),
@@ -58,7 +58,7 @@ def test_all_four_accuracies_are_followed():
 
 def test_the_state_survives_a_weights_only_checkpoint(tmp_path):
     history = History()
-    history.extend({names.ACC_GLOBAL: 0.1, names.EMA_ACC_GLOBAL: 0.3})
+    history.extended({names.ACC_GLOBAL: 0.1, names.EMA_ACC_GLOBAL: 0.3})
     torch.save(history.state_dict(), tmp_path / "state")
     again = History()
     again.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
@@ -67,7 +67,7 @@ def test_the_state_survives_a_weights_only_checkpoint(tmp_path):
 
 def test_the_state_is_a_copy():
     history = History()
-    history.extend({names.ACC_GLOBAL: 0.1})
+    history.extended({names.ACC_GLOBAL: 0.1})
     history.state_dict()[names.ACC_GLOBAL].append(1.0)
     assert history.best(names.ACC_GLOBAL) == 0.1
 

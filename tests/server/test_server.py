@@ -19,6 +19,7 @@ from pffdst.methods.readjust.server_differential import ServerDifferential
 from pffdst.methods.schedule import Every
 from pffdst.methods.server_optimizer import Momentum
 from pffdst.runs import checkpoint
+from pffdst.server.average import ServerAverage
 from pffdst.server.round import Round
 from pffdst.server.server import Server
 from pffdst.wire.frame import Section, Tag, pack, unpack
@@ -344,6 +345,18 @@ def test_the_server_average_is_its_recursion_and_begins_anew_at_the_freeze(
         assert torch.allclose(averaged.values.double(), slow, atol=1e-6)
         assert torch.equal(averaged.weights[server.model.frozen], server.model.weights[server.model.frozen])
         assert bool((averaged.weights[~averaged.alive] == 0).all())
+
+
+def test_a_server_average_that_warms_up_keeps_less_at_first(layout: Any, make_model: Any) -> None:
+    """beta_n = min(beta, (1 + n) / (10 + n)) after n rounds: .1, .18, .25, ... up to .9 from the 81st on."""
+    warm, cold = ServerAverage(0.9, warm_up=True), ServerAverage(0.9, warm_up=False)
+    kept = []
+    for _ in range(83):
+        warm.update(make_model(layout))
+        kept.append(warm.beta)
+    assert kept[:3] == pytest.approx([2 / 11, 3 / 12, 4 / 13])
+    assert kept[78] < 0.9 == kept[79] == kept[82]
+    assert cold.beta == 0.9
 
 
 def test_the_server_average_has_the_masks_of_the_model(make_server: MakeServer, play_rounds: PlayRounds) -> None:

@@ -30,6 +30,20 @@ def command(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return [str(study_file), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "visible", "expected"),
+    [(0, "", None), (1, "", None), (2, "", ["0", "1", "0"]), (2, "4, 5", ["4", "5", "4"]), (2, "GPU-a,GPU-b", None)],
+)
+def test_runs_side_by_side_take_turns_on_the_gpus_that_may_be_used(
+    gpus: int, visible: str, expected: list[str] | None
+) -> None:
+    named = [play._gpu(place, gpus, visible) for place in range(3)]
+    if gpus < 2:
+        assert named == [{}, {}, {}]
+    else:
+        assert [own["CUDA_VISIBLE_DEVICES"] for own in named] == (expected or ["GPU-a", "GPU-b", "GPU-a"])
+
+
 def test_a_sitting_in_the_background_ends_its_run_well(
     command: list[str], study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from pffdst.config.constructors import (
     located,
     own_keys,
 )
+from pffdst.config.figures import figures_of
 from pffdst.config.label import label_of
 from pffdst.config.ranges import range_problems
 from pffdst.config.schema import Group, groups
@@ -295,6 +296,7 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
         cohort=_known(cfg, "cohort"),
         timed=None if "time" not in cfg else not (time is None or isinstance(time, Untimed)),
         simulated=None if engine is None else bool(getattr(engine, "simulates", True)),
+        figures=figures_of(cfg) if "validation_share" in cfg else None,
     )
     if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
         return facts
@@ -327,6 +329,7 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
     if sends and not isinstance(made.get("allocation"), Dense):
         sender = choices.called(sends[0], cfg[sends[0]])
         lines.append(f"{sender} sends the changes of a dense model: write allocation=dense")
+    lines += _ask(made["optimizer"], "problems_beside", training)
     pairs = (_RULES, reversed(_RULES))
     return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
 

@@ -16,7 +16,8 @@ class Facts:
     `rounds` is R, `stage_lengths` the rounds of each stage, `clients` is C; `samples` counts the training images,
     `owners` the clients that the data themselves name (0 where they name none) and `size` is the images' side, known
     once the data are read (`size` before, where the dataset declares it); `device` is what the engine is set to.
-    `cohort` is K, `timed` whether there is a model of time, `simulated` whether the engine plays the clients itself.
+    `cohort` is K, `timed` whether there is a model of time, `simulated` whether the engine plays the clients itself;
+    `figures` are the names of a row.
     """
 
     rounds: int | None = None
@@ -29,6 +30,7 @@ class Facts:
     cohort: int | None = None
     timed: bool | None = None
     simulated: bool | None = None
+    figures: tuple[str, ...] | None = None
 
     @property
     def has_stages(self) -> bool:

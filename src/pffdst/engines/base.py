@@ -56,8 +56,8 @@ class Engine(ABC):
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
         """Prepares to run clients of `setup` and gives everything back afterwards, whatever happens."""
         self.memories = ClientMemories(setup.clients, setup.layout, setup.codecs, setup.known)
-        self.start(setup)
         try:
+            self.start(setup)
             yield self
         finally:
             self.close()
@@ -67,7 +67,7 @@ class Engine(ABC):
         """Builds what lasts for the run."""
 
     def close(self) -> None:
-        """Gives back processes and files. May be called twice."""
+        """Gives back processes and files. May be called twice, and where `start` failed half-way."""
 
     @abstractmethod
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:

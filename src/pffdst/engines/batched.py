@@ -138,10 +138,12 @@ class BatchedEngine(Engine):
         if self._fallback is not None:
             self._fallback.close()
         self._executor.shutdown(cancel_futures=True)
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        self._slots = []
-        self._undo.close()
+        try:
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+        finally:
+            self._slots = []
+            self._undo.close()
 
     def _recording(self, setup: ClientSetup) -> SlotSettings:
         """Steps in which a rule, a callback or the clipping has a hand are not recorded, which is said once."""

@@ -78,13 +78,17 @@ class WorkerPool:
         gc.collect()
         release_free_memory()
         gc.freeze()
-        with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
-            given = setup if method == "fork" else _packed(setup, Path(folder))
-            for _ in range(workers):
-                self._workers.append(self._start(method, given, channels_last))
-            for worker in self._workers:
-                self._receive(worker)
-        # every worker has its pages mapped: the file's name can go, so that nothing is left behind by a kill
+        try:
+            with tempfile.TemporaryDirectory(prefix="pffdst-", ignore_cleanup_errors=True) as folder:
+                given = setup if method == "fork" else _packed(setup, Path(folder))
+                for _ in range(workers):
+                    self._workers.append(self._start(method, given, channels_last))
+                for worker in self._workers:
+                    self._receive(worker)
+            # every worker has its pages mapped: the file's name can go, so that nothing is left behind by a kill
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, method: str, setup: ClientSetup | bytes, channels_last: bool) -> Worker:
         context = multiprocessing.get_context(method)

@@ -107,7 +107,11 @@ class PrivateMean(Aggregation):
         told = "aggregation=private_mean counts on clients that take part"
         if not isinstance(drawn, Poisson):
             return [f"{told} each with probability cohort/clients: write participation=poisson"]
-        more = {"extra=0": drawn.extra > 0, "trace=null": drawn.trace is not None}
+        more = {
+            "extra=0": drawn.extra > 0,
+            "trace=null": drawn.trace is not None,
+            "deadline=null": drawn.closes is not None,
+        }
         return [
             f"{told} no more often than cohort/clients says: write participation.{setting}"
             for setting, is_so in more.items()

@@ -23,6 +23,10 @@ class UpdateSchedule(ABC):
     def due(self, stage: Stage, t: int) -> bool:
         """Whether the mask moves in round t."""
 
+    def fixed_from(self, stage: Stage) -> int:
+        """The first round from which on nothing moves: t0 + ceil(T_end)."""
+        return stage.start + math.ceil(self.end(stage))
+
     def decay(self, stage: Stage, t: int) -> float:
         """1 + cos(pi t / T_end), t from the stage's start: from 2 to 0; a share is half of it times its first value."""
         end = self.end(stage)

@@ -18,16 +18,20 @@ class History:
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
 
-    def extend(self, row: Row) -> Row:
-        """Takes note of the row's accuracies; gives the row with `best/*` and `last5/*` beside each of them.
+    def extended(self, row: Row, *, keep: bool = True) -> Row:
+        """The row with `best/*` and `last5/*` beside each of its accuracies, which are noted unless `keep` is false.
 
         A row without accuracies comes back as it was.
         """
         extended = dict(row)
         for name in ACCURACIES:
-            if name in row:
-                self._values.setdefault(name, []).append(float(row[name]))
-                extended |= {best_of(name): self.best(name), last5_of(name): self.last(name, 5)}
+            if name not in row:
+                continue
+            values = self._values.setdefault(name, [])
+            values.append(float(row[name]))
+            extended |= {best_of(name): self.best(name), last5_of(name): self.last(name, 5)}
+            if not keep:
+                values.pop()
         return extended
 
     def best(self, name: str) -> float:

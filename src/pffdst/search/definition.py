@@ -16,24 +16,12 @@ from optuna.samplers import BaseSampler
 from pffdst.config.check import ConfigError, problems_of
 from pffdst.config.compose import Composed, Session
 from pffdst.config.constructors import TargetError, did_you_mean, key_problems, locate, own_keys
+from pffdst.config.figures import figures_of, instead_of, tells_of_tests
 from pffdst.config.flags import key_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
 from pffdst.config.resume import quoted
 from pffdst.core.words import typed
-from pffdst.cost.ledger import Ledger
-from pffdst.metrics.names import (
-    ACCURACIES,
-    EvaluatedOn,
-    as_test,
-    average_of,
-    best_of,
-    columns,
-    evaluated_on,
-    last5_of,
-    metric,
-    on,
-)
 from pffdst.search.trials import OBJECTIVES, Direction, Value
 
 __all__ = ["SPACE", "Search", "assigned", "read_search", "sampler_for", "written"]
@@ -43,8 +31,6 @@ _KEYS = ("trials", "folder", "sampler", "objectives", "fixed", "space")
 _NEEDED = ("trials", "folder", "sampler", "objectives", "space")
 _INTERVAL = ("low", "high", "log", "step")
 _EXAMPLE = "a list of choices, such as [0.8, 0.9], or an interval, such as {low: 0.01, high: 0.1, log: true}"
-# Figures that tell of the test set, where there is no validation set in its place, beside everything named test/*.
-_SCORED = frozenset(name for accuracy in ACCURACIES for name in (best_of(accuracy), last5_of(accuracy)))
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
 
 
@@ -127,13 +113,12 @@ def _shape_problems(node: Any) -> Iterator[str]:
 
 def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) -> list[str]:
     lines = [f"search.fixed.{key}: {key} is searched too; leave it out of fixed or of space" for key in sorted(twice)]
-    split = evaluated_on(float(base.validation_share))
-    known = _figures(base, split)
-    lines += [line for key, value in node.objectives.items() for line in _objective(str(key), value, known, split)]
+    known = figures_of(base)
+    lines += [line for key, value in node.objectives.items() for line in _objective(str(key), value, known)]
     if not node.objectives:
         lines.append("search.objectives is empty; write e.g. val/ema_acc_global: maximize")
-    chosen = sorted(key for key in map(str, node.objectives) if key in _SCORED or key.startswith("test/"))
-    if chosen and split == "test" and "on_test" not in name:
+    chosen = sorted(key for key in map(str, node.objectives) if tells_of_tests(key, known))
+    if chosen and not base.validation_share and "on_test" not in name:
         lines.append(
             f"search={name} would choose by {' and '.join(chosen)} on the test set; write validation_share=0.2, so "
             f"that a share of the training set stands in for it, or say so in its name, search={name}_on_test"
@@ -141,27 +126,11 @@ def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) ->
     return lines + _sampler_problems(node.sampler)
 
 
-def _figures(base: DictConfig, split: EvaluatedOn) -> tuple[str, ...]:
-    """Every figure that a trial's row has."""
-    further = [metric(str(name)) for name, node in (base.get("metrics") or {}).items() if node is not None]
-    scored = [on(split, name) for name in (*further, *map(average_of, further))]
-    return tuple(dict.fromkeys((*columns(split=split), *scored, *Ledger.COLUMNS)))
-
-
-def _objective(figure: str, direction: Any, known: Sequence[str], split: EvaluatedOn) -> Iterator[str]:
+def _objective(figure: str, direction: Any, known: Sequence[str]) -> Iterator[str]:
     if figure not in known:
-        yield f"search.objectives: no run has the figure {figure}; {_other(figure, known, split)}"
+        yield f"search.objectives: no run has the figure {figure}; {instead_of(figure, known)}"
     if direction not in ("maximize", "minimize"):
         yield f"search.objectives: {figure}: {direction}: expected maximize or minimize"
-
-
-def _other(figure: str, known: Sequence[str], split: EvaluatedOn) -> str:
-    """What to write in its place."""
-    named = on(split, *as_test({figure: 0}))
-    if named in known:
-        scored = "validation_share above 0" if split == "validation" else "validation_share=0"
-        return f"with {scored} it is {named}"
-    return did_you_mean(figure, known) or "metrics.csv of any run shows them"
 
 
 def _sampler_problems(node: DictConfig) -> list[str]:

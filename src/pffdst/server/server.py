@@ -106,14 +106,15 @@ class Server:
             self._move(tuple(self.rules.method), stage, t)
         now = self.model.alive_at
         moved = t > 0 and now is not before
+        asked = self._asked(t)
         plan = RoundPlan(
             t,
             stage,
-            self._asked(t),
+            asked,
             pruned=len(before.without(now)) if moved else 0,
             grown=len(now.without(before)) if moved else 0,
             froze=froze,
-            wanted=self._wanted(t),
+            wanted=self._enough(t, asked),
         )
         return Round(self, plan, self.model, before if t > 0 else now)
 
@@ -123,6 +124,11 @@ class Server:
         if t >= 0:
             return size
         return max(rule.cohort_size(t, clients, size) for rule in rules.method if rule.warm_up >= -t)
+
+    def _enough(self, t: int, asked: Sequence[int]) -> int:
+        """How many updates end round t: K, or all that were asked where K is their number on average alone."""
+        drawn = self.rules.participation
+        return self._wanted(t) if drawn.fixed or drawn.extra > 0 else len(asked)
 
     def _asked(self, t: int) -> tuple[int, ...]:
         return self.rules.participation.asked(t, self.rules.population, self._wanted(t), self.rules.seed)
@@ -136,7 +142,8 @@ class Server:
         sent, self.model = self.model, initial
         if not self.holdings.newest_is(sent.trainable_at):
             self.holdings.new_mask(sent.trainable_at)
-        return Round(self, RoundPlan(t, stage, self._asked(t), wanted=self._wanted(t)), sent, initial.alive_at)
+        asked = self._asked(t)
+        return Round(self, RoundPlan(t, stage, asked, wanted=self._enough(t, asked)), sent, initial.alive_at)
 
     def _move(self, rules: Sequence[Rule], stage: Stage, t: int) -> None:
         """The rules' changes of the mask at the start of round t."""

@@ -15,6 +15,7 @@ from pffdst.methods.aggregation import Aggregation
 from pffdst.methods.allocation import Allocation
 from pffdst.methods.faults import Fault, Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
+from pffdst.methods.freeze.two_stage import TwoStage
 from pffdst.methods.local import LocalTraining
 from pffdst.methods.local.augmentation import Augmentation
 from pffdst.methods.local.lr_schedule import LearningRateSchedule
@@ -23,9 +24,11 @@ from pffdst.methods.local.optimizer import LocalOptimizer
 from pffdst.methods.participation import Participation, Population
 from pffdst.methods.server_optimizer import ServerOptimizer
 from pffdst.methods.time import TimeModel
+from pffdst.server.round import Round
 from pffdst.testing.runs import SmallRun
 from pffdst.wire.codecs import ValueCodec
 from pffdst.wire.frame import Section, WireError
+from pffdst.wire.uplink import Report, Upload
 
 LAYOUT = Layout(
     (
@@ -112,7 +115,7 @@ def _check_rounding(codec: ValueCodec) -> None:
 
 
 def check_lr_schedule(schedule: LearningRateSchedule) -> None:
-    """Positive, finite, proportional to lr, the same for the same round."""
+    """Finite, 0 or more, above 0 in the first round, proportional to lr."""
     rates = [schedule.at(0.1, t, 50) for t in range(50)]
     assert all(math.isfinite(rate) and rate >= 0.0 for rate in rates), f"rates {rates}"
     assert rates[0] > 0.0, "the first round does not learn"
@@ -122,8 +125,11 @@ def check_lr_schedule(schedule: LearningRateSchedule) -> None:
 
 def check_optimizer(optimizer: LocalOptimizer) -> None:
     """Dead and frozen weights stay as they are through a run with decay, and the run repeats."""
-    training = LocalTraining(2, 8, 0.01, 0.9, 0.1, 0.0, optimizer=optimizer)
-    _repeats(lambda: SmallRun(training=training, rounds=4))
+    training, rounds = LocalTraining(2, 8, 0.01, 0.9, 0.1, 0.0, optimizer=optimizer), list[Round]()
+    SmallRun(training=training, freeze=TwoStage(), rounds=4).play(look=rounds.append)
+    wrong = [problem for done in rounds for problem in done.record.rejected.values()]
+    assert wrong == [], f"an update is refused: {wrong[0]}"
+    _repeats(lambda: SmallRun(training=training, freeze=TwoStage(), rounds=4))
 
 
 def check_objective(objective: Objective) -> None:
@@ -152,7 +158,7 @@ def check_augmentation(augmentation: Augmentation) -> None:
 
 
 def check_participation(participation: Participation) -> None:
-    """So many different clients, in ascending order, the same for the same draw."""
+    """Different clients in ascending order, the same for the same draw; no more than asked for where `fixed`."""
     population = Population(50, lambda client: 10 + client)
     for t in range(20):
         cohorts = [participation.cohort(t, population, 7, generator_for(t, "laws")) for _ in range(2)]
@@ -186,7 +192,18 @@ def check_server_optimizer(make: Callable[[], ServerOptimizer]) -> None:
 
 
 def check_aggregation(aggregation: Aggregation) -> None:
-    """Of updates that all are one model it makes that model, and a run with it repeats."""
+    """Clients that change nothing leave the model as it is, but for noise; a run repeats."""
+    alive = torch.arange(LAYOUT.maskable) % 3 == 0
+    model = GlobalModel(LAYOUT, _draw(LAYOUT.total), torch.ones_like(alive), ~torch.ones_like(alive)).with_masks(alive)
+    if aggregation.discloses:  # else the mean is one of a draw beside
+        running = aggregation.begin(model, "left_out")
+        for client, samples in enumerate((10, 110, 20)):
+            report = Report(samples, 0.0, 0.0)
+            running.add(Upload(client, report, model.trainable_at, model.trained, model.rest, model.rest[:0]))
+        cohort = running.result()
+        assert cohort is not None
+        left = cohort.mean.values
+        assert torch.allclose(left, model.values, atol=1e-6), "the mean of updates that are the model is another"
     _repeats(lambda: SmallRun(aggregation=aggregation, rounds=4))
 
 

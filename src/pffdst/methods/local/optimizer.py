@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pffdst.methods.local import LocalTraining
 
 __all__ = ["AdamW", "LocalOptimizer", "Sgd"]
 
@@ -33,6 +36,12 @@ class Sgd(LocalOptimizer):
     """SGD with momentum (0: plain SGD)."""
 
     nesterov: bool = False
+
+    def problems_beside(self, training: LocalTraining) -> list[str]:
+        """Nesterov's step is one of momentum."""
+        if not self.nesterov or training.momentum > 0.0:
+            return []
+        return ["optimizer.nesterov=true needs momentum: write momentum=0.9 or optimizer.nesterov=false"]
 
     def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
         """A fused SGD, momentum at 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, final
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 from pffdst.core.masks import largest, largest_dead, smallest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
+from pffdst.methods.readjust.swap import checked_alpha, share_of
 from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
 from pffdst.methods.schedule import Every, UpdateSchedule
 
@@ -29,12 +29,11 @@ class ClientGradient(Rule):
     schedule: UpdateSchedule = field(default_factory=lambda: Every(interval=10, first=1, until=0.5))
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"Expected `readjust.alpha` to be in [0, 1], but got {self.alpha}; write e.g. 0.01")
+        checked_alpha(self.alpha)
 
     def exploration_end(self, stage: Stage) -> int:
         """Half of the stage."""
-        return stage.start + math.ceil(self.schedule.end(stage))
+        return self.schedule.fixed_from(stage)
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
         """On readjust rounds clients move their masks and send them."""
@@ -46,7 +45,7 @@ class ClientGradient(Rule):
 
     def share(self, stage: Stage, t: int) -> float:
         """alpha_t of round t."""
-        return self.alpha / 2 * self.schedule.decay(stage, t)
+        return share_of(self.alpha, self.schedule, stage, t)
 
     def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
         """How many weights of each layer move in round t; a dense layer has no dead weight to grow."""

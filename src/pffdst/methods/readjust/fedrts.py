@@ -17,6 +17,7 @@ from pffdst.core.masks import largest, largest_dead
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Signal, Signals
+from pffdst.methods.readjust.swap import checked_alpha, share_of, swap_counts
 from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
 from pffdst.methods.schedule import Every, UpdateSchedule
 
@@ -56,24 +57,23 @@ class FedRts(Rule):
     _beliefs: _Beliefs = field(default_factory=_Beliefs, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for key, value in (("alpha", self.alpha), ("gamma", self.gamma)):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"Expected `readjust.{key}` to be in [0, 1], but got {value}")
+        checked_alpha(self.alpha)
+        if not 0.0 <= self.gamma <= 1.0:
+            raise ValueError(f"Expected `readjust.gamma` to be in [0, 1], but got {self.gamma}")
         if self.step <= 0.0:
             raise ValueError(f"Expected `readjust.step` (lambda) to be above 0, but got {self.step}")
 
     def exploration_end(self, stage: Stage) -> int:
         """The last adjusting round is over."""
-        return stage.start + int(np.ceil(self.schedule.end(stage)))
+        return self.schedule.fixed_from(stage)
 
-    def moving(self, trainable: Positions, dead: list[int], stage: Stage, t: int) -> list[int]:
+    def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
         """zeta_t k_l, at most what is dead of a layer."""
-        share = self.alpha / 2 * self.schedule.decay(stage, t)
-        return [min(round(share * k), room) for k, room in zip(trainable.counts, dead, strict=True)]
+        return swap_counts(model, share_of(self.alpha, self.schedule, stage, t))
 
     def _kept(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
         """kappa_l."""
-        moving = self.moving(model.trainable_at, _dead(model), stage, t)
+        moving = self.moving(model, stage, t)
         return [k - n for k, n in zip(model.trainable_at.counts, moving, strict=True)]
 
     # ---- client ------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class FedRts(Rule):
         if not self.schedule.due(turn.stage, turn.t):
             return {}
         start = turn.start
-        counts = self.moving(start.trainable_at, _dead(start), turn.stage, turn.t)
+        counts = self.moving(start, turn.stage, turn.t)
         return {"places": largest_dead(turn.gradient(), start.alive_at, counts)}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
@@ -152,10 +152,6 @@ class FedRts(Rule):
         """Goes back to what `state_dict` gave."""
         for name in ("a", "b"):
             setattr(self._beliefs, name, _unpacked(state[name]))
-
-
-def _dead(model: GlobalModel) -> list[int]:
-    return [e.size - n for e, n in zip(model.layout.layers, model.alive_at.counts, strict=True)]
 
 
 def _packed(values: NDArray[np.float32]) -> tuple[int, Tensor]:

@@ -16,6 +16,7 @@ from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Signal, Signals
 from pffdst.methods.readjust.client_gradient import pruned_back
+from pffdst.methods.readjust.swap import checked_alpha, share_of, swap_counts
 from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
 from pffdst.methods.schedule import Every, UpdateSchedule
 
@@ -52,13 +53,14 @@ class FedSgc(Rule):
     _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for key in ("alpha", "prune_agree", "grow_agree"):
+        checked_alpha(self.alpha)
+        for key in ("prune_agree", "grow_agree"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ValueError(f"Expected `readjust.{key}` to be in [0, 1], but got {getattr(self, key)}")
 
     def exploration_end(self, stage: Stage) -> int:
         """Half of the stage, by the schedule."""
-        return stage.start + math.ceil(self.schedule.end(stage))
+        return self.schedule.fixed_from(stage)
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
         """On the schedule's rounds clients send the masks they ended with."""
@@ -70,9 +72,7 @@ class FedSgc(Rule):
 
     def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
         """k of each layer, at most what is dead of it."""
-        share = self.alpha / 2 * self.schedule.decay(stage, t)
-        dead = [e.size - n for e, n in zip(model.layout.layers, model.alive_at.counts, strict=True)]
-        return [min(round(share * k), room) for k, room in zip(model.trainable_at.counts, dead, strict=True)]
+        return swap_counts(model, share_of(self.alpha, self.schedule, stage, t))
 
     # ---- what goes down ----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from pffdst.methods.schedule import Every, UpdateSchedule
 
 __all__ = ["PruneFl"]
 
+_KEPT = "prunefl."  # of its keys in a client's memory, where other parts have theirs
+
 
 @final
 @dataclass
@@ -66,7 +68,7 @@ class PruneFl(Rule):
 
     def exploration_end(self, stage: Stage) -> int:
         """The round from which on nothing is due."""
-        return stage.start + math.ceil(self.schedule.end(stage))
+        return self.schedule.fixed_from(stage)
 
     # ---- client ----------------------------------------------------------------------------------------------------
 
@@ -102,18 +104,16 @@ class PruneFl(Rule):
             return {}
         squares = torch.cat([s.reshape(-1) for s in turn.scratch["squares"]]).cpu()
         rest, steps = turn.scratch["rest"].cpu(), torch.tensor(float(turn.steps))
-        if turn.memory:
-            squares, rest, steps = (
-                squares + turn.memory["squares"], rest + turn.memory["rest"], steps + turn.memory["steps"]
-            )  # fmt: skip
-        return {"squares": squares, "rest": rest, "steps": steps}
+        own = {"squares": squares, "rest": rest, "steps": steps}
+        return {key: value + turn.memory.get(_KEPT + key, 0.0) for key, value in own.items()}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
         """The means go up in an adjust round; else the client keeps the sums."""
         if not measured:
             return trained
         if not self.due(stage, t):
-            return replace(trained, memory={**trained.memory, **measured})
+            kept = {_KEPT + key: value for key, value in measured.items()}
+            return replace(trained, memory={**trained.memory, **kept})
         free = trained.model.frozen_at.complement()
         steps = measured["steps"]
         means = {"squares": free.gather(measured["squares"]) / steps, "rest_squares": (measured["rest"] / steps)[None]}
@@ -151,15 +151,14 @@ class PruneFl(Rule):
             grown = largest(dead, free.carry(squares, dead), counts)
             return swapped(cohort.mean, smallest_of_mean(cohort, counts), grown)
         stay = self.staying(cohort.mean, t)
-        joining = self.joining(free, squares, stay, rest, len(cohort.mean.frozen_at))
-        return cohort.mean.moved(stay.plus(joining).plus(cohort.mean.frozen_at))
+        return cohort.mean.moved(stay.plus(self.joining(free, squares, stay, rest)).plus(cohort.mean.frozen_at))
 
     def staying(self, model: GlobalModel, t: int) -> Positions:
         """The (1 - dec) k_l largest |w| of each layer, whatever their gradients."""
         dec = self.decrement * 0.5 ** (t / self.halved_in)
         return largest(model.trainable_at, model.trained, [k - round(dec * k) for k in model.trainable_at.counts])
 
-    def joining(self, free: Positions, squares: Tensor, stay: Positions, rest: float, frozen: int = 0) -> Positions:
+    def joining(self, free: Positions, squares: Tensor, stay: Positions, rest: float) -> Positions:
         """Of the positions `free` that do not `stay`, those that are worth their time; `squares` float64 [free]."""
         W = free.layout.maskable
         others = free.without(stay)
@@ -171,7 +170,7 @@ class PruneFl(Rule):
         time = self.fixed_time * W + len(stay) + np.arange(len(ordered))
         worth = ordered > before / time
         number = len(worth) if worth.all() else int(worth.argmin())
-        number = max(0, min(number, math.floor(self.max_density * W) - len(stay) - frozen))
+        number = max(0, min(number, math.floor(self.max_density * W) - len(stay)))
         return Positions(free.layout, index=others.index[torch.from_numpy(np.sort(order[:number]))])
 
     # ---- what may be said beforehand -------------------------------------------------------------------------------

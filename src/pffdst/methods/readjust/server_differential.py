@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -43,8 +42,8 @@ class ServerDifferential(Rule):
         return tuple(k + n for k, n in zip(stage.counts, self.differential(model, stage), strict=True))
 
     def exploration_end(self, stage: Stage) -> int:
-        """t0 + ceil(L / 4): the round of the final prune."""
-        return stage.start + math.ceil(self.schedule.end(stage))
+        """t0 + ceil(L / 4), at the latest the stage's last round: the round of the final prune."""
+        return min(self.schedule.fixed_from(stage), stage.stop - 1)
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
         """Prune and grow on readjustment rounds; prune alone when exploration ends; else nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,7 +69,7 @@ class TopGradients(Rule, ABC):
 
     def exploration_end(self, stage: Stage) -> int:
         """T_end."""
-        return stage.start + math.ceil(self.schedule.end(stage))
+        return self.schedule.fixed_from(stage)
 
     # ---- client ----------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ def _rows(folder: Path, config: dict[str, Any], played: int, every: int, layers:
         if t % every == 0 or t == config["rounds"]:
             row |= _accuracies(config, t, dice)
         row |= _costs(config, total, dice) | _mask(config, t, shown)
-        row = history.extend(row)
+        row = history.extended(row)
         logger.log(row)
         last |= row
     logger.close("finished")

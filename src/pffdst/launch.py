@@ -90,12 +90,20 @@ def check_content(experiment: Experiment, state: Mapping[str, Any] | None) -> No
 
 
 def finished(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The summary of a run that is done already, or None."""
+    """The summary of a run that is done already, or None.
+
+    UserError where it is done, and neither its results nor a checkpoint to make them from are there.
+    """
     known = jobs.read_run(folder)
     if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
         return None
-    summary: dict[str, Any] = files.read_json(folder / files.SUMMARY)
-    return summary
+    if jobs.is_done(folder):
+        summary: dict[str, Any] = files.read_json(folder / files.SUMMARY)
+        return summary | {"folder": str(folder)}  # it may have moved since
+    if not jobs.has_checkpoint(folder):
+        raise UserError(f"{folder}: this run was done, but its {files.SUMMARY} and its checkpoints are gone: run anew")
+    _log.warning("%s cannot be read: it is made anew from the last checkpoint", folder / files.SUMMARY)
+    return None
 
 
 def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> dict[str, Any] | None:

@@ -11,7 +11,9 @@ from pffdst.config.constructors import locate
 from pffdst.core.errors import UserError
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.EEXIST]
+)
 def test_a_disk_that_will_not_is_told_with_the_file_and_what_to_do(number):
     told = str(user_error(OSError(number, os.strerror(number), "/logs/run/metrics.csv")))
     assert told.startswith(f"/logs/run/metrics.csv: {os.strerror(number)}: ")
@@ -45,6 +47,14 @@ def test_what_was_raised_of_it_is_told_as_its_cause():
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
 def test_a_bug_is_none_of_them(error):
     assert user_error(error) is None
+
+
+def test_every_command_tells_what_the_machine_lacks(tmp_path, monkeypatch, capsys):
+    (tmp_path / "full.py").write_text("def main(given):\n    raise PermissionError(13, 'Permission denied', given[0])")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(main_module._COMMANDS, "report", ("full", "as good as any"))
+    assert main_module.main(["report", "/x.html"]) == 2
+    assert capsys.readouterr().err.startswith("report: /x.html: Permission denied: choose a place")
 
 
 def test_a_package_that_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch, capsys):

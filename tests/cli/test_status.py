@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from rich.console import Console
 
 from pffdst.cli.status import main
-from pffdst.runs.jobs import LOCK, RUN
+from pffdst.runs.files import HYDRA_SETTINGS, LOCK, RUN, SUMMARY
 from pffdst.search.trials import OBJECTIVES, Trials
 
 
@@ -21,6 +23,8 @@ def run(folder: Path, status: str, *overrides: str) -> Path:
     (folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     (folder / RUN).write_text(json.dumps({"fingerprint": "f", "status": status}))
+    if status == "done":
+        (folder / SUMMARY).write_text('{"rounds": 4}')
     return folder
 
 
@@ -61,6 +65,27 @@ def test_the_rest_of_a_sweep_is_done_where_its_jobs_lie(sweep: Path) -> None:
     text = " ".join(told(sweep)[1].split())
     assert f"'hydra.sweep.subdir=a/${{hydra.job.num}}' hydra.sweep.dir={sweep}" in text
     assert "searchpath" not in text, "a folder may come from anybody"
+
+
+@pytest.mark.parametrize("name", ["a,b", "a b", "é, x=1"])
+def test_the_rest_of_a_sweep_can_be_typed_whatever_its_folder_is_called(tmp_path: Path, sweep: Path, name: str) -> None:
+    folder = sweep.rename(tmp_path / name)
+    words = shlex.split(told(folder)[1].partition("To do the rest: ")[2].replace("\n", " "))
+    override = OverridesParser.create().parse_override(next(w for w in words if w.startswith("hydra.sweep.dir=")))
+    assert str(override.value()) == str(folder)
+
+
+def test_own_configurations_are_told_beside_the_command(sweep: Path) -> None:
+    sources = [
+        {"provider": "main", "path": "x", "schema": "pkg"},
+        {"provider": "command-line", "path": "/own", "schema": "file"},
+    ]
+    told_of = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}}})
+    for job in range(4):
+        OmegaConf.save(told_of, sweep / str(job) / HYDRA_SETTINGS)
+    for folder in (sweep, sweep / "1"):
+        text = " ".join(told(folder)[1].split())
+        assert text.endswith("# its command line had more than settings; what you trust of it, add: --config-dir /own")
 
 
 def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_one_failed_job_does_not_stop_a_sweep(run: Any) -> None:
             raise RuntimeError("out of memory")
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / "run.json").write_text(json.dumps({"fingerprint": "f", "status": "done"}))
+        (folder / "summary.json").write_text('{"rounds": 4}')
         assert HydraConfig.get().mode == RunMode.MULTIRUN
         return 0.5
 
@@ -149,7 +150,9 @@ def test_one_failed_job_does_not_stop_a_sweep(run: Any) -> None:
 
 def test_a_sweep_without_failures(run: Any) -> None:
     def launch(cfg: DictConfig) -> float:
-        Path(HydraConfig.get().runtime.output_dir, "run.json").write_text('{"fingerprint": "f", "status": "done"}')
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        (folder / "run.json").write_text('{"fingerprint": "f", "status": "done"}')
+        (folder / "summary.json").write_text('{"rounds": 4}')
         return math.nan
 
     code, out, _ = run(launch, "-m", "sweep=good")
@@ -163,7 +166,9 @@ def test_the_jobs_of_a_sweep_do_not_share_an_id_of_wandbs(run: Any, monkeypatch:
 
     def launch(cfg: DictConfig) -> float:
         seen.append(os.environ.get("WANDB_RUN_ID"))
-        Path(HydraConfig.get().runtime.output_dir, "run.json").write_text('{"fingerprint": "f", "status": "done"}')
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        (folder / "run.json").write_text('{"fingerprint": "f", "status": "done"}')
+        (folder / "summary.json").write_text('{"rounds": 4}')
         return 0.5
 
     monkeypatch.setenv("WANDB_RUN_ID", "abc12345")

@@ -109,6 +109,25 @@ def test_a_finished_run_is_not_run_again(uninterrupted: Path, train: Train) -> N
     assert (uninterrupted / "metrics.csv").stat().st_mtime_ns == before
 
 
+def test_results_that_are_gone_are_made_anew_from_the_last_checkpoint(
+    uninterrupted: Path, tmp_path: Path, train: Train
+) -> None:
+    folder = tmp_path / "moved, too"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "summary.json").unlink()
+    again = train(f"resume={folder}")
+    assert again.returncode == 0, again.stderr
+    mine, theirs = (json.loads((f / "summary.json").read_text()) for f in (folder, uninterrupted))
+    assert mine | {"folder": ""} == theirs | {"folder": "", "peak_rss_mb": mine["peak_rss_mb"]}
+    shutil.move(folder, tmp_path / "moved again")
+    assert f"files in {tmp_path / 'moved again'}" in train(f"resume={tmp_path / 'moved again'}").stdout
+    for name in ("summary.json", "checkpoints/last.ckpt", "checkpoints/previous.ckpt"):
+        (tmp_path / "moved again" / name).unlink()
+    lost = train(f"resume={tmp_path / 'moved again'}")
+    assert lost.returncode == 2
+    assert "its summary.json and its checkpoints are gone: run anew" in lost.stderr
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(uninterrupted: Path, train: Train) -> None:
     again = train(*RUN, f"hydra.run.dir={uninterrupted}")
     assert again.returncode == 2

@@ -90,7 +90,7 @@ def test_the_sum_of_what_moved_survives_thinning(tmp_path, write):
 
 
 def test_the_csv_has_a_line_per_run_and_the_figures_unrounded(shelf):
-    header, *lines = runs_csv(shelf.runs, ["method_name"]).splitlines()
+    header, *lines = runs_csv(shelf.runs, ["method_name", "rounds"]).splitlines()
     assert len(lines) == len(shelf.runs)
     assert len(set(header.split(","))) == len(header.split(","))
     run = next(run for run in shelf.runs if run.status == "done")

@@ -12,6 +12,7 @@ from pffdst.runs.jobs import (
     LOCK,
     Attempt,
     discard_unbegun,
+    is_done,
     job_of,
     jobs_of,
     locked,
@@ -36,8 +37,8 @@ def job(
     (folder / ".hydra").mkdir()
     if status is not None:
         (folder / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "status": status}))
-    if summary:
-        (folder / "summary.json").write_text(json.dumps(summary))
+    if summary or status == "done":
+        (folder / "summary.json").write_text(json.dumps(summary or {"rounds": 4}))
     if checkpoint:
         (folder / "checkpoints").mkdir()
         path = folder / "checkpoints" / checkpoint
@@ -67,6 +68,16 @@ def test_a_finished_attempt_is_found(root: Path, own: Path) -> None:
     job(root / "a" / "2", "f", "running", "last.ckpt")
     done = job(root / "a" / "1")
     assert previous_attempt(root, "f", own) == Attempt(done, True)
+
+
+def test_an_attempt_that_has_lost_its_results_goes_on(root: Path, own: Path) -> None:
+    lost = job(root / "a" / "0", checkpoint="last.ckpt")
+    (lost / "summary.json").write_text('{"cut')
+    assert not is_done(lost)
+    assert previous_attempt(root, "f", own) == Attempt(lost, False)
+    shown = job_of(lost)
+    assert shown is not None
+    assert (shown.done, shown.state) == (False, "stopped")
 
 
 def test_an_unfinished_attempt_needs_a_checkpoint(root: Path, own: Path) -> None:
@@ -178,6 +189,7 @@ def test_a_skipped_job_that_went_on_counts_when_it_is_done(root: Path) -> None:
     mark_skipped(job(root / "now" / "0", status=None), earlier)
     assert not jobs_of(root / "now")[0].done
     mark(earlier, "f", "done")
+    (earlier / "summary.json").write_text('{"rounds": 4}')
     assert jobs_of(root / "now")[0].done
 
 
@@ -191,6 +203,7 @@ def test_one_job_keeps_its_overrides(root: Path) -> None:
 def test_an_attempt_on_other_data_is_no_attempt(root: Path, own: Path) -> None:
     earlier = root / "before" / "0"
     earlier.mkdir(parents=True)
+    (earlier / "summary.json").write_text('{"rounds": 4}')
     mark(earlier, "f", "done", content="700 images")
     assert previous_attempt(root, "f", own, content=lambda: "1,400 images") is None
     for now in ("700 images", ""):  # the same, and data that cannot be read any more

@@ -60,6 +60,7 @@ def export(saved: SavedModel, to: str, path: Path) -> Path:
         path.unlink()
     elif path.exists() and not path.is_file():
         raise UserError(f"{path}: it is no regular file; name another, -o FILE")
+    path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[to][1](saved, path)
     return path
 

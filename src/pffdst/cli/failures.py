@@ -23,6 +23,8 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EMFILE: _HANDLES,
     errno.ENFILE: _HANDLES,
+    errno.EEXIST: "a file lies where a folder is to be made; choose another place",
+    errno.ENOTDIR: "a file lies where a folder is to be; choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "look after the disk; the last checkpoint is whole",
 }

@@ -58,7 +58,13 @@ def _run(command: str, given: Sequence[str]) -> int:
     if command == "train":
         return int(module.main(given))  # which says so when nobody reads the output of a run
     with outlived(quiet=True):
-        return int(module.main(given))
+        try:
+            return int(module.main(given))
+        except Exception as error:
+            if (told := user_error(error)) is None:
+                raise
+            print(f"{command}: {told}", file=sys.stderr)
+            return 2
 
 
 def _completion(given: Sequence[str]) -> int:

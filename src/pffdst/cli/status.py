@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pffdst.cli.sweep_table import counts, table_of
+from pffdst.config.resume import as_value
 from pffdst.config.sweeps import grid_of, saved_overrides, saved_subdir
-from pffdst.config.trust import plain_settings
+from pffdst.config.trust import places_of, plain_settings
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
 from pffdst.core.words import one_line
@@ -127,16 +128,25 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
         return _told("To go on", trials.given)
     if trials is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
+    places = next((found for job in jobs if (found := places_of(job.own))), [])
     if not (folder / SWEEP).is_file():
-        return f"To go on: {command_line('train', [f'resume={folder}'])}"
+        return _trusting(f"To go on: {command_line('train', [f'resume={folder}'])}", [], places)
     task = [*saved_overrides(folder), *saved_subdir(folder)]
-    return _told("To do the rest", task, "-m", f"hydra.sweep.dir={folder}")
+    return _told("To do the rest", task, "-m", f"hydra.sweep.dir={as_value(str(folder))}", places=places)
 
 
-def _told(what: str, saved: Sequence[str], *own: str) -> str:
-    """The command that a folder's saved words make; what is more than a setting is told apart, for nobody to copy."""
+def _told(what: str, saved: Sequence[str], *own: str, places: Sequence[str] = ()) -> str:
+    """The command that a folder's saved words make."""
     plain, more = plain_settings(saved)
-    told = f"{what}: {command_line('train', [*own[:1], *plain, *own[1:]])}"
-    if not more:
-        return told
-    return f"{told}  # its command line had more than settings; what you trust of it, add: {' '.join(more)}"
+    return _trusting(f"{what}: {command_line('train', [*own[:1], *plain, *own[1:]])}", more, places)
+
+
+def _trusting(command: str, more: Sequence[str], places: Sequence[str]) -> str:
+    """A command with what a folder says beyond settings told apart, for nobody to copy unread.
+
+    `places` name the folders of configurations of the user's own.
+    """
+    own = " ".join([*more, *(word for word in places if word not in more)])
+    if not own:
+        return command
+    return f"{command}  # its command line had more than settings; what you trust of it, add: {own}"

@@ -245,10 +245,11 @@ def _report(error: Exception) -> int:
 
 def _how_to_resume(stop: KeyboardInterrupt) -> str:
     command = command_line("train", sys.argv[1:])
+    single, line = isinstance(stop, Interrupted) and not stop.sweep, CommandLine.of(sys.argv[1:])
+    if not single and (line.multirun or line.searches):
+        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not isinstance(stop, Interrupted):
         return "Stopped before a run began."
-    if stop.sweep:
-        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
     return f"Stopped. To go on from the last checkpoint: {_again(stop.folder)}"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pffdst.client.turn import ClientSetup
 from pffdst.config.check import ConfigError
+from pffdst.config.choices import Choices
+from pffdst.config.constructors import located
 from pffdst.core.inputs import ImageInputs
 from pffdst.core.probe import written_in_forward
 from pffdst.core.seeding import seeded_global_state
+from pffdst.methods.allocation import Dense
 
-__all__ = ["check_built", "tell_of_lone_samples"]
+__all__ = ["check_built", "tell_of_lone_samples", "tell_of_unused_sparsity"]
 
 _LONE = "model cannot be trained on one sample (normalisation of a single value)"
 _COUNTED = 10**5  # clients among whom those of one sample are counted
@@ -73,6 +76,15 @@ def _check_batches(setup: ClientSetup) -> None:
     """Every batch may have fewer samples than the network trains on."""
     if setup.least > setup.training.batch_size:
         raise ConfigError([f"batch_size=1: this {_LONE}; write batch_size=2 or more"])
+
+
+def tell_of_unused_sparsity(cfg: DictConfig) -> None:
+    """Says where the command line asks for a sparsity and all weights are trained, nor does another key take it."""
+    typed = "sparsity" in Choices.current().typed
+    if not typed or cfg.sparsity == 0 or located(cfg.allocation) is not Dense:
+        return
+    if "${sparsity}" not in OmegaConf.to_yaml(cfg):
+        _log.warning("sparsity=%s is not used: allocation=dense trains all weights", cfg.sparsity)
 
 
 def tell_of_lone_samples(setup: ClientSetup) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, final
 
@@ -90,52 +90,60 @@ def _is_plain(value: Any) -> bool:
 
 
 def _problems(old: _Course, new: _Course) -> Iterator[str]:
-    """Each with what to write."""
+    """What stands against it: one thing that cannot be helped, or all that can, each with what to write."""
     for group in ("readjust", "updates"):
         if not getattr(new, group).any_length:
             yield f"{group}: what it does in a round depends on the length of the run: start a new one"
             return
+    lines, hopeless = [], "; start a new run"
     begun = [stage.start for stage in new.stages if stage.start < old.rounds]
     wanted = [stage.start for stage in old.stages]
     if begun != wanted:
-        starts = _listed([stage.start for stage in new.stages])
-        yield f"stages would have begun in round {starts}, not {_listed(wanted)}{_at(new, wanted)}"
-        return
+        starts, at = _listed([stage.start for stage in new.stages]), _at(new, wanted)
+        moved = None if at is None else replace(new, freeze=_with(new.freeze, at=at))
+        fits = moved is not None and [stage.start for stage in moved.stages if stage.start < old.rounds] == wanted
+        told = f"stages would have begun in round {starts}, not {_listed(wanted)}"
+        if moved is None or not fits:
+            yield f"{told}{hopeless}"
+            return
+        lines, new = [f"{told}: write freeze.at={at:.10g}"], moved
     played = range(old.rounds)
-    other = next((t for t in played if old.lr_at(t) != new.lr_at(t)), None)
-    if other is not None:
-        yield (
+    if (other := next((t for t in played if old.lr_at(t) != new.lr_at(t)), None)) is not None:
+        told = (
             f"lr_schedule: the learning rate of round {other + 1} was {old.lr_at(other):.4g} and would have been "
-            f"{new.lr_at(other):.4g}: only a schedule that does not end with the run can go on{_horizon(old)}"
+            f"{new.lr_at(other):.4g}: only a schedule that does not end with the run can go on"
         )
-    other = next((t for t in played if old.moves_at(t) != new.moves_at(t)), None)
-    if other is not None:
-        yield (
+        if not hasattr(old.lr_schedule, "horizon"):
+            yield told
+            return
+        lines.append(f"{told}: write lr_schedule.horizon={old.rounds}")
+    if (other := next((t for t in played if old.moves_at(t) != new.moves_at(t)), None)) is not None:
+        told = (
             f"readjust.schedule: the mask would have moved otherwise from round {other + 1} on, since a share of a "
-            f"stage is longer in a longer one{_ends(old)}"
+            "stage is longer in a longer one"
         )
+        ends = {float(old.readjust.schedule.end(stage)) for stage in old.stages}  # type: ignore[attr-defined]
+        if len(ends) != 1:
+            yield f"{told}{hopeless}"
+            return
+        lines.append(f"{told}: write readjust.schedule.rounds={ends.pop():.10g}")
+    yield from lines
+
+
+def _with(part: Any, **changed: Any) -> Any:
+    """A copy of a part with other values of its attributes."""
+    other = copy.copy(part)
+    for key, value in changed.items():
+        object.__setattr__(other, key, value)  # it may be frozen
+    return other
 
 
 def _listed(starts: list[int]) -> str:
     return ", ".join(str(start + 1) for start in starts)
 
 
-def _at(new: _Course, wanted: list[int]) -> str:
+def _at(new: _Course, wanted: list[int]) -> float | None:
     """The `freeze.at` with which stage 2 begins where it did."""
     if not hasattr(new.freeze, "at") or len(wanted) != 2:
-        return ""
-    at = math.ceil(Fraction(wanted[1], new.rounds) * 10**6) / 10**6
-    return f": write freeze.at={at:.10g}"
-
-
-def _horizon(old: _Course) -> str:
-    """Of an exponential schedule the length can be written down."""
-    return f": write lr_schedule.horizon={old.rounds}" if hasattr(old.lr_schedule, "horizon") else ""
-
-
-def _ends(old: _Course) -> str:
-    """The rounds that stand in for the share, where all stages agree on a whole number."""
-    schedule = getattr(old.readjust, "schedule", None)
-    ends = set() if schedule is None else {float(schedule.end(stage)) for stage in old.stages}
-    whole = len(ends) == 1 and next(iter(ends)).is_integer()
-    return f": write readjust.schedule.rounds={next(iter(ends)):.0f}" if whole else "; start a new run"
+        return None
+    return math.ceil(Fraction(wanted[1], new.rounds) * 10**6) / 10**6

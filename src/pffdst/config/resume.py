@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from pffdst.config.lengthen import lengthening
 from pffdst.runs.files import CONFIG, HYDRA, OVERRIDES, SUMMARY, SWEEP, FileProblem, read_json, read_yaml
 from pffdst.runs.jobs import holds_work, read_run
 
-__all__ = ["Expanded", "expand", "folder_problems", "other_run", "quoted"]
+__all__ = ["Expanded", "as_value", "expand", "folder_problems", "other_run", "quoted"]
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
+_PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
 # A preset of several runs belongs to their command line; one of them is resumed as a run of its own.
 _NOT_AGAIN = ("resume", "sweep", "search")
 
@@ -60,6 +62,11 @@ def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
     if has_dir:
         return Expanded(rest, [f"{given[-1]}: leave hydra.run.dir out; it follows from resume"])
     return _from_path(Path(value).expanduser(), rest)
+
+
+def as_value(text: str) -> str:
+    """Text as it is typed behind a `=`: quoted where Hydra's grammar would read it otherwise."""
+    return text if _PLAIN.fullmatch(text) else quoted(text)
 
 
 def quoted(text: str) -> str:

@@ -190,8 +190,8 @@ class Answer:
 class Start:
     """What a stage begins with, for rules that choose its first mask themselves.
 
-    `network` is a copy of the run's own, `inputs` are what samples are to it.
-    `counts` are the stage's trainable weights per layer (k_l), `density` 1 - s, `seed` names the draw of the stage.
+    `model` is what the stage finds, `stage.counts` are its trainable weights per layer (k_l), `density` is 1 - s, and
+    `seed` names the draw of the stage. `network` is a copy of the run's own, `inputs` are what samples are to it.
     """
 
     model: GlobalModel
@@ -208,9 +208,9 @@ class Cohort:
     """What `after_round` is told of a round's accepted updates.
 
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
-    that hold each alive position; `samples` is the sum over all accepted clients, `clients` their number and
-    `population` that of all clients (C). `before` is the model that was sent; `sent` is what clients decoded of it,
-    where a lossy codec makes that another.
+    that hold each alive position (the clients, where each weighs the same); `samples` is the sum over all accepted
+    clients, `clients` their number and `population` that of all clients (C). `before` is the model that was sent;
+    `sent` is what clients decoded of it, where a lossy codec makes that another.
     """
 
     mean: GlobalModel

@@ -39,13 +39,13 @@ class UpdateSchedule(ABC):
 class Every(UpdateSchedule):
     """Every `interval` rounds (Delta R) from round `first` of the stage on, in its first share `until`.
 
-    With `rounds` above 0 that many rounds stand in for the share.
+    With `rounds` above 0 that many rounds, which need not be whole, stand in for the share.
     """
 
     interval: int = 10
     first: int = 0
     until: float = 0.5
-    rounds: int = 0
+    rounds: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value, least in (("interval", self.interval, 1), ("first", self.first, 0), ("rounds", self.rounds, 0)):

@@ -28,7 +28,7 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """A line per run: name, status, configuration keys, seed, final figures; an unknown one is an empty field."""
-    stream = io.StringIO(newline="")
+    keys, stream = [key for key in keys if key != "rounds"], io.StringIO(newline="")  # a run says how many it played
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         [

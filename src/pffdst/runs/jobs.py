@@ -55,6 +55,7 @@ __all__ = [
     "has_checkpoint",
     "holds_work",
     "in_use",
+    "is_done",
     "job_folders",
     "job_of",
     "jobs_of",
@@ -124,7 +125,7 @@ def previous_attempt(
     same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
     if any(read_run(folder).get("content") for folder in same) and (now := content()):
         same = [folder for folder in same if (read_run(folder).get("content") or now) == now]
-    done = [folder for folder in same if read_run(folder).get("status") == "done"]
+    done = [folder for folder in same if is_done(folder)]
     if done:
         return Attempt(max(done, key=lambda folder: (folder / RUN).stat().st_mtime_ns), done=True)
     free = [folder for folder in same if has_checkpoint(folder) and (folder == own.resolve() or _is_free(folder))]
@@ -207,6 +208,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return _read(folder / RUN)
 
 
+def is_done(folder: Path) -> bool:
+    """Whether a run is over and its results can be read; one that has lost them goes on from its last checkpoint."""
+    return read_run(folder).get("status") == "done" and bool(_read(folder / SUMMARY))
+
+
 def mark(folder: Path, fingerprint: str, status: Status, engine: str = "", content: str = "") -> None:
     """Writes down how far the run in this folder is, what engine it is on, and the content of its data and model."""
     _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine, "content": content})
@@ -237,8 +243,7 @@ def discard_unbegun(folder: Path) -> None:
 
 def mark_skipped(folder: Path, earlier: Path) -> None:
     """Writes into a job's `folder` that its result lies, or will lie, in the folder of an `earlier` attempt."""
-    done = read_run(earlier).get("status") == "done"
-    _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": done})
+    _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": is_done(earlier)})
 
 
 def job_of(folder: Path) -> Job | None:
@@ -316,10 +321,11 @@ def _job(folder: Path) -> Job:
 
 
 def _state(folder: Path) -> State:
-    """Done and failed as run.json says; what says it is running, or not yet anything, is what its lock tells."""
-    status = read_run(folder).get("status")
-    if status == "done" or (status == "failed" and _is_free(folder)):
-        return "done" if status == "done" else "failed"
+    """Failed as run.json says, done where its results are there; what else a run is, its lock tells."""
+    if is_done(folder):
+        return "done"
+    if read_run(folder).get("status") == "failed" and _is_free(folder):
+        return "failed"
     return "stopped" if _is_free(folder) else "running"
 
 

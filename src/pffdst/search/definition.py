@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pffdst.config.figures import figures_of, instead_of, tells_of_tests
 from pffdst.config.flags import key_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
-from pffdst.config.resume import quoted
+from pffdst.config.resume import as_value
 from pffdst.core.words import typed
 from pffdst.search.trials import OBJECTIVES, Direction, Value
 
@@ -31,7 +30,6 @@ _KEYS = ("trials", "folder", "sampler", "objectives", "fixed", "space")
 _NEEDED = ("trials", "folder", "sampler", "objectives", "space")
 _INTERVAL = ("low", "high", "log", "step")
 _EXAMPLE = "a list of choices, such as [0.8, 0.9], or an interval, such as {low: 0.01, high: 0.1, log: true}"
-_PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
 
 
 @final
@@ -86,8 +84,7 @@ def written(key: str, value: Value) -> str:
     """An override as it is typed: `lr=0.1`, `resume=false`, `name='two words'`."""
     if value is None or isinstance(value, bool):
         return f"{key}={typed(value)}"
-    text = str(value)
-    return f"{key}={text if _PLAIN.fullmatch(text) else quoted(text)}"
+    return f"{key}={as_value(str(value))}"
 
 
 def assigned(key: str, value: Value) -> str:

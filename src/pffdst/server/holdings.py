@@ -97,7 +97,7 @@ class Holdings:
     def moves(self, held: int) -> list[bytes] | None:
         """The moves that lead to the current mask: from version `held`, or from none; None where they are not known."""
         missed = self._mask_version - held
-        if held > 0 and missed < len(self._moves) + (not self._afresh):
+        if held > 0 and missed <= len(self._moves):
             return self._moves[-missed:]
         return list(self._moves) if self._afresh else None
 

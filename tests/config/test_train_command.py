@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pffdst.cli.train import Interrupted, cli, job
+from pffdst.cli.train import Interrupted, _how_to_resume, cli, job
 from pffdst.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +122,22 @@ def test_ctrl_c_says_how_to_go_on(run: Any, saved: bool) -> None:
 def test_ctrl_c_survives_a_process_boundary() -> None:
     stop = pickle.loads(pickle.dumps(Interrupted(Path("x"), True)))
     assert (stop.folder, stop.sweep) == (Path("x"), True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["-m", "seed=0,1", "hydra/launcher=joblib"], "Stopped. What is done is kept, and not done again"),
+        (["search=x", "-m"], "Stopped. What is done is kept, and not done again"),
+        (["seed=1"], "Stopped before a run began."),
+    ],
+)
+def test_what_a_signal_says_where_no_single_run_heard_it(
+    argv: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between two jobs of a sweep, or its jobs are other processes."""
+    monkeypatch.setattr("sys.argv", ["train.py", *argv])
+    assert _how_to_resume(KeyboardInterrupt()).startswith(expected)
 
 
 def test_one_failed_job_does_not_stop_a_sweep(run: Any) -> None:

@@ -13,7 +13,7 @@ from reproduce.study import Study
 
 __all__ = ["Told"]
 
-_PLACE = re.compile(r"\{(\w+)((?: \w+)*)\}")
+_PLACE = re.compile(r"\{(\w+)((?:\s+\w+)*)\}")  # a line may end within one
 
 
 @final

@@ -96,5 +96,10 @@ def test_conclusions_are_filled_with_figures(study: Study, record: Record) -> No
             told.fill(wrong)
 
 
+def test_a_line_may_end_within_a_figure(study: Study, record: Record) -> None:
+    told = Told(study, record)
+    assert told.fill("{gain\n  moving fixed}") == told.fill("{gain moving fixed}")
+
+
 def test_conclusions_say_what_is_not_played_yet(study: Study, tmp_path: Path) -> None:
     assert Told(study, Record(tmp_path)).fill("{average fixed}") == "(not played yet)"

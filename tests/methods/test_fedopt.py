@@ -80,6 +80,21 @@ def test_a_weight_that_is_new_begins_with_fresh_memory(
     assert not torch.isclose(moves[1], moves[0])
 
 
+@pytest.mark.parametrize("kind", [Adam, Yogi, Momentum])
+@pytest.mark.parametrize("by", [1e30, float("inf"), float("nan")])
+def test_a_step_out_of_the_numbers_is_not_remembered(
+    kind: type[Adaptive | Momentum], by: float, layout: Layout, make_model: MakeModel
+) -> None:
+    """Its square is infinite in single precision: with it in the memory no weight would ever move again."""
+    model, twin = make_model(layout, alive=0.6), make_model(layout, alive=0.6)
+    rule, other = kind(), kind()
+    rule.step(model, changed(model, 0.1))
+    other.step(twin, changed(twin, 0.1))
+    if kind is not Momentum or by != 1e30:  # whose memory holds a change as it is
+        rule.step(model, changed(model, by))
+    assert rule.step(model, changed(model, 0.2)).same_as(other.step(twin, changed(twin, 0.2)))
+
+
 @BOTH
 def test_it_goes_through_a_checkpoint(kind: type[Adaptive], layout: Layout, make_model: MakeModel) -> None:
     kept, model = kind(), make_model(layout, alive=0.5)

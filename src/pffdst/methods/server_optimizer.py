@@ -58,12 +58,16 @@ class Remembering(ServerOptimizer):
         """What is added to the parameters for a `change` D [n], and the new memory, as many tensors as it was."""
 
     def step(self, model: GlobalModel, mean: GlobalModel) -> GlobalModel:
-        """w + move(D). Where clients have grown a weight, it starts at 0."""
+        """w + move(D). Where clients have grown a weight, it starts at 0.
+
+        The memory of a step that leads out of the numbers is dropped, as the round drops its model.
+        """
         parameters, at = model.layout.parameters - model.layout.maskable, model.trainable_at
         theirs = mean.alive_at.carry(mean.held, at)
         change = torch.cat([theirs - model.trained, mean.rest[:parameters] - model.rest[:parameters]])
-        moved, self._memory = self.move(change, self._followed(at, change))
-        self._at = at
+        moved, memory = self.move(change, self._followed(at, change))
+        if all(bool(torch.isfinite(tensor).all()) for tensor in (moved, *memory)):
+            self._at, self._memory = at, memory
         rest = torch.cat([model.rest[:parameters] + moved[len(at) :], mean.rest[parameters:]])
         return model.with_trained(model.trained + moved[: len(at)], rest).moved(mean.alive_at)
 

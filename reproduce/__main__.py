@@ -148,6 +148,8 @@ def _unpack(given: argparse.Namespace) -> int:
         own = Path(given.study).stem if given.study else pack.study
         if own != pack.study:
             raise UserError(f"{given.file} is of the study {pack.study}, not of {own}")
+        if not given.study and pack.study not in names():
+            raise UserError(f"{given.file} is of a study that is not among ours: write --study {pack.study}.yaml")
         study = load(given.study or pack.study)
         record, player = Record.read(given.results / own), Player((given.runs / own).resolve())
         lines, changed = packing.unpack(pack, study, record, player)

@@ -14,7 +14,7 @@ from reproduce.board import board, by_seed, write_front
 from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
 from reproduce.intervals import Noise, seeds_to_tell
 from reproduce.record import Entry, Record
-from reproduce.study import Job, Study
+from reproduce.study import Job, Study, names
 from reproduce.told import Told
 from reproduce.tuning import choices, jobs
 
@@ -193,12 +193,13 @@ def _listed(left: Sequence[Job]) -> str:
 
 def _origin(name: str, record: Record) -> list[str]:
     made = [{**one, "engine": _engine(e)} for e in record.entries.values() for one in e.provenance]
+    called = name if name in names() else f"{name}.yaml"
     lines = [
         "```sh\n"
-        f"make reproduce STUDY={name} DATA=FOLDER    # the folder of the data files below; skips what is done\n"
-        f"python -m reproduce {name} --write-only    # this page and its figures, from {name}/runs.json and"
+        f"make reproduce STUDY={called} DATA=FOLDER    # the folder of the data files below; skips what is done\n"
+        f"python -m reproduce {called} --write-only    # this page and its figures, from {name}/runs.json and"
         " evaluations.csv\n"
-        f"python -m reproduce {name} --again --only ROW --seeds 0    # one run anew, to compare its model's digest\n"
+        f"python -m reproduce {called} --again --only ROW --seeds 0    # one run anew, to compare its model's digest\n"
         "```",
         *(_told(key, made) for key in _MADE),
         *dict.fromkeys(f"**{one['note']}**" for one in made if "note" in one),

@@ -1,5 +1,6 @@
 """Class folders of image files."""
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -85,6 +86,7 @@ def test_what_is_no_image_of_a_class_is_left_out_and_said(tmp_path, source, put,
     put(TWO | {"train/loose.png": 6, "train/dog/b (1).png": 1})
     (tmp_path / "data/train/dog/notes.txt").write_text("x", encoding="utf-8")
     (tmp_path / "data/train/dog/.hidden.png").write_text("x", encoding="utf-8")
+    put({"train/dog/.ipynb_checkpoints/a.png": 7})
     caplog.set_level("INFO")
     for _ in range(2):  # also when it comes from the cache
         assert len(source.load(0).train) == 4
@@ -111,6 +113,14 @@ def test_a_damaged_file_is_named(tmp_path, source, put):
     put(TWO)
     (tmp_path / "data/train/dog/a.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"train/dog/a\.png: the image cannot be decoded"):
+        source.load(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_named_and_not_waited_for(tmp_path, source, put):
+    put(TWO)
+    os.mkfifo(tmp_path / "data/train/dog/pipe.png")
+    with pytest.raises(DataError, match=r"train/dog/pipe\.png: this is no file that can be read"):
         source.load(0)
 
 

@@ -69,6 +69,14 @@ def test_whole_bounds_of_a_whole_number_give_whole_numbers(tmp_path: Path) -> No
     }
 
 
+def test_an_interval_is_tried_by_the_values_that_trials_get(tmp_path: Path) -> None:
+    """A key that is null tells nothing of its kind: its interval is of real numbers, which this one does not take."""
+    text = GOOD + "      aggregation.max_samples: {low: 50, high: 100}\n"
+    found = problems(tmp_path, text)
+    assert any("expected a whole number or null" in line and "50.0" in line for line in found), found
+    assert read(tmp_path, text.replace("{low: 50, high: 100}", "[50, 100]")).space
+
+
 def test_what_is_typed_wins(tmp_path: Path) -> None:
     two = GOOD + "      momentum: {low: 0, high: 0.9}\n"
     search = read(tmp_path, two, "lr=0.3", "rounds=60", "search.trials=9")

@@ -68,6 +68,8 @@ def test_a_run_that_moved_ends_as_one_that_never_did(
     assert main(["pack", *command, "-o", str(tmp_path / "masks.zip"), *places(here)]) == 0
     assert f"moving/0: after round {t}\n" in capsys.readouterr().out
     shutil.rmtree(here)  # nothing of the first machine is there any more
+    assert main(["unpack", str(tmp_path / "masks.zip"), *places(there)]) == 2
+    assert "write --study masks.yaml" in capsys.readouterr().err
     assert main(["unpack", str(tmp_path / "masks.zip"), "--study", *command, *places(there)]) == 0
     assert f"moving/0: taken, after round {t}\n" in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
     base = opened.compose(overrides).cfg
     space, problems = _space(nodes, base)
     problems += _contents(cfg.search, name, set(fixed) & set(nodes), base)
-    problems = problems or list(_value_problems(opened, overrides, nodes))
+    problems = problems or list(_value_problems(opened, overrides, space))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     plain = OmegaConf.to_container(cfg.search, resolve=True)
@@ -197,9 +197,17 @@ def _distribution(node: Any, default: Any) -> BaseDistribution:
     return FloatDistribution(float(node.low), float(node.high), log=log, step=step)
 
 
-def _value_problems(opened: Session, overrides: Sequence[str], nodes: Mapping[str, Any]) -> Iterator[str]:
+def _ends(found: BaseDistribution) -> list[Value]:
+    """The choices, or both ends, of the kind that trials get: whole numbers or real ones."""
+    if isinstance(found, CategoricalDistribution):
+        return list(found.choices)
+    assert isinstance(found, IntDistribution | FloatDistribution)
+    return [found.low, found.high]
+
+
+def _value_problems(opened: Session, overrides: Sequence[str], space: Mapping[str, BaseDistribution]) -> Iterator[str]:
     """What stands against the keys, against the options in every combination, then against each single value."""
-    tried = {key: list(node) if OmegaConf.is_list(node) else [node.low, node.high] for key, node in nodes.items()}
+    tried = {key: _ends(found) for key, found in space.items()}
     swept = [f"{key}={','.join(written('', value)[1:] for value in values)}" for key, values in tried.items()]
     lines = sweep_problems(opened, [*overrides, *swept])
     yield from lines

@@ -115,8 +115,14 @@ def _folder_problems(folder: Path) -> list[str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Image files at any depth, in no order; links are followed."""
-    for place, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(place, name) for name in names if _is_image(name))
+    return (path for path in _seen(folder) if _is_image(path.name))
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """Files at any depth, but those whose name, or that of a folder they lie in, begins with a dot."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _is_image(name: str) -> bool:
@@ -125,11 +131,7 @@ def _is_image(name: str) -> bool:
 
 def _others(folder: Path) -> int:
     """Files that are no images of a class; hidden ones do not count."""
-    inside = sum(
-        not _is_image(name) and not name.startswith(".")
-        for _, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
+    inside = sum(not _is_image(path.name) for path in _seen(folder))
     return inside + sum(path.is_file() and _is_image(path.name) for path in folder.iterdir())
 
 
@@ -163,6 +165,8 @@ def _namer(files: Sequence[Path]) -> Callable[[int], str]:
 
 
 def _bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # whoever reads a pipe waits for ever
+        raise DataError(f"{path}: this is no file that can be read; take it out of the folder")
     try:
         return path.read_bytes()
     except OSError as error:

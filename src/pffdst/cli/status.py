@@ -124,11 +124,11 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
     """The command that does what is left, or a word where there is none to write."""
     if any(job.state == "running" for job in jobs):
         return "Somebody is at work here."
+    places = next((found for job in jobs if (found := places_of(job.own))), [])
     if trials is not None and trials.left > 0:
-        return _told("To go on", trials.given)
+        return _told("To go on", trials.given, places=places)
     if trials is not None or all(job.done for job in jobs):
         return "Nothing is left to do."
-    places = next((found for job in jobs if (found := places_of(job.own))), [])
     if not (folder / SWEEP).is_file():
         return _trusting(f"To go on: {command_line('train', [f'resume={folder}'])}", [], places)
     task = [*saved_overrides(folder), *saved_subdir(folder)]

@@ -245,8 +245,8 @@ def _report(error: Exception) -> int:
 
 def _how_to_resume(stop: KeyboardInterrupt) -> str:
     command = command_line("train", sys.argv[1:])
-    single, line = isinstance(stop, Interrupted) and not stop.sweep, CommandLine.of(sys.argv[1:])
-    if not single and (line.multirun or line.searches):
+    line = CommandLine.of(sys.argv[1:])
+    if stop.sweep if isinstance(stop, Interrupted) else line.multirun or line.searches:
         return f"Stopped. What is done is kept, and not done again by the same command: {command}"
     if not isinstance(stop, Interrupted):
         return "Stopped before a run began."

@@ -100,7 +100,7 @@ def _problems(old: _Course, new: _Course) -> Iterator[str]:
     wanted = [stage.start for stage in old.stages]
     if begun != wanted:
         starts, at = _listed([stage.start for stage in new.stages]), _at(new, wanted)
-        moved = None if at is None else replace(new, freeze=_with(new.freeze, at=at))
+        moved = None if at is None else replace(new, freeze=_beginning(new.freeze, at))
         fits = moved is not None and [stage.start for stage in moved.stages if stage.start < old.rounds] == wanted
         told = f"stages would have begun in round {starts}, not {_listed(wanted)}"
         if moved is None or not fits:
@@ -130,11 +130,10 @@ def _problems(old: _Course, new: _Course) -> Iterator[str]:
     yield from lines
 
 
-def _with(part: Any, **changed: Any) -> Any:
-    """A copy of a part with other values of its attributes."""
-    other = copy.copy(part)
-    for key, value in changed.items():
-        object.__setattr__(other, key, value)  # it may be frozen
+def _beginning(freeze: FreezeSchedule, at: float) -> FreezeSchedule:
+    """The schedule with another `at`."""
+    other = copy.copy(freeze)
+    object.__setattr__(other, "at", at)  # it may be frozen
     return other
 
 

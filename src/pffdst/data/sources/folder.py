@@ -165,7 +165,7 @@ def _namer(files: Sequence[Path]) -> Callable[[int], str]:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # whoever reads a pipe waits for ever
+    if not path.is_file() and path.exists():  # whoever reads a pipe waits for ever
         raise DataError(f"{path}: this is no file that can be read; take it out of the folder")
     try:
         return path.read_bytes()

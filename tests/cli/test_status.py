@@ -107,6 +107,9 @@ def test_a_search(tmp_path: Path) -> None:
     text = told(folder)[1]
     for words in ("1 done; 2 to go", "2.00 MB", "train.py search=x lr=0.1", "Best trial"):
         assert words in text, words
+    own = {"provider": "command-line", "path": "/own", "schema": "file"}
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"config_sources": [own]}}}), folder / "0" / HYDRA_SETTINGS)
+    assert "what you trust of it, add: --config-dir /own" in " ".join(told(folder)[1].split())
 
 
 def test_everything_in_a_folder_in_a_line_each(sweep: Path, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
-def told(*folders: Path) -> tuple[int, str]:
-    console = Console(width=150)
+def told(*folders: Path, width: int = 150) -> tuple[int, str]:
+    console = Console(width=width)
     with console.capture() as capture:
         code = main([str(folder) for folder in folders], console)
     return code, capture.get()
@@ -70,7 +70,7 @@ def test_the_rest_of_a_sweep_is_done_where_its_jobs_lie(sweep: Path) -> None:
 @pytest.mark.parametrize("name", ["a,b", "a b", "é, x=1"])
 def test_the_rest_of_a_sweep_can_be_typed_whatever_its_folder_is_called(tmp_path: Path, sweep: Path, name: str) -> None:
     folder = sweep.rename(tmp_path / name)
-    words = shlex.split(told(folder)[1].partition("To do the rest: ")[2].replace("\n", " "))
+    words = shlex.split(told(folder, width=1000)[1].partition("To do the rest: ")[2])
     override = OverridesParser.create().parse_override(next(w for w in words if w.startswith("hydra.sweep.dir=")))
     assert str(override.value()) == str(folder)
 

@@ -12,6 +12,9 @@ import torchvision.datasets as official
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from pffdst.config.check import problems_of
+from pffdst.config.choices import Choices
+from pffdst.config.compose import compose
 from pffdst.data.dataset import DataError, ImageSet, channel_statistics
 from pffdst.data.sources.archive import Archive
 from pffdst.data.sources.vision import ParquetSource, VisionSource
@@ -186,6 +189,16 @@ def test_own_folder_missing_or_empty(tmp_path, own):
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(DataError, match=r"dataset.path must name the folder of the parquet shards, but .* is none"):
         own.load(0)
+
+
+@pytest.mark.parametrize(("dataset", "model"), [("parquet", "cnn"), ("folder", "cnn"), ("text", "text_transformer")])
+def test_a_folder_that_is_not_there_is_one_problem(tmp_path, config_dir, dataset, model):
+    """Not one for each split."""
+    path = tmp_path / "gone"
+    (problem,) = problems_of(
+        compose([f"dataset={dataset}", f"model={model}", f"dataset.path={path}"], config_dir), Choices()
+    )
+    assert f"{path} is none" in problem
 
 
 def test_a_colourless_training_set_cannot_be_normalised(tmp_path, own, encode, write_shard):

@@ -108,6 +108,7 @@ def test_more_trials_and_another_sampler_are_the_same_search(tmp_path: Path) -> 
         ("{low: 0.01, high: 1, log: true}", "{low: 0.1, high: 1, log: true, step: 0.1}", "leave one out"),
         ("{low: 0.01, high: 1, log: true}", "{low: 0.0, high: 1}", "search.space, at lr=0.0: lr=0.0: expected lr > 0"),
         ("{low: 0.01, high: 1, log: true}", "[0.1, fast]", "lr=fast: expected a number"),
+        ("lr: {low: 0.01, high: 1, log: true}", "{}", "search.space: no key is given; write e.g. lr:"),
         ("lr:", "learning_rate:", "there is no such key"),
         ("lr: {low: 0.01, high: 1, log: true}", "codec: [fp32, fp64]", "options: codec=bf16"),
         ("val/acc_global", "val/accuracy", "did you mean val/acc_global"),
@@ -127,6 +128,15 @@ def test_a_problem_says_what_to_write(tmp_path: Path, old: str, new: str, words:
     assert old in GOOD
     found = problems(tmp_path, GOOD.replace(old, new))
     assert any(words in line for line in found), found
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    text = GOOD
+    for old, new in (("trials: 4", "trials: 0"), ("maximize", "max"), ("lr: {", "lr: {low: 0}\n      momentum: {")):
+        text = text.replace(old, new)
+    found = "\n".join(problems(tmp_path, text))
+    for part in ("search.trials=0", "expected maximize", "lr: high is missing", "at momentum=1.0: momentum=1.0"):
+        assert part in found, found
 
 
 def test_a_search_on_the_test_set_says_so_in_its_name(tmp_path: Path) -> None:

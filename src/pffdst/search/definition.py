@@ -29,6 +29,9 @@ SPACE = "search.space"
 _KEYS = ("trials", "folder", "sampler", "objectives", "fixed", "space")
 _NEEDED = ("trials", "folder", "sampler", "objectives", "space")
 _INTERVAL = ("low", "high", "log", "step")
+_MAPPINGS = ("objectives", "space", "sampler", "fixed")
+_EMPTY = "no key is given; write e.g. lr: {low: 0.01, high: 0.1, log: true}"
+_ALL_SET = "nothing is left to search; the command line sets every key of it"
 _EXAMPLE = "a list of choices, such as [0.8, 0.9], or an interval, such as {low: 0.01, high: 0.1, log: true}"
 
 
@@ -59,7 +62,7 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
     composed = opened.compose(given)
     cfg, name = composed.cfg, str(composed.choices.chosen.get("search"))
     problems = list(_shape_problems(cfg.search))
-    if problems:
+    if not _readable(cfg.search):
         raise ConfigError(problems)
     own = tuple(line for line in given if key_of(line) != "search" and not key_of(line).startswith("search."))
     given_keys = {key_of(line).lstrip("+") for line in own}
@@ -67,9 +70,11 @@ def read_search(opened: Session, given: Sequence[str]) -> Search:
     overrides = (*(written(key, value) for key, value in fixed.items()), *own)
     nodes = {str(key): node for key, node in cfg.search.space.items() if key not in given_keys}
     base = opened.compose(overrides).cfg
-    space, problems = _space(nodes, base)
-    problems += _contents(cfg.search, name, set(fixed) & set(nodes), base)
-    problems = problems or list(_value_problems(opened, overrides, space))
+    space, wrong = _space(nodes, base)
+    if not nodes:
+        wrong.append(f"{SPACE}: {_ALL_SET if cfg.search.space else _EMPTY}")
+    problems += [*wrong, *_contents(cfg.search, name, set(fixed) & set(nodes), base)]
+    problems += _value_problems(opened, overrides, space)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     plain = OmegaConf.to_container(cfg.search, resolve=True)
@@ -100,12 +105,17 @@ def _shape_problems(node: Any) -> Iterator[str]:
     for key in _NEEDED:
         if node.get(key) is None:
             yield f"search.{key} is missing; configs/search/*.yaml show how it is written"
-    for key in ("objectives", "space", "sampler", "fixed"):
+    for key in _MAPPINGS:
         if node.get(key) is not None and not isinstance(node[key], DictConfig):
             yield f"search.{key}={node[key]}: expected a mapping, as in configs/search/*.yaml"
     trials = node.get("trials")
     if trials is not None and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
         yield f"search.trials={trials}: expected a whole number >= 1; write e.g. search.trials=20"
+
+
+def _readable(node: Any) -> bool:
+    """Whether every part that the rest is read off is a mapping; `fixed` alone may be left out."""
+    return all(isinstance(node.get(key), DictConfig) or (key == "fixed" and node.get(key) is None) for key in _MAPPINGS)
 
 
 def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) -> list[str]:
@@ -145,7 +155,7 @@ def _sampler_problems(node: DictConfig) -> list[str]:
 
 def _space(nodes: Mapping[str, Any], base: DictConfig) -> tuple[dict[str, BaseDistribution], list[str]]:
     found: dict[str, BaseDistribution] = {}
-    lines = [] if nodes else ["search.space: nothing is left to search; the command line sets every key of it"]
+    lines = []
     for key, node in nodes.items():
         reason = _choices_problem(node) if OmegaConf.is_list(node) else _interval_problem(node)
         if reason is not None:

@@ -85,7 +85,9 @@ class TableFiles:
         return [_nothing(folder, self.node, "train", self.train)]
 
     def test_problems(self, folder: Path) -> list[str]:
-        """Why there is no test split."""
+        """Why there is no test split; nothing where there is no folder, which `problems` tells."""
+        if not folder.is_dir():
+            return []
         found = self.find(folder)
         if found.test or found.problems:
             return []

@@ -57,14 +57,18 @@ def test_a_sweep_with_every_kind_of_job(sweep: Path) -> None:
     assert f"train.py -m rounds=4 seed=0,1,2,3,4 hydra.sweep.dir={sweep}" in " ".join(text.split())
 
 
-def test_the_rest_of_a_sweep_is_done_where_its_jobs_lie(sweep: Path) -> None:
+def test_the_rest_of_a_sweep_is_done_where_and_as_its_jobs_were(sweep: Path) -> None:
     saved = OmegaConf.load(sweep / "multirun.yaml")
-    given = ["hydra.sweep.subdir=a/${hydra.job.num}", "hydra.searchpath=[/x]", "hydra.mode=MULTIRUN"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
+    given = ["hydra.sweep.subdir=a/${hydra.job.num}", *launcher, "hydra.searchpath=[/x]", "hydra.mode=MULTIRUN"]
     saved.hydra.overrides.hydra = given
     OmegaConf.save(saved, sweep / "multirun.yaml")
     text = " ".join(told(sweep)[1].split())
-    assert f"'hydra.sweep.subdir=a/${{hydra.job.num}}' hydra.sweep.dir={sweep}" in text
+    assert f"'hydra.sweep.subdir=a/${{hydra.job.num}}' {' '.join(launcher)} hydra.sweep.dir={sweep}" in text
     assert "searchpath" not in text, "a folder may come from anybody"
+    saved.hydra.overrides.hydra = ["hydra/launcher=mine", "hydra.launcher.n_jobs={_target_: os.abort}"]
+    OmegaConf.save(saved, sweep / "multirun.yaml")
+    assert "launcher" not in told(sweep)[1]
 
 
 @pytest.mark.parametrize("name", ["a,b", "a b", "é, x=1"])

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pffdst.cli.sweep_table import counts, table_of
 from pffdst.config.resume import as_value
-from pffdst.config.sweeps import grid_of, saved_overrides, saved_subdir
+from pffdst.config.sweeps import grid_of, saved_launcher, saved_overrides, saved_subdir
 from pffdst.config.trust import places_of, plain_settings
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
@@ -132,7 +132,8 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
     if not (folder / SWEEP).is_file():
         return _trusting(f"To go on: {command_line('train', [f'resume={folder}'])}", [], places)
     task = [*saved_overrides(folder), *saved_subdir(folder)]
-    return _told("To do the rest", task, "-m", f"hydra.sweep.dir={as_value(str(folder))}", places=places)
+    own = [*saved_launcher(folder), f"hydra.sweep.dir={as_value(str(folder))}"]
+    return _told("To do the rest", task, "-m", *own, places=places)
 
 
 def _told(what: str, saved: Sequence[str], *own: str, places: Sequence[str] = ()) -> str:

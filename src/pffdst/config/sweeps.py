@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
@@ -22,12 +23,13 @@ from pffdst.config.flags import key_of
 from pffdst.config.ranges import range_problems
 from pffdst.runs.files import SWEEP, FileProblem, read_yaml
 
-__all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_overrides", "saved_subdir"]
+__all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_launcher", "saved_overrides", "saved_subdir"]
 
 _MOST_JOBS = 100_000
 _NO_VALUES = (ValueError, TypeError, ArithmeticError)  # what a sweep raises that can be written and not be counted
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Job = tuple[str, ...]
+_LAUNCHER = re.compile(r"hydra/launcher=joblib|hydra\.launcher\.n_jobs=-?[0-9]{1,4}")
 _UNIQUE = ("hydra.job.num", "hydra.job.id")
 
 
@@ -72,9 +74,17 @@ def saved_subdir(sweep: Path) -> list[str]:
 
     What else was said to Hydra is not repeated: a folder may come from anybody.
     """
+    return [line for line in _said_to_hydra(sweep) if line.startswith("hydra.sweep.subdir=")][-1:]
+
+
+def saved_launcher(sweep: Path) -> list[str]:
+    """The overrides that had a sweep's jobs run side by side, by a launcher that is installed with this package."""
+    return [line for line in _said_to_hydra(sweep) if _LAUNCHER.fullmatch(line)]
+
+
+def _said_to_hydra(sweep: Path) -> list[str]:
     try:
-        given = map(str, read_yaml(sweep / SWEEP)["hydra"]["overrides"]["hydra"])
-        return [line for line in given if line.startswith("hydra.sweep.subdir=")][-1:]
+        return list(map(str, read_yaml(sweep / SWEEP)["hydra"]["overrides"]["hydra"]))
     except (FileProblem, AttributeError, KeyError, TypeError):
         return []
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pffdst.report.figures import bytes_to_reach, drawn_runs, spread_of
+from pffdst.report.groups import group_runs, keys_of
 from pffdst.report.html import page
 from pffdst.report.library import Library
 from pffdst.report.payload import payload
@@ -89,6 +90,37 @@ def test_the_first_screen_says_which_method_how_accurate_how_many_bytes(tab, gro
     spread = f" ± {100 * found.sd:.1f}" if len(best.runs) > 1 else ""
     assert f"{100 * found.mean:.1f}{spread} %" in card.replace("\n", "")
     assert tab.page.locator("#groups tbody tr").first.bounding_box()["y"] < 900
+
+
+@pytest.mark.parametrize(
+    ("seeds", "others", "told"),
+    [
+        ((0,), (0,), ", from one seed"),
+        ((0, 1), (1,), ", by the one seed of both"),
+        ((0, 1, 2), (0, 1), ", by the 2 seeds of both"),
+        ((0,), (1,), ", from different seeds"),
+    ],
+)
+def test_a_lead_is_that_of_the_seeds_of_both(browser, tmp_path, write, seeds, others, told):
+    for method, own in (("pffdst", seeds), ("feddst", others)):
+        for seed in own:
+            write(tmp_path / "logs" / f"{method}{seed}", method=method, seed=seed)
+    shelf = Library([tmp_path / "logs"]).look()
+    path = tmp_path / "report.html"
+    path.write_text(page(payload(shelf)), encoding="utf-8")
+    tab = Tab(browser, path.as_uri())
+    tab.page.fill("#targets", "20")  # both reach it
+    tab.page.press("#targets", "Enter")
+    card, fewest = (tab.page.locator(".card").nth(i).inner_text() for i in (0, 1))
+    tab.context.close()
+    groups = group_runs(shelf.runs, keys_of(shelf.runs))
+    scores = [{run.config["seed"]: 100 * run.final["ema_acc_global"] for run in group.runs} for group in groups]
+    scores.sort(key=lambda each: -spread_of(list(each.values())).mean)
+    best, second = ([each[seed] for seed in {*seeds} & {*others} or each] for each in scores)
+    points = spread_of(best).mean - spread_of(second).mean
+    assert f"{abs(points):.1f} points {'below' if points < 0 else 'above'} " in card
+    assert told in card
+    assert ("from different seeds" in fewest, "–" in fewest) == (not {*seeds} & {*others}, False)
 
 
 def test_every_picture_is_drawn_and_tells_itself_in_words(tab):

@@ -98,6 +98,9 @@ const plusMinus = (middle, spread, digits) => [
   el("span", { class: "sd" }, Number.isFinite(spread) ? ` ± ${fixed(spread, digits)}` : ""),
 ];
 
+const plusMinusText = (middle, spread, digits) =>
+  `${fixed(middle, digits)}${Number.isFinite(spread) ? ` ± ${fixed(spread, digits)}` : ""}`;
+
 // A group's line and marker as the plots draw them.
 function swatch(look) {
   const dashes = { solid: "none", dash: "6 4", dot: "2 3", dashdot: "7 3 2 3" }[look.dash];

@@ -81,11 +81,11 @@ function comparedText(left, right, figure, compare) {
   if (against.n === 0) return el("span", { class: "none" }, ABSENT);
   const isRatio = compare === ratioOf;
   const scale = isRatio ? 1 : 100;
-  const sd = Number.isFinite(against.sd) ? ` ± ${fixed(scale * against.sd, isRatio ? 2 : 1)}` : "";
+  const text = plusMinusText(scale * against.mean, scale * against.sd, isRatio ? 2 : 1);
   const sign = !isRatio && against.mean > 0 ? "+" : "";
   const unit = isRatio ? "×" : "points";
   return [
-    `${sign}${fixed(scale * against.mean, isRatio ? 2 : 1)}${sd} ${unit}`,
+    `${sign}${text} ${unit}`,
     isDoubtful(against, isRatio ? 1 : 0) && el("span", { class: "sub" }, "within twice its standard error"),
   ];
 }

@@ -65,17 +65,21 @@ function mostAccurate(seen) {
   return figureCard("Most accurate", best.group, plusMinus(100 * middle, 100 * sd, 1), "%", lines);
 }
 
-// A lead smaller than the seeds' own spread is no lead.
+// Compared on the seeds that both have, where the second may well be ahead.
 function leadText(best, second) {
   const lead = paired(best.group, second.group, (run) => run.final[state.accuracy] ?? null, differenceOf);
   const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
-  const doubt =
-    lead.n > 1 && Math.abs(lead.mean) <= lead.sd
-      ? ", less than the spread between seeds"
-      : lead.n < 2
-        ? ", from one seed"
-        : "";
-  return `${fixed(points, 1)} points above ${second.group.label}${doubt}`;
+  const side = points < 0 ? "below" : "above";
+  const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead, best, second)}`;
+  return isDoubtful(lead, 0) ? `${text}, within twice its standard error` : text;
+}
+
+// From which seeds a comparison is, where it is not from all of both.
+function seedsText(shared, best, second) {
+  if (shared.n === 0) return ", from different seeds";
+  const all = Math.max(best.accuracy.n, second.accuracy.n);
+  if (shared.n === all) return all === 1 ? ", from one seed" : "";
+  return shared.n === 1 ? ", by the one seed of both" : `, by the ${shared.n} seeds of both`;
 }
 
 function fewestBytes(seen) {
@@ -93,9 +97,8 @@ function fewestBytes(seen) {
   const lines = [`${ranked.length} of ${seen.groups.length} groups reach it with every seed`];
   if (other !== undefined) {
     const times = paired(other.group, best.group, reach(level), ratioOf);
-    lines.push(
-      `${other.group.label} needs ${fixed(times.mean, 2)}${Number.isFinite(times.sd) ? ` ± ${fixed(times.sd, 2)}` : ""} times as many`,
-    );
+    const many = times.n > 0 ? plusMinusText(times.mean, times.sd, 2) : fixed(other.sent.mean / best.sent.mean, 2);
+    lines.push(`${other.group.label} needs ${many} times as many${times.n > 0 ? "" : ", from different seeds"}`);
   }
   const sd = Number.isFinite(best.sent.sd) ? el("span", { class: "sd" }, ` ± ${scale.text(best.sent.sd)}`) : null;
   return figureCard(
@@ -363,7 +366,7 @@ function reachTable(seen) {
     cell: (spread, scale) => reachCell(spread, scale),
     unit: (values) => columnScale(values, BYTES),
     relative: (times, own) =>
-      own ? "1 ×" : `${fixed(times.mean, 2)}${Number.isFinite(times.sd) ? ` ± ${fixed(times.sd, 2)}` : ""} ×`,
+      own ? "1 ×" : `${plusMinusText(times.mean, times.sd, 2)} ×`,
   });
 }
 
@@ -385,6 +388,6 @@ function atTable(seen) {
     relative: (points, own) =>
       own
         ? "reference"
-        : `${points.mean > 0 ? "+" : ""}${fixed(100 * points.mean, 1)}${Number.isFinite(points.sd) ? ` ± ${fixed(100 * points.sd, 1)}` : ""} points`,
+        : `${points.mean > 0 ? "+" : ""}${plusMinusText(100 * points.mean, 100 * points.sd, 1)} points`,
   });
 }

@@ -6,6 +6,7 @@ needs axe-core's axe.min.js (PFFDST_TEST_AXE, or npm to fetch it).
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -354,6 +355,28 @@ def test_no_label_of_a_point_covers_another(tab):
                 or b["y"] + b["height"] <= a["y"] + 1
             )
             assert apart, (a, b)
+
+
+def test_many_lines_keep_the_scale_and_the_highest_are_named(browser, tmp_path, write):
+    for number in range(40):
+        write(tmp_path / "logs" / str(number), method=f"m{number}")
+    path = tmp_path / "report.html"
+    path.write_text(page(payload(Library([tmp_path / "logs"]).look())), encoding="utf-8")
+    tab = Tab(browser, path.as_uri())
+    tab.look_at("plot-curves")
+    drawn = "document.getElementById('plot-curves')"
+    low, high = tab.page.evaluate(f"{drawn}._fullLayout.yaxis.range")
+    values = tab.page.evaluate(f"{drawn}.data.filter((t) => t.meta.said).map((t) => [t.name, t.y])")
+    labels = tab.page.evaluate(f"{drawn}.layout.annotations.map((each) => [each.y, each.text])")
+    tab.context.close()
+    every = [value for _, line in values for value in line]
+    room = max(every) - min(every)
+    assert min(every) - 0.2 * room < low < min(every) < max(every) < high < max(every) + 0.2 * room
+    heights = sorted(y for y, _ in labels)
+    assert 10 < len(labels) < 25
+    assert all(y - x > room / 25 for x, y in itertools.pairwise(heights))
+    highest = sorted(values, key=lambda line: line[1][-1])[-len(labels) :]
+    assert {text for _, text in labels} == {name for name, _ in highest}
 
 
 def test_the_usual_levels_are_above_chance_and_reached_by_half(tab, groups):

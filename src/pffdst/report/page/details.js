@@ -294,7 +294,7 @@ function densityMap(seen) {
     layout: layoutOf({
       xaxis: axis("round", { tickformat: "d" }),
       yaxis: axis("alive, %", { rangemode: "tozero" }),
-      annotations: isNarrow() ? [] : endLabels(labels, (span * 18) / 200),
+      annotations: isNarrow() ? [] : endLabels(labels, (span * 18) / 200, [0, span]),
       margin: { l: 50, r: isNarrow() ? 12 : 200, t: 8, b: 44 },
       uirevision: run.id,
     }),

@@ -88,11 +88,12 @@ function accuracyCurves(seen) {
     ({ group, points }) =>
       `${group.label} ${percentText(points.at(-1).y.mean)} at ${axisOf.text(axisOf.of(points.at(-1)))}`,
   );
+  const layout = curveLayout(drawnGroups, axisOf);
   return {
     traces,
-    layout: curveLayout(drawnGroups, axisOf, words),
+    layout,
     label: `Line chart of accuracy (${words}) against ${axisOf.words}. At the end: ${ends.join("; ")}. Arrow keys read the values.`,
-    caption: `${words[0].toUpperCase()}${words.slice(1)}, in percent, against ${axisOf.words}. ${state.spread === "band" ? "Lines are means over seeds, bands one standard deviation." : "Thick lines are means over seeds, thin ones single runs."} Drag to zoom, double-click to go back.`,
+    caption: `${words[0].toUpperCase()}${words.slice(1)}, in percent, against ${axisOf.words}. ${state.spread === "band" ? "Lines are means over seeds, bands one standard deviation." : "Thick lines are means over seeds, thin ones single runs."} ${layout.annotations.length < drawnGroups.length && !isNarrow() ? `The ${layout.annotations.length} highest at the end are named. ` : ""}Drag to zoom, double-click to go back.`,
   };
 }
 
@@ -112,10 +113,10 @@ function thinLine(run, group, axisOf) {
   };
 }
 
-function curveLayout(drawnGroups, axisOf, words) {
+function curveLayout(drawnGroups, axisOf) {
   const values = drawnGroups.flatMap(({ points }) => points.flatMap((p) => [100 * p.y.mean]));
-  const span = Math.max(...values) - Math.min(...values) || 1;
-  const room = (1.05 * span * 18) / 340;
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const span = high - low || 1;
   const xs = drawnGroups.flatMap(({ points }) => points.map(axisOf.of));
   const labels = isNarrow()
     ? []
@@ -125,7 +126,8 @@ function curveLayout(drawnGroups, axisOf, words) {
           text: group.label,
           color: group.look.color,
         })),
-        room,
+        (1.05 * span * 18) / 340,
+        [low, low + span],
       );
   const widest = Math.min(36, Math.max(...drawnGroups.map(({ group }) => group.label.length), 4));
   return layoutOf({

@@ -162,17 +162,22 @@ function withCursor(node) {
 
 const brief = (text, most = isNarrow() ? 24 : 36) => plain(text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-// Labels at the ends of lines, moved apart so that none covers another. Points: {y, text, color}, room in the axis' units.
-function endLabels(points, room) {
-  const sorted = [...points].sort((a, b) => a.y - b.y).map((point) => ({ ...point, place: point.y }));
-  for (let i = 1; i < sorted.length; i += 1) sorted[i].place = Math.max(sorted[i].place, sorted[i - 1].place + room);
-  const shift = sorted.length > 1 ? mean(sorted.map((each) => each.place - each.y)) : 0;
-  return sorted.map(({ place, text, color }) => ({
+// Labels at the ends of lines, moved apart so that none covers another and all stay between `low` and `high`: those of
+// the highest lines, where there is not room for all. Points: {y, text, color}, room in the axis' units.
+function endLabels(points, room, [low, high]) {
+  const most = Math.floor((high - low) / room) + 1;
+  const sorted = [...points].sort((a, b) => a.y - b.y).slice(-most);
+  const places = [];
+  for (const { y } of sorted) places.push(Math.max(y, (places.at(-1) ?? -Infinity) + room));
+  const shift = mean(places.map((place, i) => place - sorted[i].y));
+  for (const i of places.keys()) places[i] = Math.max(places[i] - shift, low + i * room);
+  for (let i = places.length - 1, top = high; i >= 0; i -= 1, top -= room) places[i] = Math.min(places[i], top);
+  return sorted.map(({ text, color }, i) => ({
     xref: "paper",
     x: 1,
     xanchor: "left",
     xshift: 8,
-    y: place - shift,
+    y: places[i],
     yanchor: "middle",
     text: brief(text),
     showarrow: false,

@@ -9,7 +9,7 @@ const partOf = (group, way, part) =>
 const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? null)).mean || 0;
 const partsSum = (group, way) => PARTS_OF.reduce((sum, part) => sum + partOf(group, way, part), 0);
 
-// Rows have numbers for places: two long names that are cut short alike stay two rows.
+// Rows have places of their own, not their names: two long names that are cut short alike stay two rows.
 function parts(seen) {
   const rows = seen.shown.toReversed();
   const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
@@ -42,11 +42,11 @@ function partTrace(rows, way, part, i, scale) {
   const shape =
     state.partsAs === "log"
       ? { type: "scatter", mode: "markers", marker: { color, size: 10 } }
-      : { type: "bar", orientation: "h", marker: { color, line: { width: 0 } } };
+      : { type: "bar", orientation: "h", width: 0.65 * rowHeight(1), marker: { color, line: { width: 0 } } };
   return {
     ...shape,
     name: PART_WORDS[part],
-    y: rows.map((_, row) => row),
+    y: partsPlaces(rows).places,
     x: rows.map(value),
     xaxis: i === 0 ? "x" : "x2",
     meta: {},
@@ -55,13 +55,23 @@ function partTrace(rows, way, part, i, scale) {
   };
 }
 
-const partsHeight = (seen) =>
-  110 + seen.shown.reduce((sum, group) => sum + rowHeight(rowLines(group).length), 0);
+const partsHeight = (seen) => 110 + partsPlaces(seen.shown).total;
 const rowHeight = (lines) => (isPaper() ? 7 + 13 * lines : 12 + 14 * Math.max(lines, isNarrow() ? 2 : 1.3));
+
+// The middles of rows that are as high as their names, in pixels from the lowest up, and the height of all.
+function partsPlaces(rows) {
+  const places = [];
+  let total = 0;
+  for (const high of rows.map((group) => rowHeight(rowLines(group).length))) {
+    places.push(total + high / 2);
+    total += high;
+  }
+  return { places, total };
+}
 
 // A name in lines of so many letters, broken between its parts.
 function rowLines(group) {
-  const most = isNarrow() ? 18 : 26;
+  const most = isNarrow() ? 18 : 28;
   const lines = [];
   for (const part of group.label.split(" · ")) {
     const longer = lines.length > 0 ? `${lines.at(-1)} · ${part}` : part;
@@ -88,6 +98,7 @@ function partsAxis(rows, unit, domain) {
 }
 
 function partsLayout(rows, unit) {
+  const { places, total } = partsPlaces(rows);
   const title = (words, x) => ({
     text: words,
     xref: "paper",
@@ -102,16 +113,15 @@ function partsLayout(rows, unit) {
   });
   return layoutOf({
     barmode: "stack",
-    bargap: 0.35,
     xaxis: partsAxis(rows, unit, [0, 0.46]),
     xaxis2: { ...partsAxis(rows, unit, [0.54, 1]), anchor: "y" },
     yaxis: axis("", {
       gridcolor: state.partsAs === "log" ? css("--grid") : "rgba(0,0,0,0)",
       tickfont: { size: isNarrow() ? 11 : 12, color: css("--ink") },
       ticklabelstandoff: 6,
-      tickvals: rows.map((_, row) => row),
+      tickvals: places,
       ticktext: rows.map((group) => rowLines(group).join("<br>")),
-      range: [-0.6, rows.length - 0.4],
+      range: [0, total],
     }),
     annotations: [
       title(isNarrow() ? "up" : "up: clients to server", 0),

@@ -124,6 +124,9 @@ def _choice(study: Study, record: Record) -> list[str]:
         one = "1 row has none of its own and takes"
         told = one if len(others) == 1 else f"{len(others)} rows have none of their own and take"
         about += f"{told} the choice of another row, by the study's file. "
+    for more in dict.fromkeys(" ".join(row.tuning) for row in study.rows.values() if row.tuning):
+        labels = [row.label for row in study.rows.values() if " ".join(row.tuning) == more]
+        about += f"The tries of {', '.join(labels)} have `{more}`. "
     about += "Validation accuracy in percent:"
     return ["## What each row chose", about, _markdown(lines)]
 

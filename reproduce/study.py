@@ -27,12 +27,14 @@ CONFIGS = STUDIES.parent / "configs"
 class Row:
     """What a run is called on the page, and its overrides beside the study's `setting`.
 
-    `tuned_as`: the row whose tries serve for this one too, which then has none of its own.
+    `tuned_as`: the row whose tries serve for this one too, which then has none of its own. `tuning`: overrides of this
+    row's tries, after those of every row's.
     """
 
     label: str
     overrides: list[str]
     tuned_as: str = ""
+    tuning: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -154,6 +156,8 @@ def _problems(study: Study) -> Iterator[str]:
     for name, row in study.rows.items():
         if row.tuned_as and (row.tuned_as not in study.rows or study.rows[row.tuned_as].tuned_as or not study.tuning):
             yield f"{name}: tuned_as: {row.tuned_as}: expected a row that has tries of its own"
+        if row.tuning and (row.tuned_as or not study.tuning):
+            yield f"{name}: tuning: expected a row that has tries of its own"
     if study.tuning and (len(tries) < 2 or not any(_holds_back(word) for word in study.tuning.setting)):
         yield "tuning: expected two or more `tries`, and a setting with a share to choose by, as validation_share=0.1"
     for section in study.sections:
@@ -192,7 +196,8 @@ def _tries(study: Study, row: str) -> list[Job]:
     if study.tuning is None:
         return []
     row = study.rows[row].tuned_as or row
-    common, seed = (*study.setting, *study.rows[row].overrides, *study.tuning.setting), study.tuning.seed
+    own = study.rows[row]
+    common, seed = (*study.setting, *own.overrides, *study.tuning.setting, *own.tuning), study.tuning.seed
     return [Job(f"{row}.{name}", seed, (*common, *words, f"seed={seed}")) for name, words in study.tuning.tries.items()]
 
 

@@ -12,7 +12,7 @@ from pffdst.core.errors import UserError
 from reproduce.__main__ import main
 from reproduce.page import text
 from reproduce.record import Entry, Record
-from reproduce.study import Study, checked, load
+from reproduce.study import Study, checked, jobs_of, load
 from reproduce.tuning import jobs, picks
 
 MakeEntry = Callable[..., Entry]
@@ -101,6 +101,21 @@ def test_a_row_without_tries_takes_the_choice_of_another(
         tuned_file.write_text(whole.replace("[method=pffdst]}", f"[method=pffdst], tuned_as: {other}}}"))
         with pytest.raises(UserError, match=f"moving: tuned_as: {other}: expected a row that has tries of its own"):
             load(str(tuned_file))
+
+
+def test_the_tries_of_a_row_may_have_a_setting_of_their_own(tuned_file: Path, tried: Tried) -> None:
+    whole = tuned_file.read_text()
+    tuned_file.write_text(whole.replace("[method=pffdst]}", "[method=pffdst], tuning: [rounds=12]}"))
+    study = load(str(tuned_file))
+    given = {job.name: job.overrides for job in jobs_of(study)}
+    assert [name for name, words in given.items() if "rounds=12" in words] == ["moving.slow/7", "moving.fast/7"]
+    assert given["moving.slow/7"].index("rounds=12") > given["moving.slow/7"].index("rounds=8"), "the last one counts"
+    checked(jobs_of(study))
+    assert picks(study, tried()) == {"fixed": "slow"}, "tries with another setting are other tries"
+    assert "The tries of PFFDST have `rounds=12`." in text(study, "masks", tried())
+    tuned_file.write_text(whole.replace("[method=pffdst]}", "[method=pffdst], tuned_as: fixed, tuning: [rounds=12]}"))
+    with pytest.raises(UserError, match="moving: tuning: expected a row that has tries of its own"):
+        load(str(tuned_file))
 
 
 def test_the_test_set_never_chooses(tuned: Study, tried: Tried, make_entry: MakeEntry) -> None:

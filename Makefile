@@ -1,12 +1,12 @@
-# make demo   a first run, from nothing
-# make test   style, types, layers and the whole test suite; what was skipped, and what to install for it, at the end
-# make test-fast   about a minute, for daily work: one law of every option, and the parts that everything rests on
+# make demo   a first run, including the installation
+# make test   style, types, layers and the whole test suite; ends with what was skipped and what to install for it
+# make test-fast   about a minute, for daily work: one law of every option, and the parts that everything depends on
 # make docs   the documentation as a site in site/; a broken link is an error
-# make picture   the README's picture, from its sweep played anew
-# make reproduce STUDY=lenet_cifar10   plays a study and writes docs/results/lenet_cifar10.md
-# make deploy-demo   servers and nodes over Flower on this machine, TLS and keys included
-# make fault-check   every way a run can be ended, and what it leaves
-# make sbom   what is installed, with its licences, in .sbom/
+# make picture   the README's picture, from a new run of its sweep
+# make reproduce STUDY=lenet_cifar10   runs a study and writes docs/results/lenet_cifar10.md
+# make deploy-demo   server and nodes over Flower on this machine, with TLS and keys
+# make fault-check   every way a run can be stopped, and what it leaves behind
+# make sbom   the installed packages with their licences, in .sbom/
 # make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python train.py
 
-# ARGS: more, such as --folder FOLDER, which keeps its files
+# ARGS: further options, such as --folder FOLDER, which keeps its files
 deploy-demo: $(STAMP)
 	$(BIN)/python -m pffdst deploy demo $(ARGS)
 
@@ -47,7 +47,7 @@ picture: $(STAMP)
 	$(BIN)/python -m pffdst.report logs/readme --png logs/readme/figures
 	cp logs/readme/figures/accuracy_by_bytes.png docs/report.png
 
-# DATA: the folder of the dataset, where it is not in data/; JOBS: runs side by side; ARGS: more, such as --minutes 60
+# DATA: the dataset's folder, if not in data/; JOBS: runs in parallel; ARGS: further options, such as --minutes 60
 reproduce: $(STAMP)
 	@test -n "$(STUDY)" || { echo "write e.g. make reproduce STUDY=lenet_cifar10"; exit 2; }
 	$(BIN)/python -m reproduce $(STUDY) $(if $(DATA),--data $(DATA)) --jobs $(or $(JOBS),1) $(ARGS)
@@ -76,19 +76,19 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(REHEARSED)
 	$(BIN)/python benchmarks/engines.py --device $(DEVICE) $(if $(REHEARSED),--quick) $(REHEARSED)
 
-# Whether engine=batched is right on this GPU: under two minutes; DEVICE=cpu rehearses the checks anywhere
+# Checks engine=batched on this GPU in under two minutes; DEVICE=cpu rehearses the checks anywhere
 gpu-check: $(STAMP)
 	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE)
 
-# FedAvg beside pfl-research, Flower, BlazeFL and a bare loop, in environments of their own under PEERS (some 4 GB);
+# FedAvg compared with pfl-research, Flower, BlazeFL and a bare loop, in separate environments under PEERS (about 4 GB);
 # half an hour on two quiet cores, ten minutes for the environments. DATA: a folder with CIFAR-10; ARGS: --repetitions 1
 PEERS ?= .peers
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers/setup.py $(PEERS) $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/peers/race.py $(PEERS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-# On Linux every file that is installed is checked against the hashes in requirements.lock. The wheels that other
-# systems take (torch without CUDA, say) are others: there the versions alone are fixed.
+# On Linux, every installed file is checked against the hashes in requirements.lock. Other systems use different
+# wheels (such as torch without CUDA), so there only the versions are fixed.
 ifeq ($(shell uname -sm),Linux x86_64)
 INSTALL = --require-hashes --no-deps --requirement requirements.lock
 ITSELF = --no-deps --no-build-isolation --editable .
@@ -111,7 +111,7 @@ lock:
 	rm -rf .lock
 	$(MAKE) hashes
 
-# After a line of constraints.txt was added or changed.
+# Run this after adding or changing a line in constraints.txt.
 hashes:
 	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	(cat constraints.txt; echo setuptools==84.2.1) > .lock/wanted.txt
@@ -119,7 +119,7 @@ hashes:
 	 .lock/bin/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header .lock/wanted.txt) > .lock/made
 	mv .lock/made requirements.lock && rm -rf .lock
 
-# .sbom/sbom.json (CycloneDX) and .sbom/licences.md, made by tools in an environment of their own.
+# .sbom/sbom.json (CycloneDX) and .sbom/licences.md, made by tools in a separate environment.
 sbom: $(STAMP)
 	test -x .sbom/venv/bin/python || $(PYTHON) -m venv .sbom/venv
 	.sbom/venv/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-licenses==5.5.5

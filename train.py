@@ -1,4 +1,4 @@
-"""Train one federated model, a sweep of them, or search for one: `python train.py --help`."""
+"""Train one federated model, a sweep, or a search: `python train.py --help`."""
 
 import sys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import counted
 from reproduce import packing, page, tuning
 from reproduce.play import Player
 from reproduce.record import Record
@@ -20,6 +22,7 @@ __all__ = ["main", "parser"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CARRY = ("pack", "unpack")
+_FOLDERS = {"runs": _ROOT / "logs" / "reproduce", "results": _ROOT / "docs" / "results"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,8 +68,8 @@ def carrier() -> argparse.ArgumentParser:
 
 
 def _add_folders(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--runs", type=Path, default=_ROOT / "logs" / "reproduce", metavar="FOLDER", help="of the runs")
-    made.add_argument("--results", type=Path, default=_ROOT / "docs" / "results", metavar="FOLDER", help="of the pages")
+    made.add_argument("--runs", type=Path, default=_FOLDERS["runs"], metavar="FOLDER", help="of the runs")
+    made.add_argument("--results", type=Path, default=_FOLDERS["results"], metavar="FOLDER", help="of the pages")
 
 
 def _add_choice(made: argparse.ArgumentParser) -> None:
@@ -118,7 +121,9 @@ def _main(given: argparse.Namespace) -> int:
     write()
     print(f"written: {path}")
     if sitting.left and not given.write_only:
-        print(f"{len(sitting.left)} runs are left; the same command goes on, --list says how far each is")
+        verb = "is" if len(sitting.left) == 1 else "are"
+        broken = f" ({failed} failed)" if failed else ""
+        print(f"{counted(len(sitting.left), 'run')} {verb} left{broken}; --list shows them, the same command resumes")
     return 1 if failed else 0
 
 
@@ -156,8 +161,14 @@ def _unpack(given: argparse.Namespace) -> int:
     print("\n".join(lines))
     if changed:
         page.write(study, own, record, given.results / f"{own}.md")
-    print(f"python -m reproduce {given.study or own} goes on with it")
+    print(f"to resume: {_again(given, given.study or own)}")
     return 0
+
+
+def _again(given: argparse.Namespace, study: str) -> str:
+    """The command that plays a study with the same folders."""
+    ways = [(f"--{way}", getattr(given, way)) for way in _FOLDERS if getattr(given, way) != _FOLDERS[way]]
+    return shlex.join(["python", "-m", "reproduce", study, *(str(word) for way in ways for word in way)])
 
 
 def _words(text: str) -> list[str]:

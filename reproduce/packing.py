@@ -183,7 +183,7 @@ def _most(name: str) -> int:
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if info.is_dir() or kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
-        raise _Refused(f"{info.filename[:200]!r} is no regular file")
+        raise _Refused(f"{info.filename[:200]!r} is not a regular file")
     with archive.open(info) as file:
         content = file.read(most + 1)
     if len(content) > most or len(content) != info.file_size:

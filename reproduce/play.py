@@ -23,8 +23,9 @@ from pffdst.runs.files import OVERRIDES, read_yaml
 from pffdst.runs.jobs import has_checkpoint, in_use
 from reproduce.study import Job
 
-__all__ = ["Outcome", "Player", "play"]
+__all__ = ["LOG", "Outcome", "Player", "play"]
 
+LOG = "output.log"
 Outcome = Literal["done", "failed", "stopped"]
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ class Player:
         if in_use(folder):
             raise UserError(f"{folder}: another process is at work there; wait for it, or give another --runs")
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.log").open("ab") as log:
+        with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 self.command(job), cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
             )

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+from pffdst.core.words import counted
 from pffdst.metrics.units import format_seconds
 from pffdst.report.reading import read_run
 from reproduce import tuning
-from reproduce.play import Outcome, Player, play
+from reproduce.play import LOG, Outcome, Player, play
 from reproduce.record import Record
 from reproduce.study import Job, Study, checked
 
@@ -102,14 +103,18 @@ class Sitting:
     def _told(self, job: Job) -> str:
         if job.waits:
             return f"{job.name}: waits for its tries"
-        run = read_run(self._player.folder(job), job.name)
-        return f"{job.name}: {run.status}, {run.rounds} rounds done" if run.rounds else job.name
+        folder = self._player.folder(job)
+        run, log = read_run(folder, job.name), folder / LOG
+        if run.rounds:
+            return f"{job.name}: {run.status}, {counted(run.rounds, 'round')} done"
+        broke = log.exists() and run.status not in ("running", "stopped")
+        return f"{job.name}: failed (see {log})" if broke else job.name
 
     def _play(self, following: Callable[[], Job | None], player: Player, keep: Callable[[Job], None]) -> int:
         def said(job: Job, outcome: Outcome, seconds: float) -> None:
             if outcome == "done":
                 keep(job)
-            where = f" (see {player.folder(job) / 'output.log'})" if outcome == "failed" else ""
+            where = f" (see {player.folder(job) / LOG})" if outcome == "failed" else ""
             if seconds > 0:  # it was begun
                 told = f"{job.name}: {outcome} after {format_seconds(seconds)}{where}"
                 print(f"{time.strftime('%X')}  {told}", flush=True)

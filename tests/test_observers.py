@@ -46,7 +46,7 @@ def test_a_run_that_does_not_spend_its_bytes_plays_the_share_of_its_rounds(make_
     rich = ("observers=budget", f"observers.budget.bytes={10**12}", "observers.budget.share=0.5")
     experiment = make_experiment(*WHOLE, *rich)
     assert run(experiment)["rounds"] == 3
-    assert experiment.progress.stop == "its share of the rounds is played: 3 of 6"
+    assert experiment.progress.stop == "its share of the rounds is done: 3 of 6"
 
 
 @pytest.mark.parametrize("wrong", [{"bytes": 0}, {"bytes": 5, "share": 0.0}, {"bytes": 5, "share": 1.5}])
@@ -70,7 +70,7 @@ def test_a_run_ends_where_a_figure_has_not_been_better_for_so_many_evaluations(
     early = [f"observers.early_stopping.{line}" for line in (f"figure={figure}", "patience=2", "least=1e-9")]
     experiment = make_experiment(*STILL, *split, *early)
     assert run(experiment)["rounds"] == 6  # the best is that of round 2; rounds 4 and 6 are no better
-    assert experiment.progress.stop == f"{figure} has not been better for 2 evaluations"
+    assert experiment.progress.stop == f"{figure} has not improved for 2 evaluations"
     falling = (*early[:2], "observers.early_stopping.mode=min", "observers.early_stopping.least=-1")
     assert run(make_experiment(*STILL, *split, *falling))["rounds"] == 9  # everything counts as better
 
@@ -78,8 +78,8 @@ def test_a_run_ends_where_a_figure_has_not_been_better_for_so_many_evaluations(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ((), "takes a validation set: write validation_share=0.1"),
-        (("observers.early_stopping.figure=test/acc_globl",), "no row of it has: did you mean test/acc_global"),
+        ((), "needs a validation set: write validation_share=0.1"),
+        (("observers.early_stopping.figure=test/acc_globl",), "its rows do not have: did you mean test/acc_global"),
         (("observers.early_stopping.figure=last5/acc_global",), "of the test set here"),
         (
             (*HELD_OUT, "observers.early_stopping.figure=test/acc_global"),

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`pffdst.load`, which needs torch, is imported when it is asked for."""
+    """Imports `pffdst.load`, which needs torch, on first use."""
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pffdst.models.saved import load

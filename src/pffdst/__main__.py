@@ -1,4 +1,4 @@
-"""`python -m pffdst COMMAND`: what the installed command `pffdst` does."""
+"""`python -m pffdst COMMAND`, the same as the installed command `pffdst`."""
 
 import sys
 

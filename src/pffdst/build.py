@@ -1,4 +1,4 @@
-"""From a checked configuration to the parts of a run: the only place where configured classes are made."""
+"""From a checked configuration to the parts of a run: the only place where configured classes are built."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -20,7 +21,7 @@ from pffdst import records
 from pffdst.client.turn import ClientSetup
 from pffdst.config.built import check_built, tell_of_lone_samples, tell_of_unused_sparsity
 from pffdst.config.check import ConfigError, data_problems
-from pffdst.config.constructors import accepted_keys, locate
+from pffdst.config.constructors import accepted_keys, locate, of_kind
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
@@ -31,10 +32,10 @@ from pffdst.core.seeding import derive_seed
 from pffdst.core.trace import Trace, copy_of, remarks, trace
 from pffdst.cost.flops import FlopCounter
 from pffdst.cost.ledger import Ledger
-from pffdst.data.clients.divided import Partition, Shares
+from pffdst.data.clients.divided import Partition, Partitioner, Shares
 from pffdst.data.clients.given import write_clients
 from pffdst.data.clients.owned import owner_count
-from pffdst.data.dataset import Dataset
+from pffdst.data.dataset import Dataset, DataSource
 from pffdst.engines.base import Engine
 from pffdst.engines.brief import brief
 from pffdst.engines.distributed import Distributed
@@ -44,33 +45,39 @@ from pffdst.experiment import Experiment
 from pffdst.loggers.base import Loggers, RunInfo, RunLogger
 from pffdst.loggers.console import ConsoleLogger
 from pffdst.loggers.csv import CsvLogger
-from pffdst.methods.faults import Faulty
+from pffdst.methods.aggregation import Aggregation
+from pffdst.methods.allocation import Allocation
+from pffdst.methods.faults import Fault, Faulty
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.initial import scaled_to_density
 from pffdst.methods.method import Method
-from pffdst.methods.participation import Population
-from pffdst.methods.rule import Start
+from pffdst.methods.participation import Participation, Population
+from pffdst.methods.rule import Rule, Start
+from pffdst.methods.server_optimizer import ServerOptimizer
 from pffdst.methods.stages import stages_with_weights
 from pffdst.methods.time import TimeModel, Untimed
 from pffdst.metrics.clients import ClientRecord
 from pffdst.metrics.evaluate import Evaluator
 from pffdst.metrics.names import columns, evaluated_on
+from pffdst.observers import Observer
 from pffdst.server.server import Server, ServerRules
 from pffdst.wire.codecs import Codecs
+from pffdst.wire.codecs.base import ValueCodec
 from pffdst.wire.codecs.floats import Float32
 
 __all__ = ["Parts", "build", "content", "follow", "parts", "parts_of"]
 
+_Kind = TypeVar("_Kind")
 _log = logging.getLogger(__name__)
 
 
 @final
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration makes in every process of a run: all that clients need, and the initial model.
+    """What every process of a run builds from the configuration: all that clients need, and the initial model.
 
-    `network` is the run's first construction; whoever trains or evaluates has a copy. `seen` is what it did in a
-    training step. `freeze` is the schedule of the stages in `setup`.
+    `network` is the run's only construction; training and evaluation use copies. `seen` is the trace of a training
+    step. `freeze` is the schedule of the stages in `setup`.
     """
 
     dataset: Dataset
@@ -83,20 +90,20 @@ class Parts:
 
 
 def parts(cfg: DictConfig) -> Parts:
-    """The parts. The same configuration and the same data give the same ones, in any process: no file, no socket."""
+    """The parts. The same configuration and data give the same parts in any process; opens no files or sockets."""
     dataset = _dataset(cfg)
     _check_fit(cfg, dataset)
     return parts_of(cfg, dataset, _shares(cfg, dataset))
 
 
 def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
-    """The parts of a run whose samples are at hand: all of them, or those of one client."""
+    """The parts of a run for loaded samples: all of them, or those of one client."""
     network, seen, layout = _network(cfg, dataset)
-    flat, method = FlatModule(network, layout), Method(instantiate(cfg.readjust), instantiate(cfg.updates))
-    freeze: FreezeSchedule = instantiate(cfg.freeze)
-    stages = stages_with_weights(freeze, instantiate(cfg.allocation), layout, cfg.rounds, cfg.sparsity)
+    flat, method = FlatModule(network, layout), Method(_part(cfg, "readjust", Rule), _part(cfg, "updates", Rule))
+    freeze = _part(cfg, "freeze", FreezeSchedule)
+    stages = stages_with_weights(freeze, _part(cfg, "allocation", Allocation), layout, cfg.rounds, cfg.sparsity)
     model = _initial(cfg, flat, method, stages)
-    codec = instantiate(cfg.codec)
+    codec = _part(cfg, "codec", ValueCodec)
     setup = ClientSetup(
         network=copy_of(network),
         layout=layout,
@@ -104,23 +111,23 @@ def parts_of(cfg: DictConfig, dataset: Dataset, shares: Shares) -> Parts:
         method=method,
         stages=stages,
         codecs=Codecs(codec, Float32(codec.level, codec.difference)),
-        send_statistics=instantiate(cfg.aggregation).statistics == "average",
+        send_statistics=_part(cfg, "aggregation", Aggregation).statistics == "average",
         seed=cfg.seed,
         inputs=dataset.inputs,
         data=dataset.train,
         shares=shares,
-        callbacks=tuple(_named(cfg.callbacks)),
+        callbacks=tuple(_named(cfg, "callbacks", Callback).values()),
         channels_last=takes_channels_last(network, dataset.inputs, dataset.classes),
         known=_known(cfg, dataset, network, model, method, stages),
         least=least_batch(network, dataset.inputs),
-        faulty=Faulty.of(instantiate(cfg.faults), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
+        faulty=Faulty.of(_part(cfg, "faults", Fault), shares.clients, cfg.seed) if cfg.get("faults") else Faulty(),
     )
     check_built(cfg, setup)
     return Parts(dataset, shares, network, seen, model, freeze, setup)
 
 
 def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layout]:
-    """The run's one construction, watched in a training step, and its layout. ConfigError where it cannot work."""
+    """Builds the run's network, traces a training step and derives the layout. ConfigError if it cannot work."""
     dense = [str(pattern) for pattern in cfg.model.get("dense") or ()]
     network = _constructed(cfg, dataset, cfg.seed)
     problems = probe(network, dataset.inputs, dataset.classes) or repeat_problems(
@@ -136,7 +143,7 @@ def _network(cfg: DictConfig, dataset: Dataset) -> tuple[nn.Module, Trace, Layou
 
 
 def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
-    """The configured network, with the weights of a draw."""
+    """The configured network, with weights from the draw of `seed`."""
     node = OmegaConf.masked_copy(cfg.model, [key for key in cfg.model if key != "dense"])
     told = {**dataset.inputs.arguments(), "classes": dataset.classes}
     try:
@@ -148,7 +155,7 @@ def _constructed(cfg: DictConfig, dataset: Dataset, seed: int) -> nn.Module:
 
 
 def _tell(made: Parts, channels_last: bool) -> None:
-    """What of the clients and the network is otherwise than one would think."""
+    """Logs what may be unexpected about the clients and the network."""
     if (faulty := made.setup.faulty).clients:
         _log.warning("faults: %s in clients %s", faulty.fault, ", ".join(map(str, sorted(faulty.clients))))
     masked = coverage(made.setup.layout)
@@ -156,13 +163,13 @@ def _tell(made: Parts, channels_last: bool) -> None:
     for line in (*remarks(made.seen, made.setup.layout), *left_out(made.network)):
         _log.warning("model: %s", line)
     if channels_last and not made.setup.channels_last and len(made.dataset.inputs.shape) == 3:
-        _log.info("model: it does not take channels_last images (a view, say, where reshape would do): it gets others")
+        _log.info("model: it does not accept channels_last images (view instead of reshape?): it gets contiguous ones")
 
 
 def _known(
     cfg: DictConfig, dataset: Dataset, network: nn.Module, model: GlobalModel, method: Method, stages: tuple[Stage, ...]
 ) -> Positions | None:
-    """The first stage's positions, where the rule makes them from what every process has."""
+    """The first stage's positions, if the rule derives them from what every process has."""
     if not method.readjust.derives_start:
         return None
     seed = derive_seed(cfg.seed, "grow", 0)
@@ -174,7 +181,7 @@ def _known(
 
 
 def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
-    """The initial model: nothing is dead before the first round is planned."""
+    """The initial model: no weight is dead before the first round is planned."""
     layout, values = flat.layout, flat.read()
     everything, nothing = Positions.all(layout), Positions.none(layout)
     model = GlobalModel.of(everything, nothing, values[: layout.maskable], values[layout.maskable :])
@@ -184,27 +191,33 @@ def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> 
 
 
 def _scales(cfg: DictConfig, layout: Layout, method: Method) -> bool:
-    """Whether initial weights are scaled to their layer's density: normalisation layers would undo it."""
+    """Whether initial weights are scaled to their layer's density; normalisation layers would undo it."""
     if cfg.sparse_init == "auto":
         return not (method.readjust.begins_dense or any(entry.normalisation for entry in layout.entries))
     return bool(cfg.sparse_init)
 
 
 def _anew(cfg: DictConfig, made: Parts, counts: Sequence[int]) -> Tensor:
-    """Values [N] of the network initialised on another draw, for a model with so many weights per layer."""
+    """Values [N] of the network initialised on another draw, for a model with `counts` weights per layer."""
     layout = made.setup.layout
     network = _constructed(cfg, made.dataset, derive_seed(cfg.seed, "anew"))
     values = FlatModule(network, layout).read()
     return scaled_to_density(values, layout, counts) if _scales(cfg, layout, made.setup.method) else values
 
 
-def _named(node: Any) -> list[Any]:
-    """What the keyed nodes of a group make; null ones are left out."""
-    return [instantiate(child) for child in (node or {}).values() if child is not None]
+def _part(cfg: DictConfig, group: str, kind: type[_Kind]) -> _Kind:
+    """Builds a group's chosen option. UserError if it is of another kind than the group's."""
+    return of_kind(instantiate(cfg[group]), kind, group)
+
+
+def _named(cfg: DictConfig, group: str, kind: type[_Kind]) -> dict[str, _Kind]:
+    """Builds the nodes of a group, by `group.key`, except null ones. UserError if one is of another kind."""
+    nodes = {f"{group}.{key}": node for key, node in (cfg[group] or {}).items() if node is not None}
+    return {name: of_kind(instantiate(node), kind, name) for name, node in nodes.items()}
 
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
-    """Makes every part of the run from the configuration; each number of the root goes where it is needed, once."""
+    """Builds every part of the run from the configuration; each root setting is passed on here and nowhere else."""
     made, engine, plain = parts(cfg), _engine(cfg), _plain(cfg)
     dataset, setup = made.dataset, made.setup
     engine.brief = brief(plain, dataset)
@@ -238,7 +251,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
             cfg.clients, dataset.classes, lambda client: dataset.train.labels[made.shares.train(client)].numpy()
         ),
         loggers=_loggers(cfg, setup.layout),
-        observers=tuple(_named(cfg.observers)),
+        observers=tuple(_named(cfg, "observers", Observer).values()),
         card=records.card(plain["model"], dataset, identity, cfg.seed),
         evaluated_on=evaluated_on(cfg.validation_share),
         profile=cfg.profile,
@@ -258,21 +271,21 @@ def _evaluator(cfg: DictConfig, made: Parts, engine: Engine) -> Evaluator:
 
 
 def _time(cfg: DictConfig) -> TimeModel:
-    """The model of time; the one that knows nothing where there is none."""
-    return Untimed() if cfg.get("time") is None else instantiate(cfg.time)
+    """The configured time model, or an empty one."""
+    return Untimed() if cfg.get("time") is None else _part(cfg, "time", TimeModel)
 
 
 def _engine(cfg: DictConfig) -> Engine:
-    """The configured engine; under torchrun one of many, and the other ranks are sent the configuration as it opens."""
-    engine: Engine = instantiate(cfg.engine)
+    """The configured engine; under torchrun, distributed over the ranks, which get the configuration as it opens."""
+    engine = _part(cfg, "engine", Engine)
     engine.cohort = cfg.cohort
     ranks = current()
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def follow(ranks: Ranks) -> None:
-    """What a rank beside rank 0 does: it makes the clients from the configuration it is sent, and runs them."""
-    logging.disable()  # rank 0 says it
+    """What every rank but rank 0 does: builds the clients from the configuration it receives, and runs them."""
+    logging.disable()  # rank 0 logs everything
 
     def make(text: str) -> tuple[Engine, ClientSetup]:
         cfg = OmegaConf.create(text)
@@ -283,7 +296,7 @@ def follow(ranks: Ranks) -> None:
 
 
 def content(cfg: DictConfig) -> dict[str, str]:
-    """What a run is beside its configuration, in words: what its data hold, and the types and shapes of its tensors."""
+    """What identifies a run besides its configuration, as text: data contents, and the tensors' types and shapes."""
     dataset = _dataset(cfg)
     return _content(cfg, dataset, _constructed(cfg, dataset, cfg.seed))
 
@@ -306,13 +319,13 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _dataset(cfg: DictConfig) -> Dataset:
-    """The data, with a share of the training set in the test set's place where the configuration says so."""
-    dataset: Dataset = instantiate(cfg.dataset).load(cfg.seed)
+    """The data, with a share of the training set instead of the test set if configured."""
+    dataset = _part(cfg, "dataset", DataSource).load(cfg.seed)
     return dataset.with_validation(cfg.validation_share, cfg.seed)
 
 
 def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
-    """What only the data themselves tell: their number and size against the partition and the model."""
+    """Checks that need the data: their number and size against the partition and the model."""
     samples, owners = len(dataset.train), owner_count(dataset.train)
     size = dataset.inputs.arguments().get("size")
     if problems := data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name):
@@ -320,24 +333,24 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
-    shares: Shares = instantiate(cfg.partition).split(
+    shares = _part(cfg, "partition", Partitioner).split(
         dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
     )
     if isinstance(shares, Partition) and shares.moved > 0:
-        _log.info("partition: %d training samples moved to clients that had too few", shares.moved)
+        _log.info("partition: moved %d training samples to clients that had too few", shares.moved)
     return shares
 
 
 def _server(cfg: DictConfig, made: Parts) -> Server:
-    """The server and what it goes by."""
+    """The server and its rules."""
     setup = made.setup
     rules = ServerRules(
         method=setup.method,
         stages=setup.stages,
         freeze=made.freeze,
-        aggregation=instantiate(cfg.aggregation),
-        optimizer=instantiate(cfg.server_optimizer),
-        participation=instantiate(cfg.participation),
+        aggregation=_part(cfg, "aggregation", Aggregation),
+        optimizer=_part(cfg, "server_optimizer", ServerOptimizer),
+        participation=_part(cfg, "participation", Participation),
         population=Population(setup.clients, setup.samples),
         codecs=setup.codecs,
         seed=cfg.seed,
@@ -355,7 +368,7 @@ def _server(cfg: DictConfig, made: Parts) -> Server:
 
 
 def _run_info(cfg: DictConfig, plain: dict[str, Any], folder: Path, setup: ClientSetup) -> RunInfo:
-    """What the run is called and how large its model is, for every logger."""
+    """The run's name and its model's size, for all loggers."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
     name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
@@ -365,22 +378,22 @@ def _run_info(cfg: DictConfig, plain: dict[str, Any], folder: Path, setup: Clien
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:
-    """CSV and console always; others as the group `logger` says."""
+    """CSV and console always, others as configured in the group `logger`."""
     names = columns([e.name for e in layout.layers], evaluated_on(cfg.validation_share))
     always: dict[str, RunLogger] = {
         "csv": CsvLogger([*dict.fromkeys((*names, *Ledger.COLUMNS))]),
         "console": ConsoleLogger(cfg.rounds, cfg.eval_every),
     }
-    chosen = {f"logger.{key}": instantiate(node) for key, node in (cfg.logger or {}).items() if node is not None}
-    return Loggers(always | chosen)
+    return Loggers(always | _named(cfg, "logger", RunLogger))
 
 
 def _metrics(cfg: DictConfig, classes: int) -> dict[str, Metric]:
-    """The metrics of the group `metrics` by name; those that take the number of classes are told it."""
+    """The metrics of the group `metrics` by name; those that need the number of classes receive it."""
     made = {}
     for name, node in (cfg.metrics or {}).items():
         if node is not None:
             accepted = accepted_keys(locate(str(node["_target_"])))
             asks = accepted is None or "num_classes" in accepted
-            made[str(name)] = instantiate(node, **({"num_classes": classes} if asks else {}))
+            metric = instantiate(node, **({"num_classes": classes} if asks else {}))
+            made[str(name)] = of_kind(metric, Metric, f"metrics.{name}")
     return made

@@ -1,4 +1,4 @@
-"""What passes between server and clients in a round: who is sent what, who answers, who is lost or late."""
+"""The exchange between server and clients in a round: who is sent what, who answers, who is lost or late."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["exchange"]
 
 
 def exchange(experiment: Experiment, now: Round) -> None:
-    """Bytes down, local training, bytes up; each update joins the mean as soon as it is its turn.
+    """Bytes down, local training, bytes up; updates join the mean in order, each as early as possible.
 
-    Where more clients are asked than are wanted, that is once all updates are made: who is late is known then.
+    If more clients are asked than wanted, this happens once all updates exist, when it is known who is late.
     """
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
     probes, dense = setup.method.probes(plan.stage, plan.t), setup.method.dense_steps(plan.stage, plan.t)
@@ -42,7 +42,7 @@ def exchange(experiment: Experiment, now: Round) -> None:
 
 
 def _not_lost(experiment: Experiment, now: Round, tasks: Sequence[ClientTask], clock: RoundClock) -> list[ClientTask]:
-    """The tasks of the clients that will answer; nobody need train for those that are lost."""
+    """The tasks of the clients that will answer; lost clients need not train."""
     ledger, left = experiment.ledger, list[ClientTask]()
     for task in tasks:
         loss, flops = now.loss(task.client), 0
@@ -62,7 +62,7 @@ def _not_lost(experiment: Experiment, now: Round, tasks: Sequence[ClientTask], c
 def _answers(
     experiment: Experiment, tasks: Sequence[ClientTask], clock: RoundClock
 ) -> Iterator[tuple[Update, Message | None]]:
-    """The answers in the cohort's order, each with its frame; they are billed, and their time is noted."""
+    """The answers in the cohort's order, each with its message; records their cost and time."""
     ledger, watch, setup = experiment.ledger, experiment.progress.watch, experiment.setup
     updates = zip(tasks, watch.over("clients", experiment.engine.run(tasks)), strict=True)
     for done, (task, update) in enumerate(updates, start=1):

@@ -1,4 +1,4 @@
-"""A run's parts put together: when it is evaluated, its checkpoint, its results. records.py says what is written."""
+"""A run's assembled parts: when it is evaluated, its checkpoint, its results. records.py defines what is written."""
 
 from __future__ import annotations
 
@@ -56,17 +56,18 @@ STATE: Final[Mapping[str, type]] = {
     "loggers": dict,
     "observers": list,
 }
-"""What a checkpoint holds, by name; the parts say themselves what theirs are."""
-_SLOW: Final = 1.0  # seconds of a round after which its end is kept in memory: a signal does not wait for the next
+"""What a checkpoint contains, by name; the parts define their own contents."""
+_SLOW: Final = 1.0  # after a round this long (s), its end is kept in memory: a signal does not wait for the next
 
 
 @final
 @dataclass
 class Progress:
-    """What grows over a run beside the model: the next round, the evaluations, the time, who was left out.
+    """A run's progress besides the model: the next round, the evaluations, the time, the rejected updates.
 
-    `stop` says why the run ends before its last round, where an observer ends it. `unsaved` is the checkpoint of the
-    last round's end that is not on disk, `place` the folder as the system knows it.
+    `stop` says why the run ends before its last round, if an observer ends it. `unsaved` is the checkpoint after the
+    last round if it is not yet on disk, `place` identifies the folder in the file system. `readable`: a checkpoint of
+    this run was read back.
     """
 
     t: int = 0
@@ -80,6 +81,7 @@ class Progress:
     scores: dict[str, Evaluation] = field(default_factory=dict)
     unsaved: memoryview | None = None
     place: tuple[int, int] | None = None
+    readable: bool = False
 
 
 @final
@@ -87,7 +89,7 @@ class Progress:
 class Experiment:
     """Everything `run` needs, built once. `labels` go into the summary as they are (method, dataset, model, seed).
 
-    `content` is what the data hold and the tensors are, `time` what is known of the clients' devices.
+    `content` describes the data's contents and the tensors, `time` what is known about the clients' devices.
 
     `profile` adds the seconds of a round's parts to its row; "trace" also traces single operations.
     """
@@ -118,12 +120,12 @@ class Experiment:
 
     @cached_property
     def attributes(self) -> Attributes:
-        """The plain attributes that the network has at first."""
+        """The network's initial plain attributes."""
         return Attributes(self.network.module)
 
     @property
     def folder(self) -> Path:
-        """The run's own."""
+        """The run's folder."""
         return self.info.folder
 
     @property
@@ -134,14 +136,14 @@ class Experiment:
     # ---- one round's row -----------------------------------------------------------------------------------------
 
     def due(self, t: int) -> bool:
-        """Whether round t is evaluated: the last, and every one that is scheduled."""
+        """Whether round t is evaluated: the last round and every scheduled one."""
         return t + 1 == self.rounds or self.scheduled(t)
 
     def scheduled(self, t: int) -> bool:
-        """Whether round t would be evaluated in a longer run too: every `eval_every` rounds, or by what rounds cost.
+        """Whether round t would also be evaluated in a longer run: every `eval_every` rounds, or by the rounds' cost.
 
-        With `eval_every_bytes` a round is evaluated in which paper_bytes passed another multiple of it: methods whose
-        rounds differ in cost are measured at equal steps.
+        With `eval_every_bytes`, a round is evaluated if paper_bytes passed another multiple of it, so that methods
+        whose rounds differ in cost are measured at equal steps.
         """
         if t < 0:
             return False
@@ -157,11 +159,11 @@ class Experiment:
         self.network.write_(self.setup.method.effective(model).values)
         self.network.write_buffers_(self.server.state.buffers)
         step = partial(self.loggers.step, "evaluating")
-        with seeded_global_state(self.setup.seed, "evaluate", self.progress.t):  # for networks that draw even then
+        with seeded_global_state(self.setup.seed, "evaluate", self.progress.t):  # for networks that still draw
             return self.evaluator.evaluate(self.network.module, self.device, step)
 
     def row(self, plan: RoundPlan, record: RoundRecord, seconds: float) -> Row:
-        """Everything round t is described by, for every logger alike, under the names of what was scored."""
+        """All figures of round t, the same for every logger, under the names of what was scored."""
         row: Row = {names.ROUND: plan.t + 1, names.STAGE: plan.stage.index + 1}
         if self.due(plan.t):
             row |= self._scored(plan)
@@ -178,15 +180,15 @@ class Experiment:
         return self._extended(row, plan)
 
     def score_last(self, row: Row, plan: RoundPlan) -> Row:
-        """The row of a round that turned out to be the last: it has accuracies as every last one has."""
+        """The row of a round that turned out to be the last, with accuracies like every last row."""
         if self.due(plan.t):
             return row
         return row | self._extended(self._scored(plan), plan)
 
     def _extended(self, row: Row, plan: RoundPlan) -> Row:
-        """With the best and the last evaluations beside it; one that is there because the run ends is not kept.
+        """Adds the best and the last evaluations; one made only because the run ends does not count for later.
 
-        The run may be given more rounds, and then is the run that had been begun with so many.
+        The run may be given more rounds, and must then equal a run started with that many.
         """
         extended = self.progress.history.extended(row, keep=self.scheduled(plan.t))
         return names.as_evaluated(extended, self.evaluated_on)
@@ -206,7 +208,7 @@ class Experiment:
 
     @property
     def first(self) -> int:
-        """The first round: 0, or below it where a rule warms up."""
+        """The first round: 0, or negative if a rule warms up."""
         return -self.setup.method.warm_up
 
     @property
@@ -215,7 +217,7 @@ class Experiment:
         return self.folder / files.CHECKPOINTS
 
     def save_if_due(self, seconds: float = 0.0) -> None:
-        """A checkpoint every `checkpoint_every` rounds and at the end; after a round of many seconds one in memory."""
+        """Saves every `checkpoint_every` rounds and at the end; after a long round, keeps a checkpoint in memory."""
         progress = self.progress
         with progress.watch.part("checkpoint"):
             if progress.t % self.checkpoint_every == 0 or progress.t >= self.rounds or progress.stop:
@@ -224,25 +226,29 @@ class Experiment:
                 progress.unsaved = checkpoint.packed(self._state()) if seconds > _SLOW else None
 
     def save(self) -> None:
-        """Writes what the next round depends on."""
-        self.progress.unsaved = checkpoint.packed(self._state())
+        """Saves everything the next round depends on."""
+        state = self._state()
+        if not self.progress.readable:
+            checkpoint.check_readable(state)
+            self.progress.readable = True
+        self.progress.unsaved = checkpoint.packed(state)
         self.save_unsaved()
 
     def save_unsaved(self) -> None:
-        """Writes the checkpoint of the last round's end, where that is not on disk and the folder is still there."""
+        """Writes the last round's checkpoint if it is not on disk yet. UserError if the run's folder is gone."""
         if self.progress.unsaved is not None:
             self.look_for_folder()
             checkpoint.save_packed(self.checkpoints, self.progress.unsaved)
             self.progress.unsaved = None
 
     def look_for_folder(self) -> None:
-        """UserError where the run's folder is gone or is another one now: nothing is to be made anew in its place."""
+        """UserError if the run's folder is gone or was replaced, so that nothing is recreated in its place."""
         place = files.place_of(self.folder)
         self.progress.place = self.progress.place or place
         if place is None or place != self.progress.place:
             raise UserError(
-                f"{self.folder}: the run's folder was {'removed' if place is None else 'replaced'} while it ran, and "
-                f"its files with it: the run ends in round {self.progress.t}. Bring the folder back and resume it, or "
+                f"{self.folder}: the run's folder was {'removed' if place is None else 'replaced'} while it ran, with "
+                f"its files: the run ends in round {self.progress.t}. Restore the folder and resume it, or "
                 "start the run again"
             )
 
@@ -268,16 +274,16 @@ class Experiment:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a checkpoint of this very configuration; `build` compared the fingerprints.
+        """Restores a checkpoint of the same configuration; the fingerprints were compared before.
 
-        CheckpointError where a part of it is not what such a run saves.
+        CheckpointError if a part of it is not what such a run saves.
         """
         try:
             self._restore(state)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
             raise checkpoint.CheckpointError(
-                f"the checkpoint in {self.checkpoints} is none that a run of this configuration wrote "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): start the run anew"
+                f"the checkpoint in {self.checkpoints} was not written by a run of this configuration "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): start a new run"
             ) from error
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -298,12 +304,12 @@ class Experiment:
     # ---- results -----------------------------------------------------------------------------------------------------
 
     def describe_clients(self, scores: records.Scores | None = None) -> None:
-        """Writes clients.json: what the clients hold and, once the run is over, how the models do on each."""
+        """Writes clients.json: the clients' data and, once the run is over, the models' scores on each."""
         records.write_clients(self.folder, self.clients, scores)
 
     def finish(self) -> dict[str, Any]:
-        """Writes the models, clients.json and summary.json; gives the summary."""
-        # Stopped after its last checkpoint, a run has no scores in memory.
+        """Writes the models, clients.json and summary.json; returns the summary."""
+        # A run resumed from its last checkpoint has no scores in memory.
         self.describe_clients(self.progress.scores or self._scores())
         used = self.setup.method.effective
         last, average = (used(model) for model in (self.server.model, self.server.averaged_model))
@@ -327,7 +333,7 @@ class Experiment:
         return summary
 
     def passed(self, done: Round) -> None:
-        """Notes that the round is over, and says whose updates it refused. UserError where the run's folder is gone."""
+        """Records that the round is over and logs rejected updates. UserError if the run's folder is gone."""
         self.look_for_folder()
         say.rejected(done)
         say.faulty(done, self.setup.faulty)
@@ -335,21 +341,21 @@ class Experiment:
         self.progress.t = done.plan.t + 1
 
     def show(self, done: Round) -> None:
-        """Observers look at the round; where one of them ends the run, it has its scores."""
+        """Shows the round to the observers; if one of them ends the run, the round is scored."""
         for observer in self.observers:
             self.progress.stop = observer.on_round(self, done) or self.progress.stop
         if self.progress.stop is not None:
             self.progress.row = self.score_last(self.progress.row, done.plan)
 
     def log(self, done: Round) -> None:
-        """A row for the loggers; a round before the first (t < 0) has none and is told in words."""
+        """Logs the round's row; a warm-up round (t < 0) has none and is logged as text."""
         if done.plan.t < 0:
             say.warm_up(done, self.ledger)
         else:
             self.loggers.log(self.progress.row)
 
     def lap(self, since: float) -> float:
-        """Adds the seconds since `since` (of `time.monotonic`) to the run's time; gives them."""
+        """Adds the seconds since `since` (from `time.monotonic`) to the run's time and returns them."""
         seconds = time.monotonic() - since
         self.progress.seconds += seconds
         return seconds

@@ -1,4 +1,4 @@
-"""Starting, resuming and recording a run of a composed and checked configuration."""
+"""Starts, resumes and records a run of a composed and checked configuration."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 
 
 def launch(cfg: DictConfig) -> float:
-    """Runs a composed and checked configuration in its folder, or what is left of it; gives its last-5 accuracy.
+    """Runs a composed and checked configuration in its folder, or the rest of it; returns its last-5 accuracy.
 
-    Raises UserError where the folder holds another run, is in use, or a checkpoint cannot be read.
+    Raises UserError if the folder contains another run, is in use, or a checkpoint cannot be read.
     """
     hydra = HydraConfig.get()
     folder, identity = Path(hydra.runtime.output_dir), fingerprint(cfg)
@@ -44,11 +44,11 @@ def launch(cfg: DictConfig) -> float:
         if attempt is not None and attempt.folder != folder.resolve():
             jobs.mark_skipped(folder, attempt.folder)
         if attempt is not None:
-            _log.info("%s in %s", "done before" if attempt.done else "going on", attempt.folder)
+            _log.info("%s in %s", "already done" if attempt.done else "resuming", attempt.folder)
             folder, resume = attempt.folder, True
     with jobs.locked(folder):
         if in_sweep and resume is False and jobs.read_run(folder):
-            attempt = _attempt(cfg, folder, identity)  # another start of the sweep may have been at work until now
+            attempt = _attempt(cfg, folder, identity)  # another start of the sweep may have used it until now
             resume = attempt is not None and attempt.folder == folder.resolve()
         summary = finished(folder, identity) if resume is not False else None
         if summary is None:
@@ -63,13 +63,13 @@ def launch(cfg: DictConfig) -> float:
 
 
 def _attempt(cfg: DictConfig, folder: Path, identity: str) -> jobs.Attempt | None:
-    """The run that a job of a sweep need not repeat."""
+    """An earlier run that saves a sweep's job from starting over."""
     root = Path(HydraConfig.get().sweep.dir).parent
     return jobs.previous_attempt(root, identity, folder, engine_identity(cfg), lambda: _present_content(cfg))
 
 
 def _present_content(cfg: DictConfig) -> str:
-    """The digest of what the data and the model are now; empty where they cannot be had."""
+    """The digest of the current data and model; empty if they cannot be loaded."""
     try:
         return content_digest(content(cfg))
     except UserError:
@@ -77,14 +77,14 @@ def _present_content(cfg: DictConfig) -> str:
 
 
 def check_content(experiment: Experiment, state: Mapping[str, Any] | None) -> None:
-    """UserError where a run is to go on with other data or another model than it began with."""
+    """UserError if a run would resume with other data or another model than it started with."""
     if state is None:
         return
     changed = content_differences(state["content"], experiment.content)
     if changed:
         what = "\n".join(f"  - {line}" for line in changed)
         raise UserError(
-            f"{experiment.folder} began with other data or another model; give it what it had, or start a new run:\n"
+            f"{experiment.folder} was started with other data or another model; restore them, or start a new run:\n"
             f"{what}"
         )
 
@@ -92,7 +92,7 @@ def check_content(experiment: Experiment, state: Mapping[str, Any] | None) -> No
 def finished(folder: Path, identity: str) -> dict[str, Any] | None:
     """The summary of a run that is done already, or None.
 
-    UserError where it is done, and neither its results nor a checkpoint to make them from are there.
+    UserError if it is done, but neither its results nor a checkpoint to recreate them exist.
     """
     known = jobs.read_run(folder)
     if (known.get("fingerprint"), known.get("status")) != (identity, "done"):
@@ -101,13 +101,13 @@ def finished(folder: Path, identity: str) -> dict[str, Any] | None:
         summary: dict[str, Any] = files.read_json(folder / files.SUMMARY)
         return summary | {"folder": str(folder)}  # it may have moved since
     if not jobs.has_checkpoint(folder):
-        raise UserError(f"{folder}: this run was done, but its {files.SUMMARY} and its checkpoints are gone: run anew")
-    _log.warning("%s cannot be read: it is made anew from the last checkpoint", folder / files.SUMMARY)
+        raise UserError(f"{folder}: this run was done, but its {files.SUMMARY} and checkpoints are gone: run it again")
+    _log.warning("%s cannot be read: it is recreated from the last checkpoint", folder / files.SUMMARY)
     return None
 
 
 def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: str) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None for a run from the start. UserError where that would lose something."""
+    """The checkpoint to resume from; None for a run from the start. UserError if that would lose something."""
     checkpoints = folder / files.CHECKPOINTS
     if resume is False:
         if jobs.holds_work(folder):
@@ -117,7 +117,7 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
         found = checkpoint.latest(checkpoints, partial(_check_state, cfg))
         if found is None:
             if not (folder / files.RUN).exists():
-                raise UserError(f"resume=true: {folder} holds no run; name one, e.g. resume=logs/runs/DATE/RUN")
+                raise UserError(f"resume=true: {folder} contains no run; name one, e.g. resume=logs/runs/DATE/RUN")
             _log.warning("%s has no checkpoint yet: the run starts from round 1", folder)
             return None
         state, path = found
@@ -132,12 +132,12 @@ def starting_state(cfg: DictConfig, folder: Path, resume: bool | str, identity: 
 
 
 def _held(folder: Path, identity: str) -> str:
-    """What is told of a folder in which a run lies that is not to be written over."""
+    """The message about a folder with a run that must not be overwritten."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return f"{folder} holds a run already: write resume=true to go on with it, or another hydra.run.dir"
+        return f"{folder} already contains a run: write resume=true to resume it, or another hydra.run.dir"
     same = jobs.read_run(folder).get("fingerprint") == identity
-    what = "this job on other data, or of another model" if same else "another sweep's job already"
-    return f"{folder} holds {what}: write another hydra.sweep.dir"
+    what = "this job with other data or another model" if same else "another sweep's job"
+    return f"{folder} already contains {what}: write another hydra.sweep.dir"
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -145,39 +145,39 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _check_state(cfg: DictConfig, state: Any, path: Path) -> None:
-    """CheckpointError for what no run of this configuration saves; of the parts, each looks at its own in `restore`."""
+    """CheckpointError if no run of this configuration saves such a state; the parts check their own in `restore`."""
     if isinstance(state, dict) and isinstance(state.get("format"), int) and state["format"] != STATE_FORMAT:
-        raise UserError(f"{path} was written by another version of this program: finish the run with that one")
+        raise UserError(f"{path} was written by another version of this program: finish the run with that version")
     wrong = [f"no {name}" for name in STATE if not isinstance(state, dict) or name not in state]
     if not wrong:
-        wrong = [f"{name} is no {kind.__name__}" for name, kind in STATE.items() if not _is(state[name], kind)]
+        wrong = [f"{name} is not of type {kind.__name__}" for name, kind in STATE.items() if not _is(state[name], kind)]
     if not wrong and not state["t"] <= cfg.rounds:
         wrong = [f"t={state['t']}, in a run of {cfg.rounds} rounds"]
     if wrong:
-        raise CheckpointError(f"checkpoint {path}: it is none that a run wrote ({', '.join(wrong[:3])})")
+        raise CheckpointError(f"checkpoint {path}: it was not written by a run ({', '.join(wrong[:3])})")
 
 
 def _lengthened(cfg: DictConfig, folder: Path, path: Path, state: dict[str, Any], identity: str) -> dict[str, Any]:
-    """The checkpoint of a run that now gets more rounds, as the longer run's, on disk too: it may be killed next.
+    """The checkpoint of a run that gets more rounds, as the longer run's, also saved to disk in case it is killed next.
 
-    UserError for what is another run's.
+    UserError if it belongs to another run.
     """
     if jobs.read_run(folder).get("fingerprint") == state["fingerprint"]:
         lines = other_run(cfg, folder)
-        if state["stop"] and not lines:  # a summary that says so may not be written yet
-            lines = [f"resume: {state['stop']}, which ended the run in round {state['t']}: start a new one"]
+        if state["stop"] and not lines:  # the summary with this reason may not be written yet
+            lines = [f"resume: {state['stop']}, which ended the run in round {state['t']}: start a new run"]
     else:
-        lines = [f"{path} belongs to a run of another configuration than the one in its folder: name another"]
+        lines = [f"{path} does not belong to the run in its folder, whose configuration differs: name another"]
     if lines:
         raise UserError("\n".join(lines))
     longer = state | {"fingerprint": identity}
     checkpoint.save(folder / files.CHECKPOINTS, longer)
-    _log.info("the run goes on to %d rounds", cfg.rounds)
+    _log.info("the run is extended to %d rounds", cfg.rounds)
     return longer
 
 
 def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine: str) -> dict[str, Any]:
-    """Runs, with the status in run.json and the resolved configuration in config.yaml."""
+    """Runs and records the status in run.json and the resolved configuration in config.yaml."""
     folder, identity = experiment.folder, experiment.fingerprint
     text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
     files.write_whole(folder / files.CONFIG, text.encode())
@@ -188,7 +188,7 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
     try:
         summary = run(experiment, state)
     except UserError as error:
-        if not isinstance(error, LostError):  # which is resumed as it is
+        if not isinstance(error, LostError):  # which can be resumed as it is
             jobs.mark_failed(folder, identity, str(error))
         raise
     jobs.mark(folder, identity, "done", engine, made_of)
@@ -196,9 +196,9 @@ def recorded_run(experiment: Experiment, state: Mapping[str, Any] | None, engine
 
 
 def note_provenance(folder: Path, t: int) -> None:
-    """Adds to provenance.json [{"from_round", "machine", "versions", "command", "date", "git"}] what now goes on.
+    """Adds this start to provenance.json: [{"from_round", "machine", "versions", "command", "date", "git"}].
 
-    A run from the start (t = 0) begins it anew; a resumed one has an entry for each time it was taken up.
+    A run from the start (t = 0) replaces the file; a resumed one has an entry for each start.
     """
     path = folder / files.PROVENANCE
     before: Any = []

@@ -1,4 +1,4 @@
-"""Who looks on: told of every finished round, and able to end the run."""
+"""Observers: called after every round, and able to end the run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Observer(ABC):
 
     @abstractmethod
     def on_round(self, experiment: Experiment, done: Round) -> str | None:
-        """Looks at a finished round: its plan, its record, the model `experiment.server.model` and the row
-        `experiment.progress.row`. What it gives, if anything, is why the run ends here."""
+        """Inspects a finished round: its plan, its record, the model `experiment.server.model` and the row
+        `experiment.progress.row`. The result, if not None, is the reason why the run ends here."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept between rounds, for the checkpoint."""
+        """The state between rounds, for the checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -34,10 +34,10 @@ class Observer(ABC):
 
 @final
 class EarlyStopping(Observer):
-    """Ends the run when a figure has not been better for `patience` evaluations, by `least` at the least.
+    """Ends the run when a figure has not improved by more than `least` for `patience` evaluations.
 
-    `figure` is a column of metrics.csv, and `mode` says whether more of it is better. A `test/` figure lets the test
-    set choose where the run ends; a `val/` one is there with `validation_share` above 0.
+    `figure` is a column of metrics.csv, and `mode` says whether higher is better. A `test/` figure lets the test set
+    decide where the run ends; `val/` figures exist if `validation_share` is above 0.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EarlyStopping(Observer):
         self._since = 0
 
     def on_round(self, experiment: Experiment, done: Round) -> str | None:
-        """Counts evaluations that brought nothing."""
+        """Counts evaluations without improvement."""
         value = experiment.progress.row.get(self.figure)
         if not isinstance(value, int | float) or not experiment.scheduled(done.plan.t):
             return None
@@ -65,24 +65,24 @@ class EarlyStopping(Observer):
         self._since += 1
         if self._since < self.patience:
             return None
-        return f"{self.figure} has not been better for {self._since} evaluations"
+        return f"{self.figure} has not improved for {self._since} evaluations"
 
     def problems(self, facts: Facts) -> list[str]:
-        """A figure that no row has, or one that does not say that it is of the test set."""
+        """A figure that no row has, or a test-set figure whose name does not start with test/."""
         known, figure = facts.figures, self.figure
         if known is None or is_of_an_option(figure):
             return []
-        told = f"observers: the run would end by {figure}"
+        told = f"observers: the run would end based on {figure}"
         if figure.startswith("val/") and ACC_GLOBAL in known:
-            return [f"{told}, which takes a validation set: write validation_share=0.1"]
+            return [f"{told}, which needs a validation set: write validation_share=0.1"]
         if figure not in known:
-            return [f"{told}, which no row of it has: {instead_of(figure, known)}"]
+            return [f"{told}, which its rows do not have: {instead_of(figure, known)}"]
         if tells_of_tests(figure, known) and not figure.startswith("test/"):
             return [f"{told}, which is of the test set here: write validation_share=0.1 or name a test/ figure"]
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, and the evaluations since."""
+        """The best value so far, and the number of evaluations since."""
         return {"best": self._best, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,12 +92,12 @@ class EarlyStopping(Observer):
 
 @final
 class Budget(Observer):
-    """Ends the run with the round in which a share of so many measured bytes, both directions together, is spent.
+    """Ends the run with the round in which a share of a budget of measured bytes, up and down, is spent.
 
-    `bytes` are the lengths of all messages as encoded, those of rounds before round 0 too; the round that passes them
-    is played to its end, so a run spends up to a round more. Schedules go by `rounds`, which is to be about what the
-    bytes pay for; with a `share` below 1 only the beginning of such a run is played: so much of its bytes, or so much
-    of its rounds where it does not spend them.
+    `bytes` counts all messages as encoded, including those of warm-up rounds; the round that reaches it is finished, so
+    a run may spend up to a round more. Schedules follow `rounds`, which should be about what the bytes pay for. With a
+    `share` below 1, only the beginning of such a run is done: that share of its bytes, or of its rounds if they cost
+    less.
     """
 
     def __init__(self, bytes: int, share: float = 1.0) -> None:
@@ -108,12 +108,12 @@ class Budget(Observer):
         self.bytes, self.share = bytes, share
 
     def on_round(self, experiment: Experiment, done: Round) -> str | None:
-        """Looks at what was spent so far; rounds before round 0 end nothing."""
+        """Checks the bytes spent so far; warm-up rounds (t < 0) never end the run."""
         spent = experiment.ledger.total["bytes_up"] + experiment.ledger.total["bytes_down"]
         if done.plan.t < 0:
             return None
         if spent >= self.share * self.bytes:
             return f"its budget is spent: {spent:,} of {round(self.share * self.bytes):,} bytes"
         if self.share * experiment.rounds <= done.plan.t + 1 < experiment.rounds:
-            return f"its share of the rounds is played: {done.plan.t + 1} of {experiment.rounds}"
+            return f"its share of the rounds is done: {done.plan.t + 1} of {experiment.rounds}"
         return None

@@ -1,4 +1,4 @@
-"""What is written down of a run: the row of a round, the summary, the files of a finished run."""
+"""The records of a run: the row of a round, the summary, the files of a finished run."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 Scores = Mapping[str, Evaluation]
-"""What the `last` model and the server `average` scored."""
+"""The scores of the `last` model and the server `average`."""
 
 
 def score_row(scores: Scores) -> Row:
-    """The accuracies of both models, under their `test/*` names, and the further metrics where there are any."""
+    """The accuracies of both models, under their `test/*` names, and further metrics if configured."""
     last, average = scores["last"], scores["average"]
     row: Row = {
         names.ACC_GLOBAL: last.acc_global,
@@ -61,7 +61,7 @@ def score_row(scores: Scores) -> Row:
 
 
 def cost_row(ledger: Ledger, t: int) -> Row:
-    """Bytes and FLOPs, of round t and in total. Rounds before round 0 have no rows: theirs stand in round 0's."""
+    """Bytes and FLOPs, of round t and in total. Warm-up rounds (t < 0) have no rows: round 0's row includes them."""
     total = ledger.total
     this = ledger.round if t > 0 else total
     row: Row = {names.COST_BYTES: total["bytes_up"] + total["bytes_down"]}
@@ -72,7 +72,7 @@ def cost_row(ledger: Ledger, t: int) -> Row:
 
 
 def mask_row(model: GlobalModel, plan: RoundPlan, record: RoundRecord) -> Row:
-    """The masks after the round, and what moved in it."""
+    """The masks after the round, and the weights that changed in it."""
     layers, alive = model.layout.layers, model.alive_at.counts
     frozen, total = len(model.frozen_at), sum(alive)
     row: Row = {
@@ -88,7 +88,7 @@ def mask_row(model: GlobalModel, plan: RoundPlan, record: RoundRecord) -> Row:
 
 
 def training_row(reports: Sequence[Report]) -> Row:
-    """Loss and accuracy of the round's local training, weighted by samples; empty where no report came."""
+    """Loss and accuracy of the round's local training, weighted by samples; empty without reports."""
     samples = sum(r.samples for r in reports)
     if samples == 0:
         return {}
@@ -99,7 +99,7 @@ def training_row(reports: Sequence[Report]) -> Row:
 
 
 def fault_row(before: Row, plan: RoundPlan, record: RoundRecord, faulty: Set[int]) -> Row:
-    """Updates of clients that do wrong on purpose, so far: `before` is the row of the round before."""
+    """Number of updates from deliberately faulty clients so far; `before` is the previous round's row."""
     if not faulty:
         return {}
     here = [client for client in plan.cohort if client in faulty and client not in record.lost]
@@ -109,13 +109,13 @@ def fault_row(before: Row, plan: RoundPlan, record: RoundRecord, faulty: Set[int
 
 
 def defence_row(before: Row, bounds: Bounds, record: RoundRecord) -> Row:
-    """Updates that were bounded so far, where there are bounds: `before` is the row of the round before."""
+    """Number of updates bounded so far, if there are bounds; `before` is the previous round's row."""
     counted = ((bounds.clips, names.CLIPPED, record.clipped), (bounds.caps, names.CAPPED, record.capped))
     return {name: int(before.get(name, 0)) + count for there, name, count in counted if there}
 
 
 def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None) -> dict[str, Any]:
-    """The summary's figures: scores of the last row, costs in `total`, the seconds of a profiled run's parts."""
+    """The summary's figures: scores from the last row, costs in `total`, the seconds of a profiled run's parts."""
     last = names.as_test(row)
     figures: dict[str, Any] = {}
     for name in names.ACCURACIES:
@@ -133,14 +133,14 @@ def finals(row: Row, total: Mapping[str, Any], times: Mapping[str, float] | None
 
 
 def sizes(model: GlobalModel) -> dict[str, Any]:
-    """The share of dead weights among those that can have a mask and among all parameters, and how many these are."""
+    """The share of dead weights among maskable weights and among all parameters, and the numbers of both."""
     maskable, parameters, _ = coverage(model.layout)
     overall = (maskable - len(model.alive_at)) / parameters
     return {"sparsity": model.sparsity, "sparsity_overall": overall, "maskable": maskable, "parameters": parameters}
 
 
 def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) -> None:
-    """clients.json: what the clients hold and, once there are scores, how the models do on each."""
+    """Writes clients.json: the clients' data and, once there are scores, the models' scores on each."""
     accuracies = None if scores is None else {k: v.client_accuracies.cpu().numpy() for k, v in scores.items()}
     files.write_whole(folder / files.CLIENTS, clients.text(accuracies).encode())
 
@@ -148,7 +148,7 @@ def write_clients(folder: Path, clients: ClientRecord, scores: Scores | None) ->
 def write_models(
     folder: Path, card: ModelCard, last: GlobalModel, average: GlobalModel, buffers: Sequence[Tensor]
 ) -> str:
-    """Both models' files, with the `buffers` that they share, and what goes with them; gives the last one's digest."""
+    """Writes both models, with their shared `buffers` and further files; returns the last model's digest."""
     saved = {
         files.MODEL: SavedModel.of(last, card, buffers),
         files.MODEL_AVERAGE: SavedModel.of(average, card, buffers),
@@ -165,11 +165,11 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     files.write_whole(folder / files.SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
 
 
-# ---- what a run is called --------------------------------------------------------------------------------------------
+# ---- labels of a run -------------------------------------------------------------------------------------------------
 
 
 def card(model: Mapping[str, Any], dataset: Dataset, identity: str, seed: int) -> ModelCard:
-    """What the saved model tells of itself; `model` is its node of the configuration, in plain values."""
+    """The saved model's description of itself; `model` is its configuration node, in plain values."""
     told = {**dataset.inputs.arguments(), "classes": dataset.classes}
     return ModelCard(
         target=str(model["_target_"]),
@@ -183,7 +183,7 @@ def card(model: Mapping[str, Any], dataset: Dataset, identity: str, seed: int) -
 
 
 def labels(config: Mapping[str, Any], dataset: Dataset, network: FlatModule) -> dict[str, Any]:
-    """What a run is told apart by."""
+    """The labels that distinguish runs."""
     return {
         "method": config["label"],
         "dataset": dataset.name,

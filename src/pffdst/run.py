@@ -18,7 +18,7 @@ __all__ = ["play_round", "run"]
 
 
 def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Plays all rounds, or those after the checkpoint `state`; gives the summary, which is also on disk."""
+    """Runs all rounds, or those after the checkpoint `state`; returns the summary, which is also on disk."""
     folder, progress = experiment.folder if experiment.profile == "trace" else None, experiment.progress
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers, tracing(folder) as traced:
         progress.t = experiment.first
@@ -40,7 +40,7 @@ def run(experiment: Experiment, state: Mapping[str, Any] | None = None) -> dict[
 
 
 def play_round(experiment: Experiment, t: int) -> Round:
-    """Round t, from the plan to the checkpoint."""
+    """Runs round t, from the plan to the checkpoint."""
     began = time.monotonic()
     progress, watch = experiment.progress, experiment.progress.watch
     with watch.part("plan"):

@@ -104,4 +104,4 @@ def test_a_refusal_of_wandbs_is_one_message(
     monkeypatch.setattr("pffdst.cli.dashboard.login_exists", lambda mode: True)
     monkeypatch.setattr("pffdst.cli.dashboard.workspace", lambda *words: Refusing())
     assert main(["a/b"]) == 2
-    assert capsys.readouterr().err == "W&B did not take the workspace for a/b: project not found somewhere\n"
+    assert capsys.readouterr().err == "W&B rejected the workspace for a/b: project not found somewhere\n"

@@ -50,7 +50,7 @@ def test_a_sweep_with_every_kind_of_job(sweep: Path) -> None:
         code, text = told(sweep)
         assert code == 0
         assert "1 done, 1 running, 1 failed, 1 stopped, 1 missing" in text
-        assert "at work here" in text
+        assert "in progress here" in text
         assert "to go" not in text
     code, text = told(sweep)
     assert "1 done, 1 failed, 2 stopped, 1 missing" in text
@@ -74,7 +74,7 @@ def test_the_rest_of_a_sweep_is_done_where_and_as_its_jobs_were(sweep: Path) -> 
 @pytest.mark.parametrize("name", ["a,b", "a b", "é, x=1"])
 def test_the_rest_of_a_sweep_can_be_typed_whatever_its_folder_is_called(tmp_path: Path, sweep: Path, name: str) -> None:
     folder = sweep.rename(tmp_path / name)
-    words = shlex.split(told(folder, width=1000)[1].partition("To do the rest: ")[2])
+    words = shlex.split(told(folder, width=1000)[1].partition("To run the rest: ")[2])
     override = OverridesParser.create().parse_override(next(w for w in words if w.startswith("hydra.sweep.dir=")))
     assert str(override.value()) == str(folder)
 
@@ -89,7 +89,7 @@ def test_own_configurations_are_told_beside_the_command(sweep: Path) -> None:
         OmegaConf.save(told_of, sweep / str(job) / HYDRA_SETTINGS)
     for folder in (sweep, sweep / "1"):
         text = " ".join(told(folder)[1].split())
-        assert text.endswith("# its command line had more than settings; what you trust of it, add: --config-dir /own")
+        assert text.endswith("# its command line had more than settings; add what you trust of: --config-dir /own")
 
 
 def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_search(tmp_path: Path) -> None:
         assert words in text, words
     own = {"provider": "command-line", "path": "/own", "schema": "file"}
     OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"config_sources": [own]}}}), folder / "0" / HYDRA_SETTINGS)
-    assert "what you trust of it, add: --config-dir /own" in " ".join(told(folder)[1].split())
+    assert "add what you trust of: --config-dir /own" in " ".join(told(folder)[1].split())
 
 
 def test_everything_in_a_folder_in_a_line_each(sweep: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_no_command_that_is_told_holds_more_than_settings(sweep: Path, line: str
     task = ["rounds=4", line, "seed=0,1,2,3,4"]
     OmegaConf.save({"hydra": {"sweeper": {}, "overrides": {"task": task}}}, sweep / "multirun.yaml")
     text = " ".join(told(sweep)[1].split())
-    command, apart, more = text.partition("To do the rest: ")[2].partition(" # ")
+    command, apart, more = text.partition("To run the rest: ")[2].partition(" # ")
     assert command == f"python train.py -m rounds=4 seed=0,1,2,3,4 hydra.sweep.dir={sweep}"
     assert apart
     assert more.endswith(line)
@@ -162,7 +162,7 @@ def test_a_search_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "search.db").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
     assert told(tmp_path)[0] == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{tmp_path}/search.db: it holds no search that can be read: ")
+    assert error.startswith(f"{tmp_path}/search.db: it contains no readable search: ")
     assert error.count("\n") == 1
 
 

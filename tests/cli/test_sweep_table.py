@@ -70,7 +70,7 @@ def test_the_end_names_the_next_step(sweep: Path, capsys: pytest.CaptureFixture[
         SweepTable().on_multirun_end(config)
     assert end.value.code == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "To start the rest again (what is done is skipped):" in lines
+    assert "To run the rest (finished jobs are skipped):" in lines
     assert f"  python -m pffdst report {sweep} -o report.html" in lines
 
 

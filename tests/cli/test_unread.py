@@ -30,7 +30,7 @@ def test_what_is_printed_to_nobody_ends_nothing_and_is_told_once(quiet: bool, mo
         Console().print("two")  # which would end the process
         with outlived():
             print("three")
-    assert told.getvalue().count("nobody reads the output any more") == (not quiet)
+    assert told.getvalue().count("the output is no longer read") == (not quiet)
     sys.stdout.close()  # nothing is left in it to fail
 
 

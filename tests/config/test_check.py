@@ -162,7 +162,7 @@ def test_a_target_that_cannot_be_imported_is_a_problem(configs: Path) -> None:
 
 
 def test_a_module_that_is_not_on_the_path_is_told_how_it_gets_there() -> None:
-    with pytest.raises(TargetError, match=r"nowhere lies in: PYTHONPATH=FOLDER$"):
+    with pytest.raises(TargetError, match=r"contains nowhere: PYTHONPATH=FOLDER$"):
         locate("nowhere.Net")
     with pytest.raises(TargetError) as absent:
         locate("pffdst.nowhere.Net")  # the package is found: the path is not to blame

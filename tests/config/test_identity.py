@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_the_users_own_files_are_told_apart_by_their_path(real_configs: Path) ->
 def test_how_a_number_is_written_does_not_count(configs: Path) -> None:
     assert fingerprint(compose(["readjust.ratio=1"], configs)) == fingerprint(compose(["readjust.ratio=1.0"], configs))
     assert fingerprint(compose(["lr=5e-2"], configs)) == fingerprint(compose([], configs))
+
+
+def test_infinity_is_a_value(configs: Path) -> None:
+    cfg = compose([], configs)
+    found = set()
+    for value in (math.inf, -math.inf, math.nan, 1.0):
+        cfg.partition.alpha = value
+        found.add(fingerprint(cfg))
+    assert len(found) == 4
 
 
 def test_a_missing_value_has_no_fingerprint(configs: Path) -> None:

@@ -82,7 +82,7 @@ def test_every_method_with_every_experiment(method: str, tmp_path: Path, monkeyp
             continue
         run = composed(f"method={method}", f"experiment={experiment}")
         # Data and models that are not downloaded; a method of plain SGD beside an experiment with an optimizer.
-        absent = ("dataset.path must name the folder", "no file in", "model.path is missing", "updates=scaffold takes")
+        absent = ("dataset.path must name the folder", "no file in", "model.path is missing", "updates=scaffold needs")
         problems = [line for line in problems_of(run.cfg, run.choices) if not line.startswith(absent)]
         assert problems == [], (method, experiment)
         written = numbers | _scalars("experiment", experiment)

@@ -88,8 +88,8 @@ def test_what_cannot_be_resumed_says_what_to_write(configs: Path, tmp_path: Path
     assert "it has no .hydra folder" in refused(configs, f"resume={tmp_path}")
     assert "this is a sweep, not a run" in refused(configs, f"resume={tmp_path / 'sweep'}")
     assert "which run? write resume=FOLDER" in refused(configs, "resume=true")
-    assert "leave hydra.run.dir out" in refused(configs, f"resume={folder}", "hydra.run.dir=x")
-    assert "-m and resume do not go together" in refused(configs, "-m", f"resume={folder}", "seed=0,1")
+    assert "leave out hydra.run.dir" in refused(configs, f"resume={folder}", "hydra.run.dir=x")
+    assert "-m and resume cannot be combined" in refused(configs, "-m", f"resume={folder}", "seed=0,1")
 
 
 def test_resume_false_and_hydras_own_way(configs: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_resume_false_and_hydras_own_way(configs: Path, tmp_path: Path) -> None:
 def test_another_configuration_is_refused_before_hydra_writes(configs: Path, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", configs, "lr=0.1")
     line = refused(configs, f"resume={folder}", "lr=0.2")
-    assert "holds a run of another configuration" in line
+    assert "contains another configuration's run" in line
     assert "lr: saved 0.1, now 0.2" in line
     assert preflight([f"resume={folder}", "name=other", "checkpoint_every=3"], configs)
 

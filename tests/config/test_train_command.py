@@ -53,7 +53,7 @@ def test_a_run(run: Any) -> None:
 
     code, out, err = run(launch, "experiment=exp", "partition=equal", "sparsity=0.95")
     assert (code, err) == (0, "")
-    assert out == "to look at it: python -m pffdst report logs/runs/exp -o report.html\n"
+    assert out == "to view the report: python -m pffdst report logs/runs/exp -o report.html\n"
     [cfg] = seen
     assert (cfg.sparsity, cfg.rounds) == (0.95, 60)
     assert "alpha" not in cfg.partition
@@ -66,7 +66,7 @@ def test_a_reader_that_went_ends_no_run(run: Any, monkeypatch: pytest.MonkeyPatc
     with os.fdopen(writing, "w", buffering=1) as nobody:
         monkeypatch.setattr(sys, "stdout", nobody)
         code, _, err = run(lambda cfg: print("round 1") or 0.5, "experiment=exp", "partition=equal")
-    assert (code, err) == (0, "nobody reads the output any more: it is dropped, the work goes on\n")
+    assert (code, err) == (0, "the output is no longer read: it is dropped and the run continues\n")
 
 
 def test_a_bad_command_line_runs_nothing(run: Any) -> None:
@@ -127,9 +127,12 @@ def test_ctrl_c_survives_a_process_boundary() -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["-m", "seed=0,1", "hydra/launcher=joblib"], "Stopped. What is done is kept, and not done again"),
-        (["search=x", "-m"], "Stopped. What is done is kept, and not done again"),
-        (["seed=1"], "Stopped before a run began."),
+        (
+            ["-m", "seed=0,1", "hydra/launcher=joblib"],
+            "Stopped. Finished jobs are kept and skipped when you run the same command",
+        ),
+        (["search=x", "-m"], "Stopped. Finished jobs are kept and skipped when you run the same command"),
+        (["seed=1"], "Stopped before a run started."),
     ],
 )
 def test_what_a_signal_says_where_no_single_run_heard_it(
@@ -160,7 +163,7 @@ def test_one_failed_job_does_not_stop_a_sweep(run: Any) -> None:
     assert "train.py seed=0,1,2" in out
     failed = json.loads(Path("logs/sweeps/only/1/run.json").read_text())
     assert failed["status"] == "failed"
-    assert "not enough memory (out of memory): take fewer engine.workers" in failed["error"]
+    assert "not enough memory (out of memory): use fewer engine.workers" in failed["error"]
     assert run(pytest.fail, "-m", "seed=0,1,-1")[0] == 2, "a job that cannot run is told before the first begins"
 
 

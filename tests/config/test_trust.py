@@ -99,7 +99,7 @@ def test_configurations_inside_the_folder_are_not_found_by_standing_in_it(
     folder = folder_with(tmp_path / "run", ["lr=0.1"])
     (folder / "configs").mkdir()
     monkeypatch.chdir(folder)
-    with pytest.raises(ConfigError, match="brings no configurations"):
+    with pytest.raises(ConfigError, match="cannot provide configurations"):
         preflight(["resume=."], SHIPPED)
 
 

@@ -48,7 +48,7 @@ def test_a_fault_ends_in_the_log_and_the_counts_and_the_run_goes_on(
         for client in liars & {*r.plan.cohort}:
             [line] = [line for line in said if line.startswith(f"round {number}: client {client} ")]
             left_out = client in r.record.rejected
-            assert ("is left out: " if left_out else "is taken in with its fault: ") in line
+            assert ("is left out: " if left_out else "is accepted with its fault: ") in line
             sent, accepted = sent + 1, accepted + (not left_out)
     summary = experiment.finish()
     assert sent > 0

@@ -65,4 +65,4 @@ def test_a_round_that_does_not_is_dropped():
 def test_a_second_signal_ends_the_process_at_once():
     code, out, errors = told(signal.SIGINT, "at once", "60", "slow", again=True)
     assert (code, out) == (130, [])
-    assert "Ended at once." in errors
+    assert "Stopped at once." in errors

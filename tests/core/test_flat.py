@@ -173,7 +173,7 @@ def test_layers_are_left_dense_on_purpose(network: nn.Module, dense: tuple[str, 
 
 @pytest.mark.parametrize("pattern", ["tail", "head.bias", "bod"])
 def test_a_pattern_that_names_no_layer_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"'{pattern}' names none; there are body.0.weight, body.1.weight, head"):
+    with pytest.raises(ValueError, match=f"'{pattern}' matches none of body.0.weight, body.1.weight, head"):
         layout_of(Three(), dense=[pattern])
 
 

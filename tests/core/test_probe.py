@@ -80,39 +80,39 @@ class SparseBag(nn.Module):
 
 WRONG: dict[str, tuple[Any, str]] = {
     "seven outputs": (lambda: Plain(7), "it has 7 outputs, but the data have 10 classes"),
-    "a tuple": (lambda: giving(lambda y: (y, y)), r"it gives a tuple of 2: return its `logits` alone"),
+    "a tuple": (lambda: giving(lambda y: (y, y)), r"it returns a tuple of 2: return its `logits` alone"),
     "a mapping": (
         lambda: giving(lambda y: {"logits": y, "loss": y.sum()}),
         r"a dict \(logits, loss\): return its `logit",
     ),
-    "nothing": (lambda: giving(lambda y: None), "it gives a NoneType"),
-    "classes": (lambda: giving(lambda y: y.argmax(1)), "but it gives int64: return the logits"),
-    "a map of logits": (lambda: giving(lambda y: y[..., None]), r"but it gives \[2, 10, 1\]"),
+    "nothing": (lambda: giving(lambda y: None), "it returns a NoneType"),
+    "classes": (lambda: giving(lambda y: y.argmax(1)), "but it returns int64: return the logits"),
+    "a map of logits": (lambda: giving(lambda y: y[..., None]), r"but it returns \[2, 10, 1\]"),
     "auxiliary heads": (
         lambda: nn.Sequential(
             nn.Conv2d(1, 3, 1), nn.Upsample(64), torchvision.models.googlenet(num_classes=10, init_weights=False)
         ),
-        r"GoogLeNetOutputs \(logits, aux_logits2, aux_logits1\): switch its auxiliary heads off",
+        r"GoogLeNetOutputs \(logits, aux_logits2, aux_logits1\): disable its auxiliary heads",
     ),
     "another size": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 10)),
         r"training mode on samples \[2, 1, 8, 8\]",
     ),
     "not a number": (lambda: giving(lambda y: y / 0 * 0), "its first loss is nan"),
-    "no gradient": (lambda: giving(lambda y: y.detach()), "depend on no parameter that trains"),
-    "in evaluation": (Evaluated, "logits .* in evaluation mode, but it gives int64"),
+    "no gradient": (lambda: giving(lambda y: y.detach()), "depend on no trainable parameter"),
+    "in evaluation": (Evaluated, "logits .* in evaluation mode, but it returns int64"),
     "bfloat16": (lambda: Plain().bfloat16(), r"fc.weight is bfloat16, .* write .float\(\); .*precision=bf16"),
     "complex": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, dtype=torch.cfloat)),
         "is complex64, but",
     ),
     "two precisions": (half_double, r"float32 and float64 \(2.weight\): write .float\(\)"),
-    "nothing to train": (lambda: Plain().requires_grad_(False), "no parameter trains"),
+    "nothing to train": (lambda: Plain().requires_grad_(False), "no parameter is trainable"),
     "lazy": (lazy, r"1.weight, 1.bias got no size"),
-    "two in one memory": (Aliased, "a.weight and b.weight are two parameters in one memory"),
-    "a lock": (Locked, "a copy of it cannot be made.*pickle"),
+    "two in one memory": (Aliased, "a.weight and b.weight are two parameters that share memory"),
+    "a lock": (Locked, "it cannot be copied.*pickle"),
     "a sparse gradient": (SparseBag, "gradient of words.weight is a sparse tensor, .*: write sparse=False"),
-    "no module": (lambda: lambda x: x, "expected a torch.nn.Module, but its _target_ gives a function"),
+    "no module": (lambda: lambda x: x, "expected a torch.nn.Module, but its _target_ returns a function"),
     "a failing backward pass": (
         lambda: giving(lambda y: y.register_hook(lambda g: 1 / 0) and y),
         "its backward pass fails: ZeroDivisionError",
@@ -221,5 +221,5 @@ class Drawing(Plain):
 def test_a_network_that_no_seed_repeats_is_told(make: Any, alike: bool) -> None:
     first, again = (initialise(make, 0, SHAPE) for _ in range(2))
     lines = repeat_problems(first, again, SHAPE)
-    assert lines == [] if alike else "generator without a seed" in lines[0]
+    assert lines == [] if alike else "unseeded generator" in lines[0]
     assert first.training

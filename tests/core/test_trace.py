@@ -96,7 +96,7 @@ def test_a_weight_that_enters_with_its_zeros_and_without_is_named() -> None:
     assert flops.costs[1] == flops.rest == (F2, F2, F2)
     assert flops.mixed == ("second.weight",)
     [line] = remarks(seen, layout)
-    assert line.endswith("enter a product without their zeros: second.weight")
+    assert line.endswith("their zeros do not reach the product: second.weight")
 
 
 def test_what_only_reads_a_weight_is_no_product_of_it() -> None:

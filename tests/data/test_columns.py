@@ -58,7 +58,7 @@ def test_words_that_are_numbers_are_in_order_of_value():
 def test_what_is_no_plain_numbering_is_said(values):
     *_, names, said = joined(numbers(values), numbers([]))
     assert len(names) == len(set(values))
-    assert re.search(r"the \d labels .* are the classes 0..\d in this order", *said)
+    assert re.search(r"the \d labels .* become classes 0..\d in this order", *said)
 
 
 def test_plain_numbers_stay_the_very_tensor_without_a_word():
@@ -79,7 +79,7 @@ def test_names_of_the_file_number_the_classes_even_without_a_sample():
 @pytest.mark.parametrize(
     ("train", "test", "classes", "message"),
     [
-        (words(["a", "b"]), words(["c"]), None, "labels without a training sample: c; leave those rows out, or write"),
+        (words(["a", "b"]), words(["c"]), None, "labels without a training sample: c; leave out those rows, or write"),
         (numbers([0, 1]), numbers([2]), None, "without a training sample: 2; leave"),
         (words(["a", "b"]), words([]), 3, "dataset.classes=3, but the labels have 2 values: a, b; write"),
         (words(["a", "b"]), numbers([0]), None, "training split are words, those of the test split numbers"),
@@ -88,7 +88,7 @@ def test_names_of_the_file_number_the_classes_even_without_a_sample():
             Column(torch.tensor([0]), "classes", ("a", "b")),
             Column(torch.tensor([0]), "classes", ("b", "a")),
             None,
-            "they are not splits of one data set",
+            "they are not splits of the same data set",
         ),
     ],
 )
@@ -106,5 +106,5 @@ def test_owners_are_the_same_in_both_splits():
     assert (train.tolist(), test.tolist()) == ([0, 1, 0], [1])
     train, test = owners_of("toy", numbers([30, 4, 30]), None)
     assert (train.tolist(), test) == ([1, 0, 1], None)
-    with pytest.raises(DataError, match="1 owners of test samples have no training sample: p7; leave those rows out"):
+    with pytest.raises(DataError, match="1 owners of test samples have no training sample: p7; remove those rows"):
         owners_of("toy", words(["p9"]), words(["p7"]))

@@ -61,9 +61,9 @@ def test_image_set_refuses_other_tensors(images, labels):
     [
         ({"train": image_set(height=5), "test": image_set(height=5)}, "training set: images must be square, got 1x5x4"),
         ({"test": image_set(height=5, width=5)}, "test set: its images are 1x5x5, the training images 1x4x4"),
-        ({"train": image_set(count=0)}, "training set: it holds no images"),
+        ({"train": image_set(count=0)}, "training set: it contains no images"),
         ({"classes": 2}, "labels must be 0..1, got 2 in row 2; write dataset.classes=3"),
-        ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; -1 stands for a hidden label"),
+        ({"test": image_set(labels=[0, 1, -1, 0, 0, 0])}, "got -1 in row 2; -1 means a hidden label"),
         ({"mean": (0.1, 0.2)}, "dataset.mean needs one number per channel (1), got [0.1, 0.2]"),
         ({"std": (0.0,)}, "dataset.std needs numbers above 0, got [0.0]"),
     ],

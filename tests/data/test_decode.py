@@ -108,7 +108,7 @@ def test_resize_stretches_what_crop_does_not_cut(decoded):
 
 def test_sizes_that_differ_are_told_what_to_write(decoded):
     six, eight = (np.zeros((side, side), dtype=np.uint8) for side in (6, 8))
-    with pytest.raises(DataError, match=r"image 1: the image is 8x8 .* 6x6 as the first one; write dataset.resize=32"):
+    with pytest.raises(DataError, match=r"image 1: the image is 8x8 .* first one gives 6x6; write dataset.resize=32"):
         decoded(six, eight)
     with pytest.raises(DataError, match=r"image 1: the image is 8x9 pixels"):
         decoded(six, np.zeros((9, 8), dtype=np.uint8), form=Form(crop=True))

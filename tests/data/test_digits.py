@@ -49,7 +49,7 @@ def test_what_is_null_is_read_off():
 def test_a_share_out_of_range_is_a_problem(share):
     broken = replace(source(), test_share=share)
     assert len(broken.problems()) == 1
-    with pytest.raises(DataError, match=r"dataset\.test_share must lie between 0 and 1"):
+    with pytest.raises(DataError, match=r"dataset\.test_share must be between 0 and 1"):
         broken.load(0)
 
 

@@ -91,13 +91,13 @@ def test_what_is_no_image_of_a_class_is_left_out_and_said(tmp_path, source, put,
     for _ in range(2):  # also when it comes from the cache
         assert len(source.load(0).train) == 4
         said = caplog.text
-        assert "2 files in train are no images of a class: they are left out" in said
+        assert "2 files in train are not images of a class: they are left out" in said
         assert "1 of 4 images have the same bytes as an earlier one" in said
         caplog.clear()
 
 
 def test_problems_are_seen_at_a_glance(tmp_path, source, put):
-    assert "holds no class folders" in source.problems()[0]
+    assert "contains no class folders" in source.problems()[0]
     put({"training/dog/a.png": 1, "validation/dog/a.png": 2})
     (problem,) = source.problems()
     assert "has no folder train, but training, validation: write dataset.train=NAME" in problem
@@ -105,8 +105,8 @@ def test_problems_are_seen_at_a_glance(tmp_path, source, put):
     assert "has no folder test, but training, validation: write dataset.test=NAME" in own.test_problems()[0]
     assert replace(own, test="validation").test_problems() == []
     (tmp_path / "data/training/eel").mkdir()
-    assert re.search(r"training/eel holds no images", own.problems()[0])
-    assert "is none" in replace(source, path=str(tmp_path / "gone")).problems()[0]
+    assert re.search(r"training/eel contains no images", own.problems()[0])
+    assert "is not one" in replace(source, path=str(tmp_path / "gone")).problems()[0]
 
 
 def test_a_damaged_file_is_named(tmp_path, source, put):
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_named(tmp_path, source, put):
 def test_a_pipe_is_named_and_not_waited_for(tmp_path, source, put):
     put(TWO)
     os.mkfifo(tmp_path / "data/train/dog/pipe.png")
-    with pytest.raises(DataError, match=r"train/dog/pipe\.png: this is no file that can be read"):
+    with pytest.raises(DataError, match=r"train/dog/pipe\.png: this is not a regular file"):
         source.load(0)
 
 

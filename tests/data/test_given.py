@@ -66,7 +66,7 @@ def test_the_number_of_natural_clients_is_told():
     (line,) = ByColumn("writer").problems(facts_of(held(LABELS, LABELS), 20))
     assert line == "clients=20, but the data name 4 clients; write clients=4"
     (line,) = ByColumn("writer").problems(facts_of(held(LABELS), 4))
-    assert "partition.column=writer: these data have no columns" in line
+    assert "partition.column=writer: these data have no column that names their clients" in line
     with pytest.raises(PartitionError, match="write clients=4"):
         ByColumn("writer").split(held(LABELS, LABELS), held(TEST_LABELS), 3, 4, 0)
 
@@ -92,7 +92,7 @@ def test_a_file_that_holds_another_division_is_kept(tmp_path, kind):
     path = tmp_path / f"clients.{kind}"
     write_clients(split(Iid(), 4), path)
     before = path.read_bytes()
-    with pytest.raises(PartitionError, match="holds something else; take it away, or name another file"):
+    with pytest.raises(PartitionError, match="has different contents; remove it, or name another file"):
         write_clients(split(Iid(), 5), path)
     assert path.read_bytes() == before
     with pytest.raises(PartitionError, match="cannot be written"):
@@ -131,11 +131,11 @@ def test_arrays_made_by_hand(tmp_path):
         ("index,client\n1\n", "cannot be read"),
         ("index,client\n1.5,a\n", "cannot be read"),
         ("index,client\n", "cannot be read"),
-        ("split,index,client\nvalid,1,a\n", "has the split 'valid'; write train or test"),
+        ("split,index,client\nvalid,1,a\n", "has an unknown split 'valid'; write train or test"),
         ("split,index,client\ntrain,1,a\ntest,1,b\n", "client b has no training sample"),
-        ("index,client\n1,a\n40,a\n", "lists the train sample 40, but there are 40, numbered from 0"),
-        ("index,client\n-1,a\n", "lists the train sample -1"),
-        ("split,index,client\ntrain,1,a\ntest,0,a\n", "lists the test sample 1 0 times; each belongs to one client"),
+        ("index,client\n1,a\n40,a\n", "lists train sample 40, but there are 40, numbered from 0"),
+        ("index,client\n-1,a\n", "lists train sample -1"),
+        ("split,index,client\ntrain,1,a\ntest,0,a\n", "lists test sample 1 0 times; each must belong to one client"),
         (b"\xff\xfe", "cannot be read"),
     ],
 )
@@ -149,7 +149,7 @@ def test_arrays_that_are_no_list_of_clients(tmp_path, written):
     for content in (b"", b"PK\x03\x04 broken", b"no numpy"):
         assert "cannot be read" in written(content, "x.npz").problems(facts_of(held(LABELS), 1))[0]
     np.savez(tmp_path / "f.npz", index=np.array([0.5]), client=np.array([1]))
-    assert "index holds float64" in FromFile(str(tmp_path / "f.npz")).problems(facts_of(held(LABELS), 1))[0]
+    assert "index contains float64" in FromFile(str(tmp_path / "f.npz")).problems(facts_of(held(LABELS), 1))[0]
     np.savez(tmp_path / "o.npz", index=np.array([0]), client=np.array([object()]))
     assert "cannot be read" in FromFile(str(tmp_path / "o.npz")).problems(facts_of(held(LABELS), 1))[0]
 

@@ -132,7 +132,7 @@ def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pic
     ("labels", "message"),
     [
         (pa.array([0, None, 2], pa.int64()), "train.parquet, row 1: the cell of column 'label' is null"),
-        (pa.array([0.0, 1.0, 2.0]), "labels must be integers or words, column 'label' holds double"),
+        (pa.array([0.0, 1.0, 2.0]), "labels must be integers or words, column 'label' has double"),
         (pa.array(["a", "", "c"]), "train.parquet, row 1: the cell of column 'label' is empty"),
         (pa.array([0, 1, 2**64 - 1], pa.uint64()), "cannot be read"),
     ],
@@ -161,21 +161,21 @@ def test_missing_columns_are_answered_with_those_there_are(tmp_path, read, encod
 
 def test_a_text_column_is_no_image(tmp_path, read, encode, write_shard, pictures):
     shard = _shard_with(write_shard, encode, pictures, tmp_path, ["a", "b"], struct=False)
-    with pytest.raises(DataError, match="column 'img' holds string"):
+    with pytest.raises(DataError, match="column 'img' has string"):
         read(shard)
 
 
 def test_differing_sizes(tmp_path, read, encode, write_shard, pictures):
     cells = [encode(pictures(1)[0]), encode(pictures(1, side=8)[0])]
     shard = _shard_with(write_shard, encode, pictures, tmp_path, cells)
-    with pytest.raises(DataError, match="row 1: the image is 8x8 pixels, which does not make it 6x6 as the first one"):
+    with pytest.raises(DataError, match="row 1: the image is 8x8 pixels, but the first one gives 6x6"):
         read(shard)
 
 
 def test_colours_after_a_grey_first_image_are_not_lost_silently(tmp_path, read, encode, write_shard, pictures):
     cells = [encode(pictures(1, grey=True)[0]), encode(pictures(1)[0])]
     shard = _shard_with(write_shard, encode, pictures, tmp_path, cells)
-    with pytest.raises(DataError, match="row 1: the image has colours, the first one is grey"):
+    with pytest.raises(DataError, match="row 1: the image has colours, but the first one is grey"):
         read(shard)
     assert read(shard, channels=3).images.shape == (2, 3, 6, 6)
 
@@ -206,7 +206,7 @@ def test_an_unwritable_cache_warns_once_and_goes_on(tmp_path, encode, write_shar
     shard = _shard_with(write_shard, encode, pictures, tmp_path)
     (tmp_path / "file").write_text("")
     cache = SampleCache(tmp_path / "file" / "cache")
-    with pytest.warns(RuntimeWarning, match="decoded samples are not kept: cannot write to") as caught:
+    with pytest.warns(RuntimeWarning, match="decoded samples are not cached: cannot write to") as caught:
         first = read_shards(digests_of([shard]), FILES, Form(), cache, "toy").samples
     assert len(caught) == 1
     with warnings.catch_warnings():

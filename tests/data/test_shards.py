@@ -90,7 +90,7 @@ def test_a_second_download_of_the_same_bytes_is_refused(tmp_path, load, table):
     for name, numbers in (("train-0", [1, 2]), ("test-0", [0])):
         pq.write_table(table(numbers, numbers), tmp_path / "data" / f"{name}.parquet")
     shutil.copy(tmp_path / "data/train-0.parquet", tmp_path / "data/train-0 (1).parquet")
-    with pytest.raises(DataError, match=r"train-0\.parquet holds the same bytes as .*train-0 \(1\)\.parquet: take one"):
+    with pytest.raises(DataError, match=r"train-0\.parquet has the same bytes as .*train-0 \(1\)\.parquet: remove one"):
         load()
 
 
@@ -145,7 +145,7 @@ def test_a_saved_selection_and_damaged_files_are_refused(tmp_path, load, save):
     with pytest.raises(DataError, match=r"call flatten_indices\(\) before save_to_disk"):
         load()
     (tmp_path / "data/state.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="is no data set as save_to_disk leaves it"):
+    with pytest.raises(DataError, match="is not a data set written by save_to_disk"):
         load()
     content = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
     (tmp_path / "data/state.json").write_text(json.dumps(content), encoding="utf-8")
@@ -159,7 +159,7 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path, load, table):
     plain = table([0, 1], [0, 1], metadata=None)
     for name in ("train", "test"):
         pq.write_table(plain.slice(name == "test"), tmp_path / "data" / f"{name}.parquet")
-    with pytest.raises(DataError, match=r"which column is the label cannot be told; .* write dataset\.parquet\.label="):
+    with pytest.raises(DataError, match=r"cannot tell which column is the label; .* write dataset\.parquet\.label="):
         load()
     assert load(label="kind").class_names == ("0", "1")
 
@@ -169,7 +169,7 @@ def test_a_cell_that_names_a_file_says_so(tmp_path, load):
     image = pa.array([{"bytes": None, "path": "/x/cat.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     rows = pa.table({"image": image, "label": pa.array(["cat"])})
     pq.write_table(rows, tmp_path / "data/train.parquet")
-    with pytest.raises(DataError, match=r"row 0: column 'image' names the file /x/cat\.png and holds no bytes"):
+    with pytest.raises(DataError, match=r"row 0: column 'image' names the file /x/cat\.png but has no bytes"):
         load()
 
 
@@ -184,7 +184,7 @@ def test_hidden_labels_are_called_so(tmp_path, load, table):
     (tmp_path / "data").mkdir()
     pq.write_table(table([0, 1, 2], [0, 1, 2]), tmp_path / "data/train.parquet")
     pq.write_table(table([3], [-1]), tmp_path / "data/test.parquet")
-    with pytest.raises(DataError, match=r"got -1 in row 0; -1 stands for a hidden label"):
+    with pytest.raises(DataError, match=r"got -1 in row 0; -1 means a hidden label"):
         load()
     assert torch.equal(load(test=None).train.labels, torch.tensor([0, 1, 2]))
 

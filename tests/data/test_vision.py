@@ -187,7 +187,7 @@ def test_own_folder_missing_or_empty(tmp_path, own):
     problems = own.problems() + own.test_problems()
     assert [re.search(r"parquet\.(\w+)=", p).group(1) for p in problems] == ["train", "test"]
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(DataError, match=r"dataset.path must name the folder of the parquet shards, but .* is none"):
+    with pytest.raises(DataError, match=r"dataset.path must name the folder of the parquet shards, but .* is not one"):
         own.load(0)
 
 
@@ -198,7 +198,7 @@ def test_a_folder_that_is_not_there_is_one_problem(tmp_path, config_dir, dataset
     (problem,) = problems_of(
         compose([f"dataset={dataset}", f"model={model}", f"dataset.path={path}"], config_dir), Choices()
     )
-    assert f"{path} is none" in problem
+    assert f"{path} is not one" in problem
 
 
 def test_a_colourless_training_set_cannot_be_normalised(tmp_path, own, encode, write_shard):

@@ -48,6 +48,11 @@ def test_a_federation_trains_the_simulated_model_and_lets_nobody_else_in(tmp_pat
         with federation.run([*RUN, f"hydra.run.dir={tmp_path / 'run'}", "engine.min_clients=2"]) as process:
             said = refused(federation, tmp_path)
             output = process.stdout.read() if process.stdout else ""
+        assert process.returncode == 0, output[-3000:]
+        with federation.run(["sparsity=7", f"hydra.run.dir={tmp_path / 'bad'}"]) as process:
+            refusal = process.stdout.read() if process.stdout else ""
+        assert process.returncode == 1, refusal[-3000:]
+        assert "1 problem in the configuration" in refusal
         groups = {started.pid for started in federation.processes.values()}  # each leads its own
     assert (tmp_path / "run" / "summary.json").exists(), output[-3000:]
     deployed = json.loads((tmp_path / "run" / "summary.json").read_text())

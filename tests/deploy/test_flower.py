@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("flwr", reason="needs flwr: pip install 'pffdst[deploy]'")
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.records import Answer, reply
+from pffdst.deploy.records import FORMAT, NEVER, Answer, Task, answer_of, reply
+from pffdst.deploy.survey import told_of
 from pffdst.experiment import Experiment
 from pffdst.run import play_round, run
 from pffdst.runs import checkpoint
@@ -90,7 +92,7 @@ def test_a_client_that_lost_its_memory_says_so_and_is_sent_everything(nodes: Nod
             sizes[t] = {client: size for client, at, size in nodes.sent if at == t}
             assert own.ledger.round["bytes_down"] == sum(sizes[t].values())
     assert {t: set(who) for t, who in rejected.items() if who} == {2: {1}}
-    assert rejected[2][1].startswith("lost its memory: it has no state of round 2")
+    assert rejected[2][1].startswith("lost its state: it has no state of round 2")
     assert sizes[3][1] > sizes[3][0]
 
 
@@ -100,8 +102,8 @@ def test_a_client_that_lost_its_memory_says_so_and_is_sent_everything(nodes: Nod
         (lambda m, a, u: reply(m, a, b"garbage"), "header: expected at least"),
         (lambda m, a, u: reply(m, a, u[:-1] + bytes([u[-1] ^ 1])), "checksum"),
         (lambda m, a, u: reply(m, replace(a, t=a.t - 1), u), "round: expected client 1 in 3, but got client 1 in 2"),
-        (lambda m, a, u: reply(m, replace(a, run="0" * 16), u), "but the answer is to 0000000000000000"),
-        (lambda m, a, u: reply(m, a, bytes(2**20)), "payload: at most"),
+        (lambda m, a, u: reply(m, replace(a, run="0" * 16), u), "but the answer is for 0000000000000000"),
+        (lambda m, a, u: reply(m, a, bytes(2**20)), "payload: expected at most"),
         (lambda m, a, u: reply(m, replace(a, problem="\x1b[2J"), None), " [2J"),
     ],
     ids=["garbage", "a bit", "stale round", "another run", "huge", "a terminal's codes"],
@@ -124,7 +126,7 @@ def test_a_bad_answer_is_left_out_and_named_and_the_run_goes_on(
 
 def test_too_few_clients_are_waited_for_and_then_named(nodes: Nodes, experiment: Make) -> None:
     nodes.down = {0, 1}
-    with pytest.raises(UserError, match=r"round 1: 1 of 3 clients could be reached within 0.2 s, and .*min_clients=2"):
+    with pytest.raises(UserError, match=r"round 1: 1 of 3 clients could be reached within 0.2 s, but .*min_clients=2"):
         run(experiment("few", *FLOWER, "engine.min_clients=2"))
     nodes.down, nodes.meddle = set(), lambda client, message, answer, update: None
     with pytest.raises(UserError, match="round 1: 0 of 3 clients gave a usable answer"):
@@ -140,5 +142,30 @@ def test_a_node_makes_nothing_that_it_does_not_allow(nodes: Nodes, experiment: M
     own = experiment("deployed", *FLOWER)
     config = {**own.engine.brief["config"], "objective": {"_target_": "os.system", "command": "true"}}
     own.engine.brief = {**own.engine.brief, "config": config}
-    with pytest.raises(UserError, match="which this node does not allow"):
+    with pytest.raises(UserError, match="0 of 3 clients gave a usable answer"):
         run(own)
+    assert caplog.text.count("which this node does not allow") == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "no path for "),
+        ({"state": "s"}, "no path for data"),
+        ({"state": "s", "data": "/gone"}, "/gone, do not"),
+    ],
+)
+def test_a_node_that_is_not_set_up_says_so_in_its_answer(nodes: Nodes, settings: dict[str, str], said: str) -> None:
+    """Its process does not fail, which Flower would report by the class of the error."""
+    from pffdst.deploy.client_app import query, train
+
+    context: Any = SimpleNamespace(node_config={**settings, "tell": "counts"}, node_id=1)
+    task = ConfigRecord({"format": FORMAT, **vars(Task("0" * 16, 1, 0, NEVER, NEVER))})
+    work = {"task": task, "payload": ConfigRecord({"bytes": b""}), "setup": ConfigRecord({"bytes": b""})}
+    answer, payload = answer_of(train(Message(RecordDict(work), 1, "train"), context), most=10)
+    survey = {"survey": ConfigRecord({"channels": 0, "resize": 0, "crop": False})}
+    told = told_of(query(Message(RecordDict(survey), 1, "query"), context))
+    assert payload is None
+    for problem in (answer.problem, told.problem):
+        assert said in problem
+        assert "--node-config" in problem

@@ -85,7 +85,7 @@ def test_a_node_tells_nothing_that_its_operator_did_not_allow(nodes: Nodes, tmp_
     with pytest.raises(UserError) as caught:
         survey(nodes, Ask(4, str(tmp_path / "counts.csv"), wait=3))
     assert f"client 1: {DECLINED}" in str(caught.value)
-    assert "client 3: is not heard of" in str(caught.value)
+    assert "client 3: no answer" in str(caught.value)
     assert "client 0" not in str(caught.value)
     assert not (tmp_path / "counts.csv").exists()
 
@@ -138,7 +138,7 @@ def test_what_such_data_cannot_do_is_told_before_any_work(tmp_path: Path, config
         "write partition=column partition.column=client",
         "write validation_share=0",
         "has 2 clients: write clients=2",
-        "dataset.mean is that of the clients' images",
+        "dataset.mean must describe the clients' images",
     ):
         assert part in text
 
@@ -147,7 +147,7 @@ def test_what_such_data_cannot_do_is_told_before_any_work(tmp_path: Path, config
     ("text", "said"),
     [
         ("client,class,samples\n0,cat,3\n2,dog,2\n", "client 1 has no samples"),
-        ("client,class,samples\n0,cat,3\n0,cat,2\n", "line 3: client 0 and class cat are there already"),
+        ("client,class,samples\n0,cat,3\n0,cat,2\n", "line 3: client 0 and class cat are already listed"),
         ("client,class,samples\n0,cat,-3\n", "line 2: expected client,class,samples"),
         ("client;class;samples\n0;cat;3\n", "line 2: expected client,class,samples"),
         ("", "but got 0 clients"),

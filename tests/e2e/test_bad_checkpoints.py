@@ -64,7 +64,7 @@ def test_the_one_before_serves(saved: tuple[Experiment, DictConfig, dict[str, An
     found = starting_state(cfg, experiment.folder, True, experiment.fingerprint)
     assert found is not None
     assert found["t"] == 1
-    with pytest.raises(UserError, match=r"last\.ckpt: it is none that a run wrote"):
+    with pytest.raises(UserError, match=r"last\.ckpt: it was not written by a run"):
         starting_state(cfg, experiment.folder, str(experiment.checkpoints / "last.ckpt"), experiment.fingerprint)
 
 
@@ -74,7 +74,7 @@ def test_no_part_is_taken_for_what_it_is_not(saved: tuple[Experiment, DictConfig
     bad = copied(state)
     PARTS[name](bad)
     with (
-        pytest.raises(UserError, match="none that a run of this configuration wrote"),
+        pytest.raises(UserError, match="was not written by a run of this configuration"),
         experiment.engine.open(experiment.setup),
     ):
         experiment.restore(bad)

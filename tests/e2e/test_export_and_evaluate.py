@@ -141,7 +141,7 @@ def test_evaluate_on_other_data(run: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["lr=0.1"], "only the data can be set here"),
+        (["lr=0.1"], "only dataset settings are allowed here"),
         (["dataset.tset_share=0.5"], "did you mean test_share"),
         (["dataset=digit"], "did you mean digits"),
         (["dataset.test_share=0"], "test_share"),

@@ -243,4 +243,4 @@ def test_a_config_that_tells_no_data_is_one_line(tmp_path: Path, text: str, caps
     assert evaluate([str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "says what the data are: it tells no" in told
+    assert "does not describe the data: it has no valid" in told

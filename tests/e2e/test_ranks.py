@@ -59,7 +59,7 @@ def test_a_killed_rank_stops_all_and_another_number_of_ranks_ends_with_the_bytes
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("all ranks stop.") == 1, err
-    assert f"To go on from the last checkpoint, with any number of ranks: torchrun --nproc-per-node=N {ROOT}" in err
+    assert f"To resume from the last checkpoint, with any number of ranks: torchrun --nproc-per-node=N {ROOT}" in err
     assert f"resume={shared}" in err
     assert 'train.py", line' not in err
 

@@ -88,7 +88,7 @@ def test_a_finished_run_gets_more_rounds(uninterrupted: Path, tmp_path: Path, tr
     shutil.copytree(uninterrupted, folder)
     refused = train(f"resume={folder}", *longer[:1])
     assert refused.returncode == 2
-    assert "stages would have begun in round 1, 26, not 1, 21: write freeze.at=0.4" in refused.stderr
+    assert "stages would have started in round 1, 26, not 1, 21: write freeze.at=0.4" in refused.stderr
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
     went_on = train(f"resume={folder}", *longer)
     assert went_on.returncode == 0, went_on.stderr
@@ -125,13 +125,13 @@ def test_results_that_are_gone_are_made_anew_from_the_last_checkpoint(
         (tmp_path / "moved again" / name).unlink()
     lost = train(f"resume={tmp_path / 'moved again'}")
     assert lost.returncode == 2
-    assert "its summary.json and its checkpoints are gone: run anew" in lost.stderr
+    assert "its summary.json and checkpoints are gone: run it again" in lost.stderr
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(uninterrupted: Path, train: Train) -> None:
     again = train(*RUN, f"hydra.run.dir={uninterrupted}")
     assert again.returncode == 2
-    assert "holds a run" in again.stderr
+    assert "contains a run" in again.stderr
 
 
 def test_another_configuration_does_not_resume(uninterrupted: Path, train: Train) -> None:

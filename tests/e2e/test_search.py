@@ -44,7 +44,7 @@ def test_killed_in_a_trial_it_goes_on_as_if_never_stopped(train: Train, start: S
 
     again = train(*SEARCH, f"search.folder={killed}")
     assert again.returncode == 0, again.stderr
-    assert "trial 1 was stopped and is resumed" in again.stdout
+    assert "trial 1 was stopped and will be resumed" in again.stdout
     assert "resuming after round" in again.stdout
     assert "Pareto front" in again.stdout
     assert (killed / "0" / "metrics.csv").stat().st_mtime_ns == before
@@ -67,5 +67,5 @@ def test_failures_in_a_row_end_it_with_the_reason(train: Train, tmp_path: Path) 
     own = ["dataset=parquet", f"dataset.path={images}", f"search.folder={tmp_path / 'search'}"]
     failed = train("search=digits_lr", "experiment=debug", *own)
     assert failed.returncode == 1, failed.stderr
-    assert "The search ended after 3 failures in a row" in failed.stdout
+    assert "The search stopped after 3 failures in a row" in failed.stdout
     assert "parquet" in trials(tmp_path / "search")[0].error

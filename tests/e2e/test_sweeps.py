@@ -39,7 +39,7 @@ def test_the_folder_of_another_sweep_is_told_as_one(train: Train, tmp_path: Path
     (tmp_path / "sweep" / "0" / "summary.json").write_text("{}")
     refused = train("-m", *JOB, "seed=0", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert refused.returncode == 1
-    assert "another sweep's job already: write another hydra.sweep.dir" in refused.stdout + refused.stderr
+    assert "already contains another sweep's job: write another hydra.sweep.dir" in refused.stdout + refused.stderr
 
 
 def test_the_joblib_launcher_runs_jobs_side_by_side(train: Train, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_study(run, tmp_path: Path) -> None:
 def test_the_default_logger_is_passed_over_with_one_warning(run, tmp_path: Path) -> None:
     done = run(str(ROOT / "train.py"), *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("the run goes on without it") == 1
+    assert (done.stdout + done.stderr).count("the run continues without it") == 1
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path: Path) -> None
         pool._workers[0].process.kill()
         pool._workers[0].process.join()
         now = experiment.server.begin(0)
-        with pytest.raises(LostError, match=r"exit code -9.*Fewer engine\.workers"):
+        with pytest.raises(LostError, match=r"exit code -9.*Use fewer engine\.workers"):
             list(experiment.engine.run(now.tasks()))
 
 
@@ -130,7 +130,7 @@ def test_a_worker_that_is_stopped_is_told_with_its_client_and_round(
         pool: Any = experiment.engine._pool  # type: ignore[attr-defined]
         os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
         now = experiment.server.begin(0)
-        with pytest.raises(LostError, match=r"at client \d+ in round 1, has not been heard of for 2 s"):
+        with pytest.raises(LostError, match=r"at client \d+ in round 1, has been silent for 2 s"):
             list(experiment.engine.run(now.tasks()))
 
 

@@ -91,7 +91,7 @@ def test_bytes_arrive_as_they_were_sent_and_followers_end_with_rank_0() -> None:
     assert [code for code, _, _ in others] == [0, 0], others
 
 
-@pytest.mark.parametrize(("how", "why"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "has not been heard of for 2 s")])
+@pytest.mark.parametrize(("how", "why"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "has been silent for 2 s")])
 def test_a_follower_that_is_lost_stops_all_and_is_named(how: signal.Signals, why: str) -> None:
     processes = start(3, "stay")
     assert line(processes[0]) == "echoed 3\n"
@@ -107,7 +107,7 @@ def test_a_follower_that_is_lost_stops_all_and_is_named(how: signal.Signals, why
     assert other == 0  # told to end, it does so without a word
 
 
-@pytest.mark.parametrize(("how", "why"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "has not been heard of for 2 s")])
+@pytest.mark.parametrize(("how", "why"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "has been silent for 2 s")])
 def test_followers_end_when_rank_0_is_lost_and_one_says_so(how: signal.Signals, why: str) -> None:
     processes = start(3, "stay")
     assert line(processes[0]) == "echoed 3\n"
@@ -116,7 +116,7 @@ def test_followers_end_when_rank_0_is_lost_and_one_says_so(how: signal.Signals, 
     processes[0].kill()
     end(processes[:1])
     assert (one[0], two[0]) == (1, 1)
-    assert one[2].startswith(f"rank 0, which owns the run, {why}: all ranks stop. resume=FOLDER")
+    assert one[2].startswith(f"rank 0, which owns the run, {why}: all ranks stop. Write resume=FOLDER")
     assert two[2] == ""
 
 
@@ -134,5 +134,5 @@ def test_an_impossible_timeout_is_refused(given: str) -> None:
 def test_a_sweep_is_refused_under_torchrun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     entry._refuse_ranks("-m", "the sweep")
     monkeypatch.setattr(entry, "current", object)
-    with pytest.raises(UserError, match="-m does not go with torchrun"):
+    with pytest.raises(UserError, match="-m cannot be used with torchrun"):
         entry._refuse_ranks("-m", "the sweep")

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from omegaconf import OmegaConf
 from pffdst import testing
 from pffdst.build import build
 from pffdst.config.compose import session
+from pffdst.core.errors import UserError
 from pffdst.experiment import Experiment
+from pffdst.observers import Observer
 from pffdst.run import play_round
 from tests.warm import WarmPython
 
@@ -126,6 +129,55 @@ def test_an_observer_gets_the_finished_round_and_can_end_the_run(tmp_path: Path)
     assert experiment.progress.t == 3
     assert experiment.progress.stop == "it has seen enough"
     assert all(seen > 0 for seen in experiment.observers[0].seen)  # type: ignore[attr-defined]
+
+
+class Watcher:
+    """It has the method of an observer, and of nothing else."""
+
+    def on_round(self, experiment: Experiment, done: Any) -> None:
+        """Looks on."""
+
+
+class Hoarder(Observer):
+    """Its state is not made of tensors and plain values."""
+
+    def on_round(self, experiment: Experiment, done: Any) -> None:
+        """Looks on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": Watcher()}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("observers.own", "pffdst.observers.Observer"),
+        ("logger.own", "pffdst.loggers.base.RunLogger"),
+        ("metrics.own", "torchmetrics.metric.Metric"),
+        *(
+            (group, ".")
+            for group in ("readjust", "codec", "participation", "aggregation", "freeze", "dataset", "engine")
+        ),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_by_name(tmp_path: Path, key: str, kind: str) -> None:
+    with session(ROOT / "configs") as opened:
+        cfg = opened.compose(small()).cfg
+    group, _, name = key.partition(".")
+    own = {"_target_": f"{__name__}.Watcher"}
+    OmegaConf.update(cfg, group, {name: own} if name else own, merge=False, force_add=True)
+    with pytest.raises(UserError, match=rf"{key}: .*Watcher is not a \w+; derive the class from .*{kind}"):
+        build(cfg, tmp_path, "test")
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_first_one(tmp_path: Path) -> None:
+    experiment = made(tmp_path, "engine.exact=true")
+    experiment = replace(experiment, observers=(Hoarder(),))
+    with experiment.engine.open(experiment.setup):
+        with pytest.raises(UserError, match="the state of observers cannot be read back"):
+            experiment.save()
+        assert not experiment.checkpoints.exists()
+        replace(experiment, observers=()).save()
 
 
 def test_all_of_them_at_once_from_the_command_line(warm: WarmPython, tmp_path: Path) -> None:

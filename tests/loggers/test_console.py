@@ -116,6 +116,10 @@ def test_refused_updates_are_counted():
     logger.log(row_of(1, 1) | {names.ROUND_REJECTED: 2})
     logger.log(row_of(2, 1) | {names.ROUND_REJECTED: 1})
     assert "3 rejected" in stream.getvalue().splitlines()[-1]
+    resumed = ConsoleLogger(3, 1, Console(file=stream))
+    resumed.open(RunInfo(CONFIG, Path("logs/run")), logger.state_dict())
+    resumed.log(row_of(3, 1))
+    assert "3 rejected" in stream.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
@@ -200,4 +204,4 @@ def test_a_resumed_run_reckons_with_its_own_rounds_alone(monkeypatch: pytest.Mon
     logger.open(RUN, {"round": "50"})
     logger.log(row_of(51, 1))
     assert "ETA 8:10" in stream.getvalue(), "49 rounds of 10 s"
-    assert logger.state_dict() == {"round": "51"}
+    assert logger.state_dict() == {"round": "51", "rejected": "0"}

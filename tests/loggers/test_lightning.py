@@ -145,7 +145,7 @@ def test_settings_rows_and_the_end_are_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_is_refused() -> None:
-    with pytest.raises(UserError, match="does not know its 'dir'; it knows folder"):
+    with pytest.raises(UserError, match="a run has no 'dir'; choose from folder"):
         LightningLogger(Spy, {"save_dir": "dir"})
 
 
@@ -153,7 +153,7 @@ def test_a_missing_package_is_one_message(tmp_path: Path) -> None:
     def make(**given: object) -> DummyLogger:
         raise ModuleNotFoundError("Requirement 'comet-ml' not met")
 
-    with pytest.raises(UserError, match=r"make needs a package: .*comet-ml.*; or leave it out"):
+    with pytest.raises(UserError, match=r"make needs a package: .*comet-ml.*; or leave out the logger"):
         LightningLogger(make).open(info(tmp_path), None)
 
 
@@ -169,7 +169,7 @@ def test_training_goes_on_without_it_after_one_warning(
     with caplog.at_level(logging.WARNING):
         logged(LightningLogger(fail if broken == "make" else Spy, {}), tmp_path, range(1, 4))
     assert len(caplog.records) == 1
-    assert "the run goes on without it" in caplog.text
+    assert "the run continues without it" in caplog.text
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (ROOT / "configs" / "logger").glob("*.yaml")))

@@ -50,7 +50,7 @@ def test_the_final_table_shows_every_figure_at_any_width(width):
         assert figure in text
     for figure in ("121 kB", "131 kB", "1.11 TFLOP", "inputs 2.12 TFLOP", "weights 3.13 TFLOP"):
         assert figure in text
-    for figure in ("444 kB", "5.55 TFLOP", "1:07", "777 MB", "rejected updates      3", "files in logs/sweeps/[x]/12"):
+    for figure in ("444 kB", "5.55 TFLOP", "1:07", "777 MB", "rejected updates       3", "files in logs/sweeps/[x]/12"):
         assert figure in text
     assert "pffdst on digits, SmallCNN: sparsity 0.8, 100 rounds, seed 0" in text
 

@@ -194,7 +194,7 @@ def test_training_goes_on_without_wandb_after_one_warning(tmp_path, monkeypatch,
     with caplog.at_level(logging.WARNING):
         log(tmp_path, range(1, 4))
     assert len(caplog.records) == 1
-    assert "the run goes on without it" in caplog.text
+    assert "the run continues without it" in caplog.text
     assert len(read_metrics(tmp_path / "metrics.csv")) == 3
 
 

@@ -15,7 +15,7 @@ from scipy.stats import chi2
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Facts
 from pffdst.core.seeding import generator_for
-from pffdst.methods.participation import Population, Proportional, Uniform
+from pffdst.methods.participation import Participation, Population, Proportional, Uniform
 from pffdst.methods.windows import Windows
 
 
@@ -31,6 +31,28 @@ def test_a_cohort_is_k_different_clients_in_order(case: tuple[int, int], t: int)
     assert list(cohort) == sorted(cohort)
     assert 0 <= cohort[0] <= cohort[-1] < clients
     assert cohort == drawn(clients, size, 0, t)
+
+
+class Own(Participation):
+    """A cohort of somebody's own."""
+
+    def __init__(self, drawn: Any, fixed: bool = True) -> None:
+        super().__init__()
+        self.__dict__.update(drawn=drawn, fixed=fixed)
+
+    def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
+        return self.__dict__["drawn"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "cohort", [(0, 0), (1, 0), (-1, 2), (0, 5), (0.0, 1.0), (True,), [0, 1], None, (0, 1, 2), torch.tensor([0, 1])]
+)
+def test_what_is_no_cohort_is_refused(cohort: Any) -> None:
+    population = Population(5, lambda _: 9)
+    with pytest.raises(UserError, match="at most 2 different client numbers"):
+        Own(cohort).asked(3, population, 2, seed=0)
+    assert Own((0, 4)).asked(3, population, 2, seed=0) == (0, 4)
+    assert Own((0, 1, 2), fixed=False).asked(3, population, 2, seed=0) == (0, 1, 2)
 
 
 def test_all_clients_take_part_where_k_is_c() -> None:
@@ -118,8 +140,8 @@ def test_rounds_before_the_first_are_as_the_first(tmp_path: Path) -> None:
         (["1,2,3", "1,2,"], "line 3: to is ''; write a number"),
         (["1,3,2"], "line 2: `from` is after `to`"),
         (["-1,3,4"], "line 2: client is below 0"),
-        (["0.5,3,4"], "line 2: client is no whole number"),
-        (["1,1,1e300"], "line 2: to is no whole number"),
+        (["0.5,3,4"], "line 2: client is not a whole number"),
+        (["1,1,1e300"], "line 2: to is not a whole number"),
         (["1,2"], "cannot be read"),
         ([], "has no client, from and to"),
     ],
@@ -137,7 +159,7 @@ def test_what_cannot_be_is_said_before_the_run(tmp_path: Path) -> None:
     facts = Facts(clients=20, cohort=15, timed=False, simulated=False)
     rule = Uniform(trace=str(tmp_path / "t.csv"), extra=9, deadline=3.0, dropout_after=0.5)
     trace, extra, time, engine = rule.problems(facts)
-    assert "names client 30, but they are 0 to 19: write clients=31" in trace
+    assert "names client 30, but clients are 0 to 19: write clients=31" in trace
     assert "write participation.extra=5" in extra
     assert "write time=links" in time
     assert engine.startswith("participation.dropout_after, participation.extra, participation.deadline: ")

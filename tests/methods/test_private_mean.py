@@ -191,7 +191,7 @@ def test_rules_that_ask_single_clients_for_more_are_refused_by_name(method: str)
     if method not in ASK:
         assert parts(cfg).setup.faulty.clients == frozenset()
         return
-    with pytest.raises(ConfigError, match="asks single clients for signals or masks of their own"):
+    with pytest.raises(ConfigError, match="asks individual clients for signals or masks of their own"):
         parts(cfg)
 
 

@@ -238,7 +238,7 @@ def test_two_stages_need_a_density_that_stays() -> None:
     assert PruneFl().problems(Facts(stage_lengths=(10,))) == []
     assert PruneFl(exact=True).problems(Facts(stage_lengths=(5, 5))) == []
     assert "readjust.exact=true" in PruneFl().problems(Facts(stage_lengths=(5, 5)))[0]
-    assert "sparsity is where it begins" in PruneFl().remarks([10])[0]
+    assert "sparsity is where it starts" in PruneFl().remarks([10])[0]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_signals_double_the_bill(make_experiment: MakeExperiment) -> None:
 
 @pytest.mark.parametrize("wrong", ["momentum=0.9", "optimizer=adamw"])
 def test_other_steps_than_plain_sgds_are_refused(wrong: str, config_dir: Any) -> None:
-    with pytest.raises(ConfigError, match="scaffold takes plain SGD"):
+    with pytest.raises(ConfigError, match="scaffold needs plain SGD"):
         check(compose(["method=scaffold", "logger=csv", wrong], config_dir))
 
 

@@ -56,8 +56,8 @@ def test_devices_are_read_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "wrong"),
     [
-        ("0,1,10,0", "line 2: speeds are above 0"),
-        ("0,1,10,5\n0,1,10,5", "line 3: client 0 is no whole number or has a line already"),
+        ("0,1,10,0", "line 2: speeds must be above 0"),
+        ("0,1,10,5\n0,1,10,5", "line 3: client 0 is not a whole number or already has a line"),
         ("0,1,ten,5", "line 2: down is 'ten'; write a number"),
     ],
 )

@@ -133,7 +133,7 @@ def test_both_ways_clients_are_sent_what_changed_alone(make_experiment: Callable
 
 @pytest.mark.parametrize("wrong", ["freeze=two_stage", "readjust=client_gradient"])
 def test_masks_that_move_are_refused(wrong: str, config_dir: Any) -> None:
-    with pytest.raises(ConfigError, match="updates=topk_ef remembers changes"):
+    with pytest.raises(ConfigError, match="updates=topk_ef needs weights that stay"):
         check(compose(["method=topk_ef", "logger=csv", wrong], config_dir))
 
 

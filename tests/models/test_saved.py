@@ -139,10 +139,10 @@ def test_batch_normalisation_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "arguments", "words"),
     [
-        ("os.system", {"command": "touch {folder}/ran"}, "no class of torch modules"),
-        ("pathlib.Path", {}, "no class of torch modules"),
+        ("os.system", {"command": "touch {folder}/ran"}, "is not a torch module class"),
+        ("pathlib.Path", {}, "is not a torch module class"),
         ("nowhere.Net", {}, "cannot be imported"),
-        ("pffdst.models.cnn.SmallCNN", {"channels": 1}, "cannot be made"),
+        ("pffdst.models.cnn.SmallCNN", {"channels": 1}, "cannot be built"),
         ("pffdst.models.cnn.SmallCNN", {"channels": 3, "size": 8, "classes": 10}, "do not fit SmallCNN"),
     ],
 )

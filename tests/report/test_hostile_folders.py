@@ -176,14 +176,14 @@ def device(folder):
 
 
 NAMED = {
-    "a figure of 400 digits": (numbers_without_end, "a number of 400 digits"),
+    "a figure of 400 digits": (numbers_without_end, "a number with 400 digits"),
     "brackets without end": (deep, "nested too deeply"),
     "a list that holds itself": (self_alias, "it uses an alias"),
     "aliases of aliases": (many_aliases, "it uses an alias"),
-    "Infinity clients": (infinity, "has another form"),
-    "1e308 bytes": (huge_figure, "bytes_up, rounds cannot be"),
-    "a pipe": (pipe, "no regular file"),
-    "a device": (device, "a link that leads out"),
+    "Infinity clients": (infinity, "has an unexpected form"),
+    "1e308 bytes": (huge_figure, "impossible values of bytes_up, rounds"),
+    "a pipe": (pipe, "not a regular file"),
+    "a device": (device, "a link to outside"),
 }
 
 
@@ -246,7 +246,7 @@ def folders_for_files(folder):
 
 
 OWN = {
-    "a link to a secret": (secret_by_link, "a link that leads out"),
+    "a link to a secret": (secret_by_link, "a link to outside"),
     "a number in base sixty": (base_sixty, "digits"),
     "a row without end": (one_line, "rows of metrics.csv are damaged"),
     "half a letter": (half_a_letter, ""),
@@ -255,7 +255,7 @@ OWN = {
     "fifty thousand layers": (many_layers, ""),
     "a lock that is somebody's letter": (a_lock_that_is_a_letter, "after round"),
     "skipped for a folder that has no name": (skipped_for_nowhere, "the result is in"),
-    "folders in the place of files": (folders_for_files, "no regular file"),
+    "folders in the place of files": (folders_for_files, "not a regular file"),
 }
 HOSTILE = NAMED | OWN
 

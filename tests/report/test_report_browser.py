@@ -97,8 +97,8 @@ def test_the_first_screen_says_which_method_how_accurate_how_many_bytes(tab, gro
     ("seeds", "others", "told"),
     [
         ((0,), (0,), ", from one seed"),
-        ((0, 1), (1,), ", by the one seed of both"),
-        ((0, 1, 2), (0, 1), ", by the 2 seeds of both"),
+        ((0, 1), (1,), ", on the one shared seed"),
+        ((0, 1, 2), (0, 1), ", on the 2 shared seeds"),
         ((0,), (1,), ", from different seeds"),
     ],
 )
@@ -228,7 +228,7 @@ def test_chosen_runs_show_what_differs(tab):
 def test_what_was_left_out_is_named_with_its_reason(tab):
     text = tab.page.locator("#left").inner_text()
     for words in (
-        "no run was written here",
+        "no run has been written here",
         "the result is in",
         "rows of metrics.csv are damaged",
         "after round 10 of 20",

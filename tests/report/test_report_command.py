@@ -25,7 +25,7 @@ def test_it_writes_what_it_is_asked_for(logs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere is no folder"),
+        (["nowhere"], "nowhere is not a folder"),
         (["EMPTY"], "no runs there"),
         (["LOGS", "--group-by", "sparsty"], "--group-by sparsty: no run has such a key"),
         (["LOGS", "--level", "0"], "--level 0: write an accuracy in percent"),

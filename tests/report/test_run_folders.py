@@ -21,10 +21,10 @@ EXPECTED = {
     "bad json": ("done", "summary.json cannot be read"),
     "no summary": ("done", "summary.json is missing"),
     "no metrics": ("done", "metrics.csv is missing"),
-    "bad config": ("damaged", "which settings it had is not known config.yaml cannot be read"),
+    "bad config": ("damaged", "its settings are not known config.yaml cannot be read"),
     "binary metrics": ("done", "metrics.csv"),
     "failed": ("failed", "holds no cifar10_train"),
-    "empty": ("empty", "no run was written here yet"),
+    "empty": ("empty", "no run has been written here yet"),
     "skipped": ("skipped", "the result is in"),
 }
 
@@ -94,7 +94,7 @@ def test_a_run_stopped_after_its_last_round_yields_to_the_finished_one(tmp_path,
 def test_a_run_that_has_just_begun_is_not_damaged(tmp_path, write):
     folder = write(tmp_path / "logs/a", done=1)
     (folder / "metrics.csv").unlink()
-    assert alone(tmp_path / "logs").remarks == (f"after round 0 of 20; resume={folder} goes on with it",)
+    assert alone(tmp_path / "logs").remarks == (f"after round 0 of 20; to resume: resume={folder}",)
 
 
 def test_only_what_changed_is_read_again(tmp_path, write, monkeypatch):
@@ -141,7 +141,7 @@ def test_rows_that_go_back_in_time_are_left_out(tmp_path, write):
 
 
 def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         Library([tmp_path / "nowhere"]).look()
 
 

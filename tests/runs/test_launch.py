@@ -45,5 +45,5 @@ def test_what_another_start_finished_meanwhile_is_taken(
     if same:
         assert launch.launch(cfg) == 0.5
     else:
-        with pytest.raises(UserError, match="holds this job on other data"):
+        with pytest.raises(UserError, match="contains this job with other data"):
             launch.launch(cfg)

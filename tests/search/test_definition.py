@@ -116,7 +116,7 @@ def test_more_trials_and_another_sampler_are_the_same_search(tmp_path: Path) -> 
         ("val/acc_global", "val/f1", "no run has the figure val/f1"),
         ("maximize", "max", "expected maximize or minimize"),
         ("RandomSampler", "RandomSample", "write e.g. _target_: optuna.samplers.TPESampler"),
-        ("optuna.samplers.RandomSampler", "pathlib.Path", "is no sampler"),
+        ("optuna.samplers.RandomSampler", "pathlib.Path", "is not a sampler"),
         ("RandomSampler}", "RandomSampler, sed: 1}", "did you mean seed?"),
         ("RandomSampler}", "RandomSampler, seed: 1}", "leave it out: the run's seed"),
         ("rounds: 40", "lr: 0.1", "leave it out of fixed or of space"),

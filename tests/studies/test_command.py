@@ -105,4 +105,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     assert "fixed/0: failed after" in said
     assert "output.log" in said
     assert "moving/0: done after" in said
+    assert "1 run is left (1 failed)" in said
     assert damaged.read_bytes() == b"no checkpoint"
+    assert main([*command, "--list"]) == 0
+    assert "  fixed/0: failed (see " in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -71,7 +72,9 @@ def test_a_run_that_moved_ends_as_one_that_never_did(
     assert main(["unpack", str(tmp_path / "masks.zip"), *places(there)]) == 2
     assert "write --study masks.yaml" in capsys.readouterr().err
     assert main(["unpack", str(tmp_path / "masks.zip"), "--study", *command, *places(there)]) == 0
-    assert f"moving/0: taken, after round {t}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"moving/0: taken, after round {t}\n" in said
+    assert said.splitlines()[-1] == f"to resume: {shlex.join(['python', '-m', 'reproduce', *command, *places(there)])}"
 
     one = ["--only", "moving", "--seeds", "0", *EVERY]
     for root in (there, still):
@@ -210,13 +213,13 @@ def test_links_cut_files_and_no_files_are_refused(
     whole = packed.read_bytes()
     altered(packed, lambda content: content, mode=0o120777)
     assert taken(packed, command, tmp_path / "there") == 2
-    assert "is no regular file" in capsys.readouterr().err
+    assert "is not a regular file" in capsys.readouterr().err
     for damaged in (whole[: len(whole) // 2], b"", b"no zip"):
         packed.write_bytes(damaged)
         assert taken(packed, command, tmp_path / "there") == 2
         assert "no pack that can be read" in capsys.readouterr().err
     assert taken(tmp_path, command, tmp_path / "there") == 2
-    assert "is no regular file" in capsys.readouterr().err
+    assert "is not a regular file" in capsys.readouterr().err
     assert taken(tmp_path / "nothing.zip", command, tmp_path / "there") == 2
     assert "is missing" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()

@@ -103,10 +103,10 @@ def test_masks_freezing_resume_and_export(hf: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["model.path=/nowhere"], "model.path must name a Hugging Face folder, but /nowhere is none"),
-        (["dataset.tokenizer=null"], "the tokenizer has .* tokens, the model of model.path knows 27"),
-        (["dataset.length=64"], "dataset.length=64, but the model takes 20 tokens: write dataset.length="),
-        (["model.dense=[head]"], "'head' names none; there are model.bert"),
+        (["model.path=/nowhere"], "model.path must name a Hugging Face folder, but /nowhere is not one"),
+        (["dataset.tokenizer=null"], "the tokenizer has .* tokens, but the model in model.path knows 27"),
+        (["dataset.length=64"], "dataset.length=64, but the model takes at most 20 tokens: write dataset.length="),
+        (["model.dense=[head]"], "'head' matches none of model.bert"),
     ],
 )
 def test_what_does_not_fit_is_told(hf: Make, overrides: list[str], said: str) -> None:
@@ -124,5 +124,5 @@ def test_a_folder_without_safetensors_is_told(make: Make, bert: Path, tmp_path: 
             (folder / path.name).write_bytes(path.read_bytes())
     (folder / "pytorch_model.bin").write_bytes(b"no weights")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
-    with pytest.raises(ConfigError, match="holds no sequence-classification model that can be read"):
+    with pytest.raises(ConfigError, match="has no readable sequence-classification model"):
         make("model=hf", f"model.path={folder}", "rounds=4")

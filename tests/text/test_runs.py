@@ -101,13 +101,13 @@ def test_a_method_of_every_kind_keeps_its_density_and_resumes_exactly(make: Make
     [
         (
             ["dataset=text", "dataset.path=."],
-            "model=cnn asks for channels, size, but dataset=text tells vocabulary, length, padding and classes: they "
-            "are not of a kind; use model=hf or model=text_transformer",
+            "model=cnn needs channels, size, but dataset=text provides vocabulary, length, padding and classes: they "
+            "do not match; use model=hf or model=text_transformer",
         ),
         (
             ["model=text_transformer"],
-            "model=text_transformer asks for length, padding, vocabulary, but dataset=digits tells channels, size and "
-            "classes: they are not of a kind; use model=cnn or model=lenet or model=resnet18",
+            "model=text_transformer needs length, padding, vocabulary, but dataset=digits provides channels, size and "
+            "classes: they do not match; use model=cnn or model=lenet or model=resnet18",
         ),
     ],
 )
@@ -118,5 +118,5 @@ def test_a_model_of_other_data_is_told_with_what_fits(overrides: list[str], said
 
 
 def test_an_augmentation_of_images_is_told(make: Make) -> None:
-    with pytest.raises(ConfigError, match="augmentation: CropFlip is none for texts; write augmentation=none"):
+    with pytest.raises(ConfigError, match="augmentation: CropFlip cannot augment texts; write augmentation=none"):
         make("augmentation=crop_flip")

@@ -91,7 +91,7 @@ def test_empty_and_long_texts_are_kept_and_told(tmp_path: Path, caplog: pytest.L
     write_table(tmp_path / "test.csv", reviews(4, 1))
     with caplog.at_level(logging.INFO):
         data = load(tmp_path)
-    assert "train split: 2 of 33 texts are empty: they are kept, as texts without a word" in caplog.text
+    assert "train split: 2 of 33 texts are empty: they are kept as texts without words" in caplog.text
     assert "train split: 1 of 33 texts are longer than dataset.length=128 tokens: they are cut there" in caplog.text
     assert "test split" not in caplog.text
     assert data.train.lengths.tolist()[-3:] == [2, 2, 128]  # what opens and what closes a text
@@ -108,7 +108,7 @@ Break = Callable[[Path], Any]
         (
             lambda f: write_table(f / "train.csv", [("a", "b", 1)], ("title", "body", "stars")),
             [],
-            "which column is the text cannot be told; its columns are title, body, stars: write dataset.files.text=",
+            "cannot tell which column is the text; its columns are title, body, stars: write dataset.files.text=",
         ),
         (lambda f: write_table(f / "train.csv", [("a film", 0.5)]), [], "labels must be integers or words"),
         (
@@ -116,10 +116,10 @@ Break = Callable[[Path], Any]
             [],
             "row 1: the cell of column 'label' is empty",
         ),
-        (lambda f: write_table(f / "train.csv", []), [], "it holds no rows"),
+        (lambda f: write_table(f / "train.csv", []), [], "it has no rows"),
         (lambda f: (f / "train.csv").write_text('text,label\n"a",1,2\nb\n'), [], "the csv file cannot be read"),
         (lambda f: (f / "train.csv").unlink(), [], "no file in .* matches dataset.files.train="),
-        (lambda f: None, ["dataset.length=2"], "dataset.length, the most tokens of a text, must be 4 or more"),
+        (lambda f: None, ["dataset.length=2"], "dataset.length, the maximum tokens per text, must be 4 or more"),
         (lambda f: None, ["dataset.vocabulary=9"], "dataset.vocabulary must be 100 tokens or more, got 9"),
         (lambda f: None, ["dataset.tokenizer=/nowhere"], "dataset.tokenizer must name a folder with a tokenizer"),
         (lambda f: None, ["dataset.classes=3"], "dataset.classes=3, but the labels have 2 values"),
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, change: Break, overri
 def test_a_folder_without_a_tokenizer_is_told(films: Path, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="holds no tokenizer that can be read") as refused:
+    with pytest.raises(DataError, match="contains no readable tokenizer") as refused:
         load(films, f"paths.cache={tmp_path / 'cache'}", f"dataset.tokenizer={tmp_path}")
     assert "\n" not in str(refused.value)
 

@@ -93,5 +93,5 @@ def test_inputs_are_told_in_words_and_read_back() -> None:
     assert bool((tokens[1::2, 1:] == 3).all())
     assert int(tokens.max()) == 49
     assert int(tokens.min()) == 0
-    with pytest.raises(TypeError, match="Expected the numbers of tokens"):
+    with pytest.raises(TypeError, match="Expected token ids"):
         inputs.front(torch.float32, torch.contiguous_format, "cpu")(torch.zeros(2, 3))

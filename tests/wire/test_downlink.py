@@ -160,7 +160,7 @@ def test_a_missing_section_is_named(layout: Layout, make_model: MakeModel, tag: 
 
 @pytest.mark.parametrize("tag", [Tag.REPORT, 64, 70])
 def test_a_section_too_many_is_refused(layout: Layout, make_model: MakeModel, tag: int) -> None:
-    with pytest.raises(WireError, match=f"sections: {name_of(tag)} is not due"):
+    with pytest.raises(WireError, match=f"sections: {name_of(tag)} is not expected"):
         read(altered(sent(make_model(layout)), {tag: Section(0, b"")}), layout)
 
 

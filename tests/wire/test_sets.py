@@ -91,8 +91,8 @@ def test_any_bytes_are_a_set_or_an_error(sizes: list[int], body: bytes) -> None:
         (b"\x65", "101 positions are claimed"),
         (b"\x00\x01\x02", "4-byte words"),
         (b"\x00\x00\x00\x00\x00", "never 0"),
-        (b"\x00\x01\x00\x00\x00", "goes on"),
-        (b"\x02\xff\xff\xff\xff", "do not lie in their layer"),
+        (b"\x00\x01\x00\x00\x00", "continues after"),
+        (b"\x02\xff\xff\xff\xff", "are outside their layer"),
     ],
 )
 def test_what_is_malformed_is_named(body: bytes, word: str) -> None:

@@ -125,7 +125,7 @@ def test_a_model_without_state_has_no_such_section() -> None:
     assert len(unpack(payload).section(Tag.HELD).body) == 8
     message = unpack(payload)
     more = {**message.sections, Tag.STATE: Section(1, b"\0")}
-    with pytest.raises(WireError, match="STATE is not due"):
+    with pytest.raises(WireError, match="STATE is not expected"):
         decode_downlink(pack(Message(message.kind, 0, message.client, message.model, more)), Memory(), PLAIN, CODECS)
 
 

@@ -1,7 +1,7 @@
 """The comparison as a W&B workspace: `python -m pffdst dashboard ENTITY/PROJECT`.
 
-Accuracy against measured bytes, the bill by part, FLOPs and the masks, for all runs of a project; runs that differ in
-their seed alone are one line with a band. With --dry-run the panels are printed as JSON, and no login is needed.
+Accuracy against measured bytes, bytes by part, FLOPs and masks, for all runs of a project. Runs that differ only in
+their seed are drawn as one line with a band. --dry-run prints the panels as JSON and needs no login.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ GROUPED_BY = (
     *("dataset.name", "model._target_", "method_name", "sparsity", "rounds"),
     *("allocation._target_", "readjust._target_", "freeze._target_", "codec._target_"),
 )
-"""Keys of a run's configuration; runs that agree in all of them are drawn as one, over their seeds."""
+"""Keys of a run's configuration; runs that agree in all of them are drawn as one line over their seeds."""
 
 
 @final
 @dataclass(frozen=True)
 class Panel:
-    """One picture: lines of `y` over `x`, bars of the last `y`, or points of the last `y[0]` at the last `x`."""
+    """One plot: lines of `y` over `x`, bars of the last `y`, or points of the last `y[0]` at the last `x`."""
 
     title: str
     kind: Literal["lines", "bars", "points"]
@@ -61,7 +61,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         _over_bytes("server average, mean over clients", names.EMA_ACC_CLIENT_MEAN),
         _over_bytes("last model, pooled test set", names.ACC_GLOBAL),
         Panel(
-            "a point per run: its bytes, its server average",
+            "one point per run: its bytes and its server average",
             "points",
             (names.EMA_ACC_GLOBAL,),
             names.COST_BYTES,
@@ -80,19 +80,19 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         _over_rounds("alive, trainable and frozen weights", names.ALIVE, names.TRAINABLE, names.FROZEN),
         _over_rounds("weights pruned and grown", names.PRUNED, names.GROWN),
         _over_rounds("updates left out", names.ROUND_REJECTED),
-        _over_rounds("seconds a round", names.ROUND_SECONDS),
+        _over_rounds("seconds per round", names.ROUND_SECONDS),
     ),
 }
 
 
 def spec() -> dict[str, object]:
-    """The workspace in plain values."""
+    """The workspace as plain values."""
     sections = {name: [asdict(panel) for panel in panels] for name, panels in SECTIONS.items()}
     return {"grouped_by": list(GROUPED_BY), "sections": sections}
 
 
 def workspace(entity: str, project: str, name: str) -> ws.Workspace:
-    """The workspace as W&B's own objects; nothing is sent."""
+    """The workspace as W&B objects; nothing is sent."""
     try:
         import wandb_workspaces.workspaces as ws
     except ModuleNotFoundError as error:
@@ -124,10 +124,10 @@ def _panel(panel: Panel) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the workspace and prints its address, or prints its panels; 2 where that cannot be done."""
+    """Creates the workspace and prints its address, or prints its panels; returns 2 if that fails."""
     parser = argparse.ArgumentParser(prog=command_line("dashboard"), description=(__doc__ or "").split("\n\n", 1)[1])
     parser.add_argument("project", nargs="?", metavar="ENTITY/PROJECT", help="as in https://wandb.ai/ENTITY/PROJECT")
-    parser.add_argument("--name", default="PFFDST: accuracy against bytes", help="of the workspace's view")
+    parser.add_argument("--name", default="PFFDST: accuracy against bytes", help="name of the workspace's view")
     parser.add_argument("--dry-run", action="store_true", help="print the panels as JSON and send nothing")
     args = parser.parse_args(argv)
     if args.dry_run:
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _made(project: str | None, name: str) -> str:
-    """The address of the workspace, which is made anew."""
+    """Creates a new workspace and returns its address."""
     entity, _, bare = (project or "").partition("/")
     if not entity or not bare or "/" in bare:
         raise UserError(
@@ -151,16 +151,16 @@ def _made(project: str | None, name: str) -> str:
         )
     if not _has_login():
         raise UserError(
-            f"No login of W&B was found: {LOGIN_HINT}, send runs that were kept offline with "
-            "`find logs -type d -name 'offline-run-*' -exec wandb sync {} +`, then start this again; "
+            f"No W&B login was found: {LOGIN_HINT}, upload offline runs with "
+            "`find logs -type d -name 'offline-run-*' -exec wandb sync {} +`, then run this command again; "
             "--dry-run shows the panels without a login"
         )
     try:
         return str(workspace(entity, bare, name).save().url)
     except UserError:
         raise
-    except Exception as error:  # whatever W&B's client raises for a project it does not know or may not write
-        raise UserError(f"W&B did not take the workspace for {project}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever W&B's client raises for an unknown or read-only project
+        raise UserError(f"W&B rejected the workspace for {project}: {' '.join(str(error).split())}") from error
 
 
 def _has_login() -> bool:

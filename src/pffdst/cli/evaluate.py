@@ -1,7 +1,7 @@
 """A finished run's model on a test set: `python -m pffdst evaluate RUN [dataset.KEY=VALUE ...]`.
 
-Accuracy over all samples and of each class. The data are those of the run, read anew; `dataset.path=...` reads them
-elsewhere, and `dataset=NAME` with its keys takes another data set of the same shape and classes. A run with
+Accuracy over all samples and per class. The data are the run's own, read again; `dataset.path=...` reads them from
+elsewhere, and `dataset=NAME` with its keys uses another data set of the same shape and classes. A run with
 validation_share is scored on the test set, which it has not seen; --validation scores its validation set.
 """
 
@@ -40,13 +40,13 @@ __all__ = ["evaluate", "main"]
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Prints the table; 2 where there is no such model, or the data do not fit it."""
+    """Prints the table; returns 2 if there is no such model or the data do not fit it."""
     parser = argparse.ArgumentParser(prog="python -m pffdst evaluate", description=(__doc__ or "").split("\n\n", 1)[1])
     parser.add_argument("run", type=Path, help="a finished run's folder")
-    parser.add_argument("overrides", nargs="*", metavar="dataset...", help="settings of the data")
-    parser.add_argument("--average", action="store_true", help="the server average in place of the last model")
-    parser.add_argument("--config-dir", type=Path, help="configurations of your own, which may name the run's data")
-    parser.add_argument("--validation", action="store_true", help="the run's validation set in place of the test set")
+    parser.add_argument("overrides", nargs="*", metavar="dataset...", help="dataset settings")
+    parser.add_argument("--average", action="store_true", help="use the server average instead of the last model")
+    parser.add_argument("--config-dir", type=Path, help="your own configurations, which may name the run's data")
+    parser.add_argument("--validation", action="store_true", help="use the run's validation set, not the test set")
     given = parser.parse_args(argv)
     console = Console() if console is None else console
     try:
@@ -61,15 +61,15 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
-    """What the model scores on the data's test set; `metrics` hold `class_acc/LABEL` for each class.
+    """Scores the model on the data's test set; `metrics` contains `class_acc/LABEL` for each class.
 
     Raises:
-        UserError: the samples' shape or the number of classes is not the model's.
+        UserError: the samples' shape or the number of classes differs from the model's.
     """
     card = saved.card
     if not card.inputs.fits(data.inputs) or data.classes != card.classes:
         raise UserError(
-            f"the model takes {_kind(card.inputs)} and tells {card.classes} classes, but {data.name} has "
+            f"the model takes {_kind(card.inputs)} and distinguishes {card.classes} classes, but {data.name} has "
             f"{_kind(data.inputs)} and {data.classes} classes: name the data it was trained for, e.g. dataset.path=..."
         )
     owner = torch.zeros(len(data.test), dtype=torch.int64)
@@ -79,17 +79,17 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
 
 
 def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: bool) -> Dataset:
-    """The run's data set, or what the overrides make of it; its class is one that a configuration here names."""
+    """The run's data set under the overrides. Only a class that an installed configuration names is built."""
     folder = run if run.is_dir() else run.parent
     try:
         cfg = _described(read_yaml(folder / CONFIG))
     except (FileProblem, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{folder}: it has no config.yaml that says what the data are: {error}") from error
+        raise UserError(f"{folder}: its config.yaml does not describe the data: {error}") from error
     odd = [line for line in overrides if line.partition("=")[0].partition(".")[0] != "dataset" or "=" not in line]
     if odd:
-        raise UserError(f"{odd[0]}: only the data can be set here; write e.g. dataset.path=FOLDER")
+        raise UserError(f"{odd[0]}: only dataset settings are allowed here; write e.g. dataset.path=FOLDER")
     problems = node_problems(OmegaConf.to_container(cfg.dataset), [configs(), *([own] if own is not None else ())])
-    trusted = "; if you trust it, name your folder of configurations that does: --config-dir DIR"
+    trusted = "; if you trust it, name your configuration folder that does: --config-dir DIR"
     _refuse([f"{folder / CONFIG}: {why}{trusted}" for why in problems])
     node = _node(cfg.dataset, overrides)
     _refuse(key_problems("dataset", node, locate(str(node._target_))))
@@ -102,26 +102,26 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
 
 
 def _source(node: DictConfig, folder: Path) -> DataSource:
-    """What reads the data. UserError where it cannot be made of the node, whose values may be of any kind."""
+    """Builds the data source. UserError if the node, whose values may be of any kind, does not describe one."""
     try:
         source: DataSource = instantiate(node)
         problems = source.problems()
     except (InstantiationException, TypeError, ValueError) as error:
         why = one_line(error.__cause__ or error, 300)
         raise UserError(
-            f"{folder / CONFIG}: no data set can be made of what it says ({why}); choose one, e.g. dataset=digits"
+            f"{folder / CONFIG}: it does not describe a usable data set ({why}); choose one, e.g. dataset=digits"
         ) from error
     _refuse(problems)
     return source
 
 
 def _described(found: Any) -> DictConfig:
-    """What config.yaml says. ValueError where it says not what the data are and how they were drawn."""
+    """The contents of config.yaml. ValueError if it does not say what the data are and how they were drawn."""
     kinds = {"dataset": (dict,), "seed": (int,), "validation_share": (int, float)}
     given = {"validation_share": 0.0, **found} if isinstance(found, dict) else {}
     wrong = [name for name, kind in kinds.items() if not isinstance(given.get(name), kind)]
     if wrong or "_target_" not in given["dataset"]:
-        raise ValueError(f"it tells no {', '.join(wrong) or 'dataset._target_'}")
+        raise ValueError(f"it has no valid {', '.join(wrong) or 'dataset._target_'}")
     return OmegaConf.create(given)
 
 
@@ -131,7 +131,7 @@ def _refuse(problems: Sequence[str]) -> None:
 
 
 def _node(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The dataset's node under the overrides; another option, `dataset=NAME`, is composed as for a run."""
+    """The dataset node under the overrides; another option, `dataset=NAME`, is composed as for a run."""
     chosen = [line for line in overrides if line.startswith("dataset=")]
     if chosen:
         with session(configs()) as opened:

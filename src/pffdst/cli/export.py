@@ -28,7 +28,7 @@ __all__ = ["FORMATS", "export", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the file and prints its name and size; 2 where there is no such model or format."""
+    """Writes the file and prints its name and size; returns 2 if there is no such model or format."""
     parser = argparse.ArgumentParser(
         prog="python -m pffdst export",
         description=(__doc__ or "").split("\n\n", 1)[1],
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a finished run's folder, or a model's file")
     parser.add_argument("--to", required=True, choices=sorted(FORMATS), help="the format")
     parser.add_argument("-o", "--output", type=Path, help="the file; default: model.FORMAT... in the run's folder")
-    parser.add_argument("--average", action="store_true", help="the server average in place of the last model")
+    parser.add_argument("--average", action="store_true", help="use the server average instead of the last model")
     given = parser.parse_args(argv)
     source = path_of(given.run, average=given.average)
     try:
@@ -51,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(saved: SavedModel, to: str, path: Path) -> Path:
-    """Writes the model in a format of FORMATS; gives the path.
+    """Writes the model in one of FORMATS and returns the path.
 
     Raises:
-        UserError: the network cannot be made, or a package that the format needs is not installed.
+        UserError: the network cannot be built, or a package that the format needs is not installed.
     """
-    if path.is_symlink():  # in a folder of somebody's it may lead to any file of ours
+    if path.is_symlink():  # in someone else's folder it may point to any of our files
         path.unlink()
     elif path.exists() and not path.is_file():
-        raise UserError(f"{path}: it is no regular file; name another, -o FILE")
+        raise UserError(f"{path}: it is not a regular file; name another with -o FILE")
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[to][1](saved, path)
     return path
@@ -70,7 +70,7 @@ def _plain(saved: SavedModel, path: Path) -> None:
 
 
 def _sparse(saved: SavedModel, path: Path) -> None:
-    """CSR where a weight has dead places, with int32 indices: 8 bytes an alive weight."""
+    """CSR for weights with dead positions, with int32 indices: 8 bytes per alive weight."""
     torch.save({name: _compressed(tensor, saved.alive.get(name)) for name, tensor in saved.tensors.items()}, path)
 
 
@@ -96,7 +96,7 @@ def _pt2(saved: SavedModel, path: Path) -> None:
 
 def _onnx(saved: SavedModel, path: Path) -> None:
     try:
-        import onnx  # noqa: F401 - torch needs both, and says so in the midst of its work
+        import onnx  # noqa: F401 - torch needs both, but would only fail halfway through
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise needs("--to onnx", error, "onnx") from error
@@ -115,7 +115,7 @@ def _onnx(saved: SavedModel, path: Path) -> None:
 
 
 def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
-    """The module to trace and a batch of two samples: of one, a tracer would take the 1 for a constant."""
+    """The module to trace and a batch of two samples: with one, a tracer would treat the 1 as a constant."""
     return saved.tried(), saved.card.inputs.raw(2)
 
 
@@ -125,4 +125,4 @@ FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, Path], None]]]] = {
     "pt2": (".pt2", _pt2),
     "onnx": (".onnx", _onnx),
 }
-"""By name: how a file's name ends, and what writes it."""
+"""By name: the file's suffix and the function that writes it."""

@@ -1,4 +1,4 @@
-"""What the machine lacks, in one line: no room, no right, no memory. Such failures are told as a user's errors are."""
+"""Failures of the machine in one line: no disk space, permission or memory. They are reported like user errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["user_error"]
 
-_ROOM = "make room there, or choose another place (paths.logs=FOLDER)"
-_RIGHTS = "choose a place that can be written to (paths.logs=FOLDER)"
-_HANDLES = "allow more open files (ulimit -n 1024), or take fewer engine.workers"
+_ROOM = "free some space, or choose another folder (paths.logs=FOLDER)"
+_RIGHTS = "choose a writable folder (paths.logs=FOLDER)"
+_HANDLES = "allow more open files (ulimit -n 1024), or use fewer engine.workers"
 _ADVICE = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -23,15 +23,15 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EMFILE: _HANDLES,
     errno.ENFILE: _HANDLES,
-    errno.EEXIST: "a file lies where a folder is to be made; choose another place",
-    errno.ENOTDIR: "a file lies where a folder is to be; choose another place",
+    errno.EEXIST: "a file exists where a folder must be created; choose another folder",
+    errno.ENOTDIR: "a file exists where a folder is expected; choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EIO: "look after the disk; the last checkpoint is whole",
+    errno.EIO: "check the disk; the last checkpoint is intact",
 }
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The user error in a chain of causes (Hydra wraps what a constructor raises), or what the machine lacked."""
+    """The user error in a chain of causes (Hydra wraps constructor errors), or one for what the machine lacked."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, UserError):
@@ -47,8 +47,8 @@ def _lacked(error: BaseException) -> str | None:
     words = one_line(error)
     if is_out_of_memory(error):
         told = words[:200] or type(error).__name__
-        return f"There is not enough memory ({told}): take fewer engine.workers or a smaller batch_size"
+        return f"There is not enough memory ({told}): use fewer engine.workers or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         what = f"{Path(str(error.filename))}: " if error.filename is not None else ""
-        return f"{what}{error.strerror}: {_ADVICE[error.errno]}; a run that has begun is resumed by resume=FOLDER"
+        return f"{what}{error.strerror}: {_ADVICE[error.errno]}; to resume a run: resume=FOLDER"
     return None

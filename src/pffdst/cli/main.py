@@ -1,4 +1,4 @@
-"""The command `pffdst`: one word for each thing that can be done, each with a help of its own."""
+"""The command `pffdst`: one subcommand for each task, each with its own --help."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pffdst.core.program import command_line
 __all__ = ["main"]
 
 _COMMANDS = {
-    "train": ("pffdst.cli.train", "train one model, a sweep of them, or search for one"),
+    "train": ("pffdst.cli.train", "train one model, a sweep, or a search"),
     "report": ("pffdst.report.__main__", "compare runs on one page"),
-    "evaluate": ("pffdst.cli.evaluate", "accuracy of a run's model, per class, on its own or on other data"),
+    "evaluate": ("pffdst.cli.evaluate", "accuracy of a run's model, per class, on its own or other data"),
     "export": ("pffdst.cli.export", "a run's model as plain or sparse weights, as pt2 or ONNX"),
-    "status": ("pffdst.cli.status", "what is done, running, failed, stopped or missing"),
+    "status": ("pffdst.cli.status", "show what is done, running, failed, stopped or missing"),
     "deploy": ("pffdst.deploy.__main__", "keys, rehearsals and runs on real machines, over Flower"),
-    "dashboard": ("pffdst.cli.dashboard", "make a workspace in Weights & Biases"),
+    "dashboard": ("pffdst.cli.dashboard", "create a Weights & Biases workspace"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; 2, with the list of them, where there is no such one."""
+    """Runs a command; lists all of them and returns 2 if there is no such command."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in ("-sc", "--shell-completion"):
         return _completion(given)
@@ -44,19 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, given: Sequence[str]) -> int:
-    """2, with one line, where a package cannot be loaded: it is missing, broken, or there is no memory for it."""
+    """Runs the command; prints one line and returns 2 if a package is missing or broken, or memory runs out."""
     try:
         module = importlib.import_module(_COMMANDS[command][0])
     except (ImportError, MemoryError, OSError) as error:
         if (getattr(error, "name", None) or "").partition(".")[0] == "pffdst":
-            raise  # of our own code
-        broken = (
-            f"{command}: a package that it needs cannot be loaded ({type(error).__name__}: {error}). Install pffdst "
-        )
-        print(user_error(error) or f"{broken}anew in a fresh virtual environment", file=sys.stderr)
+            raise  # an error in our own code
+        broken = f"{command}: a required package cannot be loaded ({type(error).__name__}: {error}). Reinstall pffdst "
+        print(user_error(error) or f"{broken}in a fresh virtual environment", file=sys.stderr)
         return 2
     if command == "train":
-        return int(module.main(given))  # which says so when nobody reads the output of a run
+        return int(module.main(given))  # which itself reports when a run's output is no longer read
     with outlived(quiet=True):
         try:
             return int(module.main(given))
@@ -68,7 +66,7 @@ def _run(command: str, given: Sequence[str]) -> int:
 
 
 def _completion(given: Sequence[str]) -> int:
-    """What a shell asks for: the commands, or, behind `train`, what Hydra knows of groups, options and keys."""
+    """Shell completion: the commands or, after `train`, the groups, options and keys that Hydra knows."""
     program, _, rest = os.environ.get("COMP_LINE", "").partition(" ")
     command, further, words = rest.lstrip().partition(" ")
     if program and not further:

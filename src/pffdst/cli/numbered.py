@@ -1,4 +1,4 @@
-"""The number of a job in front of its lines, where jobs run side by side and write to one terminal."""
+"""Prefixes a job's lines with its number when jobs run in parallel and share a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["numbered"]
 
 @contextmanager
 def numbered(number: int | str | None) -> Iterator[None]:
-    """Everything that is printed or logged to the terminal inside begins its lines with `[number] `; None: as ever."""
+    """Inside, every line printed or logged to the terminal begins with `[number] `; None changes nothing."""
     if number is None:
         yield
         return
@@ -32,7 +32,7 @@ def numbered(number: int | str | None) -> Iterator[None]:
 
 @final
 class _Numbered:
-    """A text stream whose lines begin with a prefix. A line is written whole: those of two jobs do not mix."""
+    """A text stream whose lines begin with a prefix. Lines are written whole, so those of two jobs do not mix."""
 
     def __init__(self, stream: TextIO, prefix: str) -> None:
         self.stream = stream
@@ -41,19 +41,19 @@ class _Numbered:
         self._begun = ""
 
     def write(self, text: str) -> int:
-        """Keeps the last line until it ends."""
+        """Buffers the last line until it ends."""
         *lines, self._begun = (self._begun + text).split("\n")
         self.stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
-        """Writes what is written; a line that has not ended waits."""
+        """Flushes complete lines; an incomplete one waits."""
         self.stream.flush()
 
     def isatty(self) -> bool:
-        """Never: a bar that moves has no place among the lines of other jobs."""
+        """Always False: a moving progress bar would garble the lines of other jobs."""
         return False
 
     def fileno(self) -> int:
-        """That of the terminal."""
+        """The terminal's file descriptor."""
         return self.stream.fileno()

@@ -1,7 +1,7 @@
-"""How far runs, sweeps and searches are: `python -m pffdst status [FOLDER ...]`.
+"""The progress of runs, sweeps and searches: `python -m pffdst status [FOLDER ...]`.
 
-Without a folder, everything below logs/ in a line each. With one, its jobs: done, running, failed, stopped (begun, and
-nobody works on it) or missing (never begun), and the command that goes on.
+Without a folder, one line for everything under logs/. With a folder, its jobs: done, running, failed, stopped (started
+but no longer running) or missing (never started), and the command that continues.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Prints the state of what the folders hold; 2 where one holds nothing of the kind."""
+    """Prints the state of what is in the folders; returns 2 if one contains no run, sweep or search."""
     parser = argparse.ArgumentParser(prog=command_line("status"), description=(__doc__ or "").split("\n\n", 1)[1])
-    parser.add_argument("folder", nargs="*", type=Path, help="of a run, a sweep or a search, or one that holds several")
+    parser.add_argument("folder", nargs="*", type=Path, help="a run, sweep or search, or a folder that has several")
     folders = parser.parse_args(argv).folder or [Path("logs")]
     console = Console(soft_wrap=not sys.stdout.isatty()) if console is None else console
     try:
@@ -45,14 +45,14 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         return 2
     for folder in unknown:
         print(
-            foreign(f"{folder}: no run, sweep or search is in this folder; name one, e.g. logs/sweeps/DATE").plain,
+            foreign(f"{folder}: this folder contains no run, sweep or search; name one, e.g. logs/sweeps/DATE").plain,
             file=sys.stderr,
         )
     return 2 if unknown else 0
 
 
 def _show(folder: Path, console: Console) -> bool:
-    """Prints one folder; whether there was anything to tell."""
+    """Prints one folder; returns whether there was anything to show."""
     if _is_several(folder):
         _show_jobs(folder, console)
         return True
@@ -79,7 +79,7 @@ def _show_jobs(folder: Path, console: Console) -> None:
 
 
 def _trials(folder: Path) -> Trials | None:
-    """The search in a folder, if there is one; Optuna, which reads it, is imported for that alone."""
+    """The search in a folder, if there is one; Optuna, which reads it, is imported only then."""
     if not (folder / SEARCH).is_file():
         return None
     try:
@@ -88,17 +88,17 @@ def _trials(folder: Path) -> Trials | None:
         raise needs(f"{folder} holds a search, which", error) from error
     try:
         found = Trials.load(folder)
-        _ = None if found is None else found.left  # a damaged data base may fail only here
+        _ = None if found is None else found.left  # a damaged database may fail only here
         return found
     except UserError:
         raise
-    except Exception as error:  # whatever a data base of somebody's leads Optuna to
+    except Exception as error:  # whatever Optuna raises for someone else's database
         why = one_line(error, 200)
-        raise UserError(f"{folder / SEARCH}: it holds no search that can be read: {why}") from error
+        raise UserError(f"{folder / SEARCH}: it contains no readable search: {why}") from error
 
 
 def _show_below(root: Path, console: Console) -> bool:
-    """A line for everything below a folder, the newest first."""
+    """One line for everything under a folder, newest first."""
     found = _found(root)
     if not found:
         return False
@@ -115,39 +115,39 @@ def _show_below(root: Path, console: Console) -> bool:
 
 
 def _found(root: Path) -> list[Path]:
-    """Runs, sweeps and searches at any depth; a sweep's own jobs are left to it."""
+    """Runs, sweeps and searches at any depth, without a sweep's own jobs."""
     several = {path.parent for name in (SWEEP, SEARCH) for path in root.rglob(name)}
     return [*several, *(path for path in job_folders(root) if not several & {path, *path.parents})]
 
 
 def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> str:
-    """The command that does what is left, or a word where there is none to write."""
+    """The command that runs what is left, or a sentence if there is no such command."""
     if any(job.state == "running" for job in jobs):
-        return "Somebody is at work here."
+        return "A run is in progress here."
     places = next((found for job in jobs if (found := places_of(job.own))), [])
     if trials is not None and trials.left > 0:
-        return _told("To go on", trials.given, places=places)
+        return _told("To resume", trials.given, places=places)
     if trials is not None or all(job.done for job in jobs):
-        return "Nothing is left to do."
+        return "Everything is done."
     if not (folder / SWEEP).is_file():
-        return _trusting(f"To go on: {command_line('train', [f'resume={folder}'])}", [], places)
+        return _trusting(f"To resume: {command_line('train', [f'resume={folder}'])}", [], places)
     task = [*saved_overrides(folder), *saved_subdir(folder)]
     own = [*saved_launcher(folder), f"hydra.sweep.dir={as_value(str(folder))}"]
-    return _told("To do the rest", task, "-m", *own, places=places)
+    return _told("To run the rest", task, "-m", *own, places=places)
 
 
 def _told(what: str, saved: Sequence[str], *own: str, places: Sequence[str] = ()) -> str:
-    """The command that a folder's saved words make."""
+    """The command built from a folder's saved arguments."""
     plain, more = plain_settings(saved)
     return _trusting(f"{what}: {command_line('train', [*own[:1], *plain, *own[1:]])}", more, places)
 
 
 def _trusting(command: str, more: Sequence[str], places: Sequence[str]) -> str:
-    """A command with what a folder says beyond settings told apart, for nobody to copy unread.
+    """A command, with a folder's arguments beyond settings kept apart, so that nobody copies them unread.
 
-    `places` name the folders of configurations of the user's own.
+    `places` are the arguments that name the user's own configuration folders.
     """
     own = " ".join([*more, *(word for word in places if word not in more)])
     if not own:
         return command
-    return f"{command}  # its command line had more than settings; what you trust of it, add: {own}"
+    return f"{command}  # its command line had more than settings; add what you trust of: {own}"

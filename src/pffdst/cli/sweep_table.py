@@ -1,4 +1,4 @@
-"""The table of a sweep's jobs, and what is said at the sweep's end."""
+"""The table of a sweep's jobs, and what is printed when the sweep ends."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DECIMAL = re.compile(r"\b\d+\.\d{6,}(?:e[+-]?\d+)?\b")
 
 @final
 class SweepTable(Callback):
-    """Prints a sweep's jobs when the last one has ended, and what to do next.
+    """Prints a sweep's jobs once the last one has ended, and what to do next.
 
-    Ends the process with exit code 1 where a job is not done, as a failed run does.
+    Exits with code 1 if a job is not done, as a failed run does.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Reads the folders of the sweep's jobs; nothing is kept in memory between jobs."""
+        """Reads the folders of the sweep's jobs, since nothing is kept in memory between jobs."""
         sweep = Path(str(config.hydra.sweep.dir))
         jobs = jobs_of(sweep, grid_of(sweep))
         console = Console(soft_wrap=not sys.stdout.isatty())
@@ -42,7 +42,7 @@ class SweepTable(Callback):
         console.print(counts(jobs), highlight=False)
         undone = not jobs or not all(job.done for job in jobs)
         if undone:
-            _say(console, "To start the rest again (what is done is skipped):", command_line("train", sys.argv[1:]))
+            _say(console, "To run the rest (finished jobs are skipped):", command_line("train", sys.argv[1:]))
         if any(job.done for job in jobs):
             _say(console, "To compare them:", command_line("report", [str(sweep), "-o", "report.html"]))
         if undone:
@@ -52,14 +52,14 @@ class SweepTable(Callback):
 def counts(jobs: Sequence[Job]) -> str:
     """How many jobs are in each state: `7 done, 1 failed`."""
     count = Counter(job.state for job in jobs)
-    return ", ".join(f"{count[state]} {state}" for state in _STATES if count[state] > 0) or "nothing begun"
+    return ", ".join(f"{count[state]} {state}" for state in _STATES if count[state] > 0) or "nothing started"
 
 
 def table_of(jobs: Sequence[Job], sweep: Path, what: str = "Sweep") -> Table:
-    """A sweep's jobs: number, the overrides in which they differ, status, accuracies, bytes; 80 columns are enough.
+    """A sweep's jobs: number, overrides that differ, status, accuracies and bytes; fits 80 columns.
 
-    The folder stands with the status of a job whose result lies in another one than its number says. `what` stands in
-    the title for a folder that holds something else. Long decimals are shortened.
+    The status includes the folder if a job's result is not in the folder of its number. `what` is the title's first
+    word. Long decimals are shortened.
     """
     table = Table(title=foreign(f"{what} {sweep}"), title_justify="left")
     table.add_column("job", justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""From the command line to a run and back: what a failure prints, and the exit code it gives."""
+"""From the command line to a run and back: what a failure prints, and the exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pffdst.config.identity import fingerprint
 from pffdst.config.overrides import preflight
 from pffdst.core.ending import listen
 from pffdst.core.errors import LostError, UserError, needs
-from pffdst.core.program import command_line
+from pffdst.core.program import command_line, deployed
 from pffdst.engines.ranks import RankLostError, Ranks, current, join
 from pffdst.runs.jobs import discard_unbegun, has_checkpoint, mark_failed
 
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @final
 class Interrupted(KeyboardInterrupt):
-    """A run that was told to end by the signal `number`; `folder` is where it can be resumed from."""
+    """A run stopped by the signal `number`; `folder` is where it can be resumed from."""
 
     def __init__(self, folder: Path, sweep: bool, number: int = signal.SIGINT) -> None:
         super().__init__(folder, sweep, number)
@@ -55,36 +55,36 @@ class Interrupted(KeyboardInterrupt):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`train`: looks at the command line, composes, checks, runs; gives the exit code, as `cli` says."""
+    """`train`: reads the command line, composes, checks and runs; returns the exit code described in `cli`."""
     if argv is not None:
         sys.argv[1:] = argv
     return cli(run, configs(), follow)
 
 
 def run(cfg: DictConfig) -> float:
-    """One run of a composed configuration; gives its final accuracy."""
-    from pffdst.launch import launch  # with torch, which the look at the command line does without
+    """Runs a composed configuration once and returns its final accuracy."""
+    from pffdst.launch import launch  # imports torch, which checking the command line does not need
 
     return job(cfg, launch)
 
 
 def follow(ranks: Ranks) -> None:
-    """What another process of torchrun than the first does."""
+    """What every torchrun process but the first does."""
     from pffdst.build import follow as run_clients
 
     run_clients(ranks)
 
 
 def configs() -> Path:
-    """The folder of configurations: in an installed package its own, in a clone the one at its top."""
+    """The configuration folder: inside the installed package, or at the top of a clone."""
     packaged = Path(__file__).resolve().parents[1] / "configs"
     return packaged if packaged.is_dir() else packaged.parents[2] / "configs"
 
 
 def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[[Ranks], None]) -> int:
-    """Meets the other ranks if torchrun started this process; rank 0 and a process alone run, the others `follow`.
+    """Joins the other ranks if torchrun started this process. Rank 0, or a single process, runs; the others `follow`.
 
-    Gives the process's exit code, as `_run` says.
+    Returns the process's exit code, described in `_run`.
     """
     try:
         ranks = join()
@@ -103,19 +103,19 @@ def cli(task: Callable[[DictConfig], float], config_dir: Path, follow: Callable[
     if ranks.broken:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # threads that still wait for the lost one would keep the process
+        os._exit(code)  # threads still waiting for the lost rank would keep the process alive
     return code
 
 
 def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
-    """Looks at `sys.argv`, runs `task` under Hydra, once or for every job, and gives the process's exit code.
+    """Checks `sys.argv`, runs `task` under Hydra, once or for every job, and returns the process's exit code.
 
-    0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: an error of the user's making, in
-    one message. 130: stopped by Ctrl-C, with the line that resumes; 143 by SIGTERM, 129 by SIGHUP.
+    0: done. 1: a bug, with its traceback, or a sweep or search with failed jobs. 2: a user error, in one message.
+    130: stopped by Ctrl-C, with the command that resumes; 143 by SIGTERM, 129 by SIGHUP.
     """
-    logging.raiseExceptions = False  # a log that cannot be written says nothing: what it is about is told by others
+    logging.raiseExceptions = False  # a log that cannot be written stays silent: its cause is reported elsewhere
     listen()
-    # Hydra's shortened tracebacks would end the process before anything here could tell the errors apart.
+    # Otherwise Hydra would print a shortened traceback and exit before the errors could be told apart here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
     try:
@@ -142,7 +142,7 @@ def _run(task: Callable[[DictConfig], float], config_dir: Path) -> int:
 def job(cfg: DictConfig, launch: Callable[[DictConfig], float]) -> float:
     """One run, alone or as a sweep's job: tidies and checks its configuration, then launches it.
 
-    In a sweep a failure is written down in the job's folder and in the log, and gives NaN: the other jobs go on.
+    In a sweep, a failure is recorded in the job's folder and in the log, and returns NaN: the other jobs continue.
     """
     folder, sweep = _folder(), _in_sweep()
     cfg = tidy(cfg, Choices.current())
@@ -157,7 +157,7 @@ def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Pat
             Console().print(Syntax(OmegaConf.to_yaml(cfg, resolve=True), "yaml", theme="ansi_dark", word_wrap=True))
         accuracy = launch(cfg)
         if not sweep:
-            print(f"to look at it: {command_line('report', [str(_short(folder)), '-o', 'report.html'])}")
+            print(f"to view the report: {command_line('report', [str(_short(folder)), '-o', 'report.html'])}")
         return accuracy
     except KeyboardInterrupt as stop:
         raise Interrupted(folder, sweep, int(getattr(stop, "number", signal.SIGINT))) from None
@@ -170,14 +170,14 @@ def _attempt(cfg: DictConfig, launch: Callable[[DictConfig], float], folder: Pat
             _mark_failed(folder, cfg, error)
             raise
         discard_unbegun(folder)
-        # Hydra would print a line of its own before an exception that leaves the job.
+        # Hydra would print its own line before an exception that leaves the job.
         if isinstance(user, LostError):
             print(f"{user} {_how_to_go_on(folder)}", file=sys.stderr)
         raise SystemExit(1 if isinstance(user, LostError) else _report(error)) from None
 
 
 def _search() -> Callable[..., int]:
-    """What runs a search; Optuna is needed by searches alone."""
+    """The function that runs a search; only searches need Optuna."""
     try:
         from pffdst.search.runner import run_search
     except ModuleNotFoundError as error:
@@ -186,17 +186,17 @@ def _search() -> Callable[..., int]:
 
 
 def _own_wandb_ids() -> None:
-    """Takes W&B's name of one run out of the environment: several runs of one id would be drawn as one."""
+    """Removes W&B's run id from the environment: several runs with one id would be drawn as one."""
     if given := os.environ.pop("WANDB_RUN_ID", None):
-        print(f"WANDB_RUN_ID={given} names a single run: each of these runs gets an id of its own", file=sys.stderr)
+        print(f"WANDB_RUN_ID={given} names a single run: each of these runs gets its own id", file=sys.stderr)
 
 
 def _refuse_ranks(what: str, runs: str) -> None:
-    """UserError for several runs under torchrun."""
+    """UserError when several runs are started under torchrun."""
     if current() is not None:
         raise UserError(
-            f"{what} does not go with torchrun, whose ranks share one run: start a torchrun for each run, or {runs} "
-            "without torchrun, its jobs side by side (hydra/launcher=joblib)"
+            f"{what} cannot be used with torchrun, whose ranks share one run: start torchrun once per run, or start "
+            f"{runs} without torchrun, with its jobs in parallel (hydra/launcher=joblib)"
         )
 
 
@@ -204,10 +204,10 @@ def _how_to_go_on(folder: Path) -> str:
     if not has_checkpoint(folder):
         return "There was no checkpoint yet: start again."
     if current() is None:
-        return f"To go on from the last checkpoint: {_again(folder)}"
+        return f"To resume from the last checkpoint: {_again(folder)}"
     words = shlex.join([f"resume={folder}", *CommandLine.of(sys.argv[1:]).places])
     start = f"torchrun --nproc-per-node=N {sys.argv[0]}"
-    return f"To go on from the last checkpoint, with any number of ranks: {start} {words}"
+    return f"To resume from the last checkpoint, with any number of ranks: {start} {words}"
 
 
 def _again(folder: Path) -> str:
@@ -247,12 +247,12 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
     command = command_line("train", sys.argv[1:])
     line = CommandLine.of(sys.argv[1:])
     if stop.sweep if isinstance(stop, Interrupted) else line.multirun or line.searches:
-        return f"Stopped. What is done is kept, and not done again by the same command: {command}"
+        return f"Stopped. Finished jobs are kept and skipped when you run the same command again: {command}"
     if not isinstance(stop, Interrupted):
-        return "Stopped before a run began."
+        return "Stopped before a run started."
     if not has_checkpoint(stop.folder):
         return f"Stopped before the first checkpoint. To start again: {command}"
-    return f"Stopped. To go on from the last checkpoint: {_again(stop.folder)}"
+    return f"Stopped. To resume from the last checkpoint: {_again(stop.folder)}"
 
 
 def _folder() -> Path:
@@ -260,8 +260,8 @@ def _folder() -> Path:
 
 
 def _short(folder: Path) -> Path:
-    """The folder as it is seen from the working directory, where it lies below that."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    """The folder relative to the working directory, if it is inside it and that is the user's."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) and not deployed() else folder
 
 
 def _in_sweep() -> bool:
@@ -269,5 +269,5 @@ def _in_sweep() -> bool:
 
 
 def _side_by_side() -> bool:
-    """Whether another launcher than Hydra's own is at work, which runs one job after another."""
+    """Whether the launcher is not Hydra's own, which runs one job after another."""
     return not str(HydraConfig.get().launcher.get("_target_")).endswith(".BasicLauncher")

@@ -1,4 +1,4 @@
-"""Output that nobody reads any more, as behind `| head`: what was begun goes on to its end without it."""
+"""Output that is no longer read, as after `| head`: the run continues to its end without it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["outlived"]
 
 @contextmanager
 def outlived(quiet: bool = False) -> Iterator[None]:
-    """Inside, a closed standard output ends nothing: what is printed to it is dropped, which is told once.
+    """Inside, a closed standard output stops nothing: what is printed to it is dropped, with one notice.
 
-    `quiet` tells nothing; standard error is held the same way, always without a word.
+    `quiet` suppresses the notice. Standard error is treated the same way, always without a notice.
     """
-    out = _Lasting(sys.stdout, "" if quiet else "nobody reads the output any more: it is dropped, the work goes on")
+    out = _Lasting(sys.stdout, "" if quiet else "the output is no longer read: it is dropped and the run continues")
     with redirect_stderr(_Lasting(sys.stderr, "")), redirect_stdout(out):
         try:
             yield
@@ -28,19 +28,19 @@ def outlived(quiet: bool = False) -> Iterator[None]:
 
 @final
 class _Lasting:
-    """A text stream that leads to nowhere from the moment its reader is gone."""
+    """A text stream that discards everything once its reader is gone."""
 
     def __init__(self, stream: TextIO, told: str) -> None:
         self._stream = stream
         self._told = told
 
     def write(self, text: str) -> int:
-        """Gives the length of the text, whoever reads it."""
+        """Returns the length of the text, whether or not it is read."""
         self._lasting(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Writes what is kept, or drops it."""
+        """Writes what is buffered, or drops it."""
         self._lasting(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +51,7 @@ class _Lasting:
             do()
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what the stream still keeps goes there too
+            os.dup2(nowhere, self._stream.fileno())  # what the stream still buffers goes there too
             os.close(nowhere)
             if self._told:
                 print(self._told, file=sys.stderr)

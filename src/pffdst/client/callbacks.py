@@ -1,7 +1,7 @@
-"""The two callbacks of a sparse client: dead weights stay 0, frozen weights keep their bits.
+"""The two callbacks of a sparse client: dead weights stay 0, frozen weights keep their exact bits.
 
-Both multiply gradients (momentum follows, since it starts at 0) and both verify their law after the last step. Every
-engine calls them; in the Trainer they are Lightning's own.
+Both mask the gradients (momentum follows, since it starts at 0) and both check their invariant after the last step.
+Every engine calls them; in the Trainer they are ordinary Lightning callbacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BrokenMaskError", "FreezeCallback", "MaskCallback"]
 
 
 class BrokenMaskError(RuntimeError):
-    """A weight that had to stay as it was did not: an error of the program, never of a client's data."""
+    """A weight that must not change did: a bug in the program, never caused by a client's data."""
 
 
 @final
@@ -26,14 +26,14 @@ class MaskCallback(Callback):
     """Keeps dead weights at 0: weight, gradient and momentum."""
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: ClientModule, optimizer: Any) -> None:  # type: ignore[override]
-        """Gradient of dead weights to 0."""
+        """Sets the gradient of dead weights to 0."""
         if pl_module.masks.alive:
             mask_gradients_(pl_module.flat.weights, pl_module.masks.alive)
 
     def on_train_end(self, trainer: Any, pl_module: ClientModule) -> None:  # type: ignore[override]
-        """Raises BrokenMaskError where a dead weight is a number other than 0.
+        """Raises BrokenMaskError if a dead weight is a number other than 0.
 
-        NaN is what a diverged client's gradient makes of them (NaN x 0): its update is refused, the program is right.
+        NaN is accepted here: a diverged client's gradient produces it (NaN x 0), and the update is refused later.
         """
         _check(pl_module.broken(dead=True), "dead weights to stay 0")
 
@@ -43,12 +43,12 @@ class FreezeCallback(Callback):
     """Keeps frozen weights at their value, to the bit."""
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: ClientModule, optimizer: Any) -> None:  # type: ignore[override]
-        """Gradient of frozen weights to 0."""
+        """Sets the gradient of frozen weights to 0."""
         if pl_module.masks.thawed:
             mask_gradients_(pl_module.flat.weights, pl_module.masks.thawed)
 
     def on_train_end(self, trainer: Any, pl_module: ClientModule) -> None:  # type: ignore[override]
-        """Raises BrokenMaskError where a frozen weight changed to another number (NaN: as for dead weights)."""
+        """Raises BrokenMaskError if a frozen weight changed to another number (NaN: as for dead weights)."""
         _check(pl_module.broken(dead=False), "frozen weights to keep their bits")
 
 

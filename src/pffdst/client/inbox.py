@@ -1,4 +1,4 @@
-"""What clients read of the server's messages."""
+"""Decodes the server's messages for the clients."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
-_DIFFERENT = 8  # messages of a round that are kept decoded
+_DIFFERENT = 8  # decoded messages of a round that are kept
 
 
 @final
 class Inbox:
     """Decodes the server's messages, once for all clients of a round that hold the same.
 
-    Clients that hold something else come in between, so the last few that were read are kept.
+    Clients that hold something else come in between, so the last few decoded messages are kept.
     """
 
     def __init__(self, setup: ClientSetup) -> None:
@@ -29,7 +29,7 @@ class Inbox:
         self._read = deque[tuple[bytes, Memory, Received]](maxlen=_DIFFERENT)
 
     def receive(self, task: ClientTask, memory: Memory) -> Received:
-        """What a client starts from. Raises WireError where the message cannot be read."""
+        """What a client starts from. Raises WireError if the message cannot be read."""
         for payload, held, received in self._read:
             if payload is task.payload and held is memory and received.t == task.t:
                 return received

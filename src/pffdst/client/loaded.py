@@ -1,4 +1,4 @@
-"""The model of a round on the device of a network: clients of the round that start from it are loaded from here."""
+"""A round's model on the network's device, from which the clients that start from it are loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Loaded", "Masks"]
 @final
 @dataclass
 class Masks:
-    """What may not move, as 0/1 tensors in the shapes of the weights: 0 where one is dead, 0 where one is frozen.
+    """What may not move, as 0/1 tensors in the shapes of the weights: 0 where a weight is dead, 0 where it is frozen.
 
-    Empty lists where nothing is.
+    The lists are empty if no weight is.
     """
 
     alive: list[Tensor] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Masks:
 class Loaded:
     """A network's tensors with the values of a model, and its masks.
 
-    With `in_place` all of them keep their addresses from model to model, as recorded steps need it.
+    With `in_place` all of them keep their addresses from model to model, as recorded steps require.
     """
 
     def __init__(self, flat: FlatModule, *, in_place: bool = False) -> None:
@@ -48,12 +48,12 @@ class Loaded:
         self.model: GlobalModel | None = None
 
     def holds(self, model: GlobalModel) -> bool:
-        """Whether this very model is loaded: clients that were sent different messages read the same from them."""
+        """Whether this model is loaded: clients that were sent different messages may decode the same model."""
         return self.model is not None and self.model.same_as(model)
 
     @torch.no_grad()
     def load_(self, model: GlobalModel) -> None:
-        """Brings a model to the device. No client may be at work with the one before."""
+        """Moves a model to the device. No client may still be using the previous one."""
         layout, device = model.layout, self.tensors[0].device
         values = model.values.to(device)
         for (_, part), tensor in zip(layout.split(values), self.tensors, strict=True):
@@ -66,7 +66,7 @@ class Loaded:
         self.model = model
 
     def _mask(self, made: list[Tensor], before: Positions, now: Positions, *, keep: bool) -> list[Tensor]:
-        """Masks that are 1 at `now` (`keep`), or everywhere else; none where that is everywhere."""
+        """Masks that are 1 at `now` (`keep`), or everywhere else; none if they would be 1 everywhere."""
         if (now.everything if keep else len(now) == 0) and not (self._in_place and made):
             return []
         if made and before is now:

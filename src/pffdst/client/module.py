@@ -1,4 +1,4 @@
-"""A client as a LightningModule. One object serves every client in turn: `begin` makes it the next one."""
+"""A client as a LightningModule. One object serves every client in turn: `begin` turns it into the next one."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["ClientModule"]
 class ClientModule(LightningModule):
     """Trains `network` on raw batches of samples of the kind `inputs`.
 
-    What a method adds is its rules' business, which the `turn` brings.
+    Whatever a method adds is done by its rules, which come with the `turn`.
 
-    `totals` are the sums of loss and of correct answers over the `seen` samples of a turn; `masks` are what may not
-    move now, which the callbacks see to. With `in_place` the optimizer's memory and its learning rate keep their
-    addresses from client to client, as recorded steps need it. `layout` is that of the run's network, of which
-    `network` is a copy; left out, its own.
+    `totals` are the sums of the loss and of correct answers over the `seen` samples of a turn; `masks` say what may not
+    move now, which the callbacks enforce. With `in_place` the optimizer's memory and its learning rate keep their
+    addresses from client to client, as recorded steps require. `layout` is that of the run's network, of which
+    `network` is a copy; by default it is the network's own.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class ClientModule(LightningModule):
 
     @property
     def loaded(self) -> Loaded:
-        """What the client began with."""
+        """What the client started from."""
         if self._loaded is None:
             raise RuntimeError("Expected ClientModule.begin to be called before training")
         return self._loaded
 
     @property
     def start(self) -> GlobalModel:
-        """The model the client began with."""
+        """The model the client started from."""
         model = self.loaded.model
         assert model is not None
         return model
@@ -92,7 +92,7 @@ class ClientModule(LightningModule):
 
     @torch.no_grad()
     def begin(self, loaded: Loaded, lr: float | None = None, turn: Turn | None = None) -> None:
-        """Becomes a client that starts from what is `loaded`: its values and masks, sums and gradients empty."""
+        """Becomes a client that starts from what is `loaded`: its values and masks; sums and gradients are reset."""
         self._loaded, self.turn, self.masks, self._trainable = loaded, turn, loaded.masks, None
         self._attributes.restore_()
         self.flat.settle_()
@@ -109,7 +109,7 @@ class ClientModule(LightningModule):
 
     @torch.no_grad()
     def train_on(self, trainable: Positions) -> None:
-        """From now on these positions may change and no others."""
+        """From now on only these positions may change."""
         thawed = self.loaded.masks.thawed
         alive = self.start.frozen_at.plus(trainable)
         masks = self.flat.masks_like(alive.bits)
@@ -119,7 +119,7 @@ class ClientModule(LightningModule):
         self.masks, self._trainable = Masks(masks, thawed), trainable
 
     def _forget_momentum(self, kept: list[Tensor]) -> None:
-        """Whatever the optimizer remembers of a weight begins anew where a mask of `kept` is 0."""
+        """Resets the optimizer's memory of a weight where its mask in `kept` is 0."""
         if self._optimizer is not None:
             for weight, mask in zip(self.flat.weights, kept, strict=True):
                 for value in self._optimizer.state.get(weight, {}).values():
@@ -127,7 +127,7 @@ class ClientModule(LightningModule):
                         value.mul_(mask)
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate from this step on."""
+        """Sets the learning rate from this step on."""
         self.lr = lr
         if self._optimizer is not None:
             for group in self._optimizer.param_groups:
@@ -143,14 +143,14 @@ class ClientModule(LightningModule):
         return self.network(self.inputs(samples))  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one batch; what is reported of it is summed up without waiting."""
+        """The loss of one batch; the reported sums are accumulated without synchronising."""
         if self.turn is not None:
             self.turn.before_step()
         samples, labels = batch
         return self.loss_of(self.training_numbers.augmentation(samples), labels)
 
     def loss_of(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """The loss of samples as they are fed: what an engine may record."""
+        """The loss of samples as fed to the network: the part that an engine may record."""
         outputs = self(samples)
         loss = self.training_numbers.objective.loss(outputs, labels)
         with torch.no_grad():
@@ -181,7 +181,7 @@ class ClientModule(LightningModule):
             self.turn.epoch_end()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """This client's optimizer, which remembers nothing: one object serves all clients in turn."""
+        """This client's optimizer, with empty state: one object serves all clients in turn."""
         if self._optimizer is None:
             numbers = self.training_numbers
             self._optimizer = numbers.optimizer.make(self.flat.parameters, self.lr, numbers.momentum)
@@ -200,7 +200,7 @@ class ClientModule(LightningModule):
     # ---- what it has become ------------------------------------------------------------------------------------------
 
     def broken(self, *, dead: bool) -> Tensor | None:
-        """Whether a weight that is dead (or frozen) is another number than it was; None where there is none.
+        """Whether a dead (or frozen) weight changed to another number; None if no weight is dead (or frozen).
 
         bool [], on the network's device.
         """
@@ -212,7 +212,7 @@ class ClientModule(LightningModule):
         return any_moved(weights, stay, masks)
 
     def trained(self) -> GlobalModel:
-        """The model as it is now, under the masks it has now."""
+        """The current model, under its current masks."""
         start, flat = self.start, self.flat.read()
         weights, rest = flat[: start.layout.maskable], flat[start.layout.maskable :]
         if self._trainable is not None:
@@ -220,13 +220,13 @@ class ClientModule(LightningModule):
         return start.with_trained(start.trainable_at.gather(weights), rest)
 
     def training_metrics(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the samples of all steps since `begin`; 0 where there was none."""
+        """Mean loss and accuracy over the samples of all steps since `begin`; 0 if there were none."""
         loss, correct = self.totals.tolist()
         return (loss / self.seen, correct / self.seen) if self.seen else (0.0, 0.0)
 
     @contextlib.contextmanager
     def undisturbed(self, *, training: bool = True) -> Iterator[None]:
-        """The network in training or in inference mode; mode, statistics, buffers and gradients are put back."""
+        """The network in training or inference mode; mode, statistics, buffers and gradients are restored."""
         self.flat.settle_()
         state = [*self.flat.statistics, *self.flat.buffers]
         kept = [t.clone() for t in state]
@@ -243,14 +243,14 @@ class ClientModule(LightningModule):
                     tensor.copy_(before)
 
     def probe(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """The mean loss of one batch as it is fed, with the outputs divided by `temperature`; nothing is summed up."""
+        """The mean loss of one batch as fed, with the outputs divided by `temperature`; the sums are not updated."""
         samples, labels = batch
         return self.training_numbers.objective.loss(self(samples) / temperature, labels)
 
     def gradient_of(self, batch: Batch, *, training: bool = True) -> Tensor:
         """The dense gradient [W] of one batch, without decay or proximal term, on the network's device.
 
-        Statistics and sums are as they were before.
+        Statistics and sums are left unchanged.
         """
         with self.undisturbed(training=training):
             self.probe(batch).backward()  # type: ignore[no-untyped-call]

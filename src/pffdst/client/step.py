@@ -1,8 +1,8 @@
 """One local step: the same functions in every engine.
 
-Loss and gradient of a batch; the gradient clipped; decay, proximal term and the objective's own terms added; the
-rules' hand in it; gradients masked; the optimizer. Because the gradient is masked last and momentum starts at 0, dead
-weights stay 0 and frozen ones keep their bits.
+In order: loss and gradient of a batch, clipping, then decay, the proximal term and the objective's own terms, then the
+rules' changes, the masks, and the optimizer. Because the gradient is masked last and momentum starts at 0, dead weights
+stay 0 and frozen ones keep their bits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batch = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def clip_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], clip_norm: float) -> None:
-    """Scales the gradients so that the 2-norm of what is applied, all layers together, is at most `clip_norm`."""
+    """Scales the gradients so that the 2-norm of what is applied, over all layers, is at most `clip_norm`."""
     for own in masks:
         mask_gradients_(parameters[: len(own)], own)
     torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
@@ -55,7 +55,7 @@ def mask_gradients_(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def decay_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], amount: float) -> None:
-    """Takes `amount` (lr times decay) of itself off every parameter, frozen ones excepted: decoupled weight decay."""
+    """Decoupled weight decay: shrinks every parameter that is not frozen by `amount` (lr times decay) of itself."""
     masked = len(masks[0]) if masks else 0
     for p, *own in zip(parameters[:masked], *masks, strict=True):
         factor = own[0] if len(own) == 1 else own[0] * own[1]
@@ -66,7 +66,7 @@ def decay_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], amou
 
 @torch.no_grad()
 def any_moved(weights: Sequence[Tensor], stay: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    """Whether a weight whose mask is 0 is another number than it was (`stay`); bool [], on the weights' device."""
+    """Whether a weight whose mask is 0 differs from what it was (`stay`); bool [], on the weights' device."""
     found = [((w != s) & (m == 0) & ~w.isnan()).any() for w, s, m in zip(weights, stay, masks, strict=True)]
     return torch.stack(found).any()
 
@@ -92,7 +92,7 @@ class Hooks:
 
     @property
     def in_steps(self) -> bool:
-        """Whether a hook inside single steps is overridden."""
+        """Whether a hook that runs within steps is overridden."""
         return any(self._calls[name] for name in self.IN_STEPS)
 
     def __call__(self, name: str, module: ClientModule, *arguments: Any) -> None:
@@ -116,7 +116,7 @@ def local_step(
 ) -> None:
     """One step on a batch, in the order in which a Trainer calls hooks.
 
-    `forward` stands in for `module.training_step` (a wrapper's) and `backward` for the loss's own.
+    `forward` replaces `module.training_step` (if a wrapper has its own) and `backward` the loss's own.
     """
     hooks("on_train_batch_start", module, batch, index)
     optimizer.zero_grad(set_to_none=True)

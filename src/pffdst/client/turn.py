@@ -1,4 +1,4 @@
-"""A client's whole turn but the loop over its batches: receive, load, fit, measure, answer."""
+"""A client's whole turn, except the loop over its batches: receive, load, fit, measure, answer."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ Fit = Callable[[ClientModule, ClientBatches, int], None]  # the last: how many e
 class ClientSetup:
     """What every client knows before the first round: the configuration both sides share, and the data.
 
-    `data` are the training samples, of the kind `inputs`, and `shares` says which are whose. `network` is the run's own
-    network: clients get copies of it, whose weights are overwritten by what arrives. `channels_last`: whether it takes
-    images that lie so. `known` are the first stage's positions, where clients make them themselves. `least` is the
-    fewest samples of a batch that it trains on. `faulty` are the clients that do wrong on purpose.
+    `data` are the training samples, of the kind `inputs`, and `shares` says which client has which. `network` is the
+    run's own network: clients get copies of it, whose weights are overwritten by what they receive. `channels_last`:
+    whether it takes images in that memory format. `known` are the first stage's positions, if clients derive them
+    themselves. `least` is the smallest batch that the network can train on. `faulty` are the clients with an injected
+    fault.
     """
 
     network: nn.Module
@@ -75,16 +76,16 @@ class ClientSetup:
         return self.shares.size(client)
 
     def untrainable(self, cohort: Sequence[int]) -> dict[int, str]:
-        """The clients with fewer samples than the network trains on, and why they are left out."""
+        """The clients with fewer samples than the network needs to train, and why they are left out."""
         few = [c for c in cohort if self.samples(c) < self.least] if self.least > 1 else ()
-        return dict.fromkeys(few, "has one sample, and this model trains on two at once: nothing is sent to it")
+        return dict.fromkeys(few, "has only one sample, but this model needs two to train on: nothing is sent to it")
 
     def indices(self, client: int) -> Tensor:
         """A client's training samples, int64 [n_k]."""
         return self.shares.train(client)
 
     def epochs(self, t: int) -> int:
-        """E, the local epochs of round t; 0 where clients only answer what the rules ask."""
+        """E, the local epochs of round t; 0 if clients only send what the rules ask for."""
         return self.method.epochs(t, self.training.epochs)
 
     def steps(self, client: int, t: int) -> int:
@@ -96,7 +97,7 @@ class ClientSetup:
         return stage_of(self.stages, t)
 
     def uplink(self, t: int) -> UplinkForm:
-        """What the updates of round t hold."""
+        """What the updates of round t contain."""
         return self.method.uplink(self.codecs, self.stage_of(t), t, statistics=self.send_statistics)
 
 
@@ -107,7 +108,7 @@ class ClientSetup:
 class Turn:
     """One client's turn as its rules see it (`ClientTurn` says what they may do).
 
-    `batches` gives the client's samples in the order of a named draw, batch by batch, on the network's device.
+    `batches` returns the client's samples in the order of a named draw, batch by batch, on the network's device.
     """
 
     def __init__(
@@ -148,12 +149,12 @@ class Turn:
             rule.before_step(self)
 
     def after_backward(self) -> None:
-        """The loss's gradient is there."""
+        """The loss's gradient has been computed."""
         for rule in self._backward:
             rule.after_backward(self)
 
     def shape_gradient_(self) -> None:
-        """The gradient holds all but the rules' own terms."""
+        """The gradient contains everything except the rules' own terms."""
         for rule in self._shape:
             rule.shape_gradient_(self)
         self.step += 1
@@ -174,7 +175,7 @@ class Turn:
     @property
     def module(self) -> ClientModule:
         """The client's module."""
-        assert self._module is not None  # rules are called once it is there
+        assert self._module is not None  # rules are only called once it is set
         return self._module
 
     @property
@@ -194,7 +195,7 @@ class Turn:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All tensors that train, maskable ones first."""
+        """All trained tensors, maskable ones first."""
         return self.module.flat.parameters
 
     @property
@@ -213,11 +214,11 @@ class Turn:
         return self.module.trainable
 
     def train_on(self, trainable: Positions) -> None:
-        """From now on these positions may change, and no others."""
+        """From now on only these positions may change."""
         self.module.train_on(trainable)
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate from this step on."""
+        """Sets the learning rate from this step on."""
         self.module.set_lr(lr)
 
     def values(self) -> Tensor:
@@ -233,7 +234,7 @@ class Turn:
         return next(self._batches(stream))
 
     def undisturbed(self, *, training: bool = True) -> AbstractContextManager[None]:
-        """The network in training or in inference mode; what is no weight is put back afterwards."""
+        """The network in training or inference mode; everything except weights is restored afterwards."""
         return self.module.undisturbed(training=training)
 
     def loss(self, batch: tuple[Tensor, Tensor], temperature: float = 1.0) -> Tensor:
@@ -266,7 +267,7 @@ def _has(rule: Rule, hook: str) -> bool:
 class Trained:
     """A client after its last step: the model under the masks it has now, its mean training loss and accuracy.
 
-    `measured` is what each rule measured; `buffers` are those it changed, None for each other.
+    `measured` is what each rule measured; `buffers` are those it changed, None for each of the others.
     """
 
     model: GlobalModel
@@ -279,7 +280,7 @@ class Trained:
 def answer(
     setup: ClientSetup, task: ClientTask, start: GlobalModel, trained: Trained, kept: Kept
 ) -> tuple[bytes, Kept]:
-    """The update's bytes, and what the client keeps. The rules have their say first."""
+    """The update's bytes, and what the client keeps. The rules are applied first."""
     stage, form = setup.stage_of(task.t), setup.uplink(task.t)
     made = Answer(trained.model)
     for rule, measured in zip(setup.method, trained.measured, strict=True):
@@ -298,20 +299,20 @@ def answer(
         form,
         seed=derive_seed(setup.seed, "uplink", task.t, task.client),
         signals=made.signals,
-        keep_residual=setup.codecs.values.client_feedback and not own,  # its next mask will be another
+        keep_residual=setup.codecs.values.client_feedback and not own,  # its next mask will be different
         buffers=trained.buffers,
     )
     return lie.message(payload), Kept(residual, {**made.memory, **lie.kept(model, payload)})
 
 
 def unreadable(task: ClientTask, error: WireError) -> Update:
-    """What a client says of a message that it could not read."""
+    """What a client answers to a message that it could not read."""
     return Update(task.client, None, f"could not read the server's message: {error}")
 
 
 @final
 class ClientWork:
-    """Plays one client after another with one module; nothing of a client outlives its turn but its data's pages."""
+    """Runs one client after another with one module; nothing of a client outlives its turn but its data's pages."""
 
     def __init__(self, setup: ClientSetup, *, channels_last: bool, device: str = "cpu") -> None:
         self.setup = setup
@@ -328,7 +329,7 @@ class ClientWork:
         self._inbox = Inbox(setup)
 
     def turn(self, task: ClientTask, memory: Memory, fit: Fit, kept: Kept | None = None) -> Update:
-        """One client's round. A payload that cannot be read makes an Update with its problem, never an exception."""
+        """One client's round. A payload that cannot be read gives an Update with the problem, never an exception."""
         began = time.perf_counter()
         try:
             received = self._inbox.receive(task, memory)
@@ -344,7 +345,7 @@ class ClientWork:
         return Update(task.client, payload, None, timings, left)
 
     def _train(self, task: ClientTask, received: Received, kept: Kept, fit: Fit) -> Trained:
-        """What the client has become."""
+        """The client after training."""
         setup, module = self.setup, self.module
         if not self._loaded.holds(received.model):
             self._loaded.load_(received.model)
@@ -357,7 +358,7 @@ class ClientWork:
         return Trained(model, loss, accuracy, turn.measure(), buffers)
 
     def _on_device(self, task: ClientTask, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, where the network is."""
+        """The batches of an epoch, on the network's device."""
         device = self.module.flat.tensors[0].device
         for samples, labels in self._batches(task, stream):
             yield samples.to(device), labels.to(device)
@@ -370,5 +371,5 @@ class ClientWork:
         if setup.faulty.relabels(task.client):
             labels = setup.faulty.labels(task.client, self.data.labels[indices])
         batches = ClientBatches(self.data, indices, setup.training.batch_size, generator, labels)
-        self.data.forget_pages()  # the batches have copies; else every worker comes to hold everybody's samples
+        self.data.forget_pages()  # the batches have copies; otherwise every worker ends up holding all samples
         return batches

@@ -1,4 +1,4 @@
-"""What stands against a configuration once its parts are built: its samples, its network and its rules are known."""
+"""Problems of a configuration that show only once its parts are built: its samples, network and rules are known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("pffdst.build")
 
 
 def check_built(cfg: DictConfig, setup: ClientSetup) -> None:
-    """ConfigError with what to write."""
+    """Raises ConfigError with what to write instead."""
     _check_augmentation(cfg, setup)
     _check_batches(setup)
     _check_disclosed(cfg, setup)
@@ -33,7 +33,7 @@ def check_built(cfg: DictConfig, setup: ClientSetup) -> None:
 
 
 def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
-    """An augmentation of images where the samples are none: it is tried once."""
+    """An image augmentation for samples that are not images: it is tried once."""
     raw = setup.inputs.raw(2)
     try:
         with seeded_global_state(cfg.seed, "augmentation"):
@@ -42,44 +42,44 @@ def _check_augmentation(cfg: DictConfig, setup: ClientSetup) -> None:
         if isinstance(setup.inputs, ImageInputs):
             raise
         noun, named = setup.inputs.noun, type(setup.training.augmentation).__name__
-        raise ConfigError([f"augmentation: {named} is none for {noun}; write augmentation=none"]) from error
+        raise ConfigError([f"augmentation: {named} cannot augment {noun}; write augmentation=none"]) from error
 
 
 def _check_disclosed(cfg: DictConfig, setup: ClientSetup) -> None:
-    """A rule that asks clients for what a private mean does not cover."""
+    """A rule that asks clients for something that a private mean does not cover."""
     if not instantiate(cfg.aggregation).discloses and (asks := setup.method.asks(setup.stages, cfg.rounds)):
         raise ConfigError(asks)
 
 
 def _check_written(setup: ClientSetup) -> None:
-    """A network that writes to its own weights would change frozen ones, or what clients are sent once and keep."""
+    """A network that writes to its weights would change frozen ones, or those that clients receive once and keep."""
     names = written_in_forward(setup.network, setup.inputs)
     kept = {entry.name for entry in setup.layout.entries if entry.kind == "constant"}
     if constants := [name for name in names if name in kept]:
         raise ConfigError(
             [
-                f"model: its forward pass writes to parameters that do not train ({', '.join(constants)}), and no "
-                "client sends those back: make buffers of them, register_buffer(...)"
+                f"model: its forward pass writes to parameters that do not train ({', '.join(constants)}), and "
+                "clients do not send those back: make them buffers with register_buffer(...)"
             ]
         )
     maskable = {entry.name for entry in setup.layout.layers}
     if len(setup.stages) > 1 and (names := [name for name in names if name in maskable]):
         raise ConfigError(
             [
-                f"model: its forward pass writes to {', '.join(names)}, and frozen weights have to keep their values: "
-                "compute with a changed copy (F.linear(x, weight.clamp(-1, 1)), say), or write freeze=none"
+                f"model: its forward pass writes to {', '.join(names)}, but frozen weights must keep their values: "
+                "compute with a modified copy, e.g. F.linear(x, weight.clamp(-1, 1)), or write freeze=none"
             ]
         )
 
 
 def _check_batches(setup: ClientSetup) -> None:
-    """Every batch may have fewer samples than the network trains on."""
+    """Every batch would have fewer samples than the network needs to train."""
     if setup.least > setup.training.batch_size:
         raise ConfigError([f"batch_size=1: this {_LONE}; write batch_size=2 or more"])
 
 
 def tell_of_unused_sparsity(cfg: DictConfig) -> None:
-    """Says where the command line asks for a sparsity and all weights are trained, nor does another key take it."""
+    """Warns if the command line sets a sparsity, but all weights are trained and no other key uses it."""
     typed = "sparsity" in Choices.current().typed
     if not typed or cfg.sparsity == 0 or located(cfg.allocation) is not Dense:
         return
@@ -88,7 +88,7 @@ def tell_of_unused_sparsity(cfg: DictConfig) -> None:
 
 
 def tell_of_lone_samples(setup: ClientSetup) -> None:
-    """Says who is left out where the network cannot be trained on one sample. ConfigError where that is everybody."""
+    """Reports clients left out because the network cannot train on one sample. ConfigError if that is all of them."""
     if setup.least == 1:
         return
     clients = setup.clients

@@ -1,4 +1,4 @@
-"""Every problem of a configuration in one message, before any work is done."""
+"""Reports every problem of a configuration in one message, before any work is done."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ConfigError(UserError):
         self.problems = list(problems)
 
     def told(self) -> str:
-        """A line for each problem, below their number."""
+        """The number of problems, then a line for each."""
         head = f"{counted(len(self.problems), 'problem')} in the configuration:"
         return "\n".join([head, *(f"  - {line}" for line in self.problems)])
 
@@ -65,11 +65,11 @@ def check(cfg: DictConfig) -> None:
 
 
 def tidy(cfg: DictConfig, choices: Choices) -> DictConfig:
-    """The configuration as it runs: with its label, without keys set for an option that was then not chosen.
+    """The configuration as it runs: with its label, without keys set for an option that was not chosen in the end.
 
-    `experiment=lenet_cifar10 partition=iid` leaves the experiment's `partition.alpha` beside an option that has none.
-    Only a key that another option of the group is written with is left out, so a misspelt one still comes to light,
-    and never one that the command line names.
+    `experiment=lenet_cifar10 partition=iid` leaves the experiment's `partition.alpha` with an option that has no alpha.
+    Only a key that another option of the group has is dropped, so misspelt keys are still found, and never one that
+    the command line names.
     """
     strays = {path: found for path, node in _components(cfg) if (found := _strays(path, node, choices))}
     kept = copy.deepcopy(cfg)
@@ -109,10 +109,10 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
 def data_problems(
     cfg: DictConfig, *, samples: int, size: int | None, dataset: str, owners: int | None = None
 ) -> list[str]:
-    """What stands against a checked configuration once its data are read.
+    """Problems of a checked configuration that show only once its data are read.
 
     `samples` counts the training images, `owners` the clients that the data name; `size` is the side of an image,
-    None for other data; `dataset` is what the data are called.
+    None for other data; `dataset` is the name of the data.
     """
     targets, _ = _targets(cfg)
     choices = Choices.current()
@@ -122,7 +122,7 @@ def data_problems(
 
 
 def _components(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """Every component of the groups, those inside others too, with its dotted path."""
+    """Every component of the groups, nested ones too, with its dotted path."""
     for group in groups():
         if group in cfg and not OmegaConf.is_missing(cfg, group):
             yield from components_in(group, cfg[group])
@@ -137,7 +137,7 @@ def _strays(path: str, node: DictConfig, choices: Choices) -> list[str]:
     accepted = None if target is None else accepted_keys(target)
     refused = [] if accepted is None else [key for key in added if key not in accepted]
     if not refused:
-        return []  # reading the other options takes time, and there is seldom a reason to
+        return []  # reading the other options takes time and is seldom needed
     others = (option for name, option in choices.options(group).items() if name != chosen)
     written = {key for option in others for key in _keys_at(option, inside)}
     return [key for key in refused if key in written]
@@ -149,7 +149,7 @@ def _keys_at(option: DictConfig, path: str) -> list[str]:
 
 
 def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
-    """The dotted keys without a value, and those whose interpolation leads nowhere, with the reason."""
+    """The dotted keys without a value, and those whose interpolation cannot be resolved, with the reason."""
     missing: list[str] = []
     unresolved: dict[str, str] = {}
     pending: list[tuple[str, Any]] = [("", cfg)]
@@ -171,7 +171,7 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
 
 
 def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:
-    """The located classes whose keys are in order, by path, and the problem lines of all others."""
+    """The located classes whose keys are valid, by path, and the problem lines of all others."""
     found: Targets = {}
     lines = [line for group, kind in groups().items() for line in _shape_problems(group, cfg, kind)]
     for path, node in _components(cfg):
@@ -188,9 +188,9 @@ def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:
 
 
 def _shape_problems(group: str, cfg: DictConfig, kind: Group) -> Iterator[str]:
-    """A node of a group that is no component, where one has to be."""
+    """A node of a group that should be a component but is not."""
     if group not in cfg or OmegaConf.is_missing(cfg, group) or cfg[group] is None:
-        return  # what may not be null is missing, and is told as such
+        return  # a null that is not allowed is reported as missing
     node = cfg[group]
     if kind.optional and node == {}:
         return
@@ -212,7 +212,7 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
 
 
 def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:
-    """A model that asks for what the data have not, as one of images does where there are texts."""
+    """A model that asks for something the data do not have, such as an image model on texts."""
     gives = getattr(targets.get("dataset"), "gives", None)
     asks = _asks(cfg.model) if "model" in targets else set()
     if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
@@ -220,18 +220,18 @@ def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: 
     fitting = _of_kind(choices, gives)
     instead = f"use {' or '.join(f'model={name}' for name in fitting)}" if fitting else "choose a model for such data"
     return [
-        f"{choices.called('model', cfg.model)} asks for {', '.join(wanting)}, but {dataset} tells {', '.join(gives)} "
-        f"and classes: they are not of a kind; {instead}"
+        f"{choices.called('model', cfg.model)} needs {', '.join(wanting)}, but {dataset} provides {', '.join(gives)} "
+        f"and classes: they do not match; {instead}"
     ]
 
 
 def _of_kind(choices: Choices, gives: Sequence[str]) -> dict[str, DictConfig]:
-    """The options of `model` that ask for nothing but what data tell that give these, and the classes."""
+    """The options of `model` that need nothing beyond what the data provide (`gives`) and the classes."""
     return {name: node for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}}
 
 
 def _asks(node: DictConfig) -> set[str]:
-    """What a component's constructor needs beside what its node says."""
+    """The constructor's required parameters that the component's node does not set."""
     target = located(node)
     accepted = {} if target is None else accepted_keys(target) or {}
     needed = (name for name, p in accepted.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
@@ -249,11 +249,11 @@ def _takes(node: DictConfig, size: int) -> bool:
 
 
 def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str, Any], list[str]]:
-    """The components that can be made from their keys alone, by path, and what constructors refuse."""
+    """The components that can be built from their keys alone, by path, and the errors of constructors."""
     made: dict[str, Any] = {}
     lines: dict[str, str] = {}
     kinds = groups()
-    for path in sorted(targets, key=lambda path: -path.count(".")):  # those inside first: their words are the clearest
+    for path in sorted(targets, key=lambda path: -path.count(".")):  # nested ones first: their messages are clearest
         node = OmegaConf.select(cfg, path)
         inside = [other for other, _ in components_in(path, node)]
         sound = all(other in targets and other not in lines for other in inside)
@@ -262,7 +262,7 @@ def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str
         try:
             made[path] = instantiate(node)
         except Exception as error:
-            # Hydra wraps what a constructor raises; the constructor's own words are the ones to show.
+            # Hydra wraps what a constructor raises; show the constructor's own message.
             cause = error.__cause__ or error
             name = path if "." in path else choices.called(path, node)
             lines[path] = f"{name}: {' '.join(str(cause).split()) or type(cause).__name__}"
@@ -271,7 +271,7 @@ def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str
 
 
 def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:
-    """Whether the keys alone make the object: some constructors also take what is only known later."""
+    """Whether the keys alone suffice to build the object: some constructors also take what is known only later."""
     if OmegaConf.missing_keys(node):
         return False
     try:
@@ -282,7 +282,7 @@ def _complete(node: DictConfig, target: Callable[..., Any]) -> bool:
 
 
 def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
-    """What is known of the data, and of the run."""
+    """What is known about the data and the run."""
     rounds, freeze = _known(cfg, "rounds"), made.get("freeze")
     if not isinstance(rounds, int) or rounds < 1:
         rounds = None
@@ -306,7 +306,7 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
 
 
 def _asked(made: dict[str, Any], facts: Facts) -> list[str]:
-    """What the components themselves say, each by its `problems` method, where it has one."""
+    """What the components themselves report, each through its `problems` method, if it has one."""
     return [str(line) for part in made.values() if isinstance(part, Checked) for line in part.problems(facts)]
 
 
@@ -315,7 +315,7 @@ _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 
 
 def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """What parts say of one another: the rules of training and of each other, the dataset of its test split."""
+    """What parts report about each other: rules about training and other rules, the dataset about its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
     lines += _elsewhere(cfg, made, choices)
     lines += _ask(made.get("aggregation"), "problems_among", made)
@@ -323,7 +323,7 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
         return lines
     try:
         training = local_training(cfg)
-    except OmegaConfBaseException:  # a number is missing, which is said elsewhere
+    except OmegaConfBaseException:  # a number is missing, which is reported elsewhere
         return lines
     sends = [group for group in _RULES if getattr(made[group], "sends_changes", False)]
     if sends and not isinstance(made.get("allocation"), Dense):
@@ -335,20 +335,20 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
 
 
 def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """What a dataset whose training samples are with the clients cannot do here."""
+    """What is not possible here with a dataset whose training samples are on the clients."""
     if not getattr(made.get("dataset"), "elsewhere", False):
         return []
     lines, dataset = [], choices.called("dataset", cfg.dataset)
     if getattr(made.get("engine"), "simulates", True):
         lines.append(f"{dataset} has no training samples here: write engine=flower, or another dataset")
     if "partition" in made and not isinstance(made["partition"], ByColumn):
-        lines.append(f"{dataset} says itself who has what: write partition=column partition.column=client")
+        lines.append(f"{dataset} defines each client's samples itself: write partition=column partition.column=client")
     if _known(cfg, "validation_share"):
         lines.append(f"validation_share: {dataset} has no training samples here to hold out; write validation_share=0")
     return lines
 
 
 def _ask(part: Any, hook: str, *given: Any) -> list[str]:
-    """What a part's `hook` says, where it has such a method."""
+    """What a part's method `hook` reports, if it has one."""
     method = getattr(part, hook, None)
     return [str(line) for line in method(*given)] if callable(method) else []

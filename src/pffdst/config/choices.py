@@ -1,4 +1,4 @@
-"""How a configuration came about: the options chosen, the folders they lie in, what the command line named."""
+"""How a configuration was composed: the options chosen, their folders, and what the command line set."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Choices"]
 @final
 @dataclass(frozen=True)
 class Choices:
-    """What Hydra knows about a composed configuration, for messages that speak in the user's own words.
+    """What Hydra knows about a composed configuration, for messages in the user's own terms.
 
     `chosen`: option per group; `folders`: the folders with the groups' yaml files; `typed`: dotted keys set on the
-    command line; `root`: the name of the main yaml. All empty for a configuration composed without Hydra's own node.
+    command line; `root`: the name of the main yaml. All are empty for a configuration composed without Hydra's node.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -42,20 +42,20 @@ class Choices:
 
     @classmethod
     def current(cls) -> Choices:
-        """The choices of the job that is running under `hydra.main`, else empty ones."""
+        """The choices of the job running under `hydra.main`, otherwise empty ones."""
         return cls.of(HydraConfig.get()) if HydraConfig.initialized() else cls()
 
     def options(self, group: str) -> dict[str, DictConfig]:
-        """The yaml files of a group as they are written, by option name; empty where the folders are not known."""
+        """The yaml files of a group as written, by option name; empty if the folders are not known."""
         return {name: self.written(group, name) for name in dict.fromkeys(path.stem for path in self._files(group))}
 
     def chosen_by(self, group: str) -> list[str]:
-        """The groups of which some option of `group` chooses one, in the order of the files."""
+        """The groups from which some option of `group` chooses, in the order of the files."""
         found = (_options_in(path, path.stat().st_mtime_ns) for path in self._files(group))
         return list(dict.fromkeys(chosen for options in found for chosen in options))
 
     def written(self, group: str, option: Any) -> DictConfig:
-        """The yaml file of an option as it is written; of a list of options all in one. Empty where there is none."""
+        """The yaml file of an option as written; for a list of options, all merged. Empty if there is none."""
         names = option if isinstance(option, list) else [option]
         return _merged([path for name in names if (path := self._file(f"{group}/{name}.yaml"))])
 

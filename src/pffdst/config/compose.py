@@ -1,4 +1,4 @@
-"""Composing configurations outside `hydra.main`: the groups and options there are, and what a command line gives."""
+"""Composes configurations outside `hydra.main`: the existing groups and options, and what a command line yields."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERSION_BASE = "1.3"
 @final
 @dataclass(frozen=True)
 class Composed:
-    """A composed configuration as a run would get it, with Hydra's own node and the choices beside it."""
+    """A composed configuration as a run would get it, with Hydra's own node and the choices."""
 
     cfg: DictConfig
     hydra: DictConfig
@@ -45,14 +45,14 @@ class Composed:
 @final
 @dataclass(frozen=True)
 class Session:
-    """An open Hydra on the folders of configurations; valid inside `session(...)` alone."""
+    """Hydra, opened on the configuration folders; valid only inside `session(...)`."""
 
     config_name: str
     loader: ConfigLoader
     places: tuple[str, ...] = ()
 
     def groups(self) -> list[str]:
-        """The names of the groups, Hydra's own left out."""
+        """The names of the groups, without Hydra's own."""
         return [name for name in self._listed("", ObjectType.GROUP) if name != "hydra"]
 
     def options(self, group: str) -> list[str]:
@@ -74,7 +74,7 @@ class Session:
 
 @contextmanager
 def session(config_dir: Path, config_name: str = "train", searchpath: Sequence[str] = ()) -> Iterator[Session]:
-    """Opens Hydra on `config_dir` and the places of `searchpath`, and leaves its global state as it was."""
+    """Opens Hydra on `config_dir` and the folders of `searchpath`, and restores its global state afterwards."""
     register()
     places = (f"hydra.searchpath=[{','.join(repr(place) for place in searchpath)}]",) if searchpath else ()
     with initialize_config_dir(str(config_dir.resolve()), job_name="train", version_base=VERSION_BASE):
@@ -82,7 +82,7 @@ def session(config_dir: Path, config_name: str = "train", searchpath: Sequence[s
 
 
 def register() -> None:
-    """Makes the schema and the texts of `--help` known to Hydra; calling it again changes nothing."""
+    """Registers the schema and the texts of `--help` with Hydra; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=RootConfig)
     OmegaConf.register_new_resolver("help_examples", examples, replace=True)
     OmegaConf.register_new_resolver("help_settings", settings, replace=True)
@@ -95,7 +95,7 @@ def compose(overrides: Sequence[str], config_dir: Path) -> DictConfig:
 
 
 def composition_line(error: BaseException) -> str:
-    """Hydra's own words on one line, without its search path and its advice to use a plus sign."""
+    """Hydra's own message on one line, without its search path and its advice to use a plus sign."""
     lines = [line.strip() for part in (error, error.__cause__) if part is not None for line in str(part).splitlines()]
     kept = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
     noise = ("To append to your", "full_key:", "object_type=", "See https://")

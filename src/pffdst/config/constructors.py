@@ -1,4 +1,4 @@
-"""What a group's `_target_` accepts: its keys and the types of their values, read off its constructor."""
+"""What a group's `_target_` accepts: its keys and the types of their values, read from its constructor."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
 from omegaconf import DictConfig, OmegaConf
 
+from pffdst.core.errors import UserError
 from pffdst.core.words import one_line, typed
 from pffdst.measure.memory import is_out_of_memory
 
@@ -25,10 +26,12 @@ __all__ = [
     "key_problems",
     "locate",
     "located",
+    "of_kind",
     "own_keys",
     "takes_key",
 ]
 
+_Kind = TypeVar("_Kind")
 _NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -39,7 +42,7 @@ _NAMES: dict[Any, str] = {
 }
 
 
-# Keys that are the run's, whatever the constructor takes: layers of the model that are left dense.
+# Keys that belong to the run, whatever the constructor takes: layers of the model that stay dense.
 _OF_THE_RUN = ("model.dense",)
 
 
@@ -60,7 +63,7 @@ def locate(target: str) -> Callable[..., Any]:
             raise  # the configuration is not to blame
         top = target.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == top
-        hint = f"; name the folder that {top} lies in: PYTHONPATH=FOLDER" if absent else ""
+        hint = f"; name the folder that contains {top}: PYTHONPATH=FOLDER" if absent else ""
         raise TargetError(f"_target_ {target} cannot be imported: {_one_line(error)}{hint}") from error
     if not callable(found):
         raise TargetError(f"_target_ {target} is a {type(found).__name__}: expected a class or a function")
@@ -68,7 +71,7 @@ def locate(target: str) -> Callable[..., Any]:
 
 
 def _imported(name: str) -> Any:
-    """What a dotted name stands for; the innermost module that there is raises what it raises."""
+    """The object a dotted name stands for; errors of importing the innermost existing module pass through."""
     parts = name.split(".")
     found: Any = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], start=2):
@@ -83,8 +86,16 @@ def _imported(name: str) -> Any:
     return found
 
 
+def of_kind(part: Any, kind: type[_Kind], key: str) -> _Kind:
+    """The part that the configuration's `key` built. UserError if it does not derive from `kind`."""
+    if isinstance(part, kind):
+        return part
+    name, base = (f"{one.__module__}.{one.__qualname__}" for one in (type(part), kind))
+    raise UserError(f"{key}: {name} is not a {kind.__name__}; derive the class from {base}")
+
+
 def located(node: DictConfig) -> Callable[..., Any] | None:
-    """What the `_target_` of a node names; None where there is none or it cannot be had, which is told elsewhere."""
+    """What a node's `_target_` names; None if there is none or it cannot be imported, which is reported elsewhere."""
     try:
         return locate(str(node["_target_"])) if "_target_" in node else None
     except TargetError:
@@ -108,7 +119,7 @@ def accepted_keys(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | 
 
 
 def components_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
-    """Every mapping with a `_target_` in a node, itself and those inside it, with its dotted path."""
+    """Every mapping with a `_target_` in a node, itself and nested ones, with its dotted path."""
     if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, "_target_"):
         return
     if "_target_" in node:
@@ -119,9 +130,9 @@ def components_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
 
 
 def takes_key(cfg: DictConfig, key: str, *, any_keyword: bool = False) -> bool:
-    """Whether a dotted key that is not written is a parameter of its component's constructor.
+    """Whether a dotted key that is not in the yaml is a parameter of its component's constructor.
 
-    With `any_keyword` also whether the constructor takes any keyword.
+    With `any_keyword`, also whether the constructor takes any keyword.
     """
     path, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, path) if path else None
@@ -153,7 +164,7 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def _closest(word: str, known: Sequence[str]) -> list[str]:
-    """The closest word, and those that are about as close."""
+    """The closest word, and those about as close."""
     ratio = {key: difflib.SequenceMatcher(None, word, key).ratio() for key in known}
     best = max(ratio.values(), default=0.0)
     return [key for key in known if ratio[key] >= max(0.6, best - 0.05)][:3]
@@ -168,7 +179,7 @@ def _instead(path: str, key: str, accepted: Mapping[str, Any]) -> str:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of the constructor; empty when they cannot be evaluated (names imported for typing alone)."""
+    """Annotations of the constructor; empty if they cannot be evaluated (names imported only for typing)."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function)
@@ -186,7 +197,7 @@ def _type_problems(path: str, key: str, value: Any, hint: Any, parameter: inspec
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a yaml value suits an annotation; annotations this does not know suit everything."""
+    """Whether a yaml value fits an annotation; unknown annotations fit everything."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)

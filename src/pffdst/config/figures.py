@@ -1,4 +1,4 @@
-"""The figures of a run's rows, by the names they are logged under, before there is a run."""
+"""The figures in a run's rows, by the names they are logged under, known before there is a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCORED = frozenset(name for accuracy in ACCURACIES for name in (best_of(accurac
 
 
 def figures_of(cfg: DictConfig) -> tuple[str, ...]:
-    """The names of every figure that each row of a run of this configuration has."""
+    """The names of all figures in every row of a run of this configuration."""
     split = evaluated_on(float(cfg.validation_share))
     further = [metric(str(name)) for name, node in (cfg.get("metrics") or {}).items() if node is not None]
     scored = [on(split, name) for name in (*further, *map(average_of, further))]
@@ -35,7 +35,7 @@ def figures_of(cfg: DictConfig) -> tuple[str, ...]:
 
 
 def tells_of_tests(figure: str, known: Sequence[str]) -> bool:
-    """Whether one of the `known` figures is of the test set: by its name, or where nothing was held out in its place.
+    """Whether one of the `known` figures is of the test set: by its name, or because nothing was held out instead.
 
     The names of best values and of means of the last evaluations are the same either way.
     """
@@ -43,7 +43,7 @@ def tells_of_tests(figure: str, known: Sequence[str]) -> bool:
 
 
 def instead_of(figure: str, known: Sequence[str]) -> str:
-    """What to write in place of a figure that is none of those that are `known`."""
+    """What to write instead of a figure that is not among the `known` ones."""
     held_out = ACC_GLOBAL not in known
     named = on("validation" if held_out else "test", *as_test({figure: 0}))
     if named in known:

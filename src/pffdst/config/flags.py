@@ -1,4 +1,4 @@
-"""A command line taken apart: overrides, and the flags that are Hydra's own."""
+"""A parsed command line: overrides and Hydra's own flags."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pffdst.core.program import command_line
 
 __all__ = ["CommandLine", "key_of"]
 
-# Each is all that a command line does; Hydra takes one of them.
+# Each of these is all that a command line does; Hydra accepts only one.
 _COMMANDS = ("--run", "--multirun", "--cfg", "--info")
 
 
 def key_of(line: str) -> str:
-    """The key of an override as it was typed, `+`, `++` and `~` included."""
+    """The key of an override as typed, including `+`, `++` and `~`."""
     return line.split("=", 1)[0].strip()
 
 
@@ -29,7 +29,7 @@ def key_of(line: str) -> str:
 class CommandLine:
     """The arguments after the program's name, `argv`.
 
-    `--key=value`, as a W&B agent writes it, is the override `key=value`, unless it is a flag of Hydra's.
+    `--key=value`, as a W&B agent writes it, is the override `key=value`, unless it is one of Hydra's flags.
     """
 
     argv: tuple[str, ...]
@@ -51,17 +51,17 @@ class CommandLine:
 
     @property
     def overrides(self) -> list[str]:
-        """Everything that is no flag; what follows an unknown flag is an override all the same."""
+        """Everything that is not a flag; what follows an unknown flag is an override too."""
         return [*self.args.overrides, *(token for token in self._parsed[1] if not token.startswith("-"))]
 
     @property
     def unknown(self) -> list[str]:
-        """Flags that there are not."""
+        """Flags that do not exist."""
         return [token for token in self._parsed[1] if token.startswith("-")]
 
     @property
     def places(self) -> list[str]:
-        """The words that name folders of configurations: what is trusted is said on every command line anew."""
+        """The arguments that name configuration folders: trust must be given again on every command line."""
         own = self.args.config_dir
         searched = [line for line in self.overrides if key_of(line) == "hydra.searchpath"]
         return [*searched, *(["--config-dir", own] if own is not None else [])]
@@ -73,13 +73,13 @@ class CommandLine:
 
     @property
     def asks(self) -> bool:
-        """Whether it asks for help or for completion, whatever else it says."""
+        """Whether it asks for help or completion, whatever else it contains."""
         args = self.args
         return bool(args.help or args.hydra_help or args.shell_completion or args.experimental_rerun is not None)
 
     @property
     def shows(self) -> bool:
-        """Whether it shows something and runs nothing."""
+        """Whether it only shows something and runs nothing."""
         return self.asks or self.args.cfg is not None or self.args.info is not None
 
     @property
@@ -94,7 +94,7 @@ class CommandLine:
         return chosen[-1] if chosen and chosen[-1] != "null" else None
 
     def handed_on(self, overrides: Sequence[str], config_dir: Path) -> list[str]:
-        """The arguments for Hydra with these overrides in the place of its own, and the user's own folder named.
+        """The arguments for Hydra, with these overrides instead of its own, and with the user's own folder named.
 
         Overrides come first: `--info` takes an optional word and would swallow one that follows it.
         """
@@ -104,9 +104,9 @@ class CommandLine:
         return [*overrides, *flags, *(["--config-dir", str(own)] if named else [])]
 
     def own_configs(self, config_dir: Path) -> Path | None:
-        """The user's own folder of configurations: `--config-dir`, else `configs` in the working directory.
+        """The user's own configuration folder: `--config-dir`, else `configs` in the working directory.
 
-        None where there is no folder beside `config_dir`.
+        None if there is no folder other than `config_dir`.
         """
         if self.args.config_dir is not None:
             return Path(self.args.config_dir)
@@ -114,18 +114,18 @@ class CommandLine:
         return here if here.is_dir() and not here.samefile(config_dir) else None
 
     def problems(self) -> list[str]:
-        """Flags that there are not, or that do not go together."""
+        """Flags that do not exist or cannot be combined."""
         found = [_dashed(token) for token in self.unknown]
         commands = [flag for flag in _COMMANDS if getattr(self.args, flag.strip("-"))]
         if self.multirun and self.shows:
-            found.append("-m has many configurations, --cfg and --info show one: leave -m out and write single values")
+            found.append("-m has many configurations, --cfg and --info show one: leave out -m and write single values")
         elif len(commands) > 1:
-            found.append(f"{' and '.join(commands)} do not go together: write one of them")
+            found.append(f"{' and '.join(commands)} cannot be combined: write one of them")
         if self.args.resolve and not self.args.cfg:
-            found.append("--resolve goes with --cfg: write --cfg job --resolve")
+            found.append("--resolve needs --cfg: write --cfg job --resolve")
         if self.multirun and self.search is not None:
             instead = command_line("train", [f"search={self.search}"])
-            found.append(f"-m and search do not go together; write {instead}")
+            found.append(f"-m and search cannot be combined; write {instead}")
         return found
 
 

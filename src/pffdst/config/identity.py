@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,21 +26,21 @@ __all__ = [
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """16 hexadecimal digits that two configurations share when they must give the same result.
+    """16 hexadecimal digits that two configurations share if they must give the same result.
 
-    Left out: how it runs (engine), what is scored beside accuracy (metrics), where it writes (logger, paths, name,
-    tags, resume, profile, checkpoint_every, partition.save) and where the data lie (dataset.path, cache, download).
-    The path stays in for a dataset that is nothing but its path, one that names no `archive`. Raises OmegaConf's errors
-    where a value is missing or cannot be resolved.
+    Left out: how it runs (engine), what is scored besides accuracy (metrics), where it writes (logger, paths, name,
+    tags, resume, profile, checkpoint_every, partition.save) and where the data are (dataset.path, cache, download).
+    The path counts for a dataset that only its path identifies, that is, one without `archive`. Raises OmegaConf's
+    errors if a value is missing or cannot be resolved.
     """
     return _digest(essence(cfg))
 
 
 def engine_identity(cfg: DictConfig) -> str:
-    """16 hexadecimal digits of how a run is computed: the engine with its keys, `workers` aside, which changes no bit.
+    """16 hexadecimal digits of how a run is computed: the engine and its keys, without `workers`, which changes no bit.
 
-    A resumed run may change engines; two jobs of a sweep that differ in them are two jobs. Further metrics, which a run
-    cannot be asked for once it is done, are part of it.
+    A resumed run may change engines, but sweep jobs with different engines are different jobs. Further metrics count
+    too, since they cannot be added once a run is done.
     """
     engine = OmegaConf.to_container(cfg.engine, resolve=True, throw_on_missing=True)
     metrics = OmegaConf.to_container(cfg.metrics, resolve=True) if cfg.get("metrics") else {}
@@ -60,24 +61,24 @@ def _digest(plain: Any) -> str:
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved configurations, result-neutral keys aside: `lr: saved 0.01, now 0.05`."""
+    """What differs between two resolved configurations, except result-neutral keys: `lr: saved 0.01, now 0.05`."""
     return [f"{key}: saved {_word(old)}, now {_word(new)}" for key, (old, new) in changed(saved, now).items()]
 
 
 def changed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys that differ, result-neutral ones aside, with both values, each of which may be ABSENT."""
+    """The dotted keys that differ, except result-neutral ones, with both values, each of which may be ABSENT."""
     before, after = dotted(_canonical(_essence(saved))), dotted(_canonical(_essence(now)))
     found = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
     return {key: (old, new) for key, (old, new) in found.items() if old != new}
 
 
 def content_digest(content: Mapping[str, str]) -> str:
-    """16 hexadecimal digits of what a run's data hold and its tensors are."""
+    """16 hexadecimal digits of a run's data and its tensors' types and shapes."""
     return _digest(dict(content))
 
 
 def content_differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What a run's data or tensors are otherwise than they were: `training set: was 700 images ..., now 1,400 ...`."""
+    """How a run's data or tensors differ from before: `training set: was 700 images ..., now 1,400 ...`."""
     lines = {name: (saved.get(name, "absent"), now.get(name, "absent")) for name in {**saved, **now}}
     return [f"{name}: was {old}, now {new}" for name, (old, new) in lines.items() if old != new]
 
@@ -89,7 +90,7 @@ def _essence(plain: Any) -> dict[str, Any]:
     kept = {key: value for key, value in plain.items() if key not in NEUTRAL and (value or key not in OPTIONAL)}
     dataset = kept.get("dataset")
     if isinstance(dataset, Mapping):
-        # A known archive is the same wherever it lies; the user's own files are told apart by their path alone.
+        # A known archive is the same wherever it is stored; the user's own files are identified only by their path.
         neutral = NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
     partition = kept.get("partition")
@@ -99,11 +100,13 @@ def _essence(plain: Any) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    """Whole floats as integers, so that `1` and `1.0` are one value; containers through and through."""
+    """Whole floats as integers, so that `1` and `1.0` are one value; infinity and NaN as words; recursively."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # which JSON has no number for
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,4 +1,4 @@
-"""What a run's method is called: the preset's name, and what makes it an ablation."""
+"""The label of a run's method: the preset's name and what makes it an ablation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["label_of"]
 def label_of(cfg: DictConfig, choices: Choices) -> str:
     """`pffdst`, `pffdst freeze=none`, `pffdst readjust.interval=5`.
 
-    Every group that some method chooses belongs to the methods. Where the option in force is not the one that this
-    method chooses (or, where it chooses none, the main yaml), it is named, whoever set it: the command line or an
-    experiment. So is a key of such a group that the command line gives another value than the option has.
+    Every group for which some method chooses an option belongs to the methods. If the option in force is not the one
+    this method chooses (or, if it chooses none, the main yaml's), it is named, whether the command line or an
+    experiment set it. So is a key of such a group that the command line sets to a value other than the option's.
     """
     name = "" if OmegaConf.is_missing(cfg, "method_name") else str(cfg.method_name)
     preset = choices.written("method", choices.chosen.get("method"))

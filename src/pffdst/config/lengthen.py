@@ -1,7 +1,7 @@
-"""`resume=RUN rounds=MORE`: whether a run may be lengthened, and what to write where it may not be as it stands.
+"""`resume=RUN rounds=MORE`: whether a run may be extended, and what to write if it may not be as it stands.
 
-A lengthened run must be the run that had been begun with so many rounds: nothing that was played may depend on the
-length, or the settings that do are written so that it comes out the same.
+An extended run must equal one started with that many rounds: nothing in the finished rounds may depend on the length,
+or the settings that do must be written so that the result is the same.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pffdst.methods.rule import Rule
 __all__ = ["lengthening"]
 
 _FREE = ("rounds", "freeze.", "readjust.schedule.", "lr_schedule.")
-_COUNTS = (10**6,)  # of a layer; how many weights a stage has is no matter of rounds
+_COUNTS = (10**6,)  # weights of one layer; a stage's weight count does not depend on the rounds
 
 
 @final
 @dataclass(frozen=True)
 class _Course:
-    """What of a run depends on its length."""
+    """The parts of a run that depend on its length."""
 
     rounds: int
     lr: float
@@ -61,10 +61,10 @@ class _Course:
 
 
 def lengthening(saved: Mapping[str, Any], cfg: DictConfig) -> list[str] | None:
-    """What stands against going on with the run of the resolved configuration `saved` as the longer one of `cfg`.
+    """Why the run of the resolved configuration `saved` cannot continue as the longer run of `cfg`.
 
-    None where the two differ in more than that: they are two runs. Of `saved`, which comes with the run's folder, only
-    numbers are taken.
+    None if the two differ in more than the length: they are different runs. From `saved`, which comes from the run's
+    folder, only numbers are used.
     """
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     differing = changed(saved, now)
@@ -90,10 +90,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _problems(old: _Course, new: _Course) -> Iterator[str]:
-    """What stands against it: one thing that cannot be helped, or all that can, each with what to write."""
+    """The problems: one that cannot be solved, or all that can, each with what to write."""
     for group in ("readjust", "updates"):
         if not getattr(new, group).any_length:
-            yield f"{group}: what it does in a round depends on the length of the run: start a new one"
+            yield f"{group}: what it does in a round depends on the length of the run: start a new run"
             return
     lines, hopeless = [], "; start a new run"
     begun = [stage.start for stage in new.stages if stage.start < old.rounds]
@@ -102,7 +102,7 @@ def _problems(old: _Course, new: _Course) -> Iterator[str]:
         starts, at = _listed([stage.start for stage in new.stages]), _at(new, wanted)
         moved = None if at is None else replace(new, freeze=_beginning(new.freeze, at))
         fits = moved is not None and [stage.start for stage in moved.stages if stage.start < old.rounds] == wanted
-        told = f"stages would have begun in round {starts}, not {_listed(wanted)}"
+        told = f"stages would have started in round {starts}, not {_listed(wanted)}"
         if moved is None or not fits:
             yield f"{told}{hopeless}"
             return
@@ -111,7 +111,7 @@ def _problems(old: _Course, new: _Course) -> Iterator[str]:
     if (other := next((t for t in played if old.lr_at(t) != new.lr_at(t)), None)) is not None:
         told = (
             f"lr_schedule: the learning rate of round {other + 1} was {old.lr_at(other):.4g} and would have been "
-            f"{new.lr_at(other):.4g}: only a schedule that does not end with the run can go on"
+            f"{new.lr_at(other):.4g}: only a schedule that does not end with the run can be extended"
         )
         if not hasattr(old.lr_schedule, "horizon"):
             yield told
@@ -119,8 +119,8 @@ def _problems(old: _Course, new: _Course) -> Iterator[str]:
         lines.append(f"{told}: write lr_schedule.horizon={old.rounds}")
     if (other := next((t for t in played if old.moves_at(t) != new.moves_at(t)), None)) is not None:
         told = (
-            f"readjust.schedule: the mask would have moved otherwise from round {other + 1} on, since a share of a "
-            "stage is longer in a longer one"
+            f"readjust.schedule: from round {other + 1} on, the mask would have moved differently, since the schedule "
+            "is a share of the stage"
         )
         ends = {float(old.readjust.schedule.end(stage)) for stage in old.stages}  # type: ignore[attr-defined]
         if len(ends) != 1:
@@ -142,7 +142,7 @@ def _listed(starts: list[int]) -> str:
 
 
 def _at(new: _Course, wanted: list[int]) -> float | None:
-    """The `freeze.at` with which stage 2 begins where it did."""
+    """The `freeze.at` with which stage 2 starts where it did."""
     if not hasattr(new.freeze, "at") or len(wanted) != 2:
         return None
     return math.ceil(Fraction(wanted[1], new.rounds) * 10**6) / 10**6

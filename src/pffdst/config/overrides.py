@@ -1,4 +1,4 @@
-"""The command line, looked at before Hydra does: every problem of it at once, in words that say what to write."""
+"""Checks the command line before Hydra does: reports all its problems at once, each with what to write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PRESETS = ("method", "experiment")
 
 
 def preflight(argv: Sequence[str], config_dir: Path) -> list[str]:
-    """The arguments to hand to Hydra: flags untouched, `resume=PATH` written out, keys that are added with `++`.
+    """The arguments to pass to Hydra: flags untouched, `resume=PATH` expanded, added keys with `++`.
 
     The configuration of a single run, and of every job of a sweep (`-m`), is composed and checked.
 
@@ -66,7 +66,7 @@ def opened_for(line: CommandLine, config_dir: Path) -> AbstractContextManager[Se
 
 
 def sweep_problems(opened: Session, overrides: Sequence[str]) -> list[str]:
-    """What a sweep over these overrides would be refused for: keys, options in every combination, types."""
+    """Why a sweep over these overrides would be rejected: keys, options in every combination, types."""
     look = _Look(opened, multirun=True)
     look.at(overrides, whole=False)
     return list(dict.fromkeys(look.problems))
@@ -75,7 +75,7 @@ def sweep_problems(opened: Session, overrides: Sequence[str]) -> list[str]:
 @final
 @dataclass(frozen=True)
 class _Given:
-    """One override, parsed: its `plus` signs, and its value, or a sweep's values one by one."""
+    """One parsed override: its `plus` signs and its value, or a sweep's values one by one."""
 
     line: str
     plus: str
@@ -92,7 +92,7 @@ class _Given:
 
 @final
 class _Look:
-    """The look at one command line; `problems` are what it found."""
+    """The check of one command line; `problems` are what it found."""
 
     def __init__(self, opened: Session, multirun: bool) -> None:
         self.problems: list[str] = []
@@ -106,7 +106,7 @@ class _Look:
         self._bases: dict[tuple[str, ...], Composed] = {}
 
     def at(self, overrides: Sequence[str], whole: bool) -> list[str]:
-        """The overrides as Hydra takes them; with `whole` the run they compose, or every job, is checked too."""
+        """The overrides as Hydra takes them; with `whole`, the run they compose, or every job, is checked too."""
         hydra = [line for line in overrides if _is_hydra(line) and self._parsed(line) is not None]
         given = [item for line in overrides if not _is_hydra(line) for item in self._read(line)]
         presets = self._preset_sweep(given)
@@ -125,17 +125,17 @@ class _Look:
         return [taken.get(line, line) for line in overrides]
 
     def _composes(self, overrides: Sequence[str], whole: bool) -> bool:
-        """The short way for a sound command line: what Hydra composes needs no look at each key."""
+        """The fast path for a valid command line: if Hydra composes it, the keys need no separate check."""
         try:
             composed = self._session.compose(overrides)
         except Exception:
-            return False  # the long way says why
+            return False  # the slow path reports why
         if whole:
             self.problems += _judgement(composed)
         return True
 
     def _line(self, item: _Given) -> str:
-        """The override as Hydra takes it: no option is an empty list of options, a key that is added has two signs."""
+        """The override as Hydra takes it: no option is an empty list, and an added key has two plus signs."""
         if item.key in self._groups and None in item.values:
             return f"{item.key}={','.join('[]' if value is None else typed(value) for value in item.values)}"
         bare = item.line.lstrip("+")
@@ -144,7 +144,7 @@ class _Look:
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def _read(self, line: str) -> Iterator[_Given]:
-        """The override, parsed; none, and a problem line, where it cannot be taken."""
+        """The parsed override; nothing, and a problem line, if it is not accepted."""
         refused = self._refused(line)
         if refused is not None:
             self.problems.append(refused)
@@ -154,14 +154,14 @@ class _Look:
             return
         if override.is_sweep_override() and not self._multirun:
             raw, sweep = line.split("=", 1)[1], command_line("train", ["-m", line])
-            self.problems.append(f"{line}: several values need -m ({sweep}); a list is written [{raw}]")
+            self.problems.append(f"{line}: several values need -m ({sweep}); write a list as [{raw}]")
             return
         plus = line[: len(line) - len(line.lstrip("+"))]
         try:
             values = _values(override)
         except (ValueError, ArithmeticError) as error:
             key = override.key_or_group
-            self.problems.append(f"{line}: these are no values to try ({error}); write e.g. {key}=0,1,2")
+            self.problems.append(f"{line}: a sweep cannot use these values ({error}); write e.g. {key}=0,1,2")
             return
         yield _Given(line, plus, override.key_or_group, values, override.is_sweep_override())
 
@@ -180,7 +180,7 @@ class _Look:
             off = f"write {key}=null" if self._may_be_off(key) else self._set(key)
             listed = _listed(key, self._session.options(key)) if key in self._groups else ""
             instead = f"choose an option: {listed}" if listed and not self._may_be_off(key) else off
-            return f"{line}: no key can be taken away; {instead}"
+            return f"{line}: keys cannot be removed; {instead}"
         if line.startswith("+") and key in self._groups:
             return f"{line}: options are chosen without a plus sign; write {bare}"
         if "=" not in line:
@@ -188,7 +188,7 @@ class _Look:
         return None
 
     def _preset_sweep(self, given: Sequence[_Given]) -> list[_Given]:
-        """The overrides that a `sweep=` preset adds; a problem line where it is given without -m."""
+        """The overrides that a `sweep=` preset adds; a problem line if it is given without -m."""
         presets = [item for item in given if item.key == "sweep" and self._has(item)]
         if not presets:
             return []
@@ -206,7 +206,7 @@ class _Look:
         return all(str(value) in self._session.options(item.key) for value in item.values)
 
     def _may_be_off(self, group: str) -> bool:
-        """Whether null may be written: the main yaml says so itself, or the schema does."""
+        """Whether null is allowed: the main yaml has it, or the schema allows it."""
         kind = self._kinds.get(group)
         return (kind is not None and kind.optional) or (
             group in self._groups and self._default.choices.chosen.get(group, "") is None
@@ -269,14 +269,14 @@ class _Look:
     def _no_such_key(self, item: _Given, base: Composed) -> str | None:
         group, dot, _ = item.key.partition(".")
         if dot and self._misspelt & {group, *_PRESETS}:
-            return None  # it may belong to the option that was meant
+            return None  # it may belong to the intended option
         if takes_key(base.cfg, item.key, any_keyword=True):
-            return f"{item.key}: it is not written in the option, which takes any key; write +{item.line}"
+            return f"{item.key}: the option does not list it, but accepts any key; write +{item.line}"
         if item.plus:
-            return f"{item.line}: no new key can be added; {self._instead(item.key, base.cfg)}"
+            return f"{item.line}: new keys cannot be added; {self._instead(item.key, base.cfg)}"
         if item.key in self._known_keys():
             beside = base.choices.called(group, base.cfg.get(group))
-            return f"{item.key}: beside {beside} there is no such key; {self._within(group, base.cfg)}"
+            return f"{item.key}: with {beside} there is no such key; {self._within(group, base.cfg)}"
         return f"{item.key}: there is no such key; {self._instead(item.key, base.cfg)}"
 
     @cached_property
@@ -313,13 +313,13 @@ class _Look:
     # ---- the run, or every job ---------------------------------------------------------------------------------------
 
     def _judge(self, overrides: Sequence[str]) -> None:
-        """Composes the single run from the overrides that can be, and adds what there is to say about it."""
+        """Composes the single run from the valid overrides and adds its problems."""
         try:
             composed = self._session.compose(overrides)
         except Exception as error:
             self.problems.append(composition_line(error))
             return
-        # Beside an option that does not exist only the root's numbers can be judged.
+        # With an option that does not exist, only the root's numbers can be checked.
         self.problems += range_problems(composed.cfg) if self._misspelt else _judgement(composed)
 
 
@@ -327,7 +327,7 @@ def _judgement(composed: Composed) -> list[str]:
     try:
         return problems_of(composed.cfg, composed.choices) or folder_problems(composed.cfg, composed.folder)
     except OmegaConfBaseException as error:
-        return [composition_line(error)]  # of Hydra's own node, which no check looks at
+        return [composition_line(error)]  # in Hydra's own node, which is not checked
 
 
 def _combined(options: Sequence[_Given]) -> Iterator[tuple[str, ...]]:
@@ -335,7 +335,7 @@ def _combined(options: Sequence[_Given]) -> Iterator[tuple[str, ...]]:
 
 
 def _places(line: CommandLine, config_dir: Path) -> list[str]:
-    """Where configurations may lie beside the main folder: `hydra.searchpath`, then the user's own folder."""
+    """Where configurations may be besides the main folder: `hydra.searchpath`, then the user's own folder."""
     places = searched(line)
     own = line.own_configs(config_dir)
     if own is None:
@@ -346,7 +346,7 @@ def _places(line: CommandLine, config_dir: Path) -> list[str]:
 
 
 def _marked(own: Path | None) -> list[str]:
-    """The user's files that begin with a byte order mark, behind which Hydra sees no header."""
+    """The user's files that begin with a byte order mark, which hides the header from Hydra."""
     found = [path for path in sorted(own.rglob("*.yaml")) if path.is_file()] if own is not None else []
     marked = [path for path in found if path.read_bytes().startswith(codecs.BOM_UTF8)]
     return [f"{path}: it begins with a byte order mark; save it as UTF-8 without one" for path in marked]
@@ -357,7 +357,7 @@ def _is_hydra(line: str) -> bool:
 
 
 def _values(override: Override) -> tuple[Any, ...]:
-    """A sweep's values one by one; an interval has none to look at."""
+    """A sweep's values one by one; none for an interval."""
     if not override.is_sweep_override():
         return (override.value(),)
     if not override.is_discrete_sweep():
@@ -367,7 +367,7 @@ def _values(override: Override) -> tuple[Any, ...]:
 
 
 def _dotted(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Every key below a node, dotted; Hydra's own (`_target_`) left out."""
+    """Every key below a node, dotted, without Hydra's own (`_target_`)."""
     keys: list[str] = []
     for key in own_keys(cfg):
         keys.append(f"{prefix}{key}")
@@ -394,5 +394,5 @@ def _syntax(line: str, error: Exception) -> str:
     reason = str(error).splitlines()[0].removeprefix("Error parsing override ")
     if raw[:1] == "[" and raw[-1:] == "]":
         items = ",".join("'" + item.strip().strip("'") + "'" for item in raw[1:-1].split(","))
-        return f'{line}: cannot be read ({reason}); items with special characters are quoted: "{key}=[{items}]"'
-    return f"{line}: cannot be read ({reason}); a value with special characters is quoted: \"{key}='{raw}'\""
+        return f'{line}: cannot be read ({reason}); quote items with special characters: "{key}=[{items}]"'
+    return f"{line}: cannot be read ({reason}); quote a value with special characters: \"{key}='{raw}'\""

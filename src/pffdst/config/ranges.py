@@ -1,4 +1,4 @@
-"""Whether the values of the root are allowed, and what to write where one is not."""
+"""Whether the root's values are allowed, and what to write if one is not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["range_problems"]
 
 
 def range_problems(cfg: DictConfig) -> list[str]:
-    """One line for every value at the root out of its range; those without a value are not judged here."""
+    """One line for every root value out of range; missing values are not checked here."""
     given: dict[str, Any] = {}
     for key in map(str, cfg):
-        with suppress(OmegaConfBaseException):  # missing, or an interpolation that leads nowhere
+        with suppress(OmegaConfBaseException):  # missing, or an interpolation that cannot be resolved
             given[key] = cfg[key]
     lines = [
         f"{key}={given[key]}: expected {rule.expected.format(key=key)}; write e.g. {key}={rule.example}"

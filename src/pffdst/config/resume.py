@@ -1,4 +1,4 @@
-"""`resume=PATH`: the command line of an earlier run, made again, and its folder."""
+"""`resume=PATH`: the command line of an earlier run, rebuilt, and its folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["Expanded", "as_value", "expand", "folder_problems", "other_run", "qu
 
 _HOW = "write resume=FOLDER with a run's folder, e.g. resume=logs/runs/DATE/RUN, or a checkpoint file in it"
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/-]+")
-# A preset of several runs belongs to their command line; one of them is resumed as a run of its own.
+# A preset of several runs belongs to their command line; one of them is resumed as a single run.
 _NOT_AGAIN = ("resume", "sweep", "search")
 
 
 @final
 @dataclass(frozen=True)
 class Expanded:
-    """Overrides with `resume=PATH` written out, or the problem that stands against it.
+    """Overrides with `resume=PATH` expanded, or the problem that prevents it.
 
-    `saved` are those that come from the run's `folder`: they are another's words.
+    `saved` are those that come from the run's `folder`: they are not trusted.
     """
 
     overrides: list[str]
@@ -42,10 +42,10 @@ class Expanded:
 
 
 def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
-    """Writes `resume=PATH` out: the run's saved overrides, the further ones, `hydra.run.dir=PATH`, `resume=true`.
+    """Expands `resume=PATH`: the run's saved overrides, the new ones, `hydra.run.dir=PATH`, `resume=true`.
 
     `resume=PATH/checkpoints/NAME.ckpt` keeps the file: `resume='...ckpt'`. Overrides without `resume`, and
-    `resume=false`, come back as they are.
+    `resume=false`, are returned unchanged.
     """
     given = [line for line in overrides if key_of(line) == "resume"]
     rest = [line for line in overrides if key_of(line) != "resume"]
@@ -53,32 +53,32 @@ def expand(overrides: Sequence[str], multirun: bool) -> Expanded:
     if value is False:
         return Expanded(list(overrides), [])
     if multirun:
-        again = "leave it out: a sweep started again skips the jobs that are done and goes on with the others"
-        return Expanded(rest, [f"{given[-1]}: -m and resume do not go together; {again}"])
+        again = "leave it out: a sweep that is started again skips finished jobs and resumes the others"
+        return Expanded(rest, [f"{given[-1]}: -m and resume cannot be combined; {again}"])
     has_dir = any(key_of(line) == "hydra.run.dir" for line in rest)
     if value is True:
         lines = [] if has_dir else [f"resume=true: which run? {_HOW}"]
         return Expanded(list(overrides) if has_dir else rest, lines)
     if has_dir:
-        return Expanded(rest, [f"{given[-1]}: leave hydra.run.dir out; it follows from resume"])
+        return Expanded(rest, [f"{given[-1]}: leave out hydra.run.dir; it follows from resume"])
     return _from_path(Path(value).expanduser(), rest)
 
 
 def as_value(text: str) -> str:
-    """Text as it is typed behind a `=`: quoted where Hydra's grammar would read it otherwise."""
+    """Text as typed after a `=`: quoted if Hydra's grammar would misread it."""
     return text if _PLAIN.fullmatch(text) else quoted(text)
 
 
 def quoted(text: str) -> str:
-    """Text as a quoted value of Hydra's grammar: spaces, `=`, quotes and `${` survive."""
+    """Text as a quoted value in Hydra's grammar: spaces, `=`, quotes and `${` are preserved."""
     return QuotedString(text=text.replace("${", "\\${"), quote=Quote.single).with_quotes()
 
 
 def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
-    """Why a single run must not begin in its folder: Hydra would write this command line over the run's own there.
+    """Why a single run must not start in its folder: Hydra would overwrite the command line of the run there.
 
-    A run that was stopped before its first checkpoint may be started again by the same command. Raises OmegaConf's
-    errors where the configuration is not complete.
+    A run that was stopped before its first checkpoint may be started again with the same command. Raises OmegaConf's
+    errors if the configuration is incomplete.
     """
     saved = read_run(folder).get("fingerprint")
     if saved is None:
@@ -86,16 +86,16 @@ def folder_problems(cfg: DictConfig, folder: Path) -> list[str]:
     if cfg.resume is False:
         if not holds_work(folder) and saved == fingerprint(cfg):
             return []
-        return [f"hydra.run.dir={folder} holds a run: go on with it, resume={folder}, or choose another folder"]
+        return [f"hydra.run.dir={folder} contains a run: resume it with resume={folder}, or choose another folder"]
     if saved == fingerprint(cfg):
         return []
     return other_run(cfg, folder)
 
 
 def other_run(cfg: DictConfig, folder: Path) -> list[str]:
-    """Why the run in a folder, whose fingerprint is another, cannot go on as this configuration.
+    """Why the run in a folder, whose fingerprint differs, cannot continue with this configuration.
 
-    Nothing where it is that run with more rounds.
+    Empty if this is the same run with more rounds.
     """
     try:
         saved: Any = read_yaml(folder / CONFIG)
@@ -104,24 +104,24 @@ def other_run(cfg: DictConfig, folder: Path) -> list[str]:
     longer = lengthening(saved, cfg) if isinstance(saved, dict) else None
     if longer is not None:
         longer += _ended_early(folder, saved["rounds"])
-        return [f"resume: the run cannot go on with rounds={cfg.rounds}: {line}" for line in longer]
+        return [f"resume: the run cannot continue with rounds={cfg.rounds}: {line}" for line in longer]
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     lines = differences(saved, now) if isinstance(saved, dict) else []
-    what = "; ".join(lines) or "what differs was not saved"
-    return [f"resume: {folder} holds a run of another configuration; leave out what differs, or start anew: {what}"]
+    what = "; ".join(lines) or "the saved configuration is missing"
+    return [f"resume: {folder} contains another configuration's run; leave out what differs or start a new run: {what}"]
 
 
 def _ended_early(folder: Path, rounds: int) -> list[str]:
-    """A run that an observer ended would have ended there however many rounds it had been given."""
+    """A run that an observer ended would have ended there with any number of rounds."""
     try:
         played = read_json(folder / SUMMARY)["rounds"]
     except (FileProblem, KeyError, TypeError):
         return []
-    return [] if played == rounds else [f"an observer ended it in round {played} of {rounds}: start a new one"]
+    return [] if played == rounds else [f"an observer ended it in round {played} of {rounds}: start a new run"]
 
 
 def _value(line: str) -> bool | str:
-    """The value typed after `resume=`; a path that lies there, or that Hydra cannot read, is taken as it stands."""
+    """The value typed after `resume=`; an existing path, or text that Hydra cannot parse, is used verbatim."""
     raw = line.split("=", 1)[1] if "=" in line else ""
     if raw and Path(raw).expanduser().exists():
         return raw
@@ -159,9 +159,9 @@ def _why_not(path: Path) -> str:
 
 
 def _saved(folder: Path, again: set[str]) -> list[str]:
-    """The lines of the run's own command line, but those whose keys are written `again`."""
+    """The lines of the run's own command line, except those whose keys are set `again`."""
     saved = read_yaml(folder / OVERRIDES)
     if not isinstance(saved, list) or not all(isinstance(line, str) for line in saved):
-        raise FileProblem(folder / OVERRIDES, "is no list of settings")
+        raise FileProblem(folder / OVERRIDES, "is not a list of settings")
     keys = [(key_of(line).lstrip("+"), line) for line in saved]
     return [line for key, line in keys if key not in _NOT_AGAIN and key not in again]

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, from its command line: what Hydra's sweeper makes of it, without running anything."""
+"""The jobs of a sweep, from its command line: what Hydra's sweeper would run, without running anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pffdst.runs.files import SWEEP, FileProblem, read_yaml
 __all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_launcher", "saved_overrides", "saved_subdir"]
 
 _MOST_JOBS = 100_000
-_NO_VALUES = (ValueError, TypeError, ArithmeticError)  # what a sweep raises that can be written and not be counted
+_NO_VALUES = (ValueError, TypeError, ArithmeticError)  # raised by a sweep that can be written but not counted
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Job = tuple[str, ...]
 _LAUNCHER = re.compile(r"hydra/launcher=joblib|hydra\.launcher\.n_jobs=-?[0-9]{1,4}")
@@ -36,10 +36,10 @@ _UNIQUE = ("hydra.job.num", "hydra.job.id")
 def jobs_in(overrides: Sequence[str], parser: OverridesParser | None = None) -> list[tuple[str, ...]]:
     """Every combination of a sweep's overrides, in the order of the job numbers.
 
-    HydraException where a line is no override, or sweeps over an interval, which has no values to count.
+    HydraException if a line is not an override, or sweeps over an interval, which has no values to count.
     """
     parsed = (parser or OverridesParser.create()).parse_overrides(list(overrides))
-    lines = {override.get_key_element(): _lines(override) for override in parsed}  # of two of one key the last counts
+    lines = {override.get_key_element(): _lines(override) for override in parsed}  # the last of a key counts
     return list(itertools.product(*lines.values()))
 
 
@@ -52,7 +52,7 @@ def _lines(override: Override) -> list[str]:
     try:
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
     except _NO_VALUES as error:  # range(0,3,0)
-        raise HydraException(f"{override.input_line}: these are no values: {error}") from error
+        raise HydraException(f"{override.input_line}: a sweep cannot use these values: {error}") from error
 
 
 def preset_lines(hydra: Any) -> list[str]:
@@ -61,7 +61,7 @@ def preset_lines(hydra: Any) -> list[str]:
 
 
 def saved_overrides(sweep: Path) -> list[str]:
-    """The overrides a sweep was started with, those of its preset first; empty for a folder that holds no sweep."""
+    """The overrides a sweep was started with, those of its preset first; empty for a folder without a sweep."""
     try:
         hydra = read_yaml(sweep / SWEEP)["hydra"]
         return [*preset_lines(hydra), *map(str, hydra["overrides"]["task"])]
@@ -70,15 +70,15 @@ def saved_overrides(sweep: Path) -> list[str]:
 
 
 def saved_subdir(sweep: Path) -> list[str]:
-    """The override that says where in a sweep's folder its jobs lie; empty where it was started without one.
+    """The override that says where in a sweep's folder its jobs are; empty if it was started without one.
 
-    What else was said to Hydra is not repeated: a folder may come from anybody.
+    Other Hydra settings are not repeated: a folder may come from anyone.
     """
     return [line for line in _said_to_hydra(sweep) if line.startswith("hydra.sweep.subdir=")][-1:]
 
 
 def saved_launcher(sweep: Path) -> list[str]:
-    """The overrides that had a sweep's jobs run side by side, by a launcher that is installed with this package."""
+    """The overrides that made a sweep's jobs run in parallel, with a launcher installed with this package."""
     return [line for line in _said_to_hydra(sweep) if _LAUNCHER.fullmatch(line)]
 
 
@@ -90,16 +90,16 @@ def _said_to_hydra(sweep: Path) -> list[str]:
 
 
 def grid_of(sweep: Path) -> list[tuple[str, ...]]:
-    """The jobs that a sweep's folder should hold; empty where that cannot be told."""
+    """The jobs that a sweep's folder should contain; empty if they cannot be determined."""
     saved = saved_overrides(sweep)
     try:
         return jobs_in(saved) if saved and _job_count(saved) <= _MOST_JOBS else []
     except (HydraException, *_NO_VALUES):
-        return []  # glob(...) needs the folders of configurations the sweep was started with
+        return []  # glob(...) needs the configuration folders that the sweep was started with
 
 
 def _job_count(overrides: Sequence[str]) -> int:
-    """How many jobs a grid has, counted up to a little above _MOST_JOBS: what a folder says may have no end."""
+    """How many jobs a grid has, counted to just above _MOST_JOBS: a folder's contents may never end."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     swept = [each.sweep_iterator() for each in parsed if each.is_discrete_sweep()]
     return math.prod(sum(1 for _ in islice(choices, _MOST_JOBS + 1)) for choices in swept)
@@ -107,7 +107,7 @@ def _job_count(overrides: Sequence[str]) -> int:
 
 @final
 class Jobs:
-    """The look at every job of a sweep before the first one begins.
+    """The check of every job of a sweep before the first one starts.
 
     `bases` has the configurations composed so far, by the options they were composed from.
     """
@@ -119,7 +119,7 @@ class Jobs:
         self._bases = bases
 
     def problems(self, lines: Sequence[str], hydra: Sequence[str]) -> list[str]:
-        """What stands against the jobs that these overrides make, `hydra.*` apart, each line with its jobs."""
+        """Problems of the jobs that these overrides, except `hydra.*`, produce; each line names its jobs."""
         try:
             if str(self._session.compose(hydra).hydra.sweeper._target_) != _SWEEPER:
                 return []  # what another sweeper will try is not known
@@ -130,7 +130,7 @@ class Jobs:
             return [composition_line(error)]
 
     def _by_line(self, jobs: Sequence[Job]) -> dict[str, list[int]]:
-        """The numbers of the jobs that have a problem. Of jobs that differ in the seed alone one is looked at whole."""
+        """The jobs with each problem. Of jobs that differ only in the seed, one is checked in full."""
         found: dict[str, list[int]] = defaultdict(list)
         seen: dict[Job, list[str]] = {}
         for number, job in enumerate(jobs):
@@ -149,7 +149,7 @@ class Jobs:
         return self._bases[options]
 
     def _with_values(self, cfg: DictConfig, job: Job) -> DictConfig:
-        """What composing the job anew gives, in a tenth of the time."""
+        """The same result as composing the job again, in a tenth of the time."""
         made = copy.deepcopy(cfg)
         for line in job:
             if key_of(line) not in self._groups:
@@ -168,7 +168,7 @@ class Jobs:
             users[_subdir(self._session.compose([*job, *hydra]))].append(number)
         return [
             f"hydra.sweep.subdir={raw['subdir']}: jobs {', '.join(map(str, numbers))} would all write to {folder}; "
-            "name every swept key in it, or leave it out: jobs are numbered"
+            "name every swept key in it, or leave it out to number the jobs"
             for folder, numbers in users.items()
             if len(numbers) > 1
         ]
@@ -181,7 +181,7 @@ def _subdir(composed: Composed) -> str:
 
 
 def _told(line: str, numbers: Sequence[int], jobs: Sequence[Job]) -> str:
-    """The problem, with the jobs that have it, unless all of them do."""
+    """The problem, with the jobs that have it, unless all do."""
     if len(numbers) == len(jobs):
         return line
     shared = set.intersection(*map(set, jobs))

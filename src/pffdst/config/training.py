@@ -1,4 +1,4 @@
-"""The clients' local training, from the numbers of the root and the groups that are a choice."""
+"""The clients' local training, from the root's numbers and the chosen groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["local_training"]
 
 
 def local_training(cfg: DictConfig) -> LocalTraining:
-    """What a configuration says of it."""
+    """The local training that a configuration describes."""
     return LocalTraining(
         epochs=cfg.local_epochs,
         batch_size=cfg.batch_size,

@@ -1,6 +1,6 @@
-"""What a run's folder may say: settings and options that are installed here, and nothing that names code or places.
+"""What a run's folder may contain: settings and options that are installed here, nothing that names code or paths.
 
-A folder is data, whoever made it. What its saved command line asks beyond that is the user's to say himself.
+A folder is data, whoever made it. Anything else on its saved command line must be typed by the user.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _KEY = re.compile(r"\+{0,2}[A-Za-z_][\w\-]*(\.[\w\-]+|\[[\w\-]+\])*")
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _SPECIAL = re.compile(r"(?<![A-Za-z0-9])_[a-z]+_(?![A-Za-z0-9])")
 _TARGET = re.compile(r"^[\s\-]*_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
-_WRITTEN = (LOG, LOCK, HYDRA_JOB, HYDRA_SETTINGS, OVERRIDES)  # in place; all else is written aside and renamed
+_WRITTEN = (LOG, LOCK, HYDRA_JOB, HYDRA_SETTINGS, OVERRIDES)  # in place; all other files are written aside and renamed
 _HARMLESS = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name", "hydra.verbose"})
-_OWN = "if you mean it, write it on your own command line"
+_OWN = "if this is intended, write it on your own command line"
 
 
 def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLine, config_dir: Path) -> None:
-    """ConfigError where the folder that is resumed says more than settings; before anything it says is composed."""
+    """ConfigError if the resumed folder contains more than settings, before any of it is composed."""
     folder, own = expanded.folder, line.own_configs(config_dir)
     if folder is None:
         return
@@ -63,35 +63,35 @@ def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLin
     problems = _odd_places(folder)
     problems += [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
     if own is not None and line.args.config_dir is None and own.resolve().is_relative_to(folder.resolve()):
-        problems.append(f"{own.resolve()}: a run's folder brings no configurations; call this from another folder")
+        problems.append(f"{own.resolve()}: a run's folder cannot provide configurations; run this from another folder")
     again = [word for word in places_of(folder) if word not in line.argv]
     if problems and again:
-        problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what lies there")
+        problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what is there")
     if problems:
         raise ConfigError(problems)
 
 
 def _odd_places(folder: Path) -> list[str]:
-    """What a run writes in place and did not make: through a link it would write outside the folder."""
+    """Paths that a run writes in place but did not create: through a link it would write outside the folder."""
     odd = []
     for path, is_kind in [
         *((folder / name, Path.is_dir) for name in (HYDRA, CHECKPOINTS)),
         *((folder / name, Path.is_file) for name in _WRITTEN),
     ]:
         if path.is_symlink():
-            odd.append(f"{path}: it is a link, which a run would write through; put there what it leads to")
+            odd.append(f"{path}: it is a link, and a run would write through it; replace it with its target")
         elif path.exists() and not is_kind(path):
-            odd.append(f"{path}: it is no regular {'file' if is_kind is Path.is_file else 'folder'}")
+            odd.append(f"{path}: it is not a regular {'file' if is_kind is Path.is_file else 'folder'}")
     return odd
 
 
 def searched(line: CommandLine) -> list[str]:
-    """The places of `hydra.searchpath`, as typed."""
+    """The entries of `hydra.searchpath`, as typed."""
     lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
     try:
         found = OverridesParser.create().parse_overrides(lines)
     except HydraException:
-        return []  # told with the other problems
+        return []  # reported with the other problems
     values: list[Any] = [override.value() for override in found]
     return [str(place) for value in values for place in value or ()]
 
@@ -105,9 +105,9 @@ def known_targets(folders: Sequence[Path]) -> frozenset[str]:
 
 
 def node_problems(node: Any, folders: Sequence[Path]) -> list[str]:
-    """What a node from a run's folder names that no configuration in `folders` does: classes, Hydra's own words.
+    """What a node from a run's folder names but no configuration in `folders` does: classes, Hydra's own keys.
 
-    Neither may it read anything of this machine, as `${oc.env:NAME}` would.
+    It must not read anything from this machine either, as `${oc.env:NAME}` would.
     """
     given = list(_special(node))
     known = known_targets(folders) if given else frozenset()
@@ -115,24 +115,24 @@ def node_problems(node: Any, folders: Sequence[Path]) -> list[str]:
         f"it names {key}={str(value)[:100]}, which no installed configuration does"
         for key, value in given
         if key != "_target_" or value not in known
-    ] + (["it reads something of this machine, by ${...:...}"] if _RESOLVER.search(str(node)) else [])
+    ] + (["it reads something from this machine through ${...:...}"] if _RESOLVER.search(str(node)) else [])
 
 
 def saved_problems(saved: Sequence[str], opened: Session, folders: Sequence[Path]) -> list[str]:
-    """Why the saved command line of a folder is not taken: a line for each of its lines that is more than settings.
+    """Why a folder's saved command line is rejected: one problem for each line that is more than a setting.
 
-    `folders` are those of the configurations that are installed or that the user named.
+    `folders` are the configuration folders that are installed or that the user named.
     """
     if len(saved) > _MOST_LINES or any(len(line) > _MOST_TEXT for line in saved):
-        return [f"its saved command line has more than {_MOST_LINES} lines, or one of more than {_MOST_TEXT} letters"]
+        return [f"its saved command line has more than {_MOST_LINES} lines, or one over {_MOST_TEXT} characters"]
     groups = opened.groups()
     return [f"{line[:200]}: {why}" for line in saved for why in _line_problems(line, opened, groups, folders)]
 
 
 def plain_settings(saved: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The saved lines of a folder that are settings, and the others, which no command that it is told in may hold.
+    """A folder's saved lines that are settings, and the others, which a suggested command must not include.
 
-    The others set what is Hydra's own, name code, or read something of this machine.
+    The others set Hydra's own keys, name code, or read something from this machine.
     """
     plain = [line for line in saved if _is_plain(line)]
     return plain, [line for line in saved if line not in plain]
@@ -143,20 +143,20 @@ def _is_plain(line: str) -> bool:
 
 
 def _beyond_settings(line: str) -> str | None:
-    """Why a folder's line is more than a setting, as far as its letters tell."""
+    """Why a folder's line is more than a setting, as far as its text shows."""
     key = key_of(line)
     bare = key.lstrip("+")
     if bare.startswith(("hydra.", "hydra/", "~hydra")) and bare not in _HARMLESS:
-        return f"no folder sets what is Hydra's own; {_OWN}"
+        return f"a folder must not set Hydra's own keys; {_OWN}"
     if not _KEY.fullmatch(key):
-        return f"this is no key of a setting; {_OWN}"
+        return f"this is not the key of a setting; {_OWN}"
     if _RESOLVER.search(line):
-        return f"a folder reads nothing of this machine; write {bare}=VALUE on your own command line"
+        return f"a folder must not read anything from this machine; write {bare}=VALUE on your own command line"
     return None
 
 
 def places_of(folder: Path) -> list[str]:
-    """The words of its command line by which a run found configurations of its user's own, as its folder tells them."""
+    """The command-line arguments that named the user's own configurations for a run, as its folder records them."""
     try:
         sources = read_yaml(folder / HYDRA_SETTINGS)["hydra"]["runtime"]["config_sources"]
         told = [(str(each["provider"]), str(each["path"]), str(each["schema"])) for each in sources]
@@ -180,7 +180,7 @@ def _line_problems(line: str, opened: Session, groups: Sequence[str], folders: S
     if bare in groups:
         options = opened.options(bare)
         odd = [one for one in (value if isinstance(value, list) else [value]) if str(one) not in options and one]
-        return [f"there is no such option here; {_OWN}, with the folder it lies in: --config-dir DIR"] if odd else []
+        return [f"there is no such option here; {_OWN}, with its folder: --config-dir DIR"] if odd else []
     node: Any = {bare.rpartition(".")[2]: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value}
     return [f"{why}; {_OWN}" for why in node_problems(node, folders)]
 

@@ -1,4 +1,4 @@
-"""The plain attributes of a network's layers: what a client's turn begins with, whoever had the network before."""
+"""The plain attributes of a network's layers, reset so that every client starts with the same ones."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
 @final
 class Attributes:
-    """The attributes that are no parameters, buffers and layers, as they are now: a counter, a list, a generator.
+    """The current attributes that are not parameters, buffers or layers: a counter, a list, a generator.
 
-    torch's own layers, and those of TorchScript and torch.compile, change none. What a hook makes of parameters
-    (weight_norm's `weight`, say) comes anew by itself. Which parameters train belongs to it.
+    torch's own layers, and those of TorchScript and torch.compile, change none. What a hook computes from parameters
+    (such as weight_norm's `weight`) is recomputed by itself. Which parameters train is included.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -51,7 +51,7 @@ class Attributes:
         self._train = [(p, p.requires_grad) for p in network.parameters()]
 
     def restore_(self) -> None:
-        """Gives the layers these attributes again; those that they did not have are taken away."""
+        """Restores these attributes in the layers and removes those they did not have."""
         others = self._copied(self._others) if any(self._others) else self._others
         for live, left, simple, kept in zip(self._live, self._made, self._simple, others, strict=True):
             for name in [n for n in live if n not in left and n not in simple and n not in kept]:
@@ -63,7 +63,7 @@ class Attributes:
                 parameter.requires_grad_(trains)
 
     def changed(self) -> bool:
-        """Whether a layer has other attributes now, as far as their values can be compared."""
+        """Whether a layer's attributes differ now, as far as their values can be compared."""
         for live, left, simple, kept in zip(self._live, self._made, self._simple, self._others, strict=True):
             if live.keys() - left != simple.keys() | kept.keys():
                 return True
@@ -72,7 +72,7 @@ class Attributes:
         return any(self._others) or any(p.requires_grad != trains for p, trains in self._train)
 
     def _copied(self, attributes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Deep copies, but for what is the network's own."""
+        """Deep copies, except of the network's own tensors and layers."""
         return copy.deepcopy(attributes, dict(self._network))
 
 
@@ -81,5 +81,5 @@ def _is_made(value: Any) -> bool:
 
 
 def _is_simple(value: Any) -> bool:
-    """Whether nothing can change a value where it is."""
+    """Whether a value is immutable."""
     return isinstance(value, _SIMPLE) or (isinstance(value, tuple | frozenset) and all(map(_is_simple, value)))

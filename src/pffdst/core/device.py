@@ -1,4 +1,4 @@
-"""What a client computes and sends with, and how long that takes: the one formula of modelled time."""
+"""A client's link and device, and how long work takes on them: the only formula for modelled time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Device(NamedTuple):
     flops: float
 
     def seconds(self, *, down: float = 0, flops: float = 0, up: float = 0) -> float:
-        """The time that so many bytes down, operations and bytes up take, one after the other."""
+        """The time for the given bytes down, operations and bytes up, one after the other."""
         return 8 * down / (1e6 * self.down) + flops / (1e9 * self.flops) + 8 * up / (1e6 * self.up)
 
 
 USUAL: Final = Device(up=1.0, down=10.0, flops=10.0)
-"""What times are computed for where nothing is said: the defaults of `time=links`."""
+"""The device used for modelled time if none is set: the defaults of `time=links`."""

@@ -1,6 +1,6 @@
-"""How a run is told to end: Ctrl-C, SIGTERM (what a cluster sends before it takes the machine) and SIGHUP.
+"""How a run is stopped: Ctrl-C, SIGTERM (which a cluster sends before it reclaims the machine) and SIGHUP.
 
-The first one lets a round that is nearly over finish, and no other work; a second one ends the process at once.
+The first signal lets a round that is nearly over finish, but no other work; a second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _patient = False
 
 @final
 class Ended(KeyboardInterrupt):
-    """The process was told to end by the signal `number`."""
+    """The process was stopped by the signal `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -33,7 +33,7 @@ class Ended(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """Answers the signals from now on. Those that whoever started the process has it ignore (nohup) stay ignored."""
+    """Handles the signals from now on. Those ignored when the process started (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -44,7 +44,7 @@ def listen() -> None:
 
 @contextmanager
 def may_finish() -> Iterator[None]:
-    """Inside, a signal waits PATIENCE seconds for `stop_if_told` before it interrupts whatever is done then."""
+    """Inside, a signal waits PATIENCE seconds for `stop_if_told` before it interrupts the work."""
     global _patient
     _patient = hasattr(signal, "setitimer")
     try:
@@ -55,19 +55,19 @@ def may_finish() -> Iterator[None]:
 
 @contextmanager
 def ending_well(save: Callable[[], None]) -> Iterator[None]:
-    """Rounds of a run: whatever ends them, `save` keeps those that are done, and a signal keeps its name."""
+    """Around a run's rounds: whatever ends them, `save` keeps the finished ones, and a signal is raised as Ended."""
     with may_finish():
         try:
             yield
         except BaseException:
             with suppress(OSError, UserError):
                 save()
-            stop_if_told()  # libraries make exceptions of their own of it
+            stop_if_told()  # libraries turn it into exceptions of their own
             raise
 
 
 def stop_if_told(save: Callable[[], None] | None = None) -> None:
-    """Raises Ended where a signal came since, after `save`."""
+    """Raises Ended, after `save`, if a signal has arrived."""
     if _told is not None:
         if save is not None:
             save()
@@ -78,13 +78,13 @@ def stop_if_told(save: Callable[[], None] | None = None) -> None:
 def _hear(number: int, _frame: Any) -> None:
     global _told
     if _told is not None:
-        sys.stderr.write("\nEnded at once.\n")
+        sys.stderr.write("\nStopped at once.\n")
         sys.stderr.flush()
         os._exit(128 + number)
     _told = number
     if not _patient:
         raise Ended(number)
-    sys.stderr.write(f"\nTold to end: at most {PATIENCE:g} s for this round; once more ends at once.\n")
+    sys.stderr.write(f"\nStopping: this round has at most {PATIENCE:g} s to finish; signal again to stop at once.\n")
     signal.signal(signal.SIGALRM, _overdue)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 

@@ -1,4 +1,4 @@
-"""What is known of a run when its parts are asked what stands against it."""
+"""What is known about a run when its parts are asked for problems."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["NOTHING_KNOWN", "Checked", "Facts"]
 @final
 @dataclass(frozen=True)
 class Facts:
-    """The numbers of a run that a part may object to; None for what is not known yet.
+    """The numbers of a run that a part may object to; None for those not known yet.
 
     `rounds` is R, `stage_lengths` the rounds of each stage, `clients` is C; `samples` counts the training images,
-    `owners` the clients that the data themselves name (0 where they name none) and `size` is the images' side, known
-    once the data are read (`size` before, where the dataset declares it); `device` is what the engine is set to.
-    `cohort` is K, `timed` whether there is a model of time, `simulated` whether the engine plays the clients itself;
-    `figures` are the names of a row.
+    `owners` the clients that the data themselves name (0 if they name none) and `size` is the images' side, known
+    once the data are read (`size` earlier, if the dataset declares it); `device` is the engine's setting.
+    `cohort` is K, `timed` whether there is a time model, `simulated` whether the engine simulates the clients;
+    `figures` are the names in a row.
     """
 
     rounds: int | None = None
@@ -34,7 +34,7 @@ class Facts:
 
     @property
     def has_stages(self) -> bool:
-        """Whether the run is known to have more stages than one."""
+        """Whether the run is known to have more than one stage."""
         return self.stage_lengths is not None and len(self.stage_lengths) > 1
 
 
@@ -43,11 +43,11 @@ NOTHING_KNOWN = Facts()
 
 @runtime_checkable
 class Checked(Protocol):
-    """A part of a run that can say what stands against it. It is asked before the data are read, and after."""
+    """A part of a run that can report problems. It is asked before and after the data are read."""
 
     def problems(self, facts: Facts) -> list[str]:
-        """What stands against a run of these facts, one sentence each with what to write instead.
+        """Problems of a run with these facts, one sentence each, with what to write instead.
 
-        A fact that is None is not known: nothing is said of it.
+        A fact that is None is not known: nothing is reported about it.
         """
         ...

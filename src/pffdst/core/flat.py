@@ -1,4 +1,4 @@
-"""Between a torch module and the flat vector: the layout, reading, writing, initialisation.
+"""Converts between a torch module and the flat vector: the layout, reading, writing, initialisation.
 
 The module may hold its weights in any memory format; the flat vector is always in the tensors' logical (NCHW) order.
 """
@@ -35,9 +35,9 @@ _WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
 
 
 def initialise(make: Callable[[], nn.Module], seed: int, shape: Inputs | Sequence[int] | None = None) -> nn.Module:
-    """Builds a model on the draw named "init": the construction of a run, of which everybody else has copies.
+    """Builds a model on the draw named "init": a run constructs it once, and everything else uses copies.
 
-    Lazy layers get their sizes from samples of a kind, or of a `shape`.
+    Lazy layers get their sizes from samples of the given inputs or `shape`.
     """
     with seeded_global_state(seed, "init"):
         network = make()
@@ -54,7 +54,7 @@ def _is_lazy(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def _materialise(network: nn.Module, shape: Inputs | Sequence[int]) -> None:
-    """Gives lazy layers their sizes: in evaluation mode, which moves no statistics, then where need be in training."""
+    """Gives lazy layers their sizes: in evaluation mode, which keeps the statistics, else in training mode."""
     was_training = network.training
     one = shape.full(torch.float32) if isinstance(shape, Inputs) else torch.empty(1, *shape)
     samples = torch.zeros_like(one).repeat(2, *[1] * (one.dim() - 1))  # which draws nothing
@@ -66,7 +66,7 @@ def _materialise(network: nn.Module, shape: Inputs | Sequence[int]) -> None:
 
 @torch.no_grad()
 def to_memory_format_(network: nn.Module, memory_format: torch.memory_format) -> nn.Module:
-    """Lays the tensors of four dimensions out in `memory_format`; channels_last is for no others."""
+    """Converts the four-dimensional tensors to `memory_format`; channels_last applies to no others."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
@@ -83,7 +83,7 @@ def described(network: nn.Module) -> dict[str, str]:
 
 
 def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Every name of each parameter, under the one that stands for it: tied parameters have several."""
+    """All names of each parameter, by its main name: tied parameters have several."""
     first = {id(p): name for name, p in module.named_parameters()}
     names: dict[str, tuple[str, ...]] = dict.fromkeys(first.values(), ())
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -129,13 +129,13 @@ def _maskable(module: nn.Module, trace: Trace | None, dense: Sequence[str]) -> s
 
 
 def _patterns(module: nn.Module, dense: Sequence[str]) -> list[str]:
-    """The patterns of `dense` and of the class attribute of that name; another thing called so is the model's own."""
+    """The patterns of `dense` and of the class attribute `dense`; anything else of that name is the model's own."""
     own = getattr(type(module), "dense", ())
     return [*dense, *(own if isinstance(own, tuple | list) and all(isinstance(p, str) for p in own) else ())]
 
 
 def _left_out(found: dict[str, tuple[str, ...]], patterns: Sequence[str]) -> set[str]:
-    """The weights that the patterns name, by their own names or their layers'. ValueError for one that names none."""
+    """The weights that match the patterns, by their own or their layers' names. ValueError for one without a match."""
     out = set()
     for pattern in patterns:
         hit = {
@@ -145,14 +145,14 @@ def _left_out(found: dict[str, tuple[str, ...]], patterns: Sequence[str]) -> set
         }
         if not hit:
             raise ValueError(
-                f"Expected `model.dense` to name layers, but {pattern!r} names none; there are {', '.join(found)}"
+                f"Expected `model.dense` to name layers, but {pattern!r} matches none of {', '.join(found)}"
             )
         out |= hit
     return out
 
 
 def _acting_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers but the counters of normalisation layers with a fixed momentum, which nothing reads."""
+    """Buffers, except the counters of normalisation layers with a fixed momentum, which nothing reads."""
     idle = {
         f"{prefix}.num_batches_tracked" if prefix else "num_batches_tracked"
         for prefix, child in module.named_modules()
@@ -171,26 +171,26 @@ def _sorted(module: nn.Module, maskable: set[str]) -> Iterator[tuple[str, Tensor
 
 
 def _beside(module: nn.Module) -> dict[str, Tensor]:
-    """What the flat vector cannot hold: tensors that are not floating point."""
+    """Tensors that the flat vector cannot hold because they are not floating point."""
     tensors = {**dict(module.named_parameters()), **_acting_buffers(module)}
     return {name: t for name, t in tensors.items() if not t.is_floating_point()}
 
 
 def layout_of(module: nn.Module, trace: Trace | None = None, dense: Sequence[str] = ()) -> Layout:
-    """The order of `module`'s tensors: maskable weights, other parameters, statistics, constants; buffers beside.
+    """The order of `module`'s tensors: maskable weights, other parameters, statistics, constants; buffers separately.
 
     Maskable are the parameters of two or more dimensions that `trace` saw as operands of products and that got a
-    gradient; never embeddings and normalisation. Without a trace they are the weights of torch's convolutions, linear
-    and recurrent layers and attention. `dense`, and a class attribute `dense` of the model, leave layers out: patterns
-    such as `fc2` or `head.*`.
+    gradient, but never embeddings or normalisation. Without a trace they are the weights of torch's convolutions,
+    linear and recurrent layers and attention. `dense`, and a class attribute `dense` of the model, exclude layers by
+    patterns such as `fc2` or `head.*`.
 
-    Raises ValueError where the model has no maskable weight, or a pattern names none.
+    Raises ValueError if the model has no maskable weight, or a pattern matches none.
     """
     if _is_lazy(module):
         raise ValueError("Expected a model whose layers have sizes, but some are lazy: run it once on a sample first")
     maskable = _maskable(module, trace, dense)
     if not maskable:
-        raise ValueError("Expected a model with at least one convolution or linear layer, but it has none to mask")
+        raise ValueError("Expected a model with at least one convolution or linear layer, but it has nothing to mask")
     normalisation = _tensors_of(module, _NORMALISATION)
     entries, offset = [], 0
     for name, tensor, kind in _sorted(module, maskable):
@@ -203,7 +203,7 @@ def layout_of(module: nn.Module, trace: Trace | None = None, dense: Sequence[str
 
 
 class Coverage(NamedTuple):
-    """How much of a model has masks: `maskable` (W) of its `parameters`, and the tensors of matrices that have none."""
+    """How much of a model has masks: `maskable` (W) of its `parameters`, and the matrices that have none."""
 
     maskable: int
     parameters: int
@@ -222,7 +222,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(layout: Layout) -> Coverage:
-    """What a layout masks, and which parameters of two or more dimensions it leaves dense."""
+    """How much a layout masks, and which parameters of two or more dimensions stay dense."""
     own = [e for e in layout.entries if e.kind != "statistic"]
     dense = tuple(e for e in own if e.kind != "maskable" and sum(n > 1 for n in e.shape) >= 2)
     return Coverage(layout.maskable, sum(e.size for e in own), dense)
@@ -233,11 +233,11 @@ def coverage(layout: Layout) -> Coverage:
 
 @final
 class FlatModule:
-    """A module seen as a flat vector. The tensors are the module's own: writing changes the module.
+    """A view of a module as a flat vector. The tensors are the module's own: writing changes the module.
 
-    `layout` is that of the network this is a copy of; left out, the module's own. `parameters` are those that train.
+    `layout` is that of the network this is a copy of; by default the module's own. `parameters` are those that train.
     `masks_like` builds per-layer tensors in the weights' own memory format, so that masking a gradient is one pass
-    over contiguous memory. ValueError where the layout is another network's.
+    over contiguous memory. ValueError if the layout does not match the module.
     """
 
     def __init__(self, module: nn.Module, layout: Layout | None = None) -> None:
@@ -255,7 +255,7 @@ class FlatModule:
 
     @torch.no_grad()
     def settle_(self) -> None:
-        """Buffers that the module has put another tensor in place of are again those known here, with its values."""
+        """Where the module replaced a buffer by another tensor, restores the original tensor with the new values."""
         for owner, name, tensor in self._owned:
             now = getattr(owner, name)
             if now is not tensor:
@@ -271,7 +271,7 @@ class FlatModule:
 
     @torch.no_grad()
     def read(self, out: Tensor | None = None) -> Tensor:
-        """The module's values as a flat vector [N] on the CPU, into `out` where one is given."""
+        """The module's values as a flat vector [N] on the CPU, written into `out` if given."""
         self.settle_()
         flat = torch.empty(self.layout.total, dtype=self.tensors[0].dtype) if out is None else out
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
@@ -297,7 +297,7 @@ class FlatModule:
 
     @torch.no_grad()
     def gradient(self) -> Tensor:
-        """The gradient of the maskable weights, flat [W], on the module's own device; one that has none counts as 0."""
+        """The gradient of the maskable weights, flat [W], on the module's own device; a missing one counts as 0."""
         return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).reshape(-1) for w in self.weights])
 
     @torch.no_grad()
@@ -314,13 +314,13 @@ def _trains(tensor: Entry | Buffer) -> bool:
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that has a tensor, and the tensor's name in it."""
+    """The submodule that owns a tensor, and the tensor's name in it."""
     prefix, _, own = name.rpartition(".")
     return module.get_submodule(prefix), own
 
 
 def _check_same(layout: Layout, tensors: dict[str, Tensor]) -> None:
-    """ValueError that names the first tensor of the layout which the module does not have so."""
+    """ValueError that names the first tensor of the layout that is missing or differs in the module."""
     for entry in layout.tensors:
         found = tensors.get(entry.name)
         if found is None or tuple(found.shape) != entry.shape:

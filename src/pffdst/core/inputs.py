@@ -1,7 +1,7 @@
-"""What one sample is to a network: images are one case, sequences of tokens another.
+"""What a network receives as one sample: images are one kind, sequences of tokens another.
 
-A batch of raw samples is one tensor, and so is what a network is given for it; `front` leads from one to the other in
-one place, for training, for evaluation and in front of a saved model.
+A batch of raw samples is one tensor, and so is the network's input. `front` converts one to the other in one place,
+for training, for evaluation and in front of a saved model.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ from torch import Tensor, nn
 
 __all__ = ["ImageInputs", "Inputs", "Normalise", "TokenInputs", "random_inputs"]
 
-_MOST = 2**26  # values of a sample that is told of in words
+_MOST = 2**26  # values in a sample described by `words`
 
 
 class Inputs(ABC):
-    """One kind of samples of a data set. Frozen and picklable; equal for equal kinds."""
+    """The kind of samples in a data set. Frozen and picklable; equal for equal kinds."""
 
     noun: ClassVar[str]
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one raw sample; where samples differ in length, of the longest."""
+        """Shape of one raw sample; if samples differ in length, of the longest."""
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """What a model's constructor may be told of the samples, by the names of its parameters."""
+        """What a model's constructor may receive about the samples, by parameter name."""
 
     @abstractmethod
     def front(self, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device | str) -> nn.Module:
-        """The module that makes of raw samples what a network of this `dtype` is given."""
+        """The module that converts raw samples to the input of a network of this `dtype`."""
 
     @abstractmethod
     def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
-        """Random inputs of a network, on the CPU, from torch's global generator.
+        """Random network inputs, on the CPU, from torch's global generator.
 
-        They are as long as samples are on average or, with `longest`, as long as any may be, and padded.
+        They have the samples' average length or, with `longest`, the maximum length, padded.
         """
 
     @abstractmethod
     def full(self, dtype: torch.dtype) -> Tensor:
-        """One input of which every part counts [1, ...], the same each time."""
+        """One input [1, ...] in which every part matters, the same each time."""
 
     @abstractmethod
     def raw(self, count: int) -> Tensor:
-        """Raw samples of no meaning, as long as any may be."""
+        """Meaningless raw samples of the maximum length."""
 
     @abstractmethod
     def words(self) -> dict[str, Any]:
         """Plain values that `of_words` reads."""
 
     def fits(self, other: Inputs) -> bool:
-        """Whether a model of these samples can be asked of others."""
+        """Whether a model for these samples can be applied to the other ones."""
         return type(self) is type(other) and self.shape == other.shape
 
     def files(self) -> dict[str, str]:
-        """Texts by file name, which whoever uses a model of these samples needs beside it."""
+        """Texts by file name that are needed along with a model for these samples."""
         return {}
 
     @staticmethod
     def of_words(words: Mapping[str, Any]) -> Inputs:
-        """From plain values. KeyError, TypeError or ValueError where they are none of a kind of samples."""
+        """From plain values. KeyError, TypeError or ValueError if they do not describe any kind of samples."""
         if "vocabulary" in words:
             sizes = [int(words[key]) for key in ("vocabulary", "length", "padding", "typical")]
             told = TokenInputs(sizes[0], sizes[1], sizes[2], sizes[3])
@@ -79,12 +79,12 @@ class Inputs(ABC):
         if min(channels, height, width) < 1 or channels * height * width > _MOST:
             raise ValueError(f"its images are {channels}x{height}x{width}")
         if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))):
-            raise ValueError(f"its mean and std are no {channels} numbers each")
+            raise ValueError(f"its mean and std must have {channels} numbers each")
         return ImageInputs((channels, height, width), mean, std)
 
 
 def random_inputs(of: Inputs | Sequence[int], count: int, dtype: torch.dtype, *, longest: bool = False) -> Tensor:
-    """Random inputs of a network for samples of a kind; a shape stands for standard normal ones of that shape."""
+    """Random network inputs for a kind of samples; for a shape, standard normal ones of that shape."""
     if isinstance(of, Inputs):
         return of.random(count, dtype, longest=longest)
     return torch.randn(count, *of, dtype=dtype)
@@ -117,7 +117,7 @@ class ImageInputs(Inputs):
         return Normalise(self.mean, self.std, dtype=dtype, memory_format=memory_format, device=device)
 
     def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
-        """Standard normal pixels [count, C, H, W]; no image is longer than another."""
+        """Standard normal pixels [count, C, H, W]; `longest` changes nothing for images."""
         return torch.randn(count, *self.image, dtype=dtype)
 
     def full(self, dtype: torch.dtype) -> Tensor:
@@ -172,11 +172,11 @@ class Normalise(nn.Module):
 @final
 @dataclass(frozen=True)
 class TokenInputs(Inputs):
-    """Texts as numbers of tokens in 0..vocabulary-1, int32 [L] with L <= `length`.
+    """Texts as token ids in 0..vocabulary-1, int32 [L] with L <= `length`.
 
-    A batch is padded behind with the token `padding`, which means nothing: networks look past it. `typical` is the mean
-    number of tokens, rounded up, for which FLOPs are counted. `tokenizer` is the JSON of the one that made them, of the
-    package tokenizers.
+    A batch is padded at the end with the token `padding`, which networks ignore. `typical` is the mean number of
+    tokens, rounded up, for which FLOPs are counted. `tokenizer` is the JSON of the tokenizer that produced the ids,
+    from the package tokenizers.
     """
 
     noun: ClassVar[str] = "texts"
@@ -200,7 +200,7 @@ class TokenInputs(Inputs):
         return _Numbers()
 
     def random(self, count: int, dtype: torch.dtype = torch.float32, *, longest: bool = False) -> Tensor:
-        """Random tokens int64 [count, L] without padding; with `longest` every second text is of one token."""
+        """Random tokens int64 [count, L] without padding; with `longest`, every second text has one token."""
         ids = torch.randint(self.vocabulary - 1, (count, self.length if longest else self.typical))
         ids += ids >= self.padding
         if longest:
@@ -208,16 +208,16 @@ class TokenInputs(Inputs):
         return ids
 
     def full(self, dtype: torch.dtype) -> Tensor:
-        """A text of all the tokens in turn."""
+        """A text of all tokens in order."""
         ids = torch.arange(self.typical) % (self.vocabulary - 1)
         return (ids + (ids >= self.padding))[None]
 
     def raw(self, count: int) -> Tensor:
-        """Texts of one token many times over."""
+        """Texts of one repeated token."""
         return torch.full((count, self.length), int(self.padding == 0), dtype=torch.int32)
 
     def words(self) -> dict[str, Any]:
-        """The numbers."""
+        """The fields as plain values."""
         return {**self.arguments(), "typical": self.typical}
 
     def files(self) -> dict[str, str]:
@@ -227,10 +227,10 @@ class TokenInputs(Inputs):
 
 @final
 class _Numbers(nn.Module):
-    """Numbers of tokens [B, L] to int64."""
+    """Token ids [B, L] to int64."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """TypeError for what is no whole number."""
+        """TypeError if the ids are not int32 or int64."""
         if tokens.is_floating_point():
-            raise TypeError(f"Expected the numbers of tokens [B, L] as int32 or int64, but got {tokens.dtype}")
+            raise TypeError(f"Expected token ids [B, L] as int32 or int64, but got {tokens.dtype}")
         return tokens.long()

@@ -1,6 +1,6 @@
-"""Choices among positions: per-layer top-k by partial selection, uniform draws, moves of a mask.
+"""Selection of positions: per-layer top-k by partial selection, uniform draws, moves of a mask.
 
-Counts are exact and ties have an order: nothing depends on how a library sorts.
+Counts are exact and ties have a fixed order: nothing depends on how a library sorts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pffdst.core.positions import Positions
 __all__ = ["Move", "draw", "first", "greatest_overall", "largest", "largest_dead", "smallest"]
 
 _WHOLE = (1 << 64) - 1
-_STRIDE = 64  # of the sample that tells where to look for the largest of very many
+_STRIDE = 64  # of the sample that bounds where the largest of very many values are
 
 Array = NDArray[Any]
 
@@ -29,9 +29,9 @@ Array = NDArray[Any]
 
 
 def first(key: Array, count: int, support: Array | None = None) -> NDArray[np.int64]:
-    """Where the `count` least of `key` [n] lie, increasing; among equals more `support` [n] wins, then the lower index.
+    """Indices of the `count` smallest of `key` [n], increasing; ties go to more `support` [n], then the lower index.
 
-    NaN comes last. Partial selection: O(n), however many are taken.
+    NaN comes last. Partial selection: O(n) for any count.
     """
     if count >= len(key):
         return np.arange(len(key))
@@ -49,7 +49,7 @@ def first(key: Array, count: int, support: Array | None = None) -> NDArray[np.in
 
 
 def _greatest_of_many(key: Array, count: int) -> NDArray[np.int64]:
-    """As `first` of -key, for few of very many: a sample tells above what to look."""
+    """As `first` of -key, for few of very many: a sample gives the threshold to search above."""
     sampled = key[::_STRIDE]
     expected = count * 3 // (2 * _STRIDE) + 16
     if expected < len(sampled):
@@ -64,15 +64,15 @@ def _greatest_of_many(key: Array, count: int) -> NDArray[np.int64]:
 
 
 def smallest(among: Positions, score: Tensor, counts: Sequence[int]) -> Positions:
-    """The `counts[l]` positions of least |score| in each layer; `score` [k] is that of the positions `among`.
+    """The `counts[l]` positions of smallest |score| in each layer; `score` [k] belongs to the positions `among`.
 
-    Among equals the lower index. ValueError where a layer has fewer positions than are asked for.
+    Ties go to the lower index. ValueError if a layer has fewer positions than requested.
     """
     return _select(among, score.abs().numpy(), counts)
 
 
 def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Tensor | None = None) -> Positions:
-    """As `smallest`, but the greatest |score|; among exact ties more `support` [k] wins, then the lower index.
+    """As `smallest`, but the largest |score|; exact ties go to more `support` [k], then the lower index.
 
     NaN is greater than any number.
     """
@@ -81,10 +81,10 @@ def largest(among: Positions, score: Tensor, counts: Sequence[int], support: Ten
 
 
 def greatest_overall(among: Positions, score: Tensor, count: int, least: int = 0) -> Positions:
-    """The `count` positions of greatest `score` [k], whatever their layers; among equals the lower index.
+    """The `count` positions of largest `score` [k] in all layers together; ties go to the lower index.
 
-    Every layer has at least `least` of them, where it has so many to choose from and `count` allows it. ValueError
-    where there are fewer than `count` positions.
+    Every layer gets at least `least` of them, if it has that many candidates and `count` allows it. ValueError if
+    there are fewer than `count` positions.
     """
     if count > len(among):
         raise ValueError(f"Expected at least {count} candidates, but got {len(among)}")
@@ -110,7 +110,7 @@ def _select(among: Positions, key: Array, counts: Sequence[int], support: Array 
 
 
 def largest_dead(gradient: Tensor, alive: Positions, counts: Sequence[int]) -> Positions:
-    """The `counts[l]` positions of greatest |gradient| outside `alive` in each layer; among equals the lower index.
+    """The `counts[l]` positions of largest |gradient| outside `alive` in each layer; ties go to the lower index.
 
     `gradient` is flat [W] on any device: only the chosen positions leave it. ValueError as for `smallest`.
     """
@@ -125,7 +125,7 @@ def largest_dead(gradient: Tensor, alive: Positions, counts: Sequence[int]) -> P
 
 
 def _largest_outside(gradient: Tensor, own: Tensor, count: int) -> Tensor:
-    """The `count` places of greatest magnitude of one layer's gradient that are not among its `own`, increasing."""
+    """The `count` positions of largest magnitude in one layer's gradient that are not among its `own`, increasing."""
     magnitude = gradient.abs()
     if magnitude.device.type == "cpu":
         key = magnitude.numpy()
@@ -139,10 +139,10 @@ def _largest_outside(gradient: Tensor, own: Tensor, count: int) -> Tensor:
 
 
 def draw(taken: Positions, counts: Sequence[int], seed: int) -> Positions:
-    """`counts[l]` uniformly random positions outside `taken` in each layer: those of least key.
+    """`counts[l]` uniformly random positions outside `taken` in each layer: those with the smallest keys.
 
     The key of position j is splitmix64's output number j from `seed`: the same on every machine, in every language, and
-    never the same for two positions. ValueError where a layer has too few free positions.
+    never the same for two positions. ValueError if a layer has too few free positions.
     """
     found = []
     for entry, size, count in zip(taken.layout.layers, taken.counts, counts, strict=True):
@@ -155,7 +155,7 @@ def draw(taken: Positions, counts: Sequence[int], seed: int) -> Positions:
 
 
 def _least_keys(seed: int, offset: int, blocked: Array, free: int, count: int) -> NDArray[np.int64]:
-    """The `count` places of least key in a layer that are not `blocked` [n], of which `free` there are; increasing."""
+    """The `count` positions with the smallest keys in a layer, out of the `free` ones not `blocked` [n]; increasing."""
     if count == free:
         return np.flatnonzero(~blocked)
     keys = splitmix64(seed, np.arange(offset, offset + len(blocked)))
@@ -188,9 +188,9 @@ def _check(name: str, there: int, count: int) -> None:
 class Move:
     """How a trainable mask changes: `dropped` leave it, then `counts[l]` random free positions per layer join it.
 
-    Without `dropped` everything leaves: the mask is drawn afresh. Free is what is neither frozen nor kept, so what was
-    dropped may come back. `seed` names the draw: who knows the frozen weights and, unless it is drawn afresh, the mask
-    before needs only `dropped`, the counts and the seed.
+    Without `dropped`, everything leaves: the mask is drawn anew. Positions are free if neither frozen nor kept, so
+    dropped ones may return. `seed` names the draw: a client that knows the frozen weights and, unless the mask is drawn
+    anew, the previous mask, needs only `dropped`, the counts and the seed.
     """
 
     dropped: Positions | None
@@ -198,7 +198,7 @@ class Move:
     seed: int
 
     def on(self, model: GlobalModel) -> GlobalModel:
-        """The model after the move. What leaves becomes 0, also where it joins again."""
+        """The model after the move. Weights that leave become 0, even if they join again."""
         trainable = self.apply(model.trainable_at, model.frozen_at)
         if self.dropped is not None:
             model = model.moved(model.alive_at.without(self.dropped))
@@ -213,5 +213,5 @@ class Move:
 
 
 def room_left(model: GlobalModel) -> list[int]:
-    """Weights per layer that are not frozen: where a trainable set can lie."""
+    """Weights per layer that are not frozen: the room for a trainable set."""
     return [e.size - z for e, z in zip(model.layout.layers, model.frozen_at.counts, strict=True)]

@@ -1,4 +1,4 @@
-"""What passes between the server, the engines and the clients of a round."""
+"""Messages between the server, the engines and the clients of a round."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ClientTask", "Kept", "Residual", "RoundPlan", "Timings", "Update"]
 @final
 @dataclass(frozen=True)
 class RoundPlan:
-    """What the server decided for round t before anything is sent: `cohort` is asked, `wanted` (K) updates are enough.
+    """The server's decisions for round t before anything is sent: `cohort` is asked, `wanted` (K) updates suffice.
 
-    Both are of one size unless more clients are asked than are wanted, or fewer can be.
+    Both have the same size unless more clients are asked than wanted, or fewer are available.
     """
 
     t: int
@@ -34,7 +34,7 @@ class RoundPlan:
 @final
 @dataclass(frozen=True)
 class ClientTask:
-    """One client's turn: the bytes it receives in round t. Everything it may know arrives in them."""
+    """One client's work in a round: the bytes it receives in round t. They contain all that it may know."""
 
     client: int
     t: int
@@ -44,14 +44,14 @@ class ClientTask:
 @final
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What rounding took from a client's update: `values` [k] at the positions `at`."""
+    """The rounding error of a client's update: `values` [k] at the positions `at`."""
 
     at: Positions
     values: Tensor
 
 
 class Timings(NamedTuple):
-    """Seconds that a client's turn took: decoding, training, encoding."""
+    """Seconds that a client spent decoding, training and encoding."""
 
     decode: float = 0.0
     train: float = 0.0
@@ -61,9 +61,9 @@ class Timings(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What a client keeps to itself between its turns, beside what it was sent.
+    """What a client keeps for itself between rounds, besides what it was sent.
 
-    `residual` is what rounding took from its last update; `memory` is what its rules keep, by name.
+    `residual` is the rounding error of its last update; `memory` is what its rules keep, by name.
     """
 
     residual: Residual | None = None
@@ -78,9 +78,9 @@ class Kept:
 @final
 @dataclass(frozen=True)
 class Update:
-    """What came back from a client: bytes, or why there are none.
+    """A client's answer: bytes, or why there are none.
 
-    `timings` and `kept` did not travel: the client keeps the second to itself until its next turn.
+    `timings` and `kept` are not sent: the client keeps `kept` for itself until it is asked again.
     """
 
     client: int

@@ -2,7 +2,7 @@
 
 A model is one flat float32 vector of N values in the layout's order: the W maskable weights first (so masks are flat
 bool vectors of length W), then the other parameters, then the floating-point statistics of normalisation layers, then
-the parameters that never train. Integer and boolean state lies beside the vector, as buffers.
+the parameters that never train. Integer and boolean state is kept outside the vector, as buffers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _KINDS: tuple[Kind, ...] = ("maskable", "parameter", "statistic", "constant")
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the model: where it lies in the flat vector and what it is.
+    """One tensor of the model: its place in the flat vector and its kind.
 
-    `maskable`: weight of a product, of a convolution or linear layer say; `parameter`: any other parameter that trains
+    `maskable`: weight of a product, e.g. of a convolution or linear layer; `parameter`: any other parameter that trains
     (bias, normalisation, embedding, position); `statistic`: running mean or variance; `constant`: a parameter that
     never trains (requires_grad=False). `fan_in`, `fan_out` and `kernel` describe a maskable weight (allocation needs
     them); `normalisation` tells a normalisation layer's tensors from the biases of conv and linear layers.
@@ -71,7 +71,7 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Buffer:
-    """State that is no real number: an integer, boolean or complex tensor of the model. `dtype` is torch's name."""
+    """State that is not real-valued: an integer, boolean or complex tensor of the model. `dtype` is torch's name."""
 
     name: str
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class Buffer:
 class Layout:
     """The order of a model's tensors in its flat vector: maskable weights, parameters, statistics, constants.
 
-    `buffers` lie beside the vector: tensors that are not floating point and can change what the model does.
+    `buffers` are kept outside the vector: tensors that are not floating point and can change the model's output.
     """
 
     entries: tuple[Entry, ...]
@@ -111,12 +111,12 @@ class Layout:
 
     @cached_property
     def constants(self) -> int:
-        """Number of values that never train: the last of the flat vector."""
+        """Number of values that never train: the last ones in the flat vector."""
         return sum(e.size for e in self.entries if e.kind == "constant")
 
     @cached_property
     def rest(self) -> tuple[int, int, int]:
-        """Of the rest [N - W]: the numbers of parameters, statistics and constants, which lie there in this order."""
+        """Numbers of parameters, statistics and constants in the rest [N - W], in this order."""
         parameters = self.parameters - self.maskable
         return parameters, self.total - self.maskable - parameters - self.constants, self.constants
 
@@ -126,13 +126,13 @@ class Layout:
         return parameters, statistics, constants
 
     def span(self, kind: Kind) -> slice:
-        """Where the tensors of one kind lie in the flat vector, back to back; empty where there are none."""
+        """The span of one kind's tensors in the flat vector, which are contiguous; empty if there are none."""
         before = sum(e.size for e in self.entries if _KINDS.index(e.kind) < _KINDS.index(kind))
         return slice(before, before + sum(e.size for e in self.entries if e.kind == kind))
 
     @property
     def tensors(self) -> tuple[Entry | Buffer, ...]:
-        """All that the model holds: the flat vector's tensors, then the buffers."""
+        """All tensors of the model: those of the flat vector, then the buffers."""
         return (*self.entries, *self.buffers)
 
     @property
@@ -147,7 +147,7 @@ class Layout:
         return xxhash.xxh3_64_intdigest(text.encode()) & 0xFFFFFFFF
 
     def differences(self, before: Mapping[str, str]) -> list[str]:
-        """What is otherwise than it was `described` before, a line for each tensor; empty where nothing is."""
+        """What differs from an earlier `described`, one line per tensor; empty if nothing does."""
         now = self.described
         if now == before and list(now) != list(before):
             return ["the same tensors in another order"]
@@ -156,11 +156,11 @@ class Layout:
 
     def per_layer(self, mask: Tensor) -> list[int]:
         """Number of True positions of a flat [W] mask in each layer."""
-        array = mask.numpy()  # which counts Trues many times as fast as torch does
+        array = mask.numpy()  # counts Trues many times as fast as torch
         return [int(np.count_nonzero(array[e.span])) for e in self.layers]
 
     def split(self, flat: Tensor) -> Iterator[tuple[Entry, Tensor]]:
-        """Each tensor with its part of a flat [N] (or, for the layers alone, [W]) vector, as a view in its shape."""
+        """Each tensor with its part of a flat [N] vector (or [W], for the layers only), as a view in its shape."""
         for entry in self.entries:
             if entry.offset + entry.size <= flat.numel():
                 yield entry, flat[entry.span].view(entry.shape)
@@ -168,11 +168,11 @@ class Layout:
 
 @final
 class GlobalModel:
-    """The one sparse model: what is alive (m) and frozen (z, a subset), and the values there. It never changes.
+    """The global sparse model: what is alive (m) and frozen (z, a subset), and the values there. Immutable.
 
-    Kept are the `held` values [A] of the A alive weights and the `rest` [N - W]: what it costs to make the next model
-    grows with what is alive. Everything else is a view that is made when it is asked for, once: `values` float [N] with
-    dead weights exactly 0, `alive`, `frozen` and `trainable` bool [W]. Nobody writes into the tensors.
+    It stores the `held` values [A] of the A alive weights and the `rest` [N - W], so the cost of the next model grows
+    with the alive weights. Everything else is a view, computed once on demand: `values` float [N] with dead weights
+    exactly 0, `alive`, `frozen` and `trainable` bool [W]. The tensors must not be written to.
     """
 
     def __init__(self, layout: Layout, values: Tensor, alive: Tensor, frozen: Tensor) -> None:
@@ -207,7 +207,7 @@ class GlobalModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values."""
+        """The values' dtype."""
         return (self.held if "held" in self.__dict__ else self.values).dtype
 
     @property
@@ -242,7 +242,7 @@ class GlobalModel:
 
     @cached_property
     def _moving(self) -> Tensor:
-        """Where in `held` the trainable values lie, int64 [T]."""
+        """Indices of the trainable values in `held`, int64 [T]."""
         return (~self.alive_at.inside(self.frozen_at)).nonzero().flatten()
 
     def only_trainable(self, held: Tensor) -> Tensor:
@@ -276,12 +276,12 @@ class GlobalModel:
         return self._alike(model)
 
     def _alike(self, model: GlobalModel) -> GlobalModel:
-        """Gives what this model knows of its masks to one that has the same."""
+        """Shares what this model has computed about its masks with a model that has the same masks."""
         model.__dict__.update({n: self.__dict__[n] for n in ("trainable_at", "_moving") if n in self.__dict__})
         return model
 
     def moved(self, alive_at: Positions) -> GlobalModel:
-        """The model under another alive mask: what dies leaves, what is new is 0."""
+        """The model under another alive mask: dead weights are dropped, new ones are 0."""
         return GlobalModel.of(alive_at, self.frozen_at, self.alive_at.carry(self.held, alive_at), self.rest)
 
     def freezing(self, frozen_at: Positions) -> GlobalModel:
@@ -294,7 +294,7 @@ class GlobalModel:
         return moved if frozen is None else moved.freezing(Positions(self.layout, bits=frozen))
 
     def same_as(self, other: GlobalModel) -> bool:
-        """Whether both are one model, to the bit of every value."""
+        """Whether both models are identical in every bit."""
         if self is other:
             return True
         masks = self.alive_at == other.alive_at and self.frozen_at == other.frozen_at

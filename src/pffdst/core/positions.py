@@ -1,4 +1,4 @@
-"""A set of maskable positions, in whichever form is asked for: what is alive, what is frozen, what is trained."""
+"""A set of maskable positions (alive, frozen or trainable ones), in whichever form is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bitmap_of(bits: Tensor) -> bytes:
 
 
 def bits_of(bitmap: bytes, length: int) -> Tensor:
-    """The mask bool [length] of a bitmap. ValueError where the bytes are not one of so many positions."""
+    """The mask bool [length] of a bitmap. ValueError if the bytes are not a bitmap of that many positions."""
     if len(bitmap) != (length + 7) // 8:
         raise ValueError(f"expected a bitmap of {(length + 7) // 8} bytes, but got {len(bitmap)}")
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
@@ -36,11 +36,11 @@ def bits_of(bitmap: bytes, length: int) -> Tensor:
     return torch.from_numpy(bits[:length].view(np.bool_))
 
 
-_FEW = 16  # sets of so small a share of what they are held against are looked up instead of spread out
+_FEW = 16  # a set smaller than 1/_FEW of what it is compared with is looked up instead of expanded
 
 
 def _found(among: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each of `wanted` lies among increasing numbers (of which there are some), and whether it is there."""
+    """The index of each of `wanted` among increasing numbers (at least one), and whether it is there."""
     at = np.searchsorted(among, wanted)
     np.minimum(at, len(among) - 1, out=at)
     return at, among[at] == wanted
@@ -48,10 +48,10 @@ def _found(among: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray
 
 @final
 class Positions:
-    """A set of the W maskable positions of a `layout`. Nobody writes into its tensors.
+    """A subset of the W maskable positions of a `layout`. Its tensors must not be written to.
 
-    `index` int64 [k], increasing, and `bits` bool [W] are the same set; the one that was not given is made when it is
-    asked for, once. What costs O(k) uses `index` and `counts`.
+    `index` int64 [k], increasing, and `bits` bool [W] are the same set; the one not given is computed once on demand.
+    O(k) operations use `index` and `counts`.
     """
 
     def __init__(self, layout: Layout, *, bits: Tensor | None = None, index: Tensor | None = None) -> None:
@@ -87,7 +87,7 @@ class Positions:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """How many positions lie in each layer."""
+        """Number of positions in each layer."""
         if "index" not in self.__dict__:
             return tuple(self.layout.per_layer(self.bits))
         ends = np.searchsorted(self.index.numpy(), [e.span.stop for e in self.layout.layers])
@@ -95,16 +95,16 @@ class Positions:
 
     @cached_property
     def bitmap(self) -> bytes:
-        """ceil(W / 8) bytes, as masks are held and checked by both ends."""
+        """ceil(W / 8) bytes: the form in which both ends keep and check masks."""
         return bitmap_of(self.bits)
 
     def packed(self) -> Tensor:
-        """The set as a checkpoint holds it: uint8, the compressed bitmap."""
+        """The set as stored in a checkpoint: uint8, the compressed bitmap."""
         return tensor_of(zlib.compress(self.bitmap, 1))
 
     @classmethod
     def unpacked(cls, layout: Layout, packed: Tensor) -> Positions:
-        """The set that `packed` gave. ValueError where it is none of this layout."""
+        """The set from `packed`. ValueError if it does not fit this layout."""
         most = (layout.maskable + 7) // 8
         try:
             bitmap = zlib.decompressobj().decompress(bytes_of(packed), most + 1)
@@ -114,7 +114,7 @@ class Positions:
 
     @cached_property
     def digest(self) -> int:
-        """32 bits of xxh3 of the positions as increasing u32: by it both ends know that they mean the same set."""
+        """32 bits of xxh3 of the positions as increasing u32, by which both ends verify that they have the same set."""
         return xxhash.xxh3_64_intdigest(self.index.numpy().astype("<u4").data) & 0xFFFFFFFF
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class Positions:
 
     @property
     def everything(self) -> bool:
-        """Whether no position is left out."""
+        """Whether the set contains every position."""
         return len(self) == self.layout.maskable
 
     def gather(self, weights: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class Positions:
         return bool(self.bits[position])
 
     def inside(self, other: Positions) -> Tensor:
-        """bool [k]: which of these positions are in `other` too."""
+        """bool [k]: which of these positions are also in `other`."""
         mine = self.index.numpy()
         if len(other) == 0:
             return torch.zeros(len(mine), dtype=torch.bool)
@@ -163,7 +163,7 @@ class Positions:
         return torch.from_numpy(_found(other.index.numpy(), mine)[1])
 
     def marked(self, few: Positions) -> Tensor:
-        """bool [k]: as `inside`, for a set that is much the smaller one."""
+        """bool [k]: as `inside`, for a much smaller set."""
         marks = np.zeros(len(self.index), np.bool_)
         if len(few) and len(self):
             at, found = _found(self.index.numpy(), few.index.numpy())
@@ -188,7 +188,7 @@ class Positions:
             return self if len(other) == 0 else other
         if _FEW * (len(self) + len(other)) < self.layout.maskable:
             both = np.concatenate([self.index.numpy(), other.index.numpy()])
-            both.sort(kind="stable")  # two runs: they are merged
+            both.sort(kind="stable")  # merges two sorted runs
             fresh = np.ones(len(both), np.bool_)
             np.not_equal(both[1:], both[:-1], out=fresh[1:])
             return Positions(self.layout, index=torch.from_numpy(both[fresh]))
@@ -197,9 +197,9 @@ class Positions:
         return Positions(self.layout, bits=bits)
 
     def _lookup(self, wanted: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """`_found` of another set, kept until the next one is asked for: values follow a mask several times over.
+        """`_found` of another set, cached until the next one, since values follow the same mask several times.
 
-        The other set is held weakly: else every mask would hold the next, and a run all that it ever had.
+        The other set is referenced weakly; otherwise every mask would keep the next one alive, and a run all of them.
         """
         kept: tuple[Any, NDArray[np.int64], NDArray[np.bool_]] | None = self.__dict__.get("_kept")
         if kept is None or kept[0]() is not wanted:
@@ -208,7 +208,7 @@ class Positions:
         return kept[1], kept[2]
 
     def carry(self, values: Tensor, to: Positions) -> Tensor:
-        """`values` [k] of these positions at those of `to`; 0 where `to` has one that these have not."""
+        """`values` [k] of these positions moved to those of `to`; 0 at positions only in `to`."""
         if to is self or to == self:
             return values
         if len(self) == 0 or len(to) == 0:
@@ -218,7 +218,7 @@ class Positions:
         return carried.masked_fill_(torch.from_numpy(~found), 0.0)
 
     def spans(self) -> list[slice]:
-        """For each layer, where its positions lie in `index`."""
+        """For each layer, the slice of its positions in `index`."""
         ends = np.cumsum(self.counts).tolist()
         return [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
 

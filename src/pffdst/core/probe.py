@@ -1,4 +1,4 @@
-"""What is wrong with a network is told before the run: one training step and one evaluation, each problem in a line."""
+"""Reports problems of a network before the run, one line each, from one training step and one evaluation."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def probe(
     *,
     channels_last: bool = False,
 ) -> list[str]:
-    """Why a network cannot be trained on samples of a kind, or of a `shape`, in `classes` classes, one line each.
+    """Why a network cannot be trained on such inputs, or on samples of a `shape`, with `classes` classes; a line each.
 
-    `dtype` is that of the samples; None takes the network's own. A copy is tried in training mode, forward and
-    backward, and in evaluation mode, on `SAMPLES` samples; the network stays as it was.
+    `dtype` is that of the samples; None uses the network's own. A copy is tried in training mode, forward and
+    backward, and in evaluation mode, on `SAMPLES` samples; the network itself does not change.
     """
     found = _tensor_problems(network, dtype)
     if found:
@@ -53,7 +53,7 @@ def probe(
     try:
         copied = copy_of(network)
     except Exception as error:
-        return [f"model: a copy of it cannot be made, and clients are copies: {_words(error)}"]
+        return [f"model: it cannot be copied, and clients need copies: {_words(error)}"]
     if channels_last:
         to_memory_format_(copied, torch.channels_last)
     with _tried():
@@ -74,10 +74,9 @@ def probe(
 
 @torch.no_grad()
 def repeat_problems(network: nn.Module, again: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
-    """Why a run of a network could not be repeated, one line: made `again` on the same draw, it does something else.
+    """Why a run of a network could not be repeated, one line: built `again` from the same draw, it acts differently.
 
-    The network was tried by `probe` and stays as it was, `again` is used up. What acts later than in the first step is
-    not seen.
+    The network has passed `probe` and does not change; `again` is consumed. Effects after the first step are not seen.
     """
     found = []
     for one in (copy_of(network), again):
@@ -87,9 +86,9 @@ def repeat_problems(network: nn.Module, again: nn.Module, shape: Inputs | Sequen
     if first.shape == second.shape and torch.allclose(first, second, 1e-4, 1e-4 * float(first.abs().max())):
         return []
     return [
-        "model: made twice with one seed, it gives two results: it draws from a generator without a seed "
-        "(default_rng(), say), reads a clock, or keeps a number outside itself (on its class or in its module): "
-        "give every generator a seed, and keep numbers on self"
+        "model: built twice with one seed, it gives different results: it uses an unseeded generator "
+        "(such as default_rng()), reads a clock, or keeps state outside itself (on its class or in its module): "
+        "seed every generator, and keep state on self"
     ]
 
 
@@ -100,9 +99,9 @@ def takes_channels_last(network: nn.Module, shape: Inputs | Sequence[int], class
 
 
 def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
-    """The fewest samples of a batch that a network which can be trained is trained on: 1, or 2.
+    """The smallest batch on which a trainable network can be trained: 1 or 2 samples.
 
-    Statistics of a batch need two values per channel: normalisation after the last pooling has one of a lone sample.
+    Batch statistics need two values per channel; after the last pooling, a single sample gives normalisation only one.
     """
     copied = copy_of(network).train()
     with _tried(), torch.no_grad():
@@ -114,7 +113,7 @@ def least_batch(network: nn.Module, shape: Inputs | Sequence[int]) -> int:
 
 
 def written_in_forward(network: nn.Module, shape: Inputs | Sequence[int]) -> list[str]:
-    """Names of the parameters that a forward pass in training mode writes to; weights are large, as limits may be."""
+    """Names of the parameters that a forward pass in training mode writes to, tried with weights above any limit."""
     copied = copy_of(network).cpu().train()
     with _tried():
         for p in copied.parameters():
@@ -123,15 +122,15 @@ def written_in_forward(network: nn.Module, shape: Inputs | Sequence[int]) -> lis
         try:
             copied(random_inputs(shape, SAMPLES, _dtype(copied)))
         except Exception:
-            return []  # of large weights: at its own the network was tried
+            return []  # an error from the large weights: with its own weights, the network was tried before
     now = dict(copied.named_parameters())
     return [name for name, (v, old) in before.items() if now[name]._version != v or not torch.equal(now[name], old)]
 
 
 def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:
-    """Whether a training step puts other tensors in the place of buffers, or changes plain attributes, or may.
+    """Whether a training step replaces buffers by other tensors or changes plain attributes, or might.
 
-    A recorded step runs no Python: it would leave them as they are.
+    A recorded step runs no Python, so it would not change them.
     """
     copied = copy_of(network).cpu().train()
     attributes, buffers = Attributes(copied), dict(copied.named_buffers())
@@ -143,7 +142,7 @@ def moves_in_python(network: nn.Module, shape: Inputs | Sequence[int]) -> bool:
 
 @contextmanager
 def _tried() -> Iterator[None]:
-    """Inside, a network is tried: always on the same draws, and without warnings, which the run will give."""
+    """Inside, a network is tried on fixed draws and without warnings, which the run itself will show."""
     with seeded_global_state(0, "probe"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -153,15 +152,15 @@ def _tried() -> Iterator[None]:
 
 
 def _tensor_problems(network: Any, dtype: torch.dtype | None) -> list[str]:
-    """What the parameters alone tell."""
+    """Problems that the parameters alone show."""
     if not isinstance(network, nn.Module):
-        return [f"model: expected a torch.nn.Module, but its _target_ gives a {type(network).__name__}"]
+        return [f"model: expected a torch.nn.Module, but its _target_ returns a {type(network).__name__}"]
     named = dict(network.named_parameters())
     lazy = [n for n, t in (*named.items(), *network.named_buffers()) if _is_uninitialised(t)]
     if lazy:
-        return [f"model: {', '.join(lazy)} got no size when the network ran once: give the layers their sizes"]
+        return [f"model: {', '.join(lazy)} got no size when the network ran once: set the layers' sizes"]
     if not any(p.requires_grad for p in named.values()):
-        return ["model: no parameter trains: leave requires_grad of those that are to learn"]
+        return ["model: no parameter is trainable: keep requires_grad=True on those that should be trained"]
     return _dtype_problems(network, dtype) + _shared_memory(named)
 
 
@@ -177,7 +176,7 @@ def _dtype_problems(network: nn.Module, dtype: torch.dtype | None) -> list[str]:
         first = wrong[0]
         kind = str(parameters[first].dtype).removeprefix("torch.")
         if not parameters[first].is_floating_point():
-            return [f"model: {first} is {kind}, but weights are real numbers: keep two real tensors, and join them"]
+            return [f"model: {first} is {kind}, but weights must be real: keep two real tensors and combine them"]
         return [
             f"model: {first} is {kind}, but weights are kept in float32 (or float64): write .float(); "
             "engine=batched engine.precision=bf16 computes in bfloat16"
@@ -192,11 +191,11 @@ def _dtype_problems(network: nn.Module, dtype: torch.dtype | None) -> list[str]:
 
 
 def _shared_memory(parameters: Mapping[str, Tensor]) -> list[str]:
-    """Two parameters in one place in memory, which tying by `.data` makes: they cannot have masks of their own."""
+    """Two parameters in the same memory, as tying through `.data` creates: they cannot have separate masks."""
     spans = sorted((p.data_ptr(), p.numel() * p.element_size(), n) for n, p in parameters.items() if p.numel() > 0)
     for (start, length, name), (after, _, other) in pairwise(spans):
         if after < start + length:
-            return [f"model: {name} and {other} are two parameters in one memory: tie them as one nn.Parameter"]
+            return [f"model: {name} and {other} are two parameters that share memory: tie them as one nn.Parameter"]
     return []
 
 
@@ -220,14 +219,14 @@ def _step_problems(network: nn.Module, images: Tensor, labels: Tensor, classes: 
     if not bool(loss.isfinite()):
         return [f"model: its first loss is {loss.item()} on random samples: expected a finite number"]
     if not loss.requires_grad:
-        return ["model: its logits depend on no parameter that trains: leave out detach() and no_grad()"]
+        return ["model: its logits depend on no trainable parameter: remove detach() and no_grad()"]
     try:
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:
         return [f"model: its backward pass fails: {_words(error)}"]
     grads = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
     if sparse := [n for n, grad in grads.items() if grad.layout != torch.strided]:
-        return [f"model: the gradient of {sparse[0]} is a sparse tensor, and updates are dense: write sparse=False"]
+        return [f"model: the gradient of {sparse[0]} is a sparse tensor, but updates are dense: write sparse=False"]
     wild = [n for n, grad in grads.items() if not bool(grad.isfinite().all())]
     return [f"model: the first gradient of {wild[0]} is not finite on random samples"] if wild else []
 
@@ -237,9 +236,9 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _held_problems(network: nn.Module) -> list[str]:
-    """Functions that hold the network they were made in, as closures do: in a copy they would use the other's parts.
+    """Functions that hold the network they were created in, as closures do: copies would use the original's parts.
 
-    They are seen by what they hold, or by the gradients that a copy's step left in the network.
+    They are found by what they hold, or by the gradients that a copy's step left in the network.
     """
     held = [name for name, p in network.named_parameters() if p.grad is not None]
     network.zero_grad(set_to_none=True)
@@ -255,20 +254,20 @@ def _held_problems(network: nn.Module) -> list[str]:
     if not held:
         return []
     return [
-        f"model: a function ({held[0]}) holds the network that it was made in, and would use that in its copies too: "
-        "write a method in place of the lambda or inner function"
+        f"model: a function ({held[0]}) holds the network it was created in, and copies would use that network too: "
+        "write a method instead of the lambda or inner function"
     ]
 
 
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty yet
+    except ValueError:  # it is still empty
         return None
 
 
 def left_out(network: nn.Module) -> list[str]:
-    """What a network holds and no file of the model will, a line each: it is made by the constructor alone."""
+    """What a network contains but the model's file does not, a line each: only the constructor creates it."""
     own = {id(part) for part in (*network.modules(), *network.parameters())}
     lines = []
     for prefix, module in network.named_modules():
@@ -281,28 +280,28 @@ def left_out(network: nn.Module) -> list[str]:
             layers = [v for v in inside if isinstance(v, nn.Module) and id(v) not in own]
             if layers:
                 where = f"{prefix}.{name}".strip(".")
-                lines.append(f"{where} holds layers that torch does not know of: they never train; write nn.ModuleList")
+                lines.append(f"{where} has layers not registered with torch: they never train; write nn.ModuleList")
     return lines
 
 
 def _moved_problems(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are not there before and after a step, or are others."""
+    """Tensors that a step creates, removes, replaces, or changes in shape or type."""
     lines = []
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
         if old is None or new is None:
-            lines.append(f"model: {name} comes or goes in its forward pass: make it in the constructor")
+            lines.append(f"model: {name} appears or disappears in its forward pass: create it in the constructor")
         elif old.shape != new.shape or old.dtype != new.dtype:
             were, are = (f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (old, new))
-            lines.append(f"model: {name} is {were} before its forward pass and {are} after it: it has to stay so")
+            lines.append(f"model: {name} is {were} before its forward pass and {are} after it: it must not change")
         elif isinstance(old, nn.Parameter) and old is not new:
-            lines.append(f"model: {name} is made anew in its forward pass: write into it, {name}.data.copy_(...)")
+            lines.append(f"model: {name} is replaced in its forward pass: write into it with {name}.data.copy_(...)")
     return lines
 
 
 @torch.no_grad()
 def _evaluation_problems(network: nn.Module, images: Tensor, classes: int) -> list[str]:
-    """One evaluation, in which layers may do otherwise."""
+    """One evaluation, in which layers may behave differently."""
     output, problems = _run(network, images, classes, "evaluation")
     if not problems and not bool(output.isfinite().all()):
         return ["model: its first logits in evaluation mode are not finite on random samples"]
@@ -310,28 +309,28 @@ def _evaluation_problems(network: nn.Module, images: Tensor, classes: int) -> li
 
 
 def _run(network: nn.Module, images: Tensor, classes: int, mode: str) -> tuple[Any, list[str]]:
-    """What the network gives in a mode, and what is wrong with that."""
+    """The network's output in a mode, and its problems."""
     try:
         output = network(images)
     except Exception as error:
         return None, [f"model: its forward pass fails in {mode} mode on samples {list(images.shape)}: {_words(error)}"]
     wanted = f"expected logits {[len(images), classes]} in {mode} mode"
     if not isinstance(output, Tensor):
-        return None, [f"model: {wanted}, but it gives {_described(output)}: {_instead(output)}"]
+        return None, [f"model: {wanted}, but it returns {_described(output)}: {_instead(output)}"]
     if not output.is_floating_point():
-        return None, [f"model: {wanted}, but it gives {str(output.dtype).removeprefix('torch.')}: return the logits"]
+        return None, [f"model: {wanted}, but it returns {str(output.dtype).removeprefix('torch.')}: return the logits"]
     if output.dim() == 2 and len(output) == len(images) and output.shape[1] != classes:
         return None, [
             f"model: it has {output.shape[1]} outputs, but the data have {classes} classes: "
-            "make the last layer of the constructor's `classes`"
+            "size the last layer by the constructor's `classes`"
         ]
     if output.shape != (len(images), classes):
-        return None, [f"model: {wanted}, but it gives {list(output.shape)}"]
+        return None, [f"model: {wanted}, but it returns {list(output.shape)}"]
     return output, []
 
 
 def _described(output: Any) -> str:
-    """A result that is no tensor, with the names of its fields."""
+    """A result that is not a tensor, with the names of its fields."""
     name = type(output).__name__
     fields = getattr(output, "_fields", None) or (list(output) if isinstance(output, dict) else None)
     if fields:
@@ -340,15 +339,15 @@ def _described(output: Any) -> str:
 
 
 def _instead(output: Any) -> str:
-    """What to write where the logits are one of several results."""
+    """What to write if the logits are one of several results."""
     fields = [str(f) for f in getattr(output, "_fields", None) or (output if isinstance(output, dict) else ())]
     if any(f.startswith("aux") for f in fields):
-        return "switch its auxiliary heads off (torchvision: model.aux_logits=false)"
+        return "disable its auxiliary heads (torchvision: model.aux_logits=false)"
     return f"return its `{next((f for f in fields if f == 'logits'), 'logits')}` alone"
 
 
 def _words(error: Exception) -> str:
-    """An error's own words in one line."""
+    """An error's own message in one line."""
     lines = str(error).strip().splitlines() or [""]
-    said = lines[-1] if "TorchScript" in lines[0] else lines[0]  # which begins with where, and ends with what
+    said = lines[-1] if "TorchScript" in lines[0] else lines[0]  # it begins with the place and ends with the cause
     return f"{type(error).__name__}: {said.strip()}".removesuffix(": ")

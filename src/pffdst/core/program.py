@@ -6,18 +6,30 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
-__all__ = ["command_line"]
+__all__ = ["DEPLOYED", "command_line", "deployed"]
+
+DEPLOYED: Final = "pffdst deploy run"
+"""What stands for the program's name (`sys.argv[0]`) where Flower's ServerApp runs it."""
+
+
+def deployed() -> bool:
+    """Whether this is a deployed run, started by Flower on the SuperLink's machine."""
+    return sys.argv[0] == DEPLOYED
 
 
 def command_line(command: str = "train", arguments: Iterable[str] = ()) -> str:
-    """The line that starts one of the commands as this process was started.
+    """The line that starts one of the commands in the same form as this process was started.
 
-    `pffdst train ...` where the installed command is at work, `python -m pffdst train ...` where the module is, else
-    `python train.py ...`, with the path that was typed, and `python -m pffdst COMMAND` for the other commands.
+    `pffdst train ...` for the installed command, `python -m pffdst train ...` for the module, otherwise
+    `python train.py ...`, with the path as typed, and `python -m pffdst COMMAND` for the other commands. A deployed run
+    is started by `pffdst deploy run SUPERLINK`.
     """
     started = Path(sys.argv[0])
-    if started.name in ("pffdst", "pffdst.exe"):
+    if deployed() and command == "train":
+        words = [*DEPLOYED.split(), "SUPERLINK"]
+    elif deployed() or started.name in ("pffdst", "pffdst.exe"):
         words = ["pffdst", command]
     elif command == "train" and started.parts[-2:] != ("pffdst", "__main__.py"):
         words = ["python", sys.argv[0] if started.name == "train.py" else "train.py"]

@@ -1,7 +1,7 @@
 """Named random draws: every random number of a run has a name, and none comes from a global generator.
 
 A draw is named by the run's seed, a stream ("cohort", "grow", "client", ...) and identifiers such as the round and
-the client, so any draw can be made again without the ones before it: that is what makes resuming exact.
+the client, so any draw can be repeated without the ones before it: this makes resuming exact.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def generator_for(seed: int, stream: str, *ids: int) -> torch.Generator:
 
 
 def without_replacement(count: int, total: int, below: Callable[[int], int]) -> set[int]:
-    """`count` different numbers in 0 .. total - 1, all sets of them alike; `below(n)` draws one in 0 .. n - 1.
+    """`count` distinct numbers in 0 .. total - 1, all sets equally likely; `below(n)` draws one in 0 .. n - 1.
 
-    Floyd's sampling: as many draws as numbers, and no more memory than theirs, however large the total.
+    Floyd's sampling: as many draws as numbers, and memory only for them, however large the total.
     """
     chosen: set[int] = set()
     for last in range(total - count, total):
@@ -45,8 +45,8 @@ def without_replacement(count: int, total: int, below: Callable[[int], int]) -> 
 def seeded_global_state(seed: int, stream: str, *ids: int) -> Iterator[None]:
     """Runs code that only knows the global generators (layer initialisation, Dropout) on a named draw.
 
-    These are torch's on the CPU and on every CUDA device in use, numpy's and `random`'s. All are put back afterwards,
-    so nothing outside sees the draw.
+    These are torch's on the CPU and on every CUDA device in use, numpy's and `random`'s. All are restored afterwards,
+    so nothing outside is affected.
     """
     generators = _torch_generators()
     states, numpy_state, python_state = [g.get_state() for g in generators], np.random.get_state(), random.getstate()  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What travels beside the trained values of a model because a method's rule asks for it."""
+"""What is sent in addition to a model's trained values because a method's rule asks for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Chosen", "Signal", "Signals"]
 @final
 @dataclass(frozen=True)
 class Signal:
-    """One thing that travels beside the trained values, declared by a rule so that both ends expect it.
+    """One item sent in addition to the trained values, declared by a rule so that both ends expect it.
 
     `form`:
         values      float [`length`]
@@ -29,7 +29,7 @@ class Signal:
 
     `among` says which positions may be chosen: the `dead` ones of the model that was sent, the `alive`, the
     `trainable`, those that are not frozen (`free`), or `all`.
-    `lossy`: the values go by the run's codec; else exactly.
+    `lossy`: the values use the run's codec; otherwise they are exact.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Signal:
     lossy: bool = False
 
     def barred(self, sent: GlobalModel) -> Positions:
-        """The positions that may not be chosen, of the model that was sent."""
+        """The positions of the sent model that may not be chosen."""
         if self.among == "all":
             return Positions.none(sent.layout)
         if self.among == "free":

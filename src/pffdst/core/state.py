@@ -1,7 +1,7 @@
-"""What a model holds beside what it trains and its statistics: constants and buffers, as pieces.
+"""What a model has besides trained values and statistics: constants and buffers, as pieces.
 
-The pieces are the constants, flat [n] where there are any, then each buffer of the layout. They are sent to who lacks
-them, and joined by a rule of their own: buffers are no real numbers.
+The pieces are the constants, flat [n] if there are any, then each buffer of the layout. They are sent to clients that
+lack them, and combined by a separate rule, since buffers are not real numbers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["BufferMean", "changes", "pieces_of"]
 
 
 def pieces_of(model: GlobalModel, buffers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The constants of a model, where it has any, and its buffers."""
+    """The constants of a model, if it has any, and its buffers."""
     constants = model.rest[len(model.rest) - model.layout.constants :]
     return (constants, *buffers) if len(constants) else tuple(buffers)
 
 
 def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Each buffer that is otherwise than before; None for one that is not."""
+    """Each buffer that changed; None for one that did not."""
     return tuple(None if torch.equal(old, new) else new for old, new in zip(before, after, strict=True))
 
 
@@ -32,11 +32,11 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[Tensor |
 class BufferMean:
     """The buffers after a round: what the server sent and the weighted mean change of its clients.
 
-    An integer is rounded to the nearest, halves to the even; a boolean is what the greater weight says, and stays as it
-    was where both weigh the same. A client that changed nothing counts with what it was sent.
+    An integer is rounded to the nearest, halves to even; a boolean takes the value with the greater weight and is
+    unchanged in a tie. A client that changed nothing counts with what it was sent.
 
-    `middle`, where it is given, stands in the mean's place: it makes one change float64 [n] of the clients' [K, n], all
-    of the same weight, and the changes are kept until the end.
+    `middle`, if given, replaces the mean: it makes one change float64 [n] from the clients' [K, n], all with the same
+    weight, and the changes are kept until the end.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BufferMean:
                 self._sums[i] = exact if before is None else before + exact
 
     def result(self) -> tuple[Tensor, ...]:
-        """The buffers; the very ones that were sent where nobody changed them."""
+        """The buffers; the same objects that were sent if no client changed them."""
         if self._middle is not None:
             return tuple(self._in_the_middle(i, self._middle) for i in range(len(self._sent)))
         return tuple(
@@ -70,7 +70,7 @@ class BufferMean:
         )
 
     def _in_the_middle(self, i: int, middle: Callable[[Tensor], Tensor]) -> Tensor:
-        """The i-th buffer; the two parts of complex numbers go each by itself."""
+        """The i-th buffer; real and imaginary parts are treated separately."""
         sent = self._sent[i]
         if all(changed[i] is None for changed in self._changes):
             return sent
@@ -83,12 +83,12 @@ class BufferMean:
 
 
 def _wide(buffer: Tensor) -> Tensor:
-    """In a type in which differences are exact."""
+    """The buffer in a type in which differences are exact."""
     return buffer.to(torch.complex128) if buffer.is_complex() else buffer.to(torch.int64)
 
 
 def _moved(sent: Tensor, change: Tensor) -> Tensor:
-    """A buffer and a mean change of it."""
+    """A buffer plus its mean change."""
     if sent.is_complex():
         return (sent.to(torch.complex128) + change).to(sent.dtype)
     if sent.dtype == torch.bool:

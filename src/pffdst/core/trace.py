@@ -2,7 +2,7 @@
 
 Products are what torch.utils.flop_counter counts (matrices, convolutions, attention), by its formulas. Each belongs to
 the parameter that was its operand, also through views, transposes, copies and shared use; its backward products belong
-to the same parameter by way of the autograd node that made it.
+to the same parameter, found through the autograd node that made it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["PARTS", "SAMPLES", "Part", "Trace", "copy_of", "logits_in", "remarks
 
 Part = Literal["forward", "input_gradient", "weight_gradient"]
 PARTS: tuple[Part, ...] = ("forward", "input_gradient", "weight_gradient")  # of a step, in this order
-SAMPLES = 2  # the least with which batch normalisation trains
-_DRAWS = 8  # steps tried until every parameter has had a gradient: layers may be left out by chance
+SAMPLES = 2  # the smallest batch with which batch normalisation trains
+_DRAWS = 8  # steps tried until every parameter has had a gradient: layers may be skipped at random
 _aten = torch.ops.aten
-# Where the operands of a product lie among its arguments, if not first: a bias comes before.
+# The index of a product's operands among its arguments, if not first: a bias comes before.
 _OPERANDS = {_aten.addmm: slice(1, 3), _aten.baddbmm: slice(1, 3)}
 # What gives 0 wherever its first argument is 0, element by element or moved elsewhere. Views share their memory.
 _KEEPS_ZEROS = frozenset({
@@ -47,10 +47,10 @@ _JOINS = frozenset(("cat", "stack"))
 class Trace:
     """One training step of a network on random samples, forward and backward.
 
-    `flops`: of all `samples` together, by the parameter whose zeros spare them (None: nothing does) and the part of
+    `flops`: of all `samples` together, by the parameter whose zeros save them (None: no zeros do) and the part of
     the step. `operands`: parameters that entered a product with their zeros; `mixed`: those that entered one through
-    something that keeps no zeros (W + A B, say), whose products are counted dense; `reached`: those with a gradient;
-    `idle`: those that are to train and got none; `blocked`: how many weights of an operand the network itself
+    something that does not keep zeros (such as W + A B), whose products are counted dense; `reached`: those with a
+    gradient; `idle`: trainable ones that got none; `blocked`: how many weights of an operand the network itself
     multiplies by 0, so that they never train.
     """
 
@@ -66,9 +66,9 @@ class Trace:
 @final
 @dataclass(frozen=True)
 class _Origin:
-    """The parameters that a tensor was made of, each with its number of values; whether their zeros are zeros in it.
+    """The parameters a tensor was computed from, with their numbers of values; whether their zeros are zeros in it.
 
-    `size`: values the tensor had when it was made. One with more is repeated, for each sample say.
+    `size`: values the tensor had when it was created. One with more is repeated, e.g. for each sample.
     """
 
     shares: Mapping[str, int]
@@ -94,7 +94,7 @@ class _Tally:
     opened: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, origin: _Origin | None, part: Part, flops: int) -> None:
-        """A product is counted for the parameters of an operand, by their sizes, or for nobody."""
+        """Counts a product for the parameters of an operand, in proportion to their sizes, or for none."""
         shares = {None: 1} if origin is None or not origin.keeps_zeros else origin.shares
         left, total = flops, sum(shares.values())
         for i, (name, size) in enumerate(shares.items(), start=1):
@@ -103,7 +103,7 @@ class _Tally:
             left -= own
 
     def note(self, weight: _Origin | None) -> None:
-        """The weight of a product of the forward pass."""
+        """Notes the weight of a product of the forward pass."""
         if weight is not None:
             (self.operands if weight.keeps_zeros else self.mixed).update(weight.shares)
 
@@ -114,22 +114,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module, tally: _Tally) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tally = tally
-        self._kept: list[Any] = []  # memory that is not given back while its number stands for a tensor
+        self._kept: list[Any] = []  # memory that is not freed while its address identifies a tensor
         self._origins: dict[int, _Origin] = {}
         self._data: set[int] = set()
         self._made: dict[int, _Record] = {}
-        self.derived: list[Tensor] = []  # weights of products that the network makes of its parameters
+        self.derived: list[Tensor] = []  # weights of products that the network computes from its parameters
         for name, parameter in network.named_parameters():
             self._know(parameter, _Origin({name: parameter.numel()}, parameter.numel()))
         self._parameters = frozenset(self._origins)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Says no, since otherwise torch loads its compiler, which takes seconds."""
+        """False; otherwise torch loads its compiler, which takes seconds."""
         return False
 
     def feed(self, data: Tensor) -> None:
-        """What is made of `data` is data."""
+        """Marks `data`, and what is computed from it, as data."""
         self._know(data, None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -168,9 +168,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._gradient(operands, flops, self._made.get(node._sequence_nr()))
 
     def _gradient(self, operands: Sequence[Tensor], flops: int, record: _Record | None) -> None:
-        """A product of the backward pass: with a weight it gives a gradient of data, else the weight's own.
+        """A product of the backward pass: with a weight it gives a gradient of data, otherwise the weight's own.
 
-        Where the forward product was one of two parameters it gives the gradient of the one that it does not use.
+        If the forward product was one of two parameters, it gives the gradient of the one that it does not use.
         """
         used = self._weight(operands)
         of = None if record is None else record.weight
@@ -182,7 +182,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._tally.add(used, "input_gradient", flops)
 
     def _convolution_backward(self, args: Any) -> None:
-        """Each gradient takes the products of the forward pass, also with groups (torch counts `groups` times that)."""
+        """Each gradient costs as much as the forward pass, also with groups (torch counts `groups` times that)."""
         grad, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
         flops = conv_flop_count(list(x.shape), list(weight.shape), list(grad.shape), transposed=transposed)
         origin = self._weight([x, weight])
@@ -198,17 +198,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if memory is None else self._origins.get(memory)
 
     def _weight(self, operands: Sequence[Tensor]) -> _Origin | None:
-        """The operand of a product that is its weight; of two the one not repeated, or the second, as in x W."""
+        """The operand that is the product's weight; of two, the one not repeated, or else the second, as in x W."""
         found = [(t.numel() <= o.size, i, o) for i, t in enumerate(operands) if (o := self._origin_of(t)) is not None]
         return max(found, key=lambda f: f[:2])[2] if found else None
 
     def _is_derived(self, tensor: Tensor, weight: _Origin) -> bool:
-        """Whether a tensor is made of a weight's parameters, and is not a view of one."""
+        """Whether a tensor is computed from a weight's parameters and is not a view of one."""
         memory = _memory(tensor)
         return memory is not None and memory not in self._parameters and self._origins.get(memory) is weight
 
     def _know(self, tensor: Tensor, origin: _Origin | None) -> None:
-        """Notes what lies in a tensor's memory from now on: `origin`, or data."""
+        """Notes what a tensor's memory contains from now on: `origin`, or data."""
         memory = _memory(tensor)
         if memory is None:
             return
@@ -221,7 +221,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._origins[memory] = origin
 
     def _follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """What an operation gives is data if any of it was, else made of the parameters it was given."""
+        """An operation's result is data if any input was, otherwise it is computed from its parameters."""
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         memories = {memory for t in inputs if (memory := _memory(t)) is not None}
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
@@ -236,7 +236,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._know(tensor, self._made_of(_name(func), inputs, tensor.numel()))
 
     def _made_of(self, name: str, inputs: Sequence[Tensor], size: int) -> _Origin | None:
-        """The origin of what an operation without data gives; None where a parameter is repeated: as good as data."""
+        """The origin of the result of an operation without data; None if a parameter is repeated: it acts as data."""
         known = [(t, self._origin_of(t)) for t in inputs]
         found = [o for _, o in known if o is not None]
         shares: Counter[str] = Counter()
@@ -257,7 +257,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _name(func: Any) -> str:
-    """An operation's name; one in place has that of the other."""
+    """An operation's name; in-place operations have the name of the other form."""
     name = str(getattr(func, "_overloadpacket", func)).rpartition(".")[2]
     return name.removesuffix("_") if _writes(func) else name
 
@@ -269,7 +269,7 @@ def _writes(func: Any) -> bool:
 
 
 def _memory(tensor: Any) -> int | None:
-    """The number of a tensor's memory, which its views share; None where it has none of its own."""
+    """The address of a tensor's memory, which its views share; None if it has none."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (AttributeError, NotImplementedError, RuntimeError):
@@ -277,10 +277,10 @@ def _memory(tensor: Any) -> int | None:
 
 
 def copy_of(network: nn.Module) -> nn.Module:
-    """A copy with buffers and plain attributes; what hooks make of parameters (weight_norm, prune) is made anew.
+    """A copy with buffers and plain attributes; what hooks compute from parameters (weight_norm, prune) is recomputed.
 
-    copy.deepcopy alone refuses such networks, and spoils those of TorchScript. Raises what it
-    raises where an attribute cannot be copied.
+    copy.deepcopy alone fails on such networks and breaks those of TorchScript. Its error passes through if an
+    attribute cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in network.modules():
@@ -291,19 +291,19 @@ def copy_of(network: nn.Module) -> nn.Module:
     for own, parameter in zip(network.parameters(), copied.parameters(), strict=True):
         if not parameter.is_leaf:  # TorchScript copies a parameter into the result of an operation
             parameter.detach_().requires_grad_()
-        for hook in (own._backward_hooks or {}).values():  # which a copied tensor lacks
+        for hook in (own._backward_hooks or {}).values():  # a copied tensor lacks them
             parameter.register_hook(hook)  # type: ignore[no-untyped-call]
     return copied
 
 
 def logits_in(output: Any) -> Tensor:
-    """The first floating-point tensor of what a network gives."""
+    """The first floating-point tensor in a network's output."""
     return next(t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
 
 
 @contextlib.contextmanager
 def _decomposed() -> Iterator[None]:
-    """Recurrent layers as products: oneDNN would run them as one operation that nobody counts."""
+    """Runs recurrent layers as products: oneDNN would run them as one operation that is not counted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a device that torch asks for and does not find
         with torch.backends.mkldnn.flags(enabled=False):
@@ -311,11 +311,11 @@ def _decomposed() -> Iterator[None]:
 
 
 def trace(network: nn.Module, shape: Inputs | Sequence[int]) -> Trace:
-    """Watches a copy of `network` train on the CPU, on `SAMPLES` random samples of a kind, or of a `shape`; it
-    stays as it was.
+    """Traces a copy of `network` in training on the CPU, on `SAMPLES` random samples of these inputs, or of a `shape`;
+    `network` itself does not change.
 
-    Where parameters that train got no gradient, further steps on other draws follow, up to 8: a layer may be left out
-    by chance. FLOPs are those of all steps. Raises what the network raises.
+    If trainable parameters got no gradient, further steps on other draws follow, up to 8, since a layer may be skipped
+    at random. FLOPs are those of all steps. The network's own errors pass through.
     """
     watched = copy_of(network).cpu().train()
     tally, samples = _Tally(), 0
@@ -353,7 +353,7 @@ def _step(network: nn.Module, shape: Inputs | Sequence[int], parameters: Mapping
 
 
 def _open(derived: Sequence[Tensor], parameters: Mapping[str, Tensor], tally: _Tally) -> None:
-    """Notes through which values of a parameter the weights that are made of it can change."""
+    """Notes which values of a parameter can change the weights computed from it."""
     names = [name for name in parameters if name in tally.operands]
     for weight in derived:
         given = torch.autograd.grad(
@@ -366,17 +366,17 @@ def _open(derived: Sequence[Tensor], parameters: Mapping[str, Tensor], tally: _T
 
 
 def remarks(seen: Trace, layout: Layout) -> list[str]:
-    """What of a network is otherwise than one would think, a line each, for the start of a run."""
+    """What may be unexpected about a network, one line each, for the start of a run."""
     masked = [e.name for e in layout.layers]
     lines = []
     mixed = [name for name in masked if name in seen.mixed]
     if mixed:
-        lines.append(f"counted dense, since they enter a product without their zeros: {', '.join(mixed)}")
+        lines.append(f"counted as dense, since their zeros do not reach the product: {', '.join(mixed)}")
     if seen.idle:
-        lines.append(f"no training step gave them a gradient, they stay dense: {', '.join(sorted(seen.idle))}")
+        lines.append(f"left dense, since no training step gave them a gradient: {', '.join(sorted(seen.idle))}")
     return lines + [
-        f"{e.name}: the model itself multiplies {seen.blocked[e.name]:,} of its {e.size:,} weights by 0, and alive "
-        "they never train (after torch's pruning write prune.remove(layer, 'weight'))"
+        f"{e.name}: the model itself multiplies {seen.blocked[e.name]:,} of its {e.size:,} weights by 0, so these "
+        "weights never train even when alive (after torch's pruning write prune.remove(layer, 'weight'))"
         for e in layout.layers
         if e.name in seen.blocked
     ]

@@ -1,4 +1,4 @@
-"""Values and keys in words: as they are typed on the command line, and dotted."""
+"""Values and keys as text: as typed on the command line, and dotted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 __all__ = ["counted", "dotted", "one_line", "shown", "typed"]
 
-# Of Unicode's categories: control characters, marks that turn the direction of a line, lone surrogates, unassigned
-# ones, separators of lines.
+# Unicode categories: control characters, marks that change the text direction, lone surrogates, unassigned code
+# points, line separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def shown(text: str, keep: str = "") -> str:
-    """Text as a terminal may show it: what would steer the terminal is written out, as `\\x1b`, but for `keep`."""
+    """Text that is safe to show on a terminal: control characters are escaped, as `\\x1b`, except those in `keep`."""
     return "".join(letter if letter in keep else _shown(letter) for letter in text)
 
 
@@ -25,7 +25,7 @@ def _shown(letter: str) -> str:
 
 
 def one_line(said: object, most: int | None = None) -> str:
-    """What an error or a file says, its lines made one, of at most `most` letters."""
+    """The text of an error or a file on one line of at most `most` characters."""
     return " ".join(str(said).split())[:most]
 
 

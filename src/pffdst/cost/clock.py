@@ -1,4 +1,4 @@
-"""The modelled time of a round: when each answer is in, and when the server closes."""
+"""The modelled time of a round: when each answer arrives, and when the server closes the round."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RoundClock"]
 
 @final
 class RoundClock:
-    """All `asked` begin together; the server closes at the K-th answer (`wanted`), or at the `deadline` in seconds.
+    """All `asked` clients start together; a round closes at the K-th answer (`wanted`) or at the `deadline` (seconds).
 
-    With fewer answers than that it waits for the deadline; without a deadline until every client has answered or its
-    connection broke. Of equal times the lower number of a client comes first. Where time is not modelled, every answer
-    is in time and a round takes none.
+    With fewer than K answers the server waits for the deadline or, without one, until every client has answered or its
+    connection has broken. If times are equal, the client with the lower number comes first. If time is not modelled,
+    every answer is in time and a round takes no time.
     """
 
     def __init__(self, model: TimeModel, seed: int, asked: int, wanted: int, deadline: float | None = None) -> None:
@@ -28,21 +28,21 @@ class RoundClock:
 
     @property
     def needs_all(self) -> bool:
-        """Whether who is late is known only once all answers are in: more are asked than are wanted."""
+        """Whether late clients are only known once all answers are in, because more are asked than wanted."""
         return self.timed and self._asked > self._wanted
 
     def answers(self, client: int, *, down: int, flops: int, up: int) -> None:
-        """A client's turn: bytes down, operations, bytes up."""
+        """Records a client's turn: bytes down, operations, bytes up."""
         if (seconds := self._seconds(client, down, flops, up)) is not None:
             self._in[client] = seconds
 
     def breaks(self, client: int, *, down: int, flops: int = 0) -> None:
-        """The turn of a client that is lost after so many bytes down and operations."""
+        """Records the turn of a client that is lost after so many bytes down and operations."""
         if (seconds := self._seconds(client, down, flops, 0)) is not None:
             self._broken.append(seconds)
 
     def late(self, client: int) -> bool:
-        """Whether a client's answer comes when the round is closed; with `needs_all` to be asked once all are in."""
+        """Whether a client's answer came after the round closed; with `needs_all`, ask only once all are in."""
         seconds = self._in.get(client)
         if seconds is None:
             return False
@@ -51,7 +51,7 @@ class RoundClock:
         return self.needs_all and client not in self._first
 
     def closed(self) -> float | None:
-        """Seconds that the round took; None where time is not modelled."""
+        """Seconds that the round took; None if time is not modelled."""
         if not self.timed:
             return None
         found = [self._in[client] for client in self._first]
@@ -65,6 +65,6 @@ class RoundClock:
 
     @cached_property
     def _first(self) -> frozenset[int]:
-        """The first K that answer by the deadline."""
+        """The first K clients to answer by the deadline."""
         by = sorted((seconds, client) for client, seconds in self._in.items())
         return frozenset(c for s, c in by[: self._wanted] if self._deadline is None or s <= self._deadline)

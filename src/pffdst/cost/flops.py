@@ -1,9 +1,9 @@
-"""Training FLOPs from the masks: 2 FLOPs per multiply-accumulate of a surviving weight (methods of the sparse field).
+"""Training FLOPs from the masks: 2 FLOPs per multiply-accumulate of an alive weight, as is usual for sparse training.
 
-Counted are the products of a training step as torch.utils.flop_counter counts them. Where a maskable weight is the
-operand, forward and input gradient take the share of it that is alive, the weight gradient the share that trains;
-attention's scores, embeddings' projections and all else cost what they cost dense. Biases, normalisation, pooling and
-activations are not counted, as in the papers.
+The products of a training step are counted as torch.utils.flop_counter does. If an operand is a maskable weight, the
+forward pass and the input gradient count its alive share, the weight gradient its trainable share; attention scores,
+embedding projections and everything else are counted dense. Biases, normalisation, pooling and activations are not
+counted, as in the papers.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ NOTHING = Cost()
 class FlopCounter:
     """Counts FLOPs from alive and trainable weights per layer.
 
-    `costs`: each layer's own when dense. `rest`: products without a maskable weight. `mixed`: the maskable weights
-    that enter products through something that keeps no zeros, which are counted dense, in `rest`.
+    `costs`: each layer's own cost when dense. `rest`: products without a maskable weight. `mixed`: maskable weights
+    that enter products through an operation that does not preserve zeros; they are counted dense, in `rest`.
     """
 
     layout: Layout
@@ -48,12 +48,12 @@ class FlopCounter:
 
     @classmethod
     def of(cls, network: nn.Module, layout: Layout, shape: Inputs | Sequence[int]) -> FlopCounter:
-        """The counter of a network on samples of a kind, or of a `shape`."""
+        """The counter for a network on samples of a kind, or of a `shape`."""
         return cls.counted(trace(network, shape), layout)
 
     @classmethod
     def counted(cls, seen: Trace, layout: Layout) -> FlopCounter:
-        """The counter of what was seen of a network whose layout is `layout`."""
+        """The counter for a traced network whose layout is `layout`."""
         names = [e.name for e in layout.layers]
 
         def cost(name: str | None, part: Part) -> int:
@@ -69,7 +69,7 @@ class FlopCounter:
         return self._part("forward", alive)
 
     def parts(self, alive: Sequence[int], trainable: Sequence[int]) -> dict[str, int]:
-        """One sample's forward, input gradient (none of the samples themselves) and weight gradient."""
+        """One sample's forward pass, input gradient (none for the samples themselves) and weight gradient."""
         return {
             "forward": self.forward(alive),
             "input_gradient": self._part("input_gradient", alive),
@@ -77,15 +77,15 @@ class FlopCounter:
         }
 
     def training(self, alive: Sequence[int], trainable: Sequence[int]) -> int:
-        """All of them."""
+        """The sum of these parts."""
         return sum(self.parts(alive, trainable).values())
 
     def dense_gradient(self, alive: Sequence[int]) -> dict[str, int]:
-        """The parts of one sample's gradient of every weight, dead ones included: the weight gradient is dense."""
+        """The parts for one sample if every weight, dead or alive, gets a gradient: the weight gradient is dense."""
         return self.parts(alive, [e.size for e in self.layout.layers])
 
     def _part(self, part: Part, weights: Sequence[int]) -> int:
-        """A part's FLOPs with so many weights per layer; each layer's share of its dense cost, rounded to a whole."""
+        """A part's FLOPs with so many weights per layer: each layer's share of its dense cost, rounded."""
         at = PARTS.index(part)
         layers = zip(weights, self.costs, self.layout.layers, strict=True)
         return self.rest[at] + sum((2 * n * cost[at] + e.size) // (2 * e.size) for n, cost, e in layers)

@@ -1,4 +1,4 @@
-"""The bill: the lengths of the payloads that really travelled, the papers' formula beside them, and FLOPs."""
+"""The costs: the lengths of the payloads that were actually sent, the papers' formula for comparison, and FLOPs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARTS: dict[int, str] = {
 
 
 def unpacked(payload: bytes | None) -> Message | None:
-    """A payload's frame, read once for whoever needs it; None where there is none that can be read."""
+    """A payload's frame, read once for all who need it; None if there is none or it cannot be read."""
     if payload is None:
         return None
     try:
@@ -40,7 +40,7 @@ def unpacked(payload: bytes | None) -> Message | None:
 
 
 def parts_of(payload: bytes, message: Message | None) -> Counter[str]:
-    """A payload's length by part, as `Ledger.PARTS` has them. What cannot be read is header."""
+    """A payload's length by part, named as in `Ledger.PARTS`. What cannot be read counts as header."""
     sections: Mapping[int, Section] = {} if message is None else message.sections
     parts: Counter[str] = Counter()
     for tag, section in sections.items():
@@ -53,13 +53,14 @@ def parts_of(payload: bytes, message: Message | None) -> Counter[str]:
 class Ledger:
     """Counts a round as its messages pass and keeps totals over the run.
 
-    Bytes by part: the part `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients
-    that were away, and of methods that send changes alone the values that those missed; `state` is constants, and
-    buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction, the
-    first download of frozen weights apart as frozen_bytes. FLOPs are the clients' training, over the round's epochs of
-    their own samples under the mask that they were sent: the forward pass, the gradient of the inputs and that of the
-    weights, and their sum. `lost` and `late` count the clients that were sent a message and whose update did not come,
-    or came when the round was closed; `deployment_seconds` is the modelled time, of runs that have a model of it.
+    Bytes by part: `catch_up` is masks and frozen weights that were new in an earlier round, sent to clients that were
+    away, and for methods that only send changes, the values that those clients missed; `state` is constants, and
+    buffers that changed. paper_bytes = 4 (trainable + biases of conv and linear layers) per client and direction; the
+    first download of frozen weights is counted separately, as frozen_bytes. FLOPs are those of the clients' training,
+    over the round's epochs of their own samples under the mask that they were sent: the forward pass, the gradient of
+    the inputs, that of the weights, and their sum. `lost` and `late` count the clients that were sent a message but
+    whose update never arrived, or arrived after the round closed; `deployment_seconds` is the modelled time, for runs
+    with a model of time.
     """
 
     FLOPS = ("flops_forward", "flops_input_gradient", "flops_weight_gradient")
@@ -86,10 +87,10 @@ class Ledger:
         dense: bool = False,
         news: tuple[bool, bool] = (True, True),
     ) -> None:
-        """A round of `epochs` starts with `model`; each client adds so many dense batches, its `probes`, to them.
+        """Starts a round of `epochs` with `model`; each client also computes `probes` dense batches.
 
-        `dense`: what it trains takes the gradients of all weights.
-        `news`: whether nobody was sent this mask before, and whether nobody was sent these frozen weights.
+        `dense`: training takes the gradients of all weights.
+        `news`: whether this mask, and whether these frozen weights, have not been sent to any client before.
         """
         self.round = Counter()
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
@@ -103,8 +104,8 @@ class Ledger:
         self._parts: dict[int, tuple[Counter[str], int]] = {}
 
     def down(self, task: ClientTask) -> None:
-        """A payload went to a client."""
-        key = id(task.payload)  # payloads are shared, and alive for the round
+        """Counts a payload sent to a client."""
+        key = id(task.payload)  # payloads are shared, and live as long as the round
         if key not in self._parts:
             parts = parts_of(task.payload, unpacked(task.payload))
             frozen = self._paper_frozen if parts["frozen"] else 0
@@ -118,7 +119,7 @@ class Ledger:
         self.round.update({f"down/{name}": size for name, size in parts.items()})
 
     def up(self, update: Update, message: Message | None, samples: int) -> None:
-        """A client with so many `samples` trained and answered; what was rejected later travelled all the same.
+        """Counts the answer of a client that trained on so many `samples`; updates rejected later were sent too.
 
         `message` is the frame of its payload, if it could be read.
         """
@@ -130,11 +131,11 @@ class Ledger:
         self.round.update({f"up/{name}": size for name, size in parts_of(update.payload, message).items()})
 
     def trained(self, samples: int) -> None:
-        """A client with so many `samples` trained."""
+        """Counts the training of a client with so many `samples`."""
         self.round.update(self.flops(samples))
 
     def flops(self, samples: int) -> Counter[str]:
-        """The FLOPs of a turn with so many `samples`, by part and in all."""
+        """The FLOPs of a turn with so many `samples`, by part and in total."""
         found: Counter[str] = Counter()
         probe = samples if steps(samples, self._batch_size) == 1 else self._batch_size
         for counts, images in ((self._per_sample, self._epochs * samples), (self._per_probe, self._probes * probe)):
@@ -144,11 +145,11 @@ class Ledger:
         return found
 
     def missing(self, what: Literal["lost", "late"]) -> None:
-        """A client's update did not come, or too late."""
+        """Counts a client whose update did not arrive, or arrived too late."""
         self.round[what] += 1
 
     def end(self, seconds: float | None = None) -> None:
-        """The round joins the totals; it took so many `seconds` of modelled time, where there is a model."""
+        """Adds the round to the totals; it took so many `seconds` of modelled time, if time is modelled."""
         if seconds is not None:
             self.round[self.SECONDS] += seconds  # type: ignore[assignment]
         self.total.update(self.round)
@@ -158,5 +159,5 @@ class Ledger:
         return dict(self.total)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.total = Counter(state)

@@ -14,13 +14,13 @@ __all__ = ["ClientBatches", "batch_indices", "steps"]
 
 
 def steps(count: int, batch_size: int) -> int:
-    """Batches per epoch over `count` samples; a last batch of one sample is joined to the one before it."""
+    """Batches per epoch over `count` samples; a last batch of one sample is merged into the one before it."""
     full, rest = divmod(count, batch_size)
     return full + (rest > 1 or (rest == 1 and full == 0))
 
 
 def batch_indices(count: int, batch_size: int, epochs: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
-    """For every epoch the int64 index tensors of its batches, in an order drawn from the generator.
+    """For every epoch, the int64 index tensors of its batches, in an order drawn from the generator.
 
     BatchNorm cannot train on one sample, so with count = k * batch_size + 1 (k > 0) the last batch has batch_size + 1.
     """
@@ -32,11 +32,11 @@ def batch_indices(count: int, batch_size: int, epochs: int, generator: torch.Gen
 
 @final
 class ClientBatches:
-    """One client's epochs: every iteration over it is the next epoch, reshuffled.
+    """One client's epochs: each iteration over it is the next epoch, reshuffled.
 
-    Yields what `Samples.batch` gives: for images uint8 [b, C, H, W] and labels int64 [b]. Works as a Trainer's
-    train_dataloader and in a plain loop. `samples` are everybody's, `indices` int64 [n] the client's own: they are
-    gathered once. `labels` int64 [n] are what it trains on in place of its own.
+    Yields the batches of `Samples.batch`: for images, uint8 [b, C, H, W] and labels int64 [b]. Works as a Trainer's
+    train_dataloader and in a plain loop. `samples` are those of all clients, `indices` int64 [n] the client's own,
+    which are gathered once. `labels` int64 [n], if given, replace the client's own labels in training.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ClientBatches:
         return steps(len(self._own), self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # a generator function: an iterator that is asked for and never used (Lightning's check) draws nothing
+        # a generator function: an iterator that is created but never used (Lightning's check) draws nothing
         for batches in batch_indices(len(self._own), self._batch_size, 1, self._generator):
             for batch in batches:
                 yield self._own.batch(batch)

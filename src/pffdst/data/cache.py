@@ -1,4 +1,4 @@
-"""Decoded images and numbered texts kept on disk: the next run maps them instead of making them again."""
+"""Decoded images and tokenized texts cached on disk: the next run maps them instead of making them again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SampleCache:
         self._usable = True
 
     def load(self, key: str, kind: type[S]) -> tuple[S, dict[str, Any]] | None:
-        """The mapped samples of the key and their notes, None when they are not there or are damaged."""
+        """The mapped samples of the key and their notes, None if they are missing or damaged."""
         try:
             checked = json.loads(self._record(key).read_bytes())
             record = checked["record"]
@@ -44,8 +44,8 @@ class SampleCache:
             return None
 
     def store(self, key: str, fresh: S, notes: Mapping[str, Any]) -> S:
-        """Keeps the samples and gives them back mapped; where the folder cannot be written, warns once and gives
-        back what it got."""
+        """Stores the samples and returns them mapped; if the folder cannot be written to, warns once and returns
+        them as they are."""
         if not self._usable:
             return fresh
         known = fresh.known()
@@ -54,7 +54,7 @@ class SampleCache:
         except OSError as error:
             self._usable = False
             warnings.warn(
-                f"decoded samples are not kept: cannot write to {self._folder} ({error.strerror or error}); "
+                f"decoded samples are not cached: cannot write to {self._folder} ({error.strerror or error}); "
                 "write paths.cache=FOLDER to name another folder",
                 RuntimeWarning,
                 stacklevel=2,
@@ -81,7 +81,7 @@ class SampleCache:
 
 
 def key_of(*asked: object) -> str:
-    """The key of what is read from these bytes in this way: everything that it depends on, by its words."""
+    """The cache key: a digest of everything that the samples depend on, as text."""
     return hashlib.blake2b(repr(asked).encode("utf-8"), digest_size=16).hexdigest()
 
 
@@ -90,7 +90,7 @@ def _text_crc32(record: Mapping[str, Any]) -> int:
 
 
 def _crc32(path: Path) -> int:
-    """Of the file's bytes, read piece by piece: checked through the mapping, all of it would count as our memory."""
+    """CRC of the file, read in pieces: read through the mapping, the whole file would count as our memory."""
     crc = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):

@@ -1,6 +1,6 @@
-"""Labels and owners as people write them (words, or numbers with gaps), and the numbers 0..n-1 that stand for them.
+"""Labels and owners as people write them (words, or numbers with gaps), and their codes 0..n-1.
 
-The order is that of the values: numbers by value, words by their characters, words that are whole numbers by value.
+Codes follow the order of the values: numbers by value, words by their characters, words that are integers by value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Column:
     """One value for each of N samples: `codes` int64 [N].
 
     kind "numbers": the codes are the values, `names` is empty. "words": code i stands for names[i], and every name
-    occurs. "classes": code i stands for names[i] by the file's own numbering, and names may be without a sample.
+    occurs. "classes": code i stands for names[i] in the file's own numbering, and some names may have no sample.
     """
 
     codes: Tensor
@@ -44,7 +44,7 @@ class Column:
         return list(self.names)
 
     def recoded(self, order: Sequence[int] | Sequence[str]) -> Tensor:
-        """Every value's place in `order`, which holds them all; the codes themselves where that changes none."""
+        """Every value's index in `order`, which contains them all; the codes themselves if that changes nothing."""
         place = {value: number for number, value in enumerate(order)}
         if self.kind == "numbers":
             known, inverse = np.unique(self.codes.numpy(), return_inverse=True)
@@ -64,7 +64,7 @@ def ranked(words: Iterable[str]) -> list[str]:
 
 
 def of_words(words: Sequence[str], codes: NDArray[np.int64]) -> Column:
-    """The column whose i-th value is words[codes[i]]; the words are distinct and each is some sample's."""
+    """The column whose i-th value is words[codes[i]]; the words are distinct and each occurs."""
     names = ranked(words)
     place = {name: number for number, name in enumerate(names)}
     table = np.array([place[word] for word in words], dtype=np.int64)
@@ -76,8 +76,8 @@ def shared_labels(
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Training and test labels int64 in 0..C-1, and the names of the C classes.
 
-    `classes` is C where the configuration declares it. What is not plainly 0..C-1 is told by `say`. Raises DataError
-    when the two columns, or they and `classes`, do not go together.
+    `classes` is C if the configuration declares it. Labels that are not simply 0..C-1 are reported through `say`.
+    Raises DataError if the two columns, or they and `classes`, do not match.
     """
     if "classes" in (train.kind, test.kind):
         return _as_numbered_in_the_file(name, train, test, classes)
@@ -87,7 +87,7 @@ def shared_labels(
     if classes is None and (unseen := set[int | str](tested) - set(known)):
         raise DataError(
             f"dataset {name}: the test split has labels without a training sample: {listed(_order(unseen))}; "
-            f"leave those rows out, or write dataset.classes={len(order)} to count them as classes"
+            f"leave out those rows, or write dataset.classes={len(order)} to count them as classes"
         )
     if train.kind == "numbers" and _plain([*known, *tested], classes):
         count = classes or (max(map(int, [*known, *tested])) + 1 if known or tested else 0)
@@ -95,16 +95,16 @@ def shared_labels(
     if classes is not None and classes != len(order):
         raise DataError(
             f"dataset {name}: dataset.classes={classes}, but the labels have {len(order)} values: {listed(order)}; "
-            "write dataset.classes=null to number these in this order, or the right number"
+            "write dataset.classes=null to number them in this order, or the right number"
         )
-    say(f"the {len(order)} labels {listed(order)} are the classes 0..{len(order) - 1} in this order")
+    say(f"the {len(order)} labels {listed(order)} become classes 0..{len(order) - 1} in this order")
     return train.recoded(order), test.recoded(order), tuple(map(str, order))
 
 
 def owners_of(name: str, train: Column | None, test: Column | None) -> tuple[Tensor | None, Tensor | None]:
-    """The clients 0..C-1 of training and test samples: the values of the training samples in order.
+    """The clients 0..C-1 of training and test samples: the training samples' values in order.
 
-    Raises DataError when a test sample's owner has no training sample.
+    Raises DataError if a test sample's owner has no training sample.
     """
     if train is None:
         return None, None
@@ -115,14 +115,14 @@ def owners_of(name: str, train: Column | None, test: Column | None) -> tuple[Ten
     if strange := set[int | str](test.values()) - set(order):
         raise DataError(
             f"dataset {name}: {len(strange)} owners of test samples have no training sample: "
-            f"{listed(_order(strange))}; leave those rows out of the test split, or the column out of its files to "
+            f"{listed(_order(strange))}; remove those rows from the test split, or the column from its files to "
             "divide them by the clients' classes"
         )
     return train.recoded(order), test.recoded(order)
 
 
 def listed(values: Sequence[int] | Sequence[str]) -> str:
-    """The first values, for a message."""
+    """The first values as text, for a message."""
     shown = ", ".join(map(str, values[:_LISTED]))
     return shown if len(values) <= _LISTED else f"{shown}, ... ({len(values):,} in all)"
 
@@ -134,7 +134,7 @@ def _order(*values: Iterable[int | str]) -> list[int] | list[str]:
 
 
 def _plain(values: Sequence[int | str], classes: int | None) -> bool:
-    """Whether numbers are 0..C-1 as they stand: within what is declared, or without a gap."""
+    """Whether numbers are already 0..C-1: within the declared range, or without gaps."""
     distinct = {int(value) for value in values}
     if classes is not None:
         return len(distinct) != classes or all(0 <= value < classes for value in distinct)
@@ -149,7 +149,7 @@ def _as_numbered_in_the_file(
     if test.kind == train.kind and test.names != train.names:
         raise DataError(
             f"dataset {name}: the training files number the classes {listed(train.names)}, the test files "
-            f"{listed(test.names)}; they are not splits of one data set"
+            f"{listed(test.names)}; they are not splits of the same data set"
         )
     if classes is not None and classes != len(names):
         raise DataError(
@@ -164,5 +164,5 @@ def _check_kinds(name: str, train: Column, test: Column, what: str) -> None:
         kinds = ["words" if column.kind == "words" else "numbers" for column in (train, test)]
         raise DataError(
             f"dataset {name}: the {what} of the training split are {kinds[0]}, those of the test split {kinds[1]}; "
-            "write them alike"
+            "use the same type in both"
         )

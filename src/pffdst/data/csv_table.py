@@ -1,4 +1,4 @@
-"""A CSV that people made: its columns by name, as words or as numbers, and which line is wrong."""
+"""Reads a CSV made by people: columns by name, as words or numbers, with the line of any error."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["columns_of", "content_of", "file_of", "number_columns"]
 
 
 def columns_of(path: Path) -> dict[str, NDArray[np.str_]]:
-    """The columns of a CSV as a spreadsheet writes it too: with a byte order mark, semicolons or tabs.
+    """The columns of a CSV, also as spreadsheets write it: with a byte order mark, semicolons or tabs.
 
-    Empty where there is no row. ValueError where rows differ in length; OSError.
+    Empty if there are no rows. ValueError if rows differ in length; OSError.
     """
     text = path.read_text(encoding="utf-8-sig")
     head = text.partition("\n")[0]
@@ -36,17 +36,17 @@ def number_columns(key: str, path: Path, needed: Sequence[str]) -> Mapping[str, 
         found = columns_of(path)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         why = getattr(error, "strerror", None) or one_line(error)
-        raise UserError(f"{key}: {path} cannot be read ({why}); it is a CSV with the columns {_all(needed)}") from error
+        raise UserError(f"{key}: {path} cannot be read ({why}); expected a CSV with columns {_all(needed)}") from error
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(
-            f"{key}: {path} has no {_all(missing)}; it is a CSV with a heading and the columns {_all(needed)}"
+            f"{key}: {path} has no {_all(missing)}; expected a CSV with a header and the columns {_all(needed)}"
         )
     return {name: _numbers(key, path, name, found[name]) for name in needed}
 
 
 def file_of(name: str) -> Path:
-    """A file as the configuration names it, absolute."""
+    """The absolute path of a file named in the configuration."""
     return Path(name).expanduser().absolute()
 
 

@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the framework: two sets of samples in memory, and how to get them."""
+"""The dataset as the rest of the framework sees it: two sets of samples in memory, and how to load them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHUNK = 2048  # images per step of the statistics: bounds the memory of the wid
 
 
 class DataError(UserError):
-    """Data that are missing, damaged or not what the configuration says."""
+    """Data that are missing, damaged or not as configured."""
 
 
 @final
@@ -32,8 +32,8 @@ class DataError(UserError):
 class Dataset:
     """A training and a test set of samples of one kind, with labels 0..classes-1; the test set may be empty.
 
-    `class_names` has the name of every class, in order of its label; `inputs` is what a sample is to a network. Raises
-    DataError when the parts do not fit together.
+    `class_names` has the name of every class in label order; `inputs` is the kind of samples. Raises DataError if the
+    parts do not match.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Dataset:
         for split, samples in (("training", self.train), ("test", self.test)):
             _check_labels(f"dataset {self.name}, {split} set", samples.labels, self.classes)
         if len(self.train) == 0:
-            raise DataError(f"dataset {self.name}, training set: it holds no {self.inputs.noun}")
+            raise DataError(f"dataset {self.name}, training set: it contains no {self.inputs.noun}")
 
     @property
     def classes(self) -> int:
@@ -55,29 +55,29 @@ class Dataset:
 
     @functools.cached_property
     def content(self) -> str:
-        """32 hexadecimal digits of both sets and the names of the classes: another number is other data."""
+        """32 hexadecimal digits of both sets and the class names: different digits mean different data."""
         parts = (self.train.digest, self.test.digest, self.class_names)
         return hashlib.blake2b(repr(parts).encode("utf-8"), digest_size=16).hexdigest()
 
     @property
     def described(self) -> dict[str, str]:
-        """Both sets and the classes in words, their contents by digest."""
+        """Both sets and the classes as text, with digests of their contents."""
         sets = {"training set": self.train, "test set": self.test}
         shape, noun = "x".join(map(str, self.inputs.shape)), self.inputs.noun
         found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
         return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
 
     def with_validation(self, share: float, seed: int) -> Dataset:
-        """The same without its test set: in its place stands a share of the training set; itself for a share of 0.
+        """The same data with a share of the training set as the test set; unchanged for a share of 0.
 
-        It is a share of every client's samples where the data name their owners (each client keeps one at least),
-        else of every class. Whatever is chosen by the accuracies of such a run has seen nothing of the test set.
-        DataError when a set would be empty.
+        If the data name owners, it is a share of every client's samples (each client keeps at least one), otherwise of
+        every class. So choices based on the accuracies of such a run do not use the test set. DataError if a set would
+        be empty.
         """
         if share == 0 and len(self.test) == 0:
             raise DataError(
-                f"dataset {self.name}: the test split is empty; put {self.inputs.noun} into it, or write "
-                "validation_share=0.2 to hold out a part of the training set in its place"
+                f"dataset {self.name}: the test split is empty; add {self.inputs.noun} to it, or write "
+                "validation_share=0.2 to hold out part of the training set instead"
             )
         if share == 0:
             return self
@@ -107,7 +107,7 @@ def image_dataset(
 ) -> Dataset:
     """The data set of two sets of square images; `mean` and `std` are per channel, in units of pixel / 255.
 
-    DataError where they do not fit together.
+    DataError if they do not match.
     """
     for split, images in (("training", train), ("test", test)):
         _check_images(f"dataset {name}, {split} set", images, train)
@@ -116,7 +116,7 @@ def image_dataset(
         if len(values) != channels:
             raise DataError(
                 f"dataset.{key} needs one number per channel ({channels}), got {list(values)}; "
-                f"write dataset.{key}=null to read it off the training images"
+                f"write dataset.{key}=null to compute it from the training images"
             )
     if not all(0 < s < float("inf") for s in std):
         raise DataError(f"dataset.std needs numbers above 0, got {list(std)}; write dataset.std=[...]")
@@ -124,9 +124,9 @@ def image_dataset(
 
 
 class DataSource(ABC):
-    """Where a dataset comes from. `gives` are the arguments of a model that its data will tell, beside `classes`.
+    """Where a dataset comes from. `gives` are the model arguments that its data provide, besides `classes`.
 
-    `elsewhere`: the training samples are with the clients, and empty ones stand here in their place.
+    `elsewhere`: the training samples are on the clients, with empty placeholders here.
     """
 
     elsewhere: ClassVar[bool] = False
@@ -134,24 +134,24 @@ class DataSource(ABC):
 
     @abstractmethod
     def load(self, seed: int) -> Dataset:
-        """The dataset; DataError with what to write or to put where when it cannot be had."""
+        """The dataset; DataError with what to write, or which files to provide, if it cannot be loaded."""
 
     @abstractmethod
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """What is wrong with the settings, files and folders as far as a glance can tell: no decoding, no download."""
+        """Problems of settings, files and folders that a quick look shows: no decoding, no download."""
 
     def test_problems(self) -> list[str]:
-        """Why there is no test split, as far as a glance can tell: no problem where a validation share replaces it."""
+        """Why there is no test split, as far as a quick look shows; not asked if a validation share replaces it."""
         return []
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel of uint8 [N, C, H, W], in units of pixel / 255.
 
-    Counts of the 256 values: exact whatever the number of images. DataError when there are none.
+    From counts of the 256 values: exact for any number of images. DataError if there are none.
     """
     if images.numel() == 0:
-        raise DataError("the training set holds no images: it has no mean and no standard deviation")
+        raise DataError("the training set contains no images, so it has no mean or standard deviation")
     counts = np.zeros((images.shape[1], 256), dtype=np.int64)
     for chunk in torch.split(images, _CHUNK):
         for channel in range(images.shape[1]):
@@ -170,8 +170,8 @@ def shape_of(images: ImageSet) -> str:
 def _check_images(where: str, images: ImageSet, train: ImageSet) -> None:
     if images.images.shape[2] != images.images.shape[3]:
         raise DataError(
-            f"{where}: images must be square, got {shape_of(images)}; write dataset.crop=true to cut the square in "
-            "their middle out, or dataset.resize=32 to stretch them to 32x32"
+            f"{where}: images must be square, got {shape_of(images)}; write dataset.crop=true to cut out the "
+            "central square, or dataset.resize=32 to stretch them to 32x32"
         )
     if images.images.shape[1:] != train.images.shape[1:]:
         raise DataError(
@@ -187,12 +187,12 @@ def _check_labels(where: str, labels: Tensor, classes: int) -> None:
         value = int(labels[row])
         advice = f"write dataset.classes={int(labels.max()) + 1} or more"
         if value < 0:
-            advice = "-1 stands for a hidden label: leave those rows, or the split, out; else number the classes from 0"
+            advice = "-1 means a hidden label: leave out those rows or the split, or number the classes from 0"
         raise DataError(f"{where}: labels must be 0..{classes - 1}, got {value} in row {row}; {advice}")
 
 
 def _held_out(train: Samples, share: float, seed: int) -> Tensor:
-    """True for the samples of a random share of every group, bool [N]: of a client where there are owners."""
+    """True for a random share of every group's samples, bool [N]; groups are owners if there are any, else classes."""
     groups = train.labels if train.owners is None else train.owners
     held = torch.zeros(len(train), dtype=torch.bool)
     members = torch.split(groups.argsort(stable=True), groups.bincount().tolist())

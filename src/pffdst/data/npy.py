@@ -1,4 +1,4 @@
-"""Tensors as .npy files: written whole or not at all, read by mapping them into memory."""
+"""Tensors as .npy files: written completely or not at all, read by mapping them into memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def write_tensor(path: Path, tensor: Tensor) -> None:
 
 
 def map_tensor(path: Path) -> tuple[Tensor, mmap.mmap]:
-    """The tensor of a .npy file without a copy, and its mapping: processes that map the same file share its pages.
+    """The tensor of a .npy file without copying, and its mapping: processes that map the same file share its pages.
 
-    Writing into the tensor never reaches the file. Raises OSError or ValueError when the file is missing or damaged.
+    Writes to the tensor never reach the file. Raises OSError or ValueError if the file is missing or damaged.
     """
     # "c" (copy on write) keeps the file safe as "r" does, yet torch takes it without its non-writable warning
     array = np.lib.format.open_memmap(path, mode="c")

@@ -1,4 +1,4 @@
-"""What clients train on and models are judged by: samples that sit in memory once, with a class each."""
+"""The samples for training and evaluation: in memory once, each with a class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Handle", "ImageSet", "Samples", "SharedImages", "digest_of"]
 
 
 class Handle(Protocol):
-    """Where samples are: themselves, or files that another process can open."""
+    """A reference to samples: the samples themselves, or files that another process can open."""
 
     def open(self) -> Samples:
         """The samples, ready to be read."""
         ...
 
     def share(self, folder: Path) -> Handle:
-        """The same in a form that pickles small; what has to be written goes under `folder`."""
+        """The same in a form with a small pickle; files that it needs are written under `folder`."""
 
 
 class Samples(Handle, Protocol):
-    """N samples, as partitions, clients' batches and engines know them; images are one case."""
+    """N samples, as partitions, clients' batches and engines use them; images are one case."""
 
     @property
     def labels(self) -> Tensor:
@@ -39,25 +39,25 @@ class Samples(Handle, Protocol):
 
     @property
     def owners(self) -> Tensor | None:
-        """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
+        """The natural owner (client) of every sample, int64 [N]; None if the data name none."""
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits of the content: equal for equal samples, on any machine."""
+        """32 hexadecimal digits of the content, equal for equal samples on any machine."""
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The raw samples [b, ...] and the labels int64 [b] of `indices` int64 [b], which lie on the CPU."""
+        """The raw samples [b, ...] and the labels int64 [b] of `indices` int64 [b], which are on the CPU."""
 
     def batch_shape(self, indices: Tensor) -> tuple[int, ...]:
-        """The shape of the first of them, without a look at the samples."""
+        """The shape of the samples in that batch, without reading them."""
 
     def part(self, span: slice) -> Tensor:
-        """The raw samples of a span, without a copy where that is possible."""
+        """The raw samples of a span, without copying if possible."""
 
     def take(self, indices: Tensor) -> Self:
-        """The samples `indices` int64 [n], gathered into memory of their own."""
+        """The samples `indices` int64 [n], copied into new memory."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
@@ -67,30 +67,30 @@ class Samples(Handle, Protocol):
 
     @classmethod
     def mapped(cls, files: Mapping[str, Path], digest: str | None = None) -> Self:
-        """The samples of these .npy files by column. Raises OSError or ValueError when one is missing or damaged."""
+        """The samples of these .npy files by column. Raises OSError or ValueError if one is missing or damaged."""
 
     def columns(self) -> dict[str, Tensor]:
         """The tensors by name: what `mapped` reads."""
 
     def known(self) -> Self:
-        """The same with the digest of what is no label worked out."""
+        """The same, with the digest of everything but the labels computed."""
 
     @property
     def kept_digest(self) -> str | None:
-        """That digest, where it is known already."""
+        """That digest, if already known."""
 
     def forget_pages(self) -> None:
-        """Takes what is mapped from files out of this process's memory until the next access."""
+        """Releases pages mapped from files from this process's memory until the next access."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images uint8 [N, C, H, W] (contiguous), their labels int64 [N] and, where the data name them, owners int64 [N].
+    """Images uint8 [N, C, H, W] (contiguous), their labels int64 [N] and, if the data name them, owners int64 [N].
 
-    `files` names the .npy files that the images and, where the second is not None, the labels are mapped from; None
-    when all are in memory alone. `mapping` is that of the images. `image_digest` is that of the images, where it is
-    known already.
+    `files` names the .npy files that the images and, if the second is not None, the labels are mapped from; None if
+    everything is only in memory. `mapping` is that of the images. `image_digest` is the images' digest, if already
+    known.
     """
 
     images: Tensor
@@ -102,7 +102,7 @@ class ImageSet:
 
     @classmethod
     def mapped(cls, files: Mapping[str, Path], digest: str | None = None) -> ImageSet:
-        """The set of these .npy files. Raises OSError or ValueError when one is missing or damaged."""
+        """The set of these .npy files. Raises OSError or ValueError if one is missing or damaged."""
         images, labels = files["images"], files["labels"]
         tensor, mapping = map_tensor(images)
         whose = map_tensor(files["owners"])[0] if "owners" in files else None
@@ -122,7 +122,7 @@ class ImageSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits of images, labels and owners; the images are read where their digest is not known."""
+        """32 hexadecimal digits of images, labels and owners; the images are read if their digest is not known."""
         images = digest_of(self.images) if self.image_digest is None else self.image_digest
         self.forget_pages()
         rest = [tensor for tensor in (self.labels, self.owners) if tensor is not None]
@@ -147,18 +147,18 @@ class ImageSet:
         return ImageSet(*self.batch(indices), owners)
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """Images and labels on a device; owners stay, no computation reads them."""
+        """Images and labels on a device; owners stay where they are, since no computation reads them."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def numbered(self, labels: Tensor, owners: Tensor | None) -> ImageSet:
-        """The same images; the labels' file no longer holds them where they are others."""
+        """The same images with these labels and owners; the labels' file is dropped if it no longer matches."""
         files = self.files
         if files is not None and labels is not self.labels:
             files = files[0], None
         return replace(self, labels=labels, owners=owners, files=files)
 
     def columns(self) -> dict[str, Tensor]:
-        """`images`, `labels` and, where there are any, `owners`."""
+        """`images`, `labels` and, if present, `owners`."""
         owners = {} if self.owners is None else {"owners": self.owners}
         return {"images": self.images, "labels": self.labels, **owners}
 
@@ -176,8 +176,8 @@ class ImageSet:
         return self
 
     def share(self, folder: Path) -> SharedImages:
-        """Images and labels as files: those they are mapped from, else new ones under `folder`, which stays the
-        caller's to delete. Raises OSError."""
+        """Images and labels as files: those they are mapped from, else new ones under `folder`, which the caller must
+        delete. Raises OSError."""
         images, labels = self.files or (None, None)
         if images is None or labels is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ class ImageSet:
         return SharedImages((images, labels), tuple(self.images.shape))
 
     def forget_pages(self) -> None:
-        """Takes mapped images out of this process's memory until the next access; the system's cache keeps them."""
+        """Releases mapped images from this process's memory until the next access; the system's cache keeps them."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -204,9 +204,9 @@ class SharedImages:
     shape: tuple[int, ...]
 
     def open(self) -> ImageSet:
-        """The set mapped into memory; what is written into its tensors stays in this process and off the files.
+        """The set mapped into memory; writes to its tensors stay in this process and never reach the files.
 
-        Raises OSError when a file is gone, ValueError when it is another than was shared.
+        Raises OSError if a file is gone, ValueError if it is not the shared one.
         """
         found = ImageSet.mapped(dict(zip(("images", "labels"), self.files, strict=True)))
         if tuple(found.images.shape) != self.shape:

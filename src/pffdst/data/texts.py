@@ -1,4 +1,4 @@
-"""Texts as numbers of tokens, end to end in one tensor; a batch is padded to the least of a few widths it fits in."""
+"""Texts as token ids, concatenated in one tensor; a batch is padded to the smallest of a few widths that fits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LEAST: Final = 8
 
 
 def width_of(longest: int, limit: int) -> int:
-    """The width of a batch whose longest text has so many tokens: 8, 12, 16, 24, 32, 48, ..., the limit at most.
+    """The width of a batch whose longest text has `longest` tokens: 8, 12, 16, 24, 32, 48, ..., at most the limit.
 
-    Few widths, so that an accelerator records few steps; at most a half more than is needed.
+    Few widths, so that an accelerator records few steps; at most half more than needed.
     """
     width, step = _LEAST, _LEAST // 2
     while width < longest:
@@ -40,8 +40,8 @@ def width_of(longest: int, limit: int) -> int:
 class TextSet:
     """N texts: `tokens` int32 [T], of which text i has tokens[starts[i] : starts[i + 1]]; `starts` int64 [N + 1].
 
-    `padding` int32 [2] holds the token that fills up a batch and the most tokens that a text may have. `labels` int64
-    [N], and `owners` where the data name them. `files` names the .npy files of the columns, where they are mapped.
+    `padding` int32 [2] has the padding token and the maximum number of tokens in a text. `labels` int64 [N], and
+    `owners` if the data name them. `files` names the .npy files of the columns, if they are mapped.
     """
 
     tokens: Tensor
@@ -55,7 +55,7 @@ class TextSet:
 
     @classmethod
     def mapped(cls, files: Mapping[str, Path], digest: str | None = None) -> TextSet:
-        """The set of these .npy files. Raises OSError or ValueError when one is missing or damaged."""
+        """The set of these .npy files. Raises OSError or ValueError if one is missing or damaged."""
         tokens, mapping = map_tensor(files["tokens"])
         found = {name: map_tensor(files[name])[0] for name in files if name != "tokens"}
         return cls(tokens=tokens, **found, files=dict(files), mapping=mapping, token_digest=digest)
@@ -122,11 +122,11 @@ class TextSet:
         return TextSet(self.tokens[at], starts, self.padding, self.labels.index_select(0, indices), owners)
 
     def to(self, device: torch.device | str) -> TextSet:
-        """Tokens and labels on a device; where texts begin is asked on the CPU alone."""
+        """Tokens and labels on a device; the texts' offsets are only needed on the CPU."""
         return TextSet(self.tokens.to(device), self.starts, self.padding, self.labels.to(device))
 
     def numbered(self, labels: Tensor, owners: Tensor | None) -> TextSet:
-        """The same texts; the labels' file no longer holds them where they are others."""
+        """The same texts with these labels and owners; the labels' file is dropped if it no longer matches."""
         files = self.files if labels is self.labels else {}
         return replace(self, labels=labels, owners=owners, files=files)
 
@@ -161,7 +161,7 @@ class TextSet:
         return SharedTexts(tuple((name, place / f"{name}.npy") for name in self.columns()))
 
     def forget_pages(self) -> None:
-        """Takes mapped tokens out of this process's memory until the next access."""
+        """Releases mapped tokens from this process's memory until the next access."""
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -174,7 +174,7 @@ class SharedTexts:
     files: tuple[tuple[str, Path], ...]
 
     def open(self) -> TextSet:
-        """The set mapped into memory. Raises OSError or ValueError when a file is gone or damaged."""
+        """The set mapped into memory. Raises OSError or ValueError if a file is gone or damaged."""
         return TextSet.mapped(dict(self.files))
 
     def share(self, folder: Path) -> SharedTexts:

@@ -1,4 +1,4 @@
-"""The folder that `flwr run` sends to server and nodes: names of two apps; the code is what is installed there."""
+"""The folder that `flwr run` sends to server and nodes. It only names two apps; the code is installed there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ survey = ""
 
 
 def write_app(folder: Path) -> Path:
-    """Writes the folder of the apps, and gives it."""
+    """Writes the folder of the apps and returns it."""
     package = folder / "pffdst_app"
     package.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(_PROJECT.format(version=pffdst.__version__, flwr=_FLWR))
@@ -46,12 +46,12 @@ def write_app(folder: Path) -> Path:
 
 
 def write_overrides(path: Path, overrides: Sequence[str]) -> Path:
-    """Writes the file that `flwr run --run-config` takes, and gives it."""
+    """Writes the file for `flwr run --run-config` and returns it."""
     path.write_text(f"overrides = {json.dumps(shlex.join(overrides))}\n")
     return path
 
 
 def write_survey(path: Path, ask: Mapping[str, Any]) -> Path:
-    """The same for what is asked of the nodes before a run."""
+    """The same for a survey of the nodes before a run."""
     path.write_text(f"survey = {json.dumps(json.dumps(ask))}\n")
     return path

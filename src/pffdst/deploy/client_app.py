@@ -1,9 +1,9 @@
-"""Flower's ClientApp: a process that starts anew for every message, answers it and ends.
+"""Flower's ClientApp: a process that starts for every message, answers it and ends.
 
-What a node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, a folder that is
-the node's own; `allow`, further prefixes, separated by spaces, of what a run's configuration may name; `warm`, the
-seconds without a task after which the node's worker ends (600; 0 for no worker); `tell="counts"`, whether the server
-may ask how many samples of which class there are.
+A node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, the node's own folder;
+`allow`, further prefixes, separated by spaces, that a run's configuration may name; `warm`, the seconds without a task
+after which the node's worker ends (600; 0 for no worker); `tell="counts"`, which lets the server ask for the number of
+samples per class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.records import reply, task_of
+from pffdst.deploy.records import Answer, one_line, reply, task_of
 from pffdst.deploy.survey import decline, is_survey, tell
 from pffdst.deploy.warm import hand_over
 
@@ -32,10 +32,13 @@ app = ClientApp()
 
 @app.train()  # type: ignore[untyped-decorator]
 def train(message: Message, context: Context) -> Message:
-    """A client's turn, in the node's worker or, where there is none, here."""
+    """A client's work in a round, in the node's worker or, without one, in this process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     task, payload, setup = task_of(message)
-    request = {"state": _setting(context, "state"), "data": _setting(context, "data")}
+    try:
+        request = {"state": _setting(context, "state"), "data": _data(context)}
+    except UserError as error:
+        return reply(message, Answer(task.run, task.client, task.t, problem=one_line(str(error)), unable=True), None)
     request["allow"] = str(context.node_config.get("allow", ""))
     warm = float(context.node_config.get("warm", _WARM))
     found = hand_over({"task": vars(task), **request}, setup, payload, warm)
@@ -50,16 +53,26 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query()  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
-    """A sign of life, or what the operator lets this node tell of its samples."""
+    """A sign of life, or what the operator lets this node report about its samples."""
     if is_survey(message):
         if str(context.node_config.get("tell", "")) != "counts":
             return decline(message)
-        return tell(message, Path(_setting(context, "data")), Path(_setting(context, "state")) / "cache")
+        try:
+            return tell(message, Path(_data(context)), Path(_setting(context, "state")) / "cache")
+        except UserError as error:
+            return decline(message, str(error))
     return Message(RecordDict({"alive": ConfigRecord({"node": context.node_id})}), reply_to=message)
+
+
+def _data(context: Context) -> str:
+    path = _setting(context, "data")
+    if not Path(path).exists():
+        raise UserError(f"this node's data, {path}, do not exist: restart it with --node-config 'data=\"PATH\" ...'")
+    return path
 
 
 def _setting(context: Context, key: str) -> str:
     value = context.node_config.get(key)
     if not isinstance(value, str) or not value:
-        raise UserError(f"this node does not say where its {key} is: start it with --node-config '{key}=\"PATH\"'")
+        raise UserError(f"this node has no path for {key}: start it with --node-config '{key}=\"PATH\"'")
     return str(Path(value).expanduser())

@@ -1,4 +1,4 @@
-"""Clients on machines of their own, over Flower: tasks are pushed as messages, answers are pulled as they come."""
+"""Clients on their own machines, over Flower: tasks are pushed as messages, answers are pulled as they arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, final
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from pffdst.client.turn import ClientSetup
-from pffdst.core.errors import UserError
+from pffdst.core.errors import LostError, UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.messages import ClientTask, Kept, Timings, Update
 from pffdst.deploy import session
@@ -21,19 +21,19 @@ from pffdst.wire.downlink import Memory
 
 __all__ = ["FlowerEngine"]
 
-_ROOM: Final = 2**16  # bytes of an update beside its values
+_ROOM: Final = 2**16  # bytes of an update besides its values
 
 _log = logging.getLogger(__name__)
 
 
 @final
 class FlowerEngine(Engine):
-    """Every client is a node of Flower's, with data and a memory of its own; works inside a ServerApp alone.
+    """Every client is a Flower node with its own data and memory; works only inside a ServerApp.
 
-    `gather` are the seconds that the first round waits for all clients to connect. A round waits `deadline` seconds
-    for its answers. With fewer than `min_clients` clients, before a round or in its answers, it waits `patience`
-    seconds more and then the run stops. `poll` are the seconds between two looks for answers, `max_bytes` is the most
-    that an answer may have; null is what an update of 8 bytes a value takes.
+    The first round waits up to `gather` seconds for all clients to connect. A round waits `deadline` seconds for its
+    answers. With fewer than `min_clients` clients, before a round or in its answers, it waits `patience` more seconds,
+    then the run stops. `poll` are the seconds between two checks for answers. `max_bytes` limits the size of an answer;
+    null allows an update of 8 bytes per value.
     """
 
     simulates: ClassVar[bool] = False
@@ -67,11 +67,11 @@ class FlowerEngine(Engine):
         self._saved: dict[int, int] = {}
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Whether Flower runs this process, and there are as many clients as are asked for."""
+        """Not running inside Flower, or fewer clients than `min_clients`."""
         found = []
         if session.current() is None:
             found.append(
-                "engine=flower works where Flower runs it: start it with `pffdst deploy run ...` (docs/deploy.md), or "
+                "engine=flower must be started by Flower: use `pffdst deploy run ...` (docs/deploy.md), or "
                 "write engine=fabric to simulate the clients here"
             )
         if facts.clients is not None and self.min_clients > facts.clients:
@@ -79,17 +79,17 @@ class FlowerEngine(Engine):
         return found
 
     def start(self, setup: ClientSetup) -> None:
-        """Takes what Flower offers to this process."""
+        """Takes the connection that Flower offers to this process."""
         self._grid = session.current()
         if self._grid is None:
             raise UserError(self.problems()[0])
         self._setup, self._packed = setup, pack_setup({**self.brief, "channels_last": self.channels_last})
         self._most = 8 * setup.layout.total + _ROOM if self.max_bytes is None else self.max_bytes
 
-    # ---- who is there ------------------------------------------------------------------------------------------------
+    # ---- connected clients -------------------------------------------------------------------------------------------
 
     def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        """Who cannot be reached, after a wait where too few can. UserError where they still are too few."""
+        """The clients that cannot be reached, after waiting if too few can. UserError if they are still too few."""
         if not self._gathered:
             self._wait(range(self._setup.clients), self._setup.clients, self.gather, "clients")
             self._gathered = True
@@ -100,7 +100,7 @@ class FlowerEngine(Engine):
         return {c: self._absence(c) for c in cohort if c not in there}
 
     def _wait(self, clients: Sequence[int], needed: int, seconds: float, what: str) -> list[int]:
-        """Those that can be reached, as soon as they are so many; else those after so many seconds."""
+        """The reachable clients, once `needed` of them are there or after the given seconds."""
         until, said = time.monotonic() + seconds, False
         while len(there := self._reachable(clients)) < needed and time.monotonic() < until:
             if not said:
@@ -110,7 +110,7 @@ class FlowerEngine(Engine):
         return there
 
     def _reachable(self, clients: Sequence[int]) -> list[int]:
-        """Those connected, without the ones that owe an answer since a deadline."""
+        """The connected clients, without those whose answer is overdue."""
         before, self._nodes = self._nodes, session.connected(self._grid, self._setup.clients)
         for client in sorted({*before} ^ {*self._nodes}):
             _log.info("client %d is %s", client, "connected" if client in self._nodes else "no longer connected")
@@ -119,10 +119,10 @@ class FlowerEngine(Engine):
         return [c for c in clients if c in self._nodes and c not in self._silent]
 
     def _call(self, client: int) -> None:
-        """Whether a silent client has answered anything since; it is asked for a sign of life."""
+        """Checks whether a silent client has answered since then, and asks it for a sign of life."""
         owed = self._silent[client]
         if any(True for _ in self._grid.pull_messages(owed)):
-            _log.info("client %d is heard of again", client)
+            _log.info("client %d is back", client)
             del self._silent[client]
         elif client in self._nodes and len(owed) == 1:
             content = RecordDict({"call": ConfigRecord({"run": self._run})})
@@ -131,23 +131,23 @@ class FlowerEngine(Engine):
 
     def _absence(self, client: int) -> str:
         if client in self._silent:
-            return "is not heard of since it missed a deadline: nothing is sent to it"
+            return "has been silent since it missed a deadline: nothing is sent to it"
         return "is not connected: nothing is sent to it"
 
-    def _too_few(self, t: int, there: int, cohort: int, what: str) -> UserError:
-        return UserError(
-            f"round {t + 1}: {there} of {cohort} clients {what}, and engine.min_clients={self.min_clients} are needed; "
-            "see to the nodes (`flwr supernode list`), then go on with resume=FOLDER"
+    def _too_few(self, t: int, there: int, cohort: int, what: str) -> LostError:
+        return LostError(
+            f"round {t + 1}: {there} of {cohort} clients {what}, but engine.min_clients={self.min_clients}; check the "
+            "nodes (`flwr supernode list`)."
         )
 
     # ---- a round -----------------------------------------------------------------------------------------------------
 
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
-        """The updates of a round; what clients keep, they keep themselves."""
+        """The updates of a round; clients store their own state."""
         return self.train([Job(task, Memory()) for task in tasks])
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Every task to its node, then the answers in the jobs' order, once all are there or the time is up."""
+        """Sends every task to its node, then yields the answers in the jobs' order once all are in or time is up."""
         tasks = {job.task.client: job.task for job in jobs}
         pending = self._push(tasks)
         answered = self._pull(tasks, dict(pending))
@@ -158,10 +158,10 @@ class FlowerEngine(Engine):
             yield answered.get(client) or Update(client, None, self._no_answer(client, pending))
 
     def _no_answer(self, client: int, pending: Mapping[int, str]) -> str:
-        return f"no answer within {self.deadline:g} s" if client in pending else "the SuperLink took no message for it"
+        return f"no answer within {self.deadline:g} s" if client in pending else "the SuperLink rejected its message"
 
     def _push(self, tasks: Mapping[int, ClientTask]) -> dict[int, str]:
-        """The messages' names by client."""
+        """The message ids by client."""
         messages = []
         for client, task in tasks.items():
             own = Task(self._run, client, task.t, self._last.get(client, NEVER), self._saved.get(client, NEVER))
@@ -171,7 +171,7 @@ class FlowerEngine(Engine):
         return {client: name for client, name in zip(tasks, names, strict=False) if name is not None}
 
     def _pull(self, tasks: Mapping[int, ClientTask], pending: dict[int, str]) -> dict[int, Update]:
-        """The answers by client. UserError where usable ones are too few after deadline and patience."""
+        """The answers by client. UserError if too few are usable after deadline and patience."""
         began, found, late = time.monotonic(), dict[int, Update](), False
         self._curable = set()
         needed = min(self.min_clients, len(tasks))
@@ -194,7 +194,7 @@ class FlowerEngine(Engine):
         return found
 
     def _check_usable(self, tasks: Mapping[int, ClientTask], found: Mapping[int, Update], needed: int) -> None:
-        """UserError where too few updates came back; those that the next round cures count: a memory that was lost."""
+        """UserError if too few updates came back. Answers that report a problem, such as a lost memory, count."""
         usable = [c for c, update in found.items() if update.payload is not None or c in self._curable]
         if len(usable) >= needed:
             return
@@ -206,14 +206,14 @@ class FlowerEngine(Engine):
         raise self._too_few(t, len(usable), len(tasks), "gave a usable answer")
 
     def _update(self, task: ClientTask, message: Message) -> Update:
-        """What a node answered, or why that is no answer to the task."""
+        """A node's answer, or why it does not answer the task."""
         client = task.client
         try:
             answer, payload = answer_of(message, self._most)
         except BadRecord as error:
             return Update(client, None, str(error))
         if answer.run != self._run:
-            return Update(client, None, f"run: this one is {self._run}, but the answer is to {answer.run}")
+            return Update(client, None, f"run: expected {self._run}, but the answer is for {answer.run}")
         if (answer.client, answer.t) != (client, task.t):
             return Update(
                 client,
@@ -223,7 +223,8 @@ class FlowerEngine(Engine):
         if answer.lost:
             self._last.pop(client, None)
         if payload is None:
-            self._curable.add(client)
+            if not answer.unable:
+                self._curable.add(client)
             return Update(client, None, answer.problem)
         self._last[client] = task.t
         _log.debug("client %d: start %.2f s, train %.2f s", client, answer.start, answer.train)
@@ -232,13 +233,13 @@ class FlowerEngine(Engine):
     # ---- checkpoint --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Which round's state every client has that is to be gone on from; the clients keep what they need for it."""
+        """The round from which each client's state continues; the clients keep what they need for it."""
         self._saved = dict(self._last)
         return {"run": self._run, "last": dict(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave. UserError where the run was simulated."""
+        """Goes back to what `state_dict` gave. UserError if the run was simulated."""
         if "run" not in state:
-            raise UserError("the clients of this run were simulated: resume it with the engine it had, not with flower")
+            raise UserError("the clients of this run were simulated: resume it with its own engine, not with flower")
         self._run, self._last = state["run"], dict(state["last"])
         self._saved = dict(self._last)

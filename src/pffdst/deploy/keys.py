@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, final
@@ -14,9 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from pffdst.core.errors import UserError
+
 __all__ = ["Certificates", "make_certificates", "make_node_key"]
 
 _DAYS: Final = 825
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 @final
@@ -28,14 +33,18 @@ class Certificates:
 
 
 def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
-    """A new authority and the certificate of a server that is reached under `hosts`: names and addresses.
+    """A new authority and the certificate of a server that is reached at `hosts`: names and addresses.
 
-    The authority's own key is not kept: for another certificate make a new authority.
+    The authority's own key is not kept: for another certificate, create a new authority.
+
+    Raises:
+        UserError: a host is neither a DNS name nor an address; nothing is written.
     """
+    names = [_host(host) for host in hosts]
     authority, own = _key(), _key()
     issuer = _name("pffdst authority")
     ca = _certificate(issuer, issuer, authority, authority, authority=True, hosts=())
-    server = _certificate(_name(hosts[0]), issuer, own, authority, authority=False, hosts=hosts)
+    server = _certificate(_name("pffdst server"), issuer, own, authority, authority=False, hosts=names)
     files = Certificates(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
@@ -48,7 +57,7 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
 
 
 def make_node_key(path: Path) -> Path:
-    """A new key pair of a node: the private key at `path`, the public one beside it as `path`.pub, which is given."""
+    """Creates a node's key pair: the private key at `path`, the public one at `path`.pub, which is returned."""
     key = _key()
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_private(
@@ -79,7 +88,7 @@ def _certificate(
     signer: ec.EllipticCurvePrivateKey,
     *,
     authority: bool,
-    hosts: Sequence[str],
+    hosts: Sequence[x509.GeneralName],
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     usage = x509.KeyUsage(
@@ -103,7 +112,7 @@ def _certificate(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if hosts:
-        made = made.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        made = made.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
     return made.sign(signer, hashes.SHA256())
 
 
@@ -111,11 +120,15 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not _DNS.fullmatch(host) or len(host) > 253:
+            raise UserError(
+                f"--host {host!r}: expected a DNS name or an address without scheme and port, as server.example"
+            ) from None
         return x509.DNSName(host)
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Writes a file that nobody else may read, from the first byte on."""
+    """Writes a file that no other user can read, from the first byte on."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -1,27 +1,25 @@
-"""A whole federation on this machine: a SuperLink and SuperNodes on loopback, with TLS and keys, for rehearsals."""
+"""A complete federation on this machine for rehearsals: a SuperLink and SuperNodes on loopback, with TLS and keys."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.bundle import write_app, write_overrides
+from pffdst.deploy.commands import SEARCHED, flwr, program
 from pffdst.deploy.keys import make_certificates, make_node_key
 
 __all__ = ["Federation", "free_port"]
 
-_START: Final = 60.0  # seconds that a process has to start
+_START: Final = 60.0  # seconds within which a process must start
 _HOST: Final = "127.0.0.1"
 _GUARD: Final = """
 import os, signal, sys
@@ -37,7 +35,7 @@ for group in groups:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
+    """An unused loopback port."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
@@ -45,17 +43,17 @@ def free_port() -> int:
 
 @final
 class Federation:
-    """SuperLink and SuperNodes, each in a process group of its own, with all their files in `folder`.
+    """A SuperLink and SuperNodes, each in its own process group, with all their files in `folder`.
 
-    Used in a `with`: whatever is started is stopped at its end, also when it ends in an exception. Where this process
-    is killed, a guard that reads its names from a pipe ends them.
+    Use it in a `with`: everything it starts is stopped at the end, also after an exception. If this process is killed,
+    a guard that reads the process groups from a pipe kills them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder.absolute(), free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = os.environ | {
-            "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
+            "PATH": SEARCHED,
             "FLWR_HOME": str(self.folder / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -64,7 +62,7 @@ class Federation:
         }
 
     def __enter__(self) -> Federation:
-        """Makes certificates and starts the SuperLink."""
+        """Creates certificates and starts the SuperLink."""
         self.certificates = make_certificates(self.folder / "keys", [_HOST, "localhost"])
         self._guard = subprocess.Popen(
             [sys.executable, "-c", _GUARD], stdin=subprocess.PIPE, text=True, start_new_session=True
@@ -88,13 +86,13 @@ class Federation:
 
     @property
     def address(self) -> str:
-        """Where the SuperLink listens."""
+        """The SuperLink's address."""
         return f"{_HOST}:{self.port}"
 
     # ---- processes ---------------------------------------------------------------------------------------------------
 
     def start_link(self) -> None:
-        """Starts the SuperLink and waits until it listens; what it knows lies in a database."""
+        """Starts the SuperLink and waits until it listens; its state is in a database."""
         files = self.certificates
         certificates = ["--ssl-certfile", files.certificate, "--ssl-keyfile", files.key, "--ssl-ca-certfile", files.ca]
         place = ["--host", _HOST, "--port", self.port, "--database", self.folder / "superlink.db"]
@@ -104,17 +102,17 @@ class Federation:
         while not _listens(self.port):
             self.check("superlink")
             if time.monotonic() > until:
-                raise UserError(f"the SuperLink does not listen after {_START:g} s: {self.log('superlink')}")
+                raise UserError(f"the SuperLink is not listening after {_START:g} s; see {self.log('superlink')}")
             time.sleep(0.1)
 
     def register(self, name: str) -> Path:
-        """Makes a key of a node, makes it known to the SuperLink under `name`, and gives the private one's file."""
+        """Creates a node key, registers it with the SuperLink as `name`, and returns the private key's file."""
         key = self.folder / "keys" / name
         self.flwr("supernode", "register", str(make_node_key(key)), "here", "--name", name)
         return key
 
     def start_node(self, name: str, key: Path | None, settings: Mapping[str, str], options: Sequence[str] = ()) -> None:
-        """Starts a SuperNode. `options` stand in for those that say whom it trusts."""
+        """Starts a SuperNode. `options` replace those that say whom it trusts."""
         trust = list(options) or ["--root-certificates", str(self.certificates.ca)]
         own = [] if key is None else ["--auth-supernode-private-key", str(key)]
         config = " ".join(f'{key}="{value}"' for key, value in settings.items())
@@ -122,10 +120,10 @@ class Federation:
         self.start(name, ["flower-supernode", *trust, *own, *place])
 
     def start(self, name: str, command: Sequence[Any]) -> None:
-        """Starts a process that writes into a log of its name."""
+        """Starts a process that writes to a log of its name."""
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [self._program(command[0]), *map(str, command[1:])],
+                [program(command[0]), *map(str, command[1:])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -137,23 +135,23 @@ class Federation:
         self._tell_guard(self.processes[name].pid)
 
     def _tell_guard(self, pid: int) -> None:
-        """Said once: to be ended; said again: ended."""
+        """Told once: the guard must kill it; told again: it has ended."""
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{pid}\n")
         self._guard.stdin.flush()
 
     def check(self, name: str) -> None:
-        """UserError where a process has ended."""
+        """UserError if a process has ended."""
         code = self.processes[name].poll()
         if code is not None:
-            raise UserError(f"{name} ended with exit code {code}: {self.log(name)}")
+            raise UserError(f"{name} ended with exit code {code}; see {self.log(name)}")
 
     def log(self, name: str) -> Path:
-        """Where a process writes."""
+        """The log of a process."""
         return self.folder / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """Ends a process and all that it started, at once, as a power cut would."""
+        """Kills a process and everything it started at once, like a power cut."""
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -161,7 +159,7 @@ class Federation:
         self._tell_guard(process.pid)
 
     def stop(self) -> None:
-        """Ends everything that was started: politely, then for good. Nodes first."""
+        """Ends everything that was started, nodes first: terminates, then kills."""
         for names in ([n for n in self.processes if n != "superlink"], ["superlink"]):
             there = [n for n in names if n in self.processes]
             for name in there:
@@ -173,33 +171,17 @@ class Federation:
                     self.processes[name].wait(max(0.0, until - time.monotonic()))
                 self.kill(name)
 
-    def _program(self, name: str) -> str:
-        """Where one of Flower's programs is. UserError where it is not installed."""
-        program = shutil.which(name, path=self._environment["PATH"])
-        if program is None:
-            raise UserError(f"{name} is not installed: pip install 'pffdst[deploy]'")
-        return program
-
     # ---- runs --------------------------------------------------------------------------------------------------------
 
     def flwr(self, *words: str) -> str:
-        """Runs Flower's command line and gives what it says. UserError where it fails."""
-        command = [self._program("flwr"), *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=self._environment, cwd=self.folder, check=False
-        )
-        if done.returncode != 0:
-            raise UserError(f"flwr {' '.join(words)}: {(done.stdout + done.stderr).strip()}")
-        return done.stdout
+        """Runs Flower's command line and returns its output. UserError if it fails."""
+        return flwr(*words, environment=self._environment, folder=self.folder)
 
     @contextlib.contextmanager
     def run(self, overrides: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-        """Starts a run; the process prints what the run says and ends with it."""
-        app = write_app(self.folder / "app")
-        told = write_overrides(self.folder / "run.toml", overrides)
-        command = [self._program("flwr"), "run", str(app), "here", "--stream", "--run-config", str(told)]
+        """Starts a run by `pffdst deploy run`; the process prints the run's output and ends as it does."""
         with subprocess.Popen(
-            command,
+            [sys.executable, "-m", "pffdst", "deploy", "run", "here", *overrides],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""A node's turn: the client that the server describes, on the node's own samples."""
+"""A node's work in a round: the client that the server describes, on the node's own samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.counted import images_of
 from pffdst.data.sources.decode import Form
-from pffdst.deploy.records import Answer, BadRecord, Task, unpack_setup
+from pffdst.deploy.records import Answer, BadRecord, Task, one_line, unpack_setup
 from pffdst.deploy.states import LostState, States
 from pffdst.engines.base import one_thread
 from pffdst.engines.fabric_loop import FabricFit
@@ -40,12 +40,12 @@ ALLOWED: Final = (
     "torchvision.models.",
     "torchvision.transforms.",
 )
-"""What a server's configuration may have a node make; the node's operator may allow more."""
+"""What a server's configuration may have a node build; the node's operator may allow more."""
 
 
 @final
 class OwnShares(Shares):
-    """What one of `clients` clients knows of the division: that all samples here, `count` of them, are its own."""
+    """What one of `clients` clients knows about the partition: all `count` samples here are its own."""
 
     def __init__(self, clients: int, client: int, count: int) -> None:
         self._clients, self._client, self._count = clients, client, count
@@ -56,7 +56,7 @@ class OwnShares(Shares):
         return self._clients
 
     def size(self, client: int) -> int:
-        """n_k of itself."""
+        """Its own n_k."""
         return self._count if client == self._client else 0
 
     def train(self, client: int) -> Tensor:
@@ -65,22 +65,22 @@ class OwnShares(Shares):
 
     @property
     def tested(self) -> int:
-        """C, though there is no test sample here."""
+        """C, although there are no test samples here."""
         return self._clients
 
     def test_owner(self) -> Tensor:
-        """Of none."""
+        """Empty."""
         return torch.empty(0, dtype=torch.int64)
 
 
 def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
     """The node's samples: a parquet file, a folder of them, or a folder of class folders.
 
-    Their labels get the numbers that the server's classes have, by name. DataError where they do not fit the run.
+    Their labels get the server's class numbers, matched by name. DataError if they do not fit the run.
     """
     about, inputs = brief["data"], Inputs.of_words(brief["data"])
     if not isinstance(inputs, ImageInputs):
-        raise DataError(f"{data}: a node reads images, but the run's samples are {inputs.noun}")
+        raise DataError(f"{data}: nodes can only read images, not the run's {inputs.noun}")
     form = Form(inputs.image[0], inputs.image[1], bool(about.get("crop", False)))
     found = images_of(data, cache, form, inputs.mean, inputs.std)
     place = {name: number for number, name in enumerate(about["class_names"])}
@@ -94,7 +94,7 @@ def own_samples(data: Path, cache: Path, brief: Mapping[str, Any]) -> ImageSet:
 
 @final
 class Turns:
-    """Plays one turn after another; what the same run and the same samples need again is kept."""
+    """Runs one task after another and reuses what the same run and the same samples need again."""
 
     def __init__(self) -> None:
         self._made: tuple[object, ClientWork, FabricFit] | None = None
@@ -102,7 +102,7 @@ class Turns:
     def play(
         self, task: Task, setup: bytes, payload: bytes, *, state: str, data: str, allow: str = ""
     ) -> tuple[Answer, bytes | None]:
-        """What the node answers to a task. What goes wrong with its data or its memory is said in the answer."""
+        """The node's answer to a task. Problems with its data or memory are reported in the answer."""
         began = time.perf_counter()
         answer = Answer(task.run, task.client, task.t)
         try:
@@ -114,7 +114,9 @@ class Turns:
             ready = time.perf_counter() - began
             update = turn(task, payload, states, work, fit)
         except LostState as error:
-            return replace(answer, problem=f"lost its memory: {error}", lost=True), None
+            return replace(answer, problem=f"lost its state: {error}", lost=True), None
+        except UserError as error:
+            return replace(answer, problem=one_line(str(error)), unable=True), None
         decode, train, encode = update.timings
         answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
         return replace(answer, problem=update.problem or ""), update.payload
@@ -131,7 +133,7 @@ class Turns:
 
 
 def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:
-    """What every client of the run knows, and the samples of this one."""
+    """What every client of the run knows, with the samples of this one."""
     about = brief["data"]
     cfg = _checked(brief["config"], allowed)
     nothing = samples.take(torch.empty(0, dtype=torch.int64))
@@ -140,7 +142,7 @@ def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowe
 
 
 def turn(task: Task, payload: bytes, states: States, work: ClientWork, fit: FabricFit) -> Update:
-    """One turn, and what the client keeps of it on its disk. Raises LostState where it no longer has what it kept."""
+    """One task, and what the client keeps from it on its disk. Raises LostState if its kept state is gone."""
     setup, found = work.setup, states.read()
     memory = Memory(setup.known) if found is None else unpack_memory(found["memory"], setup.layout)
     kept = Kept() if found is None else unpack_kept(found["kept"], setup.layout)
@@ -153,11 +155,11 @@ def turn(task: Task, payload: bytes, states: States, work: ClientWork, fit: Fabr
 
 
 def _checked(config: Any, allowed: tuple[str, ...]) -> DictConfig:
-    """The configuration; UserError where it names something that this node is not to make."""
+    """The configuration; UserError if it names something that this node must not build."""
     for target in _targets(config):
         if not target.startswith(ALLOWED + allowed):
             raise UserError(
-                f"setup: the server asks for {target}, which this node does not allow; its operator may, with "
+                f"setup: the server asks for {target}, which this node does not allow; its operator can allow it with "
                 f"--node-config 'allow=\"{target.rpartition('.')[0]}.\"'"
             )
     cfg = OmegaConf.create(config)

@@ -1,12 +1,12 @@
-"""What passes between server and nodes: Flower's records around the wire's bytes, which travel as they are, once.
+"""Messages between server and nodes: Flower's records around the wire's bytes, which are sent once, unchanged.
 
     to a node     payload  bytes   a downlink of the wire
                   task     format, run, client, t, last, safe
-                  setup    bytes   what a client must know of the run, as JSON, zstandard-compressed
-    to the server payload  bytes   an uplink of the wire; missing where there is a problem
-                  answer   format, run, client, t, problem, lost, and the seconds of start, decode, train, encode
+                  setup    bytes   what a client must know about the run, as JSON, zstandard-compressed
+    to the server payload  bytes   an uplink of the wire; missing if there is a problem
+                  answer   format, run, client, t, problem, lost, unable; seconds of start, decode, train, encode
 
-What a node answers is nobody's word: `answer_of` takes it apart field by field.
+A node's answer is not trusted: `answer_of` checks it field by field.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ __all__ = [
 
 FORMAT: Final = 1
 NEVER: Final = -(2**31)
-"""Stands for a round where there was none yet."""
+"""Stands for "no round yet"."""
 _MOST_SETUP: Final = 2**24  # bytes
 
 
 class BadRecord(UserError):
-    """A message that is not what this version sends. The text names the field."""
+    """A message that this version does not send. The text names the field."""
 
 
 @final
 @dataclass(frozen=True)
 class Task:
-    """Round `t` of client `client` in the run that is called `run`.
+    """Round `t` of client `client` in the run `run`.
 
-    `last` is the last round whose answer of this client arrived, NEVER for none: what the client kept of that one
-    counts. It need keep nothing from before `safe`, where the server's checkpoint is.
+    `last` is the last round for which this client's answer arrived, NEVER for none: the state it kept then counts. It
+    need not keep anything from before `safe`, the round of the server's checkpoint.
     """
 
     run: str
@@ -64,13 +64,17 @@ class Task:
 @final
 @dataclass(frozen=True)
 class Answer:
-    """What a node says beside its bytes. `lost`: it no longer has what it kept."""
+    """What a node reports besides its bytes.
+
+    `lost`: its kept state is gone. `unable`: it can do no task of this run until its operator changes something.
+    """
 
     run: str
     client: int
     t: int
     problem: str = ""
     lost: bool = False
+    unable: bool = False
     start: float = 0.0
     decode: float = 0.0
     train: float = 0.0
@@ -78,12 +82,12 @@ class Answer:
 
 
 def pack_setup(brief: Any) -> bytes:
-    """What clients are told of the run."""
+    """Packs what clients must know about the run."""
     return zstandard.compress(json.dumps(brief, allow_nan=False).encode())
 
 
 def unpack_setup(body: bytes) -> Any:
-    """The other way round. Raises BadRecord."""
+    """The inverse. Raises BadRecord."""
     try:
         return json.loads(zstandard.ZstdDecompressor().decompress(body, max_output_size=_MOST_SETUP))
     except (zstandard.ZstdError, ValueError) as error:
@@ -91,7 +95,7 @@ def unpack_setup(body: bytes) -> Any:
 
 
 def to_node(task: Task, payload: bytes, setup: bytes, node: int, seconds: float) -> Message:
-    """A task on its way to a node, where it is worth nothing after so many seconds."""
+    """The message with a task for a node; it expires after the given seconds."""
     content = RecordDict(
         {
             "payload": ConfigRecord({"bytes": payload}),
@@ -103,13 +107,13 @@ def to_node(task: Task, payload: bytes, setup: bytes, node: int, seconds: float)
 
 
 def task_of(message: Message) -> tuple[Task, bytes, bytes]:
-    """A task, its payload and the setup. Raises BadRecord."""
+    """The task, its payload and the setup in a message. Raises BadRecord."""
     content = message.content
     return _record(content, "task", Task), _bytes(content, "payload"), _bytes(content, "setup")
 
 
 def reply(message: Message, answer: Answer, payload: bytes | None) -> Message:
-    """An answer on its way back."""
+    """The message with an answer."""
     records = {"answer": ConfigRecord({"format": FORMAT, **vars(answer)})}
     if payload is not None:
         records["payload"] = ConfigRecord({"bytes": payload})
@@ -117,7 +121,7 @@ def reply(message: Message, answer: Answer, payload: bytes | None) -> Message:
 
 
 def answer_of(message: Message, most: int) -> tuple[Answer, bytes | None]:
-    """A node's answer and its payload of at most so many bytes, None where it says what the problem was.
+    """A node's answer and its payload of at most `most` bytes, None if the answer reports a problem.
 
     Raises BadRecord.
     """
@@ -128,19 +132,19 @@ def answer_of(message: Message, most: int) -> tuple[Answer, bytes | None]:
         return answer, None
     payload = _bytes(message.content, "payload")
     if len(payload) > most:
-        raise BadRecord(f"payload: at most {most:,} bytes are taken, but got {len(payload):,}")
+        raise BadRecord(f"payload: expected at most {most:,} bytes, but got {len(payload):,}")
     return answer, payload
 
 
 def _record(content: Any, name: str, kind: Any) -> Any:
-    """The dataclass that a record holds, its version and the type of every field checked."""
+    """The dataclass in a record, after checking its version and the type of every field."""
     record = content.config_records.get(name)
     if record is None:
         raise BadRecord(f"{name}: the record is missing")
     if record.get("format") != FORMAT:
         raise BadRecord(
             f"{name}: expected format {FORMAT}, but got {record.get('format')!r:.40}; install the same version of "
-            "pffdst at the server and at the nodes"
+            "pffdst on the server and on the nodes"
         )
     types = {"str": str, "int": int, "float": float, "bool": bool}
     values = {}
@@ -155,10 +159,10 @@ def _record(content: Any, name: str, kind: Any) -> Any:
 def _bytes(content: Any, name: str) -> bytes:
     body = content.config_records.get(name, {}).get("bytes")
     if not isinstance(body, bytes):
-        raise BadRecord(f"{name}: the record is missing, or holds no bytes")
+        raise BadRecord(f"{name}: the record is missing or contains no bytes")
     return body
 
 
 def one_line(text: str) -> str:
-    """Words of another machine, as a log may show them."""
+    """Text from another machine, made safe for a log."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:300]

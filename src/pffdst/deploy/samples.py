@@ -1,8 +1,9 @@
-"""A simulated division of a dataset, written out as a file for each node: for rehearsals of a deployment."""
+"""Writes a simulated partition of a dataset, one file per node, for rehearsals of a deployment."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,18 +12,32 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from pffdst.build import parts
+from pffdst.cli.train import configs
+from pffdst.config.compose import compose
+from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError
 from pffdst.data.samples import ImageSet
 
-__all__ = ["write_samples"]
+__all__ = ["checked", "write_samples"]
+
+
+def checked(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of these overrides. ConfigError, with every problem, where `train.py` would refuse them."""
+    return compose(preflight(overrides, configs()), configs())
 
 
 def write_samples(cfg: DictConfig, folder: Path) -> list[Path]:
-    """Writes each client's training samples, in the order they have in simulation, as folder/client-K.parquet."""
+    """Writes each client's training samples, in the order they have in simulation, as folder/client-K.parquet.
+
+    Raises:
+        UserError: the folder already contains clients' samples, or the dataset is not one of images.
+    """
+    if old := sorted(folder.glob("client-*.parquet")):
+        raise UserError(f"{old[0]} already exists: name another folder, or delete the samples in this one")
     made, files = parts(cfg), []
     images = made.dataset.train
     if not isinstance(images, ImageSet):
-        raise UserError(f"dataset={made.dataset.name}: nodes read images, and these are {made.dataset.inputs.noun}")
+        raise UserError(f"dataset={made.dataset.name}: nodes can only read images, not {made.dataset.inputs.noun}")
     folder.mkdir(parents=True, exist_ok=True)
     for client in range(cfg.clients):
         own = images.take(made.shares.train(client))
@@ -34,7 +49,7 @@ def write_samples(cfg: DictConfig, folder: Path) -> list[Path]:
 
 
 def _encoded(samples: ImageSet) -> list[bytes]:
-    """The images as PNG, which loses nothing."""
+    """The images as PNG, which is lossless."""
     found = []
     for image in samples.images.permute(0, 2, 3, 1).numpy():
         buffer = io.BytesIO()

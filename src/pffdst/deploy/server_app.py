@@ -1,4 +1,4 @@
-"""Flower's ServerApp: the run that its overrides describe, its clients the nodes that are connected."""
+"""Flower's ServerApp: the run that its overrides describe, with the connected nodes as clients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from pffdst.core.program import DEPLOYED
 from pffdst.deploy.session import offered
 
 __all__ = ["app"]
@@ -18,23 +19,23 @@ app = ServerApp()
 
 @app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
-    """`train.py engine=flower OVERRIDES`, with what Flower was told as `overrides`; or the `survey` it was told of.
+    """`train.py engine=flower OVERRIDES` with Flower's configured `overrides`, or the configured `survey`.
 
-    RuntimeError where it fails: Flower then calls the run failed.
+    RuntimeError if it fails: Flower then marks the run as failed.
     """
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look for answers, sent away as a log itself
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each check for answers
     if asked := str(context.run_config.get("survey", "")):
         _survey(grid, asked)
         return
     from pffdst.cli.train import main as train
 
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
-    sys.argv[0] = "pffdst"  # what to write next is said in these words
+    sys.argv[0] = DEPLOYED  # the commands in messages start with this
     with offered(grid):
         code = train(["engine=flower", *overrides])
     sys.stdout.flush()
     if code != 0:
-        raise RuntimeError("the run did not end well: what it said is above")
+        raise RuntimeError("the run failed; see its output above")
 
 
 def _survey(grid: Grid, asked: str) -> None:
@@ -46,6 +47,6 @@ def _survey(grid: Grid, asked: str) -> None:
         settings = survey(grid, Ask.of_words(asked))
     except UserError as error:
         print(error, flush=True)
-        raise RuntimeError("the survey did not end well: what it said is above") from None
-    print("a run of these clients, whose test images are in PATH:", flush=True)
+        raise RuntimeError("the survey failed; see its output above") from None
+    print("to run with these clients, with the test images in PATH:", flush=True)
     print(f"pffdst deploy run ... dataset.path=PATH {shlex.join(settings[1:])}", flush=True)

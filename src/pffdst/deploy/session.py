@@ -1,4 +1,4 @@
-"""The way to the nodes, which Flower hands to a ServerApp and the engine asks for."""
+"""The connection to the nodes, which Flower passes to a ServerApp and the engine uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _current: Grid | None = None
 
 @contextlib.contextmanager
 def offered(grid: Grid) -> Iterator[None]:
-    """Inside, `current` gives this one."""
+    """Inside, `current` returns this grid."""
     global _current
     _current = grid
     try:
@@ -27,15 +27,15 @@ def offered(grid: Grid) -> Iterator[None]:
 
 
 def current() -> Grid | None:
-    """The way to the nodes; None outside of a ServerApp."""
+    """The connection to the nodes; None outside a ServerApp."""
     return _current
 
 
 def connected(grid: Any, clients: int) -> dict[int, int]:
-    """The nodes that are connected now, by client.
+    """The nodes connected now, by client.
 
-    A node is client K where the server's operator registered its key under the name client-K: what a node says of
-    itself plays no part. Others are no clients of this run.
+    A node is client K if the server's operator registered its key under the name client-K; what a node says about
+    itself does not matter. Other nodes are not clients of this run.
     """
     found = {}
     for node in grid.get_nodes():

@@ -1,9 +1,9 @@
-"""What a client keeps between its turns, on its own disk: a file for each round that the server may go back to.
+"""What a client keeps between rounds on its own disk: a file for each round that the server may return to.
 
     STATE/RUN/client-K/T.state    checkpoint.py's format: checksum, read with weights_only
 
-A round's state is written before its answer leaves. The server says with every task which round's it takes the client
-to have: later ones are of answers that never arrived, or of rounds that a resumed server plays again.
+A round's state is written before its answer is sent. With every task the server names the round whose state the client
+should have: later states belong to answers that never arrived, or to rounds that a resumed server repeats.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pffdst.deploy.records import NEVER, Task
 __all__ = ["LostState", "States"]
 
 _FORMAT: Final = 1
-_RUNS: Final = 8  # of which states are kept; older ones go
+_RUNS: Final = 8  # whose states are kept; older ones are deleted
 _FILE: Final = re.compile(r"(-?\d+)\.state")
 
 
 class LostState(UserError):
-    """This client does not have what the server takes it to have."""
+    """This client does not have the state that the server expects."""
 
 
 @final
@@ -38,16 +38,16 @@ class States:
         self._folder = folder / task.run / f"client-{task.client}"
 
     def find(self) -> Path | None:
-        """The file of the state that the task goes on from; None where it is the client's first. Raises LostState."""
+        """The file of the state that the task continues from; None for the client's first. Raises LostState."""
         last = self._task.last
         if last == NEVER:
             return None
         if not self._path(last).exists():
-            raise LostState(f"it has no state of round {last + 1}: it is new here, or its disk was emptied")
+            raise LostState(f"it has no state of round {last + 1}: it is new, or its disk was cleared")
         return self._path(last)
 
     def read(self) -> dict[str, Any] | None:
-        """The state that the task goes on from; None where it is the client's first. Raises LostState."""
+        """The state that the task continues from; None for the client's first. Raises LostState."""
         from pffdst.runs.checkpoint import CheckpointError, load
 
         path, last = self.find(), self._task.last
@@ -59,11 +59,11 @@ class States:
             raise LostState(f"its state cannot be read: {error}") from error
         found = tuple(state.get(key) for key in ("format", "run", "client", "t"))
         if found != (_FORMAT, self._task.run, self._task.client, last):
-            raise LostState(f"its state of round {last + 1} is another's, or of another version")
+            raise LostState(f"its state of round {last + 1} belongs to another client or run, or to another version")
         return state
 
     def write(self, memory: object, kept: object) -> None:
-        """Keeps what the client has after this task, and drops what nobody will ask for any more."""
+        """Keeps the client's state after this task and deletes states that are no longer needed."""
         from pffdst.runs.checkpoint import write
 
         task = self._task
@@ -81,7 +81,7 @@ class States:
         return self._folder / f"{t}.state"
 
     def _forget_old_runs(self) -> None:
-        """Keeps the newest runs."""
+        """Deletes the states of all but the newest runs."""
         runs = [path for path in self._root.iterdir() if re.fullmatch(r"[0-9a-f]{16}", path.name)]
         for old in sorted(runs, key=lambda path: path.stat().st_mtime)[:-_RUNS]:
             shutil.rmtree(old, ignore_errors=True)

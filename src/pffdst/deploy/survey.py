@@ -1,10 +1,10 @@
-"""What the server may ask of nodes before a run, where their operators allow it: how many samples of which class.
+"""What the server may ask nodes before a run, if their operators allow it: the number of samples per class.
 
     to a node      survey  format, channels, resize, crop      (0 stands for null)
     to the server  told    format, problem, names, counts, shape, sums, squares
 
 `counts` are a node's samples by class; `sums` and `squares` are those of its pixel values, per channel, from which
-the mean and standard deviation over all clients follow. No image and no label of a single one travels.
+the mean and standard deviation over all clients follow. No image and no label of a single image is sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pffdst.deploy.records import FORMAT, BadRecord, one_line
 
 __all__ = ["DECLINED", "Ask", "Told", "decline", "is_survey", "survey", "tell", "told_of"]
 
-DECLINED: Final = "its operator does not tell; --node-config 'tell=\"counts\"' does"
+DECLINED: Final = "its operator does not allow this; --node-config 'tell=\"counts\"' allows it"
 _MOST_CLASSES: Final = 100_000
 _POLL: Final = 0.25
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of `clients` nodes, and where the answer goes: `counts` is the table's file.
+    """What `clients` nodes are asked, and where the answer is written: `counts` is the table's file.
 
     `wait` are the seconds for nodes to connect and answer.
     """
@@ -50,14 +50,14 @@ class Ask:
 
     @classmethod
     def of_words(cls, text: str) -> Ask:
-        """From what Flower was told of the run."""
+        """From the run configuration given to Flower."""
         return cls(**json.loads(text))
 
 
 @final
 @dataclass(frozen=True)
 class Told:
-    """What a node says of its samples; `problem` where it says nothing."""
+    """What a node reports about its samples; `problem` says why it reports nothing."""
 
     problem: str = ""
     counts: Mapping[str, int] | None = None
@@ -70,12 +70,12 @@ class Told:
 
 
 def is_survey(message: Message) -> bool:
-    """Whether a query asks this, and not for a sign of life."""
+    """Whether a query is a survey and not a request for a sign of life."""
     return "survey" in message.content.config_records
 
 
 def tell(message: Message, data: Path, cache: Path) -> Message:
-    """A node's answer. What goes wrong with its data is said in it."""
+    """A node's answer. Problems with its data are reported in it."""
     from pffdst.data.sources.counted import images_of  # seconds of imports, which a sign of life does not need
     from pffdst.data.sources.decode import Form
 
@@ -84,7 +84,7 @@ def tell(message: Message, data: Path, cache: Path) -> Message:
     try:
         found = images_of(data, cache, form)
     except UserError as error:
-        return _answer(message, {"problem": one_line(str(error))})
+        return decline(message, str(error))
     labels, pixels = found.train.labels, found.train.columns()["images"]
     wide = [pixels[:, channel].numpy().astype("int64") for channel in range(pixels.shape[1])]
     record = {
@@ -98,9 +98,9 @@ def tell(message: Message, data: Path, cache: Path) -> Message:
     return _answer(message, record)
 
 
-def decline(message: Message) -> Message:
-    """The answer of a node whose operator did not allow it."""
-    return _answer(message, {"problem": DECLINED})
+def decline(message: Message, problem: str = DECLINED) -> Message:
+    """The answer of a node whose operator does not allow surveys, or that has another `problem`."""
+    return _answer(message, {"problem": one_line(problem)})
 
 
 def _answer(message: Message, record: Mapping[str, Any]) -> Message:
@@ -111,12 +111,12 @@ def _answer(message: Message, record: Mapping[str, Any]) -> Message:
 
 
 def told_of(message: Message) -> Told:
-    """What a node answered, taken apart field by field. Raises BadRecord."""
+    """A node's answer, checked field by field. Raises BadRecord."""
     if message.has_error():
         raise BadRecord(f"the node failed: {one_line(message.error.reason or f'error {message.error.code}')}")
     record = message.content.config_records.get("told")
     if record is None or record.get("format") != FORMAT:
-        raise BadRecord("told: the record is missing or of another version: install the same pffdst everywhere")
+        raise BadRecord("report: the record is missing or has another version: install the same pffdst everywhere")
     if problem := record.get("problem"):
         return Told(one_line(str(problem)))
     names, counts, shape, sums, squares = (
@@ -129,7 +129,7 @@ def told_of(message: Message) -> Told:
         0 <= s <= 255 * pixels and s * s <= q * pixels and q <= 255 * s for s, q in zip(sums, squares, strict=False)
     )
     if not fits or not possible or pixels <= 0:
-        raise BadRecord("told: the counts and sums do not go together")
+        raise BadRecord("report: the counts and sums are inconsistent")
     own = {one_line(name): n for name, n in zip(names, counts, strict=True) if n > 0}
     return Told("", own, tuple(shape), tuple(sums), tuple(squares))
 
@@ -137,24 +137,24 @@ def told_of(message: Message) -> Told:
 def _listed(record: Any, name: str, kind: type) -> list[Any]:
     found = record.get(name)
     if not isinstance(found, list) or len(found) > _MOST_CLASSES or any(type(value) is not kind for value in found):
-        raise BadRecord(f"told.{name}: expected a list of {kind.__name__}, but got {found!r:.40}")
+        raise BadRecord(f"report.{name}: expected a list of {kind.__name__}, but got {found!r:.40}")
     return found
 
 
 def survey(grid: Any, ask: Ask) -> list[str]:
-    """Asks all clients, writes the table and gives the settings to write. UserError where a client does not tell."""
+    """Asks all clients, writes the table and returns the settings to use. UserError if a client does not report."""
     from pffdst.data.sources.counted import write_counts
 
     told = _answers(grid, ask)
-    missing = [f"client {c}: {told[c].problem if c in told else 'is not heard of'}" for c in range(ask.clients)]
+    missing = [f"client {c}: {told[c].problem if c in told else 'no answer'}" for c in range(ask.clients)]
     missing = [line for c, line in enumerate(missing) if c not in told or told[c].problem]
     if missing:
-        raise UserError("not all clients told how many samples they have:\n" + "\n".join(f"  - {m}" for m in missing))
+        raise UserError("not all clients reported their sample counts:\n" + "\n".join(f"  - {m}" for m in missing))
     found = [told[client] for client in range(ask.clients)]
     shapes = {one.shape for one in found}
     if len(shapes) > 1:
         sizes = ", ".join(sorted("x".join(map(str, shape)) for shape in shapes))
-        raise UserError(f"the clients' images are of several shapes, {sizes}: write e.g. --resize 32 or --channels 3")
+        raise UserError(f"the clients' images have several shapes, {sizes}: write e.g. --resize 32 or --channels 3")
     write_counts(Path(ask.counts), [one.counts or {} for one in found])
     mean, std = statistics(found)
     form = {"channels": shapes.pop()[0], "resize": ask.resize or None, "crop": ask.crop}
@@ -182,7 +182,7 @@ def _written(values: Sequence[float]) -> str:
 
 
 def _answers(grid: Any, ask: Ask) -> dict[int, Told]:
-    """Each client that connects in time is asked once."""
+    """The answers of the clients that connect in time; each is asked once."""
     until, owner, told = time.monotonic() + ask.wait, dict[str, int](), dict[int, Told]()
     content = {"format": FORMAT, "channels": ask.channels, "resize": ask.resize, "crop": ask.crop}
     while len(told) < ask.clients and time.monotonic() < until:

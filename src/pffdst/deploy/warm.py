@@ -1,8 +1,8 @@
-"""A node's worker that stays: imports are paid once, not with every message.
+"""A node's persistent worker, which imports packages once instead of for every message.
 
-Flower starts a process for every message. It would spend seconds on imports before it trains; so the first one starts
-this worker, and all hand their task to it over a socket in the node's own state folder. What travels are bytes and
-JSON. The worker ends with the SuperNode's executor, or when nothing came for `warm` seconds.
+Flower starts a process for every message, which would spend seconds on imports before training. So the first one starts
+this worker, and all of them pass their task to it over a socket in the node's own state folder, as bytes and JSON. The
+worker ends with the SuperNode's executor, or after `warm` seconds without a task.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Request = Mapping[str, Any]
 
 
 def hand_over(request: Request, setup: bytes, payload: bytes, warm: float) -> tuple[Answer, bytes | None] | None:
-    """The answer of this node's worker, which is started where there is none; None where there can be none."""
+    """The answer of this node's worker, which is started if needed; None if no worker is possible."""
     place = Path(request["state"]) / "worker.sock"
     if warm <= 0 or len(str(place)) > _LONGEST:
         return None
@@ -48,7 +48,7 @@ def hand_over(request: Request, setup: bytes, payload: bytes, warm: float) -> tu
 
 
 def _connected(place: Path, warm: float) -> Connection:
-    """A way to the worker."""
+    """A connection to the worker."""
     until, started = time.monotonic() + _START, None
     while True:
         try:
@@ -79,7 +79,7 @@ def _key(place: Path) -> Path:
 
 
 def main(place: Path, parent: int, warm: float) -> None:
-    """Answers one request after another until the process `parent` is gone or nothing comes for `warm` seconds."""
+    """Answers one request after another until the process `parent` is gone or `warm` seconds pass without a task."""
     from pffdst.deploy.node import Turns
 
     turns, key = Turns(), secrets.token_bytes(32)
@@ -113,7 +113,7 @@ def _answer(turns: Any, link: Connection) -> None:
 
 
 def _watch(parent: int, warm: float, state: Mapping[str, float]) -> None:
-    """Ends this process when there is nobody to work for."""
+    """Ends this process when its parent is gone or it has been idle for too long."""
     while state["busy"] or time.monotonic() - state["last"] < warm:
         time.sleep(0.5)
         try:

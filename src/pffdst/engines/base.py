@@ -1,4 +1,4 @@
-"""An engine is a way to run clients: tasks in, updates out, in the cohort's order. It never averages."""
+"""Engines run clients: tasks in, updates out, in the cohort's order. They never average."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Engine", "EngineError", "Job", "checked_device", "device_problems", 
 @final
 @dataclass(frozen=True)
 class Job:
-    """A client's task, and what the client kept from earlier rounds."""
+    """A client's task and what the client kept from earlier rounds."""
 
     task: ClientTask
     memory: Memory
@@ -32,16 +32,16 @@ class Job:
 
 
 class EngineError(RuntimeError):
-    """The machinery that runs clients broke down (a worker process died, say); the run can be resumed."""
+    """A failure of the engine itself (e.g. a worker process died); the run can be resumed."""
 
 
 class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
-    `device` and `channels_last` say where and how networks lie: models are evaluated as clients are trained.
-    `simulates`: the clients are played here with samples that lie here, so that what befalls them can be too.
-    `beside`: processes of the run on this machine, which share its cores; `cohort`: K, where it is known. `brief` is
-    what clients elsewhere are told of the run before the first round: its configuration, and what its samples are like.
+    `device` and `channels_last` are the networks' device and memory format, for training and for evaluation.
+    `simulates`: the clients run here on local samples, so faults and absences can be simulated too.
+    `beside`: processes of the run on this machine, which share its cores; `cohort`: K, if known. `brief` is what remote
+    clients learn about the run before the first round: its configuration and the kind of samples.
     """
 
     simulates: ClassVar[bool] = True
@@ -54,7 +54,7 @@ class Engine(ABC):
 
     @contextlib.contextmanager
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
-        """Prepares to run clients of `setup` and gives everything back afterwards, whatever happens."""
+        """Prepares to run clients of `setup` and releases everything afterwards, whatever happens."""
         self.memories = ClientMemories(setup.clients, setup.layout, setup.codecs, setup.known)
         try:
             self.start(setup)
@@ -67,47 +67,47 @@ class Engine(ABC):
         """Builds what lasts for the run."""
 
     def close(self) -> None:
-        """Gives back processes and files. May be called twice, and where `start` failed half-way."""
+        """Releases processes and files. May be called twice, or after `start` failed halfway."""
 
     @abstractmethod
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Runs the jobs and yields their updates in the jobs' order, each as soon as it is its turn."""
+        """Runs the jobs and yields their updates in the jobs' order, each as early as possible."""
 
     def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        """The clients of a round that cannot be reached, and why: nothing is sent to them. Simulated ones all can."""
+        """The clients of a round that cannot be reached, and why; nothing is sent to them. Empty in simulation."""
         return {}
 
     def run(self, tasks: Sequence[ClientTask]) -> Iterator[Update]:
-        """The updates of a round in the cohort's order; clients keep what they were sent."""
+        """The updates of a round in the cohort's order; clients remember what they were sent."""
         own = self.memories
         jobs = [Job(task, own.of(task.client), own.kept(task.client)) for task in tasks]
         for task, update in zip(tasks, self.train(jobs), strict=True):
-            with contextlib.suppress(WireError):  # the client said so itself: update.problem
+            with contextlib.suppress(WireError):  # the client reports it itself in update.problem
                 own.receive(task.client, task.payload)
                 if update.payload is not None:
                     own.keep(task.client, update.kept)
             yield update
 
     def state_dict(self) -> dict[str, Any]:
-        """What the simulated clients keep: part of a checkpoint."""
+        """The state of the simulated clients, for the checkpoint."""
         return self.memories.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Clients as they were when the checkpoint was written. UserError where they were no simulated ones."""
+        """Restores the clients from a checkpoint. UserError if they were not simulated."""
         if "index" not in state:
             raise UserError("the clients of this run keep their state themselves: resume it with engine=flower")
         self.memories.load_state_dict(state)
 
 
 def checked_device(device: str) -> str:
-    """`engine.device` of the engines that train one client at a time. ValueError where it is neither cpu nor cuda."""
+    """`engine.device` of the engines that train one client at a time. ValueError if it is neither cpu nor cuda."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"Expected `engine.device` to be cpu or cuda, but got {device!r}")
     return device
 
 
 def device_problems(device: str) -> list[str]:
-    """What this machine lacks for a device."""
+    """Whether this machine lacks the device."""
     if device == "cuda" and not torch.cuda.is_available():
         return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=cpu"]
     return []
@@ -115,7 +115,7 @@ def device_problems(device: str) -> list[str]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Clients train on one thread: results must not depend on the number of cores."""
+    """Inside, clients train on one thread: results must not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -125,7 +125,7 @@ def one_thread() -> Iterator[None]:
 
 
 def run_in_process(work: ClientWork, fit: Fit, jobs: Sequence[Job]) -> Iterator[Update]:
-    """One client after another in this process."""
+    """Runs one client after another in this process."""
     for job in jobs:
         with one_thread():
             update = turn_of(job, work, fit)
@@ -133,14 +133,14 @@ def run_in_process(work: ClientWork, fit: Fit, jobs: Sequence[Job]) -> Iterator[
 
 
 def turn_of(job: Job, work: ClientWork, fit: Fit) -> Update:
-    """One client's turn; what goes wrong in it names the client and the round."""
+    """Runs one client; errors name the client and the round."""
     with named(job):
         return work.turn(job.task, job.memory, fit, job.kept)
 
 
 @contextlib.contextmanager
 def named(job: Job) -> Iterator[None]:
-    """An exception inside gets a note that says whose turn it was."""
+    """Adds a note with the client and the round to exceptions inside."""
     try:
         yield
     except Exception as error:

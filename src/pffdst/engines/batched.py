@@ -1,9 +1,9 @@
-"""The cohort on one accelerator: clients train side by side on several streams, by replaying recorded steps.
+"""The cohort on one accelerator: clients train in parallel on several streams by replaying recorded steps.
 
-A local step of a few dozen images is hundreds of kernels of microseconds each: started one by one from Python they
-leave an accelerator idle most of the time, and each alone fills but a part of it. Replaying a recorded step starts them
-at once, and several streams fill what one leaves free. Data, masks and models stay on the device; the host only waits
-for updates that are done, and encodes them in threads while others train.
+A local step on a few dozen images is hundreds of kernels of microseconds each. Started one by one from Python, they
+leave an accelerator idle most of the time, and each one uses only part of it. Replaying a recorded step starts them all
+at once, and several streams use what one leaves free. Data, masks and models stay on the device; the host only waits
+for finished updates and encodes them in threads while others train.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ __all__ = ["BatchedEngine", "numerics"]
 _log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "tf32", "bf16"]
-_WINDOW = 16  # clients per stream that are given out before the first of them must have been taken
+_WINDOW = 16  # clients per stream that are dispatched before the first of them must have been consumed
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A client that is to train from `start`; `decoded` seconds went into reading its message."""
+    """A client about to train from `start`; reading its message took `decoded` seconds."""
 
     job: Job
     received: Received
@@ -70,13 +70,12 @@ class Waiting:
 
 @final
 class BatchedEngine(Engine):
-    """Trains the clients of a round side by side on a CUDA device.
+    """Trains the clients of a round in parallel on a CUDA device.
 
-    `device`: "auto" is cuda where there is one, else worker processes as in engine=fabric; "cpu" is this engine's own
-    code without streams and recordings. `streams`: clients at work at once. `precision`: fp32 (strict), tf32
-    (products of matrices and convolutions in TF32) or bf16 (autocast). `record` replays recorded steps.
-    `deterministic` repeats a run to the bit on the same device and versions; without it the libraries may choose
-    faster algorithms.
+    `device`: "auto" is cuda if available, else worker processes as in engine=fabric; "cpu" is this engine's own
+    code without streams and recordings. `streams`: clients training at the same time. `precision`: fp32 (strict), tf32
+    (matrix products and convolutions in TF32) or bf16 (autocast). `record` replays recorded steps. `deterministic`
+    repeats a run bit for bit on the same device and versions; without it, the libraries may choose faster algorithms.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class BatchedEngine(Engine):
         return []
 
     def start(self, setup: ClientSetup) -> None:
-        """Brings the data to the device and makes the slots."""
+        """Moves the data to the device and creates the slots."""
         if self._fallback is not None:
             _log.warning("engine=batched: torch sees no CUDA device here: clients train as with engine=fabric")
             self._fallback.start(setup)
@@ -134,7 +133,7 @@ class BatchedEngine(Engine):
             self._figures.put(Figures(self._slots[0].flat, self._settings.device))
 
     def close(self) -> None:
-        """Ends threads and workers, and gives the device's memory back."""
+        """Ends threads and workers, and frees the device's memory."""
         if self._fallback is not None:
             self._fallback.close()
         self._executor.shutdown(cancel_futures=True)
@@ -146,10 +145,10 @@ class BatchedEngine(Engine):
             self._undo.close()
 
     def _recording(self, setup: ClientSetup) -> SlotSettings:
-        """Steps in which a rule, a callback or the clipping has a hand are not recorded, which is said once."""
+        """Does not record steps in which a rule, a callback or clipping takes part, and logs that once."""
         hands = setup.method.touches_steps or Hooks(setup.callbacks).in_steps
         if self._settings.record and hands:
-            _log.info("engine=batched: a rule or a callback has a hand in every step: steps are not recorded")
+            _log.info("engine=batched: a rule or a callback takes part in every step: steps are not recorded")
             return replace(self._settings, record=False)
         if self._settings.record and moves_in_python(setup.network, setup.inputs):
             _log.info("engine=batched: the model changes attributes or buffers in Python: steps are not recorded")
@@ -157,7 +156,7 @@ class BatchedEngine(Engine):
         return self._settings
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """A window of clients at a time, the longest of it first; updates in the jobs' order."""
+        """Trains one window of clients at a time, longest first; yields updates in the jobs' order."""
         if self._fallback is not None:
             yield from self._fallback.train(jobs)
             return
@@ -172,7 +171,7 @@ class BatchedEngine(Engine):
                     yield answers.pop(waiting.client).result()
 
     def _windows(self, jobs: Sequence[Job]) -> Iterator[list[Waiting] | Update]:
-        """Clients that start from the same model, together; the answer of one that could not read its message."""
+        """Groups of clients that start from the same model, or the answer of one that could not read its message."""
         limit = _WINDOW * self._streams if self.device == "cuda" else 1
         window: list[Waiting] = []
         for job in jobs:
@@ -192,7 +191,7 @@ class BatchedEngine(Engine):
             yield window
 
     def _load(self, model: GlobalModel) -> None:
-        """The window's model to the device; all clients of the one before have been answered."""
+        """Loads the window's model onto the device; all clients of the previous window have been answered."""
         if not self._loaded.holds(model):
             self._loaded.load_(model)
         model.trainable_at.index  # noqa: B018 - computed once, before threads ask for it
@@ -202,7 +201,7 @@ class BatchedEngine(Engine):
                 slot.stream.wait_stream(torch.cuda.current_stream())
 
     def _give_out(self, window: Sequence[Waiting]) -> dict[int, Future[Update]]:
-        """Every client to the slot with least to do, the longest first."""
+        """Assigns every client to the slot with the least work, longest first."""
         setup = self._setup
         work = {w.client: setup.steps(w.client, w.job.task.t) for w in window}
         answers = {}
@@ -213,7 +212,7 @@ class BatchedEngine(Engine):
         return answers
 
     def _play(self, waiting: Waiting, slot: Slot) -> Future[Update]:
-        """Gives a client's steps to the slot's stream, and what they make to a thread that encodes it."""
+        """Queues a client's steps on the slot's stream, and their result to a thread that encodes it."""
         setup, task = self._setup, waiting.job.task
         own, training = setup.indices(task.client), setup.training
 
@@ -226,7 +225,7 @@ class BatchedEngine(Engine):
             return map(slot.batch, order(stream, 1)[0])
 
         slot.serve(self._as_labelled(task.client, own))
-        figures = self._figures.get()  # waits until the answers of earlier clients have left some free
+        figures = self._figures.get()  # waits until the answers of earlier clients have freed some
         clock = _Clock(slot.stream)
         turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, batches)
         epochs = order("client", setup.epochs(task.t))
@@ -238,7 +237,7 @@ class BatchedEngine(Engine):
         return self._submit(waiting, figures, clock)
 
     def _as_labelled(self, client: int, own: Tensor) -> Samples:
-        """All samples with the labels that a client trains on at its `own` int64 [n]."""
+        """All samples, with the labels that a client trains on at its `own` indices int64 [n]."""
         samples, faulty = self._samples, self._setup.faulty
         if not faulty.relabels(client):
             return samples
@@ -250,7 +249,7 @@ class BatchedEngine(Engine):
         return self._executor.submit(self._answer, waiting, figures, clock)
 
     def _answer(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Update:
-        """A client's update, once its figures have arrived. Runs in a thread of its own, on a CPU as well."""
+        """A client's update, once its figures have arrived. Runs in a separate thread, also on a CPU."""
         setup, job = self._setup, waiting.job
         try:
             with named(job):
@@ -263,11 +262,11 @@ class BatchedEngine(Engine):
             self._figures.put(figures)
 
     def _trained(self, waiting: Waiting, figures: Figures) -> Trained:
-        """What the client has become, from its figures."""
+        """The trained client, from its figures."""
         setup, model = self._setup, waiting.start
         loss, correct, moved = figures.totals.tolist()
         if moved != 0.0:
-            raise BrokenMaskError("Expected dead and frozen weights to stay as they are while training, but some moved")
+            raise BrokenMaskError("Expected dead and frozen weights to stay unchanged in training, but some moved")
         trainable = figures.trainable
         assert trainable is not None  # the slot has read it
         if trainable is not model.trainable_at:
@@ -281,7 +280,7 @@ class BatchedEngine(Engine):
 
 @final
 class _Clock:
-    """The time a client takes: of its stream on CUDA, else of this process."""
+    """Measures a client's time: on its stream with CUDA, otherwise in this process."""
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._events = None
@@ -301,7 +300,7 @@ class _Clock:
         self._times[which] = time.perf_counter()
 
     def wait(self) -> float:
-        """Waits for the end; the seconds from the beginning to it."""
+        """Waits for the end and returns the seconds from start to end."""
         if self._events is None:
             return self._times[1] - self._times[0]
         first, last = self._events
@@ -310,7 +309,7 @@ class _Clock:
 
 
 def _check(device: str, streams: int, precision: str) -> None:
-    """ValueError where a setting is out of its range."""
+    """ValueError if a setting is out of range."""
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"Expected `engine.device` to be auto, cpu or cuda, but got {device!r}")
     if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
@@ -321,7 +320,7 @@ def _check(device: str, streams: int, precision: str) -> None:
 
 @contextlib.contextmanager
 def numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
-    """torch's settings for products and convolutions on CUDA, put back afterwards."""
+    """Sets torch's options for products and convolutions on CUDA and restores them afterwards."""
     backends = torch.backends
     before = (
         backends.cuda.matmul.fp32_precision,
@@ -332,7 +331,7 @@ def numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
     if deterministic:  # read by cuBLAS when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     fast = "ieee" if precision == "fp32" else "tf32"
-    _set_numerics(fast, fast, deterministic, benchmark=False)  # it would try algorithms per length and slot
+    _set_numerics(fast, fast, deterministic, benchmark=False)  # benchmarking would try algorithms per length and slot
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What clients on other machines are told of a run."""
+"""What clients on other machines learn about a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AT_THE_SERVER: Final = (
 
 
 def brief(plain: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """The resolved configuration but for what is the server's alone, and the samples' form. JSON can hold it."""
+    """The resolved configuration, without what only the server needs, and the samples' form. JSON-serializable."""
     return {
         "config": {key: value for key, value in plain.items() if key not in _AT_THE_SERVER},
         "data": {

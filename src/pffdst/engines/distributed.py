@@ -1,8 +1,8 @@
-"""Clients over the ranks of torchrun: any engine, once in each of them, on a share of the cohort.
+"""Distributes clients over torchrun's ranks: each rank runs an engine on a share of the cohort.
 
-Rank 0 divides the jobs, sends them as bytes, trains its own share and takes the updates in the cohort's order. What
-clients keep between rounds stays with rank 0 and travels with their jobs, so the other ranks have no state: a run
-goes on with any number of them, and the number changes no bit of the result.
+Rank 0 divides the jobs, sends them as bytes, trains its own share and collects the updates in the cohort's order. What
+clients keep between rounds stays with rank 0 and is sent with their jobs, so the other ranks have no state: a run can
+be resumed with any number of ranks, and the number does not change the result in a single bit.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from pffdst.engines.ranks import Ranks
 
 __all__ = ["Distributed", "divide", "follow"]
 
-_AHEAD = 16  # own updates that may wait for their turn
+_AHEAD = 16  # own updates that may wait to be yielded
 
 _log = logging.getLogger(__name__)
 
 
 def divide(work: Sequence[int], ranks: int) -> list[int]:
-    """The rank of each job: the largest first, always to the rank that has least so far; rank 0 comes last."""
+    """The rank of each job: largest first, each to the rank with the least work so far; ties go to rank 0 last."""
     loads = [(0, rank) for rank in (*range(1, ranks), ranks)]  # `ranks` stands for rank 0, which also averages
     owners = [0] * len(work)
     for position in sorted(range(len(work)), key=lambda i: -work[i]):
@@ -51,15 +51,15 @@ def divide(work: Sequence[int], ranks: int) -> list[int]:
 
 
 def data_digest(setup: ClientSetup) -> str:
-    """That of the training samples: ranks on other machines read their own files."""
+    """Digest of the training samples, since ranks on other machines read their own files."""
     return setup.data.open().digest
 
 
 @final
 class Distributed(Engine):
-    """Rank 0's side: `own` runs this process's share of the clients, `ranks` lead to the others.
+    """Rank 0's side: `own` runs this process's share of the clients, `ranks` connects to the others.
 
-    `configuration` is the text that they make their clients from.
+    `configuration` is the text from which they build their clients.
     """
 
     def __init__(self, own: Engine, ranks: Ranks, configuration: str = "") -> None:
@@ -68,9 +68,9 @@ class Distributed(Engine):
         own.beside = ranks.beside
 
     def start(self, setup: ClientSetup) -> None:
-        """Starts this process's engine and hears that the others have started theirs on the same data.
+        """Starts this process's engine and checks that the others have started theirs on the same data.
 
-        They are told the configuration now that the data are here: what was decoded lies in the cache for those beside.
+        They get the configuration only now, after loading the data: ranks on this machine then find it in the cache.
         """
         for peer in self._ranks.links:
             self._ranks.send(peer, self._configuration.encode())
@@ -82,7 +82,7 @@ class Distributed(Engine):
             if problem is not None:
                 raise UserError(f"{link.name} cannot start: {problem}")
             if theirs != digest:
-                raise UserError(f"{link.name} has other training data than rank 0: give every machine the same files")
+                raise UserError(f"{link.name} has other training data than rank 0: put the same files on every machine")
         _log.info("%d ranks divide the clients", self._ranks.size)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Distributed(Engine):
         self._own.close()
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Every rank its share, in the jobs' order; own clients are trained while those of others are waited for."""
+        """Sends every rank its share and yields in the jobs' order; trains own clients while waiting for others."""
         owners = divide([self._samples(job.task.client) for job in jobs], self._ranks.size)
         self._hand_out(jobs, owners)
         mine = [job for job, owner in zip(jobs, owners, strict=True) if owner == 0]
@@ -106,14 +106,14 @@ class Distributed(Engine):
             next(own, None)  # to its end
 
     def _take(self, peer: int) -> Update:
-        """The next update of a rank; EngineError where it failed."""
+        """The next update of a rank; EngineError if it failed."""
         failure, fields = loads(self._ranks.receive(peer))
         if failure is not None:
             raise EngineError(f"{self._ranks.links[peer].name} failed while training a client:\n{failure}")
         return unpack_update(fields, self._layout)
 
     def _hand_out(self, jobs: Sequence[Job], owners: Sequence[int]) -> None:
-        """Sends the jobs. A payload or memory that several ranks need is broadcast once, another goes where it is."""
+        """Sends the jobs. A payload or memory that several ranks need is broadcast once; others go with their jobs."""
         blobs: dict[int, Any] = {}
         needed: dict[int, set[int]] = {}
         tasks: dict[int, list[Any]] = {peer: [] for peer in self._ranks.links}
@@ -142,9 +142,9 @@ def _unpack_blob(packed: Any, layout: Layout) -> Any:
 
 
 def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> NoReturn:
-    """The life of another rank: clients, round after round; it ends in the link's thread, when rank 0 says so.
+    """The loop of every other rank: runs clients round after round until rank 0 ends it, in the link's thread.
 
-    `make` gives the engine and the setup from the configuration that rank 0 sends.
+    `make` builds the engine and the setup from the configuration that rank 0 sends.
     """
     ready: tuple[str | None, str]
     try:

@@ -1,4 +1,4 @@
-"""The default engine: a lean Fabric loop that drives the same module and callbacks, in worker processes."""
+"""The default engine: a lean Fabric loop that runs the same module and callbacks in worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def available_cores() -> int:
-    """Cores this process may use, which in a container or a job is often fewer than the machine has."""
+    """Cores this process may use, often fewer than the machine has in a container or a cluster job."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,10 +28,10 @@ def available_cores() -> int:
 
 @final
 class FabricEngine(Engine):
-    """N worker processes of one thread each; the result is the same for every N.
+    """N worker processes with one thread each; the result is the same for every N.
 
-    `workers`: "auto" is one per available core, 0 none (this process trains, on one thread as well). `exact` means
-    no workers and NCHW: bit-equal to the trainer engine. On a GPU the clients train in this process.
+    `workers`: "auto" is one per available core, 0 is none (this process trains, also on one thread). `exact` means
+    no workers and NCHW: bit-equal to the trainer engine. On a GPU, the clients train in this process.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FabricEngine(Engine):
         cores = max(1, available_cores() // self.beside)
         workers = (0 if cores == 1 else cores) if self.workers == "auto" else int(self.workers)
         if self.cohort is not None and workers > self.cohort:
-            _log.info("%d worker processes in place of %d: a round has no more clients", self.cohort, workers)
+            _log.info("%d worker processes instead of %d: a round has no more clients", self.cohort, workers)
             workers = self.cohort
         if workers == 0:
             self._work = ClientWork(setup, channels_last=self.channels_last, device=self.device)
@@ -68,7 +68,7 @@ class FabricEngine(Engine):
             self._pool = None
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Over the workers, or one after another here."""
+        """Trains on the workers, or one after another in this process."""
         if self._pool is not None:
             return self._pool.train(jobs)
         return run_in_process(self._work, self._fit, jobs)

@@ -18,7 +18,7 @@ __all__ = ["FabricFit", "epochs"]
 
 
 def epochs(module: ClientModule, hooks: Hooks, count: int, step: Any, batches: ClientBatches) -> None:
-    """The loop over epochs and batches, with the hooks around them in a Trainer's order; `step` takes a batch."""
+    """The loop over epochs and batches, calling the hooks in a Trainer's order; `step` takes a batch."""
     hooks("on_train_start", module)
     for _ in range(count):
         hooks("on_train_epoch_start", module)
@@ -31,7 +31,7 @@ def epochs(module: ClientModule, hooks: Hooks, count: int, step: Any, batches: C
 
 @final
 class FabricFit:
-    """A client's epochs: the Trainer's steps and hooks in the Trainer's order, and nothing else."""
+    """Runs a client's epochs: the Trainer's steps and hooks in the Trainer's order, and nothing else."""
 
     def __init__(self, device: str, callbacks: Sequence[Callback] = ()) -> None:
         accelerator = "cpu" if device == "cpu" else "gpu"

@@ -1,4 +1,4 @@
-"""What the simulated clients keep between rounds, held once however many clients keep the same."""
+"""What the simulated clients keep between rounds; identical contents are stored once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["ClientMemories"]
 
 @final
 class ClientMemories:
-    """One index per client into a table of distinct memories: flat in the number of clients.
+    """One index per client into a table of distinct memories, so the size hardly grows with the number of clients.
 
-    At first they hold the positions that are `known` beforehand, if any. Where clients keep weights there is one memory
-    for each download that some client took last. What a client keeps besides is its own; there is none of it unless the
-    codec or a rule asks for it.
+    Initially the memories contain the positions `known` beforehand, if any. If clients keep weights, there is one
+    memory per download that is some client's latest. Anything else is kept per client, and only if the codec or a rule
+    asks for it.
     """
 
     def __init__(self, clients: int, layout: Layout, codecs: Codecs, known: Positions | None = None) -> None:
@@ -39,18 +39,18 @@ class ClientMemories:
         self._payload: list[bytes] = []
 
     def of(self, client: int) -> Memory:
-        """What a client keeps now."""
+        """A client's current memory."""
         return self._table[int(self._index[client])]
 
     def kept(self, client: int) -> Kept:
-        """What a client keeps of its own last turn."""
+        """What a client kept from its own last round."""
         return self._kept.get(client, Kept())
 
     def receive(self, client: int, payload: bytes) -> None:
-        """A client keeps what a payload tells it to. Raises WireError as the client itself would."""
+        """Updates a client's memory from a payload. Raises WireError as the client itself would."""
         before = int(self._index[client])
         if not any(payload is p for p in self._payload):
-            self._payload = [*self._payload[-3:], payload]  # keeps the objects alive, so that ids stay theirs
+            self._payload = [*self._payload[-3:], payload]  # keeps the objects alive, so that their ids stay valid
             self._last = {key: at for key, at in self._last.items() if any(key[0] == id(p) for p in self._payload)}
         key = (id(payload), before)
         if key not in self._last:
@@ -60,7 +60,7 @@ class ClientMemories:
         self._keepers[after] += 1
 
     def keep(self, client: int, kept: Kept) -> None:
-        """A client keeps something to itself; its mask is the one it was last sent, which is not held twice."""
+        """Stores what a client keeps for itself; its mask is the one it was last sent, so it is not stored twice."""
         if not kept.anything:
             self._kept.pop(client, None)
             return
@@ -70,7 +70,7 @@ class ClientMemories:
         self._kept[client] = kept
 
     def _intern(self, memory: Memory) -> int:
-        """The table's index of a memory, which is added if it is new; memories nobody keeps are dropped."""
+        """The table index of a memory, which is added if new; unused memories are dropped."""
         for index, known in self._table.items():
             if known == memory:
                 return index

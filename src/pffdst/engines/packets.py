@@ -1,4 +1,4 @@
-"""What goes between ranks, as bytes: tensors and plain values, read with weights_only, never a pickle of classes."""
+"""Data between ranks as bytes: tensors and plain values, read with weights_only, never pickled classes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 
 def dumps(content: Any) -> bytes:
-    """Tensors and plain values, nested in dicts, lists and tuples."""
+    """Packs tensors and plain values, nested in dicts, lists and tuples."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def loads(packet: bytes) -> Any:
-    """What `dumps` wrote."""
+    """Unpacks the result of `dumps`."""
     return torch.load(io.BytesIO(packet), weights_only=True)
 
 
 def pack_memory(memory: Memory) -> tuple[Any, ...]:
-    """What a client keeps of what it was sent."""
+    """Packs what a client keeps of what it was sent."""
     masks = (None if at is None else at.packed() for at in (memory.trainable, memory.frozen))
     state = None if memory.state is None else [tensor_of(piece) for piece in memory.state]
     weights = None if memory.weights is None else tensor_of(memory.weights)
@@ -47,7 +47,7 @@ def pack_memory(memory: Memory) -> tuple[Any, ...]:
 
 
 def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
-    """The memory that `pack_memory` packed."""
+    """Unpacks the result of `pack_memory`."""
     trainable, frozen, values, weights, pieces = packed
     trainable_at, frozen_at = (None if at is None else Positions.unpacked(layout, at) for at in (trainable, frozen))
     state = None if pieces is None else tuple(bytes_of(piece) for piece in pieces)
@@ -56,13 +56,13 @@ def unpack_memory(packed: tuple[Any, ...], layout: Layout) -> Memory:
 
 
 def pack_kept(kept: Kept) -> tuple[Any, ...]:
-    """What a client keeps of its own last turn."""
+    """Packs what a client kept from its own last round."""
     residual = None if kept.residual is None else (kept.residual.at.packed(), kept.residual.values)
     return residual, dict(kept.memory)
 
 
 def unpack_kept(packed: tuple[Any, ...], layout: Layout) -> Kept:
-    """What `pack_kept` packed."""
+    """Unpacks the result of `pack_kept`."""
     residual, memory = packed
     if residual is not None:
         residual = Residual(Positions.unpacked(layout, residual[0]), residual[1])
@@ -70,7 +70,7 @@ def unpack_kept(packed: tuple[Any, ...], layout: Layout) -> Kept:
 
 
 def pack_update(update: Update) -> dict[str, Any]:
-    """A client's answer, with what it keeps."""
+    """Packs a client's answer, with what it keeps."""
     changed = {
         "payload": None if update.payload is None else tensor_of(update.payload),
         "timings": tuple(update.timings),
@@ -80,7 +80,7 @@ def pack_update(update: Update) -> dict[str, Any]:
 
 
 def unpack_update(fields: dict[str, Any], layout: Layout) -> Update:
-    """The answer that `pack_update` packed."""
+    """Unpacks the result of `pack_update`."""
     payload, kept = fields["payload"], unpack_kept(fields["kept"], layout)
     payload = None if payload is None else bytes_of(payload)
     return Update(**(fields | {"payload": payload, "timings": Timings(*fields["timings"]), "kept": kept}))

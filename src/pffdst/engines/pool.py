@@ -1,10 +1,10 @@
 """Worker processes that train clients, one thread each.
 
-On Linux they are forked, as a DataLoader's are: they share the imported libraries (most of a small run's memory) and
-the training samples with this process. Elsewhere they are started afresh and map the samples from files. They fork
-before any logger starts threads, and use one thread, so that no thread pool of this process is missed in them. A
-worker ends when this process does, whatever ended it. Pipes join processes of one program on one machine, so they may
-carry pickles; what clients and server say to each other are the wire's bytes within.
+On Linux they are forked, like a DataLoader's: they share the imported libraries (most of a small run's memory) and
+the training samples with this process. Elsewhere they are spawned and map the samples from files. They fork before any
+logger starts threads, and use one thread, so they need no thread pool of this process. A worker ends when this process
+does, for whatever reason. Pipes connect processes of one program on one machine, so they may carry pickles; messages
+between clients and server are the wire's bytes inside them.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ __all__ = ["WorkerPool"]
 
 TIMEOUT = "PFFDST_WORKER_TIMEOUT"
 _AHEAD = 32
-_ROOM = 1 << 16  # bytes for what a message has beside values; of these, twice as many as a model holds
-_LOOK = 1.0  # seconds between two looks at who has been heard of
+_ROOM = 1 << 16  # bytes of a message besides its values, which get twice the model's size
+_LOOK = 1.0  # seconds between two checks for silent workers
 
 
 @final
 @dataclass
 class Worker:
-    """A process, the pipe to it, and which of the round's payloads and memories it already has.
+    """A process, its pipe, and the round's payloads and memories that it already has.
 
-    `jobs` are what it is at and what it does next, with their positions; `silent` counts the looks since it was last
-    heard of. In the `slab` it leaves its updates.
+    `jobs` are its current and next job, with their positions; `silent` counts the checks since its last message. It
+    leaves its updates in the `slab`.
     """
 
     process: BaseProcess
@@ -66,7 +66,7 @@ class Worker:
 
 @final
 class WorkerPool:
-    """`workers` processes that share the training samples by mapping files."""
+    """`workers` processes that share the training samples."""
 
     def __init__(self, setup: ClientSetup, workers: int, *, channels_last: bool) -> None:
         method = default_start_method()
@@ -74,7 +74,7 @@ class WorkerPool:
         self._largest = _ROOM + 2 * setup.layout.total * next(setup.network.parameters()).itemsize
         self._silence = silence(os.environ, TIMEOUT)
         self._workers: list[Worker] = []
-        # What is frozen is not looked at by the garbage collectors, so its pages stay shared with the workers.
+        # Garbage collectors skip frozen objects, so their pages stay shared with the workers.
         gc.collect()
         release_free_memory()
         gc.freeze()
@@ -85,7 +85,7 @@ class WorkerPool:
                     self._workers.append(self._start(method, given, channels_last))
                 for worker in self._workers:
                     self._receive(worker)
-            # every worker has its pages mapped: the file's name can go, so that nothing is left behind by a kill
+            # every worker has mapped the pages: the file can be unlinked, so that a kill leaves nothing behind
         except BaseException:
             self.close()
             raise
@@ -106,11 +106,11 @@ class WorkerPool:
         return Worker(process, ours, slab)
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """Gives the largest client to the next free worker; yields in the jobs' order.
+        """Sends the largest client to the next free worker; yields in the jobs' order.
 
-        The largest of those whose turn is near, since what is done before its turn waits in memory. Until the last
-        update this process keeps to one thread as well: two that wait for each other on cores that the workers hold
-        make whoever takes an update in many times as slow.
+        Only clients whose turn is near are considered, since early results wait in memory. Until the last update, this
+        process also uses one thread: two threads waiting for each other on cores occupied by the workers would make
+        processing an update many times slower.
         """
         for worker in self._workers:
             worker.has.clear()
@@ -127,16 +127,16 @@ class WorkerPool:
                         if kind != "beat":
                             done[worker.jobs.popleft()[0]] = update
                     self._give_out(jobs, queue, turn)
-                self._give_out(jobs, queue, turn + 1)  # before the caller takes its time over an update
+                self._give_out(jobs, queue, turn + 1)  # before the caller spends time on an update
                 yield done.pop(turn)
         for worker in self._workers:
             self._send(worker, ("rest",))
 
     def _give_out(self, jobs: Sequence[Job], queue: list[int], turn: int) -> None:
-        """A job to every free worker, as long as there are any whose turn is near, and then one more to the others.
+        """Sends a job to every free worker, while there are jobs whose turn is near, then one more to the others.
 
-        So a worker goes on while this process is busy with an update. Near the end nobody gets more: who is free first
-        takes what is left.
+        So a worker continues while this process is busy with an update. Near the end, none gets a second job: the first
+        free worker takes what is left.
         """
         limit = turn + max(_AHEAD, 4 * len(self._workers))
         for held in (0, 1):
@@ -149,9 +149,9 @@ class WorkerPool:
                     self._give(worker, jobs, position)
 
     def _answering(self) -> list[Worker]:
-        """The busy workers that have something to say, or died. LostError where one has been silent for too long.
+        """The busy workers that have sent something or died. LostError if one has been silent for too long.
 
-        Silence is counted in looks, not by a clock: this process may have been stopped itself.
+        Silence is counted in checks, not by a clock, since this process may itself have been stopped.
         """
         busy = [w for w in self._workers if w.jobs]
         ready = wait([w.pipe for w in busy], timeout=_LOOK)
@@ -159,11 +159,11 @@ class WorkerPool:
         for worker in busy:
             worker.silent = 0 if worker in heard else worker.silent + (not ready)
             if worker.silent * _LOOK >= self._silence:
-                raise LostError(f"{_named(worker)} has not been heard of for {self._silence:g} s.")
+                raise LostError(f"{_named(worker)} has been silent for {self._silence:g} s.")
         return heard
 
     def _give(self, worker: Worker, jobs: Sequence[Job], position: int) -> None:
-        """Sends a job; a payload or memory that the worker already has in this round goes by its key."""
+        """Sends a job; a payload or memory that the worker already has in this round is sent as its key."""
         job = jobs[position]
         task = job.task
         keys = _keys(job)
@@ -182,14 +182,14 @@ class WorkerPool:
             raise self._died(worker) from error
 
     def _receive(self, worker: Worker) -> Any:
-        """What a worker says next."""
+        """A worker's next message."""
         while True:
             kind, content = self._said(worker)
             if kind != "beat":
                 return content
 
     def _said(self, worker: Worker) -> tuple[str, Any]:
-        """The next message and its kind; LostError where the worker died, EngineError where it failed."""
+        """The next message and its kind; LostError if the worker died, EngineError if it failed."""
         try:
             kind, content = worker.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
@@ -207,25 +207,25 @@ class WorkerPool:
     def _died(self, worker: Worker) -> LostError:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
-        killed = f" (killed, often for want of memory). {_LESS}" if code == -9 else "."
+        killed = f" (killed, often by lack of memory). {_LESS}" if code == -9 else "."
         return LostError(f"{_named(worker)} died with exit code {code}{killed}")
 
     def close(self) -> None:
-        """Ends the processes: politely, then not."""
+        """Ends the processes: asks first, then kills."""
         gc.unfreeze()
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:
             worker.process.join(timeout=0.0 if worker.jobs else 5.0)
             if worker.process.is_alive():
-                worker.process.kill()  # one that is stopped would not hear anything less
+                worker.process.kill()  # a stopped process would not react to anything less
                 worker.process.join(timeout=5.0)
             if worker.slab is not None:
                 worker.slab.close()
         self._workers.clear()
 
 
-_LESS = "Fewer engine.workers need less."
+_LESS = "Use fewer engine.workers."
 
 
 def _named(worker: Worker) -> str:
@@ -235,25 +235,25 @@ def _named(worker: Worker) -> str:
 
 
 def _keys(job: Job) -> tuple[tuple[str, int], tuple[str, int]]:
-    """By which a worker knows a job's payload and memory."""
+    """The keys by which a worker knows a job's payload and memory."""
     return ("payload", id(job.task.payload)), ("memory", id(job.memory))
 
 
 def _is_small(worker: Worker, job: Job) -> bool:
-    """Whether a job can be sent to a busy worker: what does not fit into the pipe would wait until it is free.
+    """Whether a job can be sent to a busy worker: one that does not fit into the pipe would block until it is free.
 
-    And where both wait to be read by the other, they wait for ever.
+    If both ends then wait for the other to read, they deadlock.
     """
     return worker.slab is not None and worker.has.issuperset(_keys(job)) and not job.kept.anything
 
 
 def default_start_method() -> str:
-    """fork where it is safe with the system's libraries, else spawn."""
+    """fork if it is safe with the system's libraries, else spawn."""
     return "fork" if sys.platform == "linux" else "spawn"
 
 
 def _slab(size: int) -> Slab | None:
-    """Shared memory of so many bytes; None where the system gives none, and updates come through the pipe."""
+    """Shared memory of `size` bytes; None if the system provides none, so that updates use the pipe."""
     try:
         return Slab(size)
     except OSError:
@@ -261,7 +261,7 @@ def _slab(size: int) -> Slab | None:
 
 
 def _packed(setup: ClientSetup, folder: Path) -> bytes:
-    """A setup for a process that starts afresh, its samples in files that can be mapped.
+    """A setup for a spawned process, with its samples in files that can be mapped.
 
     Plain pickle copies tensors; multiprocessing's own would put them, the network's weights among them, into memory
     that all workers write to.
@@ -270,7 +270,7 @@ def _packed(setup: ClientSetup, folder: Path) -> bytes:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent ends, in the middle of a step if need be."""
+    """Ends this process when its parent ends, even in the middle of a step."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -279,7 +279,7 @@ def _end_with_parent() -> None:
 
 @final
 class _Voice:
-    """What a worker says, and a beat now and then: silence means that it hangs or was stopped."""
+    """A worker's messages, with regular heartbeats: silence means that it hangs or was stopped."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock, self._pause = pipe, threading.Lock(), silence(os.environ, TIMEOUT) / 5
@@ -295,11 +295,11 @@ class _Voice:
             try:
                 self(("beat", None))
             except OSError:
-                return  # the other end is gone, and this process with it
+                return  # the other end is gone, so this process ends too
 
 
 def _answered(update: Update, slab: Slab | None) -> tuple[str, Any]:
-    """What a worker says of its update: the bytes stay behind in the slab, if there is one and they fit."""
+    """A worker's message about its update: the bytes stay in the slab, if there is one and they fit."""
     if slab is not None and update.payload is not None and slab.put(update.payload):
         return "put", (replace(update, payload=None), len(update.payload))
     return "update", update
@@ -312,12 +312,12 @@ def _serve(
     setup: ClientSetup | bytes,
     channels_last: bool,
 ) -> None:
-    """A worker's life: until its pipe closes, keeps blobs for a round and answers tasks."""
+    """A worker's main loop: until its pipe closes, keeps blobs for a round and answers tasks."""
     for other in inherited:
         other.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and what the parent does then is not for us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler must not run here
     signal.signal(signal.SIGHUP, signal.SIG_IGN) if hasattr(signal, "SIGHUP") else None
     say = _Voice(pipe)
     torch.set_num_threads(1)
@@ -332,7 +332,7 @@ def _serve(
             if kind == "round":
                 blobs.clear()
             elif kind == "rest":
-                release_free_memory()  # what training freed is of use to the evaluation
+                release_free_memory()  # the evaluation can use what training freed
                 slab.release() if slab is not None else None
             elif kind == "blob":
                 blobs[rest[0]] = rest[1]

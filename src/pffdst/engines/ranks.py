@@ -1,10 +1,10 @@
-"""The processes that torchrun starts for one run: bytes between rank 0 and the others, and word of who is gone.
+"""The processes that torchrun starts for one run: bytes between rank 0 and the others, and detection of lost ranks.
 
-Rank 0 has a link to every other rank. On a link travel int64 headers: the length of a message, which follows as uint8,
-or BEAT, sent so often that silence means that the other end hangs, or BYE. A thread per link reads it at all times, so
-that a rank whose process ends is known at once. Everything goes over gloo on the CPU, on machines with GPUs as well:
-what travels are bytes. The groups are made directly: with torch.distributed's default group, libraries that find it
-(metrics, for one) would take the ranks for replicas and wait for each other inside a client.
+Rank 0 has a link to every other rank. A link carries int64 headers: the length of a message, which follows as uint8,
+or BEAT, sent so often that silence means that the other end hangs, or BYE. A thread per link reads all the time, so
+that the end of a rank's process is noticed at once. Everything uses gloo on the CPU, also on machines with GPUs, since
+only bytes are sent. The groups are created directly: with torch.distributed's default group, libraries that find it
+(such as metrics) would take the ranks for replicas and wait for each other inside a client.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = ["RankLostError", "Ranks", "current", "join", "silence"]
 BEAT: Final = -1
 BYE: Final = -2
 TIMEOUT: Final = "PFFDST_RANK_TIMEOUT"
-_MOMENT: Final = 2.0  # seconds that a follower waits before it obeys SIGTERM: rank 0 must not take it for a death
-_UNREAD: Final = 16  # messages of a rank that wait in memory here until they are asked for; it waits with the next
+_MOMENT: Final = 2.0  # seconds that a follower waits before it obeys SIGTERM, lest rank 0 take it for dead
+_UNREAD: Final = 16  # a rank's messages that wait in memory until they are received; it blocks on the next
 _LONG = datetime.timedelta(days=7)
 _START = datetime.timedelta(minutes=5)
 
 
 class RankLostError(LostError):
-    """The run has to stop: another rank died or hangs, or this process was told to end."""
+    """The run must stop because another rank died or hangs, or this process was asked to stop."""
 
 
 @final
 class Link:
-    """The way to and from one other rank.
+    """The connection to one other rank.
 
-    `ended` is called in the link's thread: with the reason where the other end is lost, None where it said BYE.
+    `ended` is called in the link's thread: with the reason if the other end is lost, None if it sent BYE.
     """
 
     def __init__(self, peer: int, group: Any, silence: float, ended: Callable[[Link, str | None], None]) -> None:
@@ -54,11 +54,11 @@ class Link:
         self._reader = threading.Thread(target=self._read, name=f"rank {peer}", daemon=True)
 
     def open(self) -> None:
-        """Begins to read."""
+        """Starts reading."""
         self._reader.start()
 
     def send(self, message: bytes | memoryview) -> None:
-        """Hands a message over; returns when the other end has taken it. RuntimeError where there is none any more."""
+        """Sends a message; returns when the other end has received it. RuntimeError if the other end is gone."""
         import torch
 
         body = _tensor(message) if len(message) else None
@@ -75,7 +75,7 @@ class Link:
             self._put(torch.tensor([header]))
 
     def join(self, seconds: float) -> None:
-        """Waits for the other end to say BYE."""
+        """Waits for the other end's BYE."""
         self._reader.join(seconds)
 
     def _put(self, tensor: Any) -> None:
@@ -86,7 +86,7 @@ class Link:
         return tensor
 
     def _read(self) -> None:
-        """The thread: until the other end says BYE or is gone."""
+        """The thread: reads until the other end sends BYE or is gone."""
         import torch
 
         try:
@@ -96,14 +96,14 @@ class Link:
                     self.inbox.put(self._take(body).numpy().tobytes() if header > 0 else b"")
         except RuntimeError as error:
             silent = "timed out" in str(error).lower()
-            self._ended(self, f"has not been heard of for {self._silence:g} s" if silent else "died")
+            self._ended(self, f"has been silent for {self._silence:g} s" if silent else "died")
         else:
             self._ended(self, None)
 
 
 @final
 class Ranks:
-    """This process among those of its run. `beside` of them are on this machine, this one included."""
+    """This process and the others of its run. `beside` of them, including this one, are on this machine."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         from torch.distributed.rendezvous import rendezvous
@@ -121,7 +121,7 @@ class Ranks:
         self.links = {peer: Link(peer, group, self._silence, self._ended) for peer, group in groups.items()}
 
     def open(self) -> None:
-        """Starts to listen, and on rank 0 to answer SIGTERM: torchrun sends it when any rank has failed."""
+        """Starts to listen and, on rank 0, to handle SIGTERM, which torchrun sends when any rank has failed."""
         for link in self.links.values():
             link.open()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -140,22 +140,22 @@ class Ranks:
         return self._why is not None
 
     def receive(self, peer: int) -> bytes:
-        """The next message of a rank, when it is there."""
+        """Waits for the next message of a rank."""
         return self.links[peer].inbox.get()
 
     def waiting(self, peer: int) -> bool:
-        """Whether a message of a rank is there."""
+        """Whether a message of a rank has arrived."""
         return not self.links[peer].inbox.empty()
 
     def send(self, peer: int, message: bytes | memoryview) -> None:
-        """Sends a message to one rank. Raises RankLostError where it is gone."""
+        """Sends a message to one rank. Raises RankLostError if it is gone."""
         try:
             self.links[peer].send(message)
         except RuntimeError as error:
             raise self._lost() from error
 
     def broadcast(self, message: bytes | memoryview | None, size: int) -> bytes:
-        """`size` bytes of rank 0, in all ranks: the others give None. Raises RankLostError where one is gone."""
+        """Sends `size` bytes from rank 0 to all ranks; the others pass None. Raises RankLostError if one is gone."""
         import torch
         from torch.distributed import BroadcastOptions
 
@@ -165,14 +165,14 @@ class Ranks:
             options.rootRank, options.rootTensor, options.timeout = 0, 0, _LONG
             work = self._all.broadcast([tensor], options)
             while not work.is_completed():
-                time.sleep(0.0005)  # not in a call that SIGTERM would have to wait for
+                time.sleep(0.0005)  # not inside a call that would delay SIGTERM
             work.wait()
         except RuntimeError as error:
             raise self._lost() from error
         return b"" if message is not None else tensor.numpy().tobytes()
 
     def close(self) -> None:
-        """On rank 0: tells the others that it ends, which ends them."""
+        """On rank 0: tells the others that it ends, so that they end too."""
         self._closing.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for link in self.links.values():
@@ -183,7 +183,7 @@ class Ranks:
         for link in self.links.values():
             link.join(5.0)
 
-    # ---- who is gone ---------------------------------------------------------------------------------------------
+    # ---- lost ranks ----------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         while not self._closing.wait(self._silence / 5):
@@ -191,17 +191,17 @@ class Ranks:
                 try:
                     link.signal(BEAT)
                 except RuntimeError:
-                    continue  # its reader says so too
+                    continue  # its reader reports it too
 
     def _ended(self, link: Link, why: str | None) -> None:
-        """A link broke (`why`), or the other end said BYE."""
+        """A link broke (`why`), or the other end sent BYE."""
         if self.rank == 0:
             if not self._closing.is_set() and self._why is None:
                 self._why = f"{link.name} {why or 'ended before the run'}"
                 self._noticed.set()
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             return
-        # A follower holds nothing that must be put away: it ends here, in the middle of a step if need be.
+        # A follower has nothing to save: it ends here, even in the middle of a step.
         if why is None:
             link.signal(BYE)
         elif self.rank == 1:
@@ -209,23 +209,23 @@ class Ranks:
         os._exit(0 if why is None else 1)
 
     def _told_to_end(self, number: int, frame: Any) -> None:
-        """SIGTERM, of torchrun or of our own link's thread. Once: what is being put away must not be interrupted."""
+        """SIGTERM, from torchrun or our own link's thread. Only once, so that saving is not interrupted."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise self._lost()
 
     def _lost(self) -> RankLostError:
-        """Why the run stops; when torchrun knows it first, the link's thread will know in a moment."""
+        """Why the run stops; if torchrun notices it first, the link's thread will know in a moment."""
         self._noticed.wait(_MOMENT / 2)
-        return RankLostError(f"{self._why or 'This process was told to end (SIGTERM)'}: all ranks stop.")
+        return RankLostError(f"{self._why or 'This process was asked to stop (SIGTERM)'}: all ranks stop.")
 
 
-HOW: Final = "resume=FOLDER with the run's folder goes on from its last checkpoint, with any number of ranks."
+HOW: Final = "Write resume=FOLDER with the run's folder to resume its last checkpoint, with any number of ranks."
 
 _current: Ranks | None = None
 
 
 def join(environment: Mapping[str, str] = os.environ) -> Ranks | None:
-    """Meets the other ranks, if torchrun started this process as one of several; else None."""
+    """Joins the other ranks if torchrun started this process as one of several; otherwise None."""
     global _current
     if int(environment.get("WORLD_SIZE", 1)) > 1 and "RANK" in environment:
         import torch
@@ -238,12 +238,12 @@ def join(environment: Mapping[str, str] = os.environ) -> Ranks | None:
 
 
 def current() -> Ranks | None:
-    """This process's place among its ranks; None where it is the only one."""
+    """This process's ranks; None if it is the only process."""
     return _current
 
 
 def _end_in_a_moment(number: int, _frame: Any) -> None:
-    """SIGTERM in a follower: its link's thread ends it first, if rank 0 is why, and says so."""
+    """SIGTERM in a follower: if rank 0 is the cause, the link's thread ends it first, with a message."""
     time.sleep(_MOMENT)
     os._exit(128 + number)
 
@@ -255,7 +255,7 @@ def _group(store: Any, name: str, rank: int, size: int) -> Any:
 
 
 def silence(environment: Mapping[str, str], name: str = TIMEOUT) -> float:
-    """Seconds after which a process that says nothing is taken for lost, of the environment; 60 where it says none."""
+    """Seconds after which a silent process counts as lost, from the environment; 60 by default."""
     given = environment.get(name, "60")
     try:
         seconds = float(given)
@@ -267,6 +267,6 @@ def silence(environment: Mapping[str, str], name: str = TIMEOUT) -> float:
 
 
 def _tensor(message: bytes | memoryview) -> Any:
-    from pffdst.core.blobs import tensor_of  # with torch, which the look at the command line does without
+    from pffdst.core.blobs import tensor_of  # imports torch, which checking the command line does not need
 
     return tensor_of(message)

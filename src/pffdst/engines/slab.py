@@ -1,4 +1,4 @@
-"""Memory in which a worker leaves the bytes of its updates: a pipe would copy them four times, a piece at a time."""
+"""Shared memory for the bytes of a worker's updates: a pipe would copy them four times, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Slab"]
 
 @final
 class Slab:
-    """Room for two payloads of at most `size` bytes, shared by this process and those forked from it.
+    """Room for two payloads of at most `size` bytes, shared by this process and its forks.
 
-    One side puts and says so, the other takes in the same order; a third may be put once the first was taken. What
-    nobody has written to takes no memory. OSError where the system gives none.
+    One side puts and reports it, the other takes in the same order; a third may be put once the first was taken.
+    Pages never written to take no memory. OSError if the system provides none.
     """
 
     def __init__(self, size: int) -> None:
@@ -22,7 +22,7 @@ class Slab:
         self._puts = self._takes = 0  # each side counts its own
 
     def put(self, payload: bytes) -> bool:
-        """Leaves bytes for the other side; False where they are more than there is room for."""
+        """Stores bytes for the other side; False if they do not fit."""
         if len(payload) > self._size:
             return False
         at = self._puts % 2 * self._size
@@ -31,15 +31,15 @@ class Slab:
         return True
 
     def take(self, length: int) -> bytes:
-        """The bytes that were put first of those not taken yet."""
+        """The oldest bytes not taken yet."""
         at = self._takes % 2 * self._size
         self._takes += 1
         return self._memory[at : at + length]
 
     def release(self) -> None:
-        """Gives the pages back until something is put again."""
+        """Frees the pages until something is put again."""
         self._memory.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
-        """Lets go of the memory."""
+        """Frees the memory."""
         self._memory.close()

@@ -1,8 +1,8 @@
-"""Places on a device where one client after another trains; on CUDA a step is recorded once and replayed.
+"""Slots on a device in which one client after another trains; on CUDA, a step is recorded once and replayed.
 
-A recorded step (a CUDA graph) has fixed shapes and addresses: there is one for every shape of a batch that occurs,
-and what differs from client to client is copied into the buffers it reads. All of it is the very step of the other
-engines, so nothing has to be masked for a short last batch and normalisation sees just the batch's own samples.
+A recorded step (a CUDA graph) has fixed shapes and addresses: there is one per batch shape, and whatever differs
+between clients is copied into the buffers it reads. It is exactly the step of the other engines, so a short last batch
+needs no masking, and normalisation sees only the batch's own samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Figures", "Slot", "SlotSettings"]
 
 Shape = tuple[int, ...]  # of a batch of raw samples
 _Key = tuple[Shape, bool, bool]
-_WARM_UPS = 2  # steps before a recording: momentum is made, libraries choose their algorithms
+_WARM_UPS = 2  # steps before a recording, in which momentum is created and libraries choose their algorithms
 
 
 @final
@@ -45,11 +45,11 @@ class SlotSettings:
 
 @final
 class Figures:
-    """What is read of a trained client, in memory that the device can write to by itself while others train.
+    """What is read from a trained client, in memory that the device can write to while others train.
 
     `values` [N]; `buffers` those of the layout; `totals` float64 [3]: sums of loss and of correct answers over all
-    samples of all epochs, and whether a weight moved that had to stay; `trainable` the positions of `values` that
-    trained; `measured` what rules measured.
+    samples of all epochs, and whether a fixed weight changed; `trainable` the positions of `values` that trained;
+    `measured` what rules measured.
     """
 
     def __init__(self, flat: FlatModule, device: torch.device) -> None:
@@ -64,7 +64,7 @@ class Figures:
 
 @final
 class Slot:
-    """A network, its optimizer and the buffers of its steps. On CUDA everything happens on a stream of its own."""
+    """A network, its optimizer and the buffers of its steps. On CUDA, everything runs on the slot's own stream."""
 
     def __init__(self, setup: ClientSetup, data: Samples, settings: SlotSettings) -> None:
         device = settings.device
@@ -87,22 +87,22 @@ class Slot:
         self._recorded: dict[_Key, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if settings.record else None
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self.load = 0  # steps given to this slot in the present window
+        self.load = 0  # steps assigned to this slot in the current window
 
     def serve(self, data: Samples) -> None:
-        """The samples of the turns to come, on the device."""
+        """Sets the samples for the next clients, on the device."""
         self._data = data
 
     def batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw samples and labels of the samples int64 [b], on the device."""
+        """Raw samples and labels at the indices `samples` int64 [b], on the device."""
         return self._data.batch(samples)
 
     def train(self, loaded: Loaded, turn: Turn, lr: float, epochs: Sequence[Sequence[Tensor]]) -> None:
-        """Trains a client from the loaded model on its epochs' batches of samples' numbers, int64 [b] each."""
+        """Trains a client from the loaded model on its epochs' batches of sample indices, int64 [b] each."""
         module = self._module
         if self._settings.record and epochs:
             shapes = {self._data.batch_shape(batch) for epoch in epochs for batch in epoch}
-            self._prepare(loaded, lr, sorted(shapes))  # which moves weights: before any are loaded
+            self._prepare(loaded, lr, sorted(shapes))  # changes weights, so it comes before any are loaded
         module.begin(loaded, lr, turn)
         optimizer = module.configure_optimizers()
         self._hooks("on_train_start", module)
@@ -115,7 +115,7 @@ class Slot:
         self._hooks("on_train_end", module)
 
     def _step(self, batch: tuple[Tensor, Tensor], index: int, optimizer: Any) -> None:
-        """One step, replayed where it is recorded."""
+        """One step, replayed if it is recorded."""
         if not self._settings.record:
             local_step(self._module, batch, index, optimizer, self._hooks, forward=self._forward)
             return
@@ -126,7 +126,7 @@ class Slot:
         self._recorded[self._key(tuple(samples.shape))].replay()
 
     def _fed(self, shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Where recorded steps read a batch of this shape: samples and labels."""
+        """The buffers from which recorded steps read a batch of this shape: samples and labels."""
         one = shape[1:]
         if one not in self._samples:
             self._samples[one] = torch.zeros(self._size, *one, dtype=dtype, device=self._labels.device)
@@ -140,13 +140,13 @@ class Slot:
         masks = self._module.masks
         return shape, bool(masks.alive), bool(masks.thawed)
 
-    # ---- what a client became ----------------------------------------------------------------------------------------
+    # ---- the trained client ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def read(self, turn: Turn, into: Figures) -> None:
-        """Copies what the client became, and what the rules measure of it.
+        """Copies the trained client and what the rules measure of it.
 
-        On CUDA the copies are under way when this returns: an event of the stream tells when they have arrived.
+        On CUDA, the copies are still in progress when this returns; an event of the stream marks their end.
         """
         module = self._module
         values = self.flat.read(self._values)
@@ -164,7 +164,7 @@ class Slot:
     # ---- recording ---------------------------------------------------------------------------------------------------
 
     def _prepare(self, loaded: Loaded, lr: float, shapes: Sequence[Shape]) -> None:
-        """Records the step for batches of these shapes, unless it is recorded already."""
+        """Records the step for batches of these shapes, unless already recorded."""
         self._module.begin(loaded, lr)
         if any(self._key(shape) not in self._recorded for shape in shapes):
             optimizer = self._module.configure_optimizers()
@@ -176,13 +176,13 @@ class Slot:
         for _ in range(_WARM_UPS):
             self._recordable(shape, optimizer)
         graph = torch.cuda.CUDAGraph()
-        # only this thread records: those that encode may go on using the device
+        # only this thread records: encoding threads may continue to use the device
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
             self._recordable(shape, optimizer)
         return graph
 
     def _recordable(self, shape: Shape, optimizer: Any) -> None:
-        """One step on a batch of this shape in the buffers: what no hook has a hand in."""
+        """One step on a batch of this shape in the buffers, without any hooks."""
 
         def forward(batch: tuple[Tensor, Tensor], _: int) -> Tensor:
             with self._autocast():

@@ -1,4 +1,4 @@
-"""The oracle: one Lightning Trainer, reused for every client of the run."""
+"""The reference: one Lightning Trainer, reused for every client of the run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["TrainerEngine", "TrainerFit"]
 
 @final
 class TrainerFit:
-    """A client's epochs by a Trainer that is made once: a new one per client costs milliseconds and leaks."""
+    """Runs a client's epochs with a Trainer created once: a new one per client costs milliseconds and leaks."""
 
     def __init__(self, device: str = "cpu", callbacks: Sequence[Callback] = ()) -> None:
-        # once per client it would say that it starts, that it stops, and which features are off
+        # otherwise it would log its start, its stop and its disabled features for every client
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*barebones.*")
@@ -40,12 +40,12 @@ class TrainerFit:
         """Trains `module` for `count` epochs of `batches`."""
         self._rewind(count)
         with warnings.catch_warnings():
-            # Lightning's own use of torch's trees; nothing a user could change
+            # from Lightning's own use of torch's pytrees; nothing a user could change
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             self.trainer.fit(module, train_dataloaders=batches)
 
     def _rewind(self, count: int) -> None:
-        """Without this the second fit finds its epochs done and silently trains nothing."""
+        """Without this, the second fit would find its epochs done and silently train nothing."""
         loop = self.trainer.fit_loop
         loop.max_epochs = count
         loop.epoch_progress.reset()
@@ -55,7 +55,7 @@ class TrainerFit:
 
 @final
 class TrainerEngine(Engine):
-    """Clients one after another in this process, each by `Trainer.fit`, on `device` cpu or cuda."""
+    """Runs clients one after another in this process, each with `Trainer.fit`, on `device` cpu or cuda."""
 
     def __init__(self, *, channels_last: bool = False, device: str = "cpu") -> None:
         self.channels_last = channels_last

@@ -19,7 +19,7 @@ __all__ = ["Loggers", "RunInfo", "RunLogger", "State", "Status"]
 Status = Literal["finished", "interrupted", "failed"]
 State = Mapping[str, str]
 
-# Keys of the configuration that tell of a start and of this machine, not of what is run.
+# Configuration keys that describe how a run was started and this machine, not what is run.
 _OF_THE_START = frozenset({"resume", "paths", "print_config", "search", "hydra"})
 
 _log = logging.getLogger(__name__)
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before its first round, for every logger alike.
+    """What every logger is told about a run before its first round.
 
-    `config` is the resolved configuration, `folder` the run's own folder (it exists), `name` what the run is called,
-    `group` the sweep or search it belongs to (None for a run alone), `tags` words to find it by. Of `parameters` in all
-    `maskable` can have a mask and `alive` do when the last stage begins; 0 parameters where that is not known.
+    `config` is the resolved configuration, `folder` the run's own folder (it exists), `name` the run's name, `group`
+    the sweep or search it belongs to (None for a single run), `tags` words to find it by. Of all `parameters`,
+    `maskable` can have a mask and `alive` are alive when the last stage starts; 0 parameters if that is not known.
     """
 
     config: Mapping[str, Any]
@@ -46,9 +46,9 @@ class RunInfo:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration without what only tells how this start was asked for and where files are.
+        """The configuration without keys that only say how this run was started and where files are.
 
-        With `commit` and `command` of provenance.json, where it lies in the folder: what runs it again.
+        With the `commit` and `command` of provenance.json, if the folder has it, which are needed to rerun it.
         """
         kept = {key: value for key, value in self.config.items() if key not in _OF_THE_START}
         return kept | self._provenance()
@@ -62,44 +62,44 @@ class RunInfo:
 
 
 class RunLogger(ABC):
-    """Writes down one run: opened once, a row per round, a summary at the end, closed whatever happened.
+    """Records one run: opened once, a row per round, a summary at the end, and always closed.
 
-    A constructor takes the keys of its yaml and nothing else; what the run is comes with `open`.
+    A constructor only takes the keys of its yaml; the run itself is passed to `open`.
     """
 
     def open(self, run: RunInfo, state: State | None) -> None:
-        """Before the first round. `state` is what the logger's own `state_dict` gave at the checkpoint the run goes on
-        from; None for a run that starts at 0, empty where the logger was not there before.
+        """Called before the first round. `state` is what the logger's `state_dict` returned at the checkpoint that the
+        run resumes from; None for a new run, empty if the logger was not used before.
         """
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Within a round: `done` of `total` clients or evaluated images, as `what` says; for progress alone."""
+        """Progress within a round: `done` of `total` clients or evaluated images, as `what` says."""
 
     @abstractmethod
     def log(self, row: Row) -> None:
-        """One round; see `metrics.names` for the keys. `row["round"]` grows from call to call."""
+        """Logs one round; see `metrics.names` for the keys. `row["round"]` increases from call to call."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """The finished run's figures, once, after the last row."""
+        """Logs the finished run's figures, once, after the last row."""
 
     def close(self, status: Status) -> None:
-        """Lets go of files and processes. Does nothing to a logger that was never opened or is closed already."""
+        """Releases files and processes. Does nothing if the logger was never opened or is already closed."""
 
     def state_dict(self) -> dict[str, str]:
-        """What `open` needs to go on after the last logged row: text by name."""
+        """What `open` needs to continue after the last logged row: text by name."""
         return {}
 
 
 @final
 class Loggers:
-    """Several loggers by name; used in a `with`, which closes every one of them, also when one fails to close."""
+    """Several loggers by name; used in a `with`, which closes all of them, even if one fails to close."""
 
     def __init__(self, loggers: Mapping[str, RunLogger]) -> None:
         self._named = dict(loggers)
         self._loggers = tuple(self._named.values())
 
     def open(self, run: RunInfo, state: Mapping[str, State] | None) -> None:
-        """Opens each in order; each is given its own part of `state`, which is by the loggers' names."""
+        """Opens each in order, with its own part of `state`, which is keyed by logger name."""
         for name, logger in self._named.items():
             logger.open(run, None if state is None else state.get(name, {}))
 
@@ -109,17 +109,17 @@ class Loggers:
             logger.step(what, done, total)
 
     def log(self, row: Row) -> None:
-        """Gives the row to each in order."""
+        """Passes the row to each in order."""
         for logger in self._loggers:
             logger.log(row)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Gives the figures to each in order."""
+        """Passes the figures to each in order."""
         for logger in self._loggers:
             logger.summary(values)
 
     def close(self, status: Status) -> None:
-        """Closes each in order. One that fails is reported in the log and keeps no other from closing."""
+        """Closes each in order. A failure is logged and does not keep the others from closing."""
         with ExitStack() as stack:
             for logger in reversed(self._loggers):
                 stack.callback(_close, logger, status)

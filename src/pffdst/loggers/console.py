@@ -1,4 +1,4 @@
-"""What a person sees of a run: two lines at the start, a bar (or a few lines in a pipe), a table at the end."""
+"""A run's console output: two lines at the start, a progress bar (or a few lines in a pipe), a table at the end."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from pffdst.metrics.units import format_bytes, format_percent, format_seconds
 __all__ = ["ConsoleLogger", "header"]
 
 _STATE: Final = "round"
+_REJECTED: Final = "rejected"
 _REDRAW: Final = 0.2
 _LINES: Final = 20
 _WIDE: Final = 120
@@ -38,7 +39,7 @@ _WIDE: Final = 120
 
 @final
 class ConsoleLogger(RunLogger):
-    """A progress bar in a terminal; elsewhere a line for an evaluated round, about 20 of them in `rounds`.
+    """A progress bar in a terminal; elsewhere a line per evaluated round, about 20 of them in `rounds`.
 
     `every` is the number of rounds between evaluations.
     """
@@ -60,14 +61,16 @@ class ConsoleLogger(RunLogger):
         """Prints the header and starts the clock."""
         for line in header(run, resumed=state is not None):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._pace.start(int((state or {}).get(_STATE, 0)))
+        before = state or {}
+        self._pace.start(int(before.get(_STATE, 0)))
+        self._rejected = int(before.get(_REJECTED, 0))
         if _is_live(self._console):
             self._progress = _bar(self._console)
             self._task = self._progress.add_task("round", total=self._rounds, at=0, status="")
             self._progress.start()
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Moves the bar within a round, a few times a second; silent elsewhere."""
+        """Updates the bar within a round, a few times a second; prints nothing outside a terminal."""
         progress, now = self._progress, time.monotonic()
         if progress is None or now - self._drawn < _REDRAW:
             return
@@ -78,11 +81,11 @@ class ConsoleLogger(RunLogger):
         progress.update(self._task, completed=self._pace.position, at=self._pace.last, status=status, refresh=True)
 
     def state_dict(self) -> dict[str, str]:
-        """The last round shown."""
-        return {_STATE: str(self._pace.last)}
+        """The last round shown, and the updates rejected by then."""
+        return {_STATE: str(self._pace.last), _REJECTED: str(self._rejected)}
 
     def log(self, row: Row) -> None:
-        """Moves the bar, or prints the line that is due."""
+        """Updates the bar, or prints a line if one is due."""
         t = int(row[ROUND])
         self._pace.note(t)
         self._row = row
@@ -95,12 +98,12 @@ class ConsoleLogger(RunLogger):
             self._console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Prints the final table under the bar."""
+        """Prints the final table below the bar."""
         self._stop()
         print_summary(values, self._console)
 
     def close(self, status: Status) -> None:
-        """Gives the terminal back; says so where the run did not end by itself."""
+        """Releases the terminal; says so if the run did not finish."""
         self._stop()
         if status != "finished":
             self._console.print(f"Run {status} after round {self._pace.last}/{self._rounds}.", highlight=False)
@@ -111,7 +114,7 @@ class ConsoleLogger(RunLogger):
             progress.stop()
 
     def _narrow(self) -> bool:
-        """Whether the bar must do with little room; a line in a file has all it wants."""
+        """Whether the bar has little room; a line in a file is never narrow."""
         return self._progress is not None and self._console.width < _WIDE
 
     def _line(self, row: Row) -> str:
@@ -124,7 +127,7 @@ class ConsoleLogger(RunLogger):
 
 
 class _Pace:
-    """Time left, by the mean of the rounds done in this process: a resumed run does not count those before it."""
+    """Time left, from the mean over the rounds done in this process: a resumed run ignores earlier ones."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
@@ -132,21 +135,21 @@ class _Pace:
         self.start(0)
 
     def start(self, done: int) -> None:
-        """The clock starts after `done` rounds."""
+        """Starts the clock after `done` rounds."""
         self._clock = time.monotonic()
         self._first = self.last = done
 
     def note(self, t: int) -> None:
-        """Round t (counted from 1) is done."""
+        """Notes that round t (counted from 1) is done."""
         self.last, self._part = t, 0.0
 
     def within(self, part: float) -> None:
-        """A share of the next round's clients is done."""
+        """Notes that a share of the next round's clients is done."""
         self._part = part
 
     @property
     def position(self) -> float:
-        """Rounds done, with the share of the one at work."""
+        """Rounds done, including the share of the current one."""
         return self.last + self._part
 
     def left(self) -> str:
@@ -158,7 +161,7 @@ class _Pace:
 
 
 def header(run: RunInfo, resumed: bool = False) -> tuple[str, str]:
-    """Two lines: what is run, and where its files are. Keys the configuration lacks are shown as `?`."""
+    """Two lines: what is run, and where its files are. Keys missing from the configuration are shown as `?`."""
     config = run.config
     group = {key: config.get(key) or {} for key in ("dataset", "model", "engine")}
     what = (
@@ -191,12 +194,12 @@ def _target(node: Mapping[str, Any], part: int) -> str:
 
 
 def _is_live(console: Console) -> bool:
-    # Not is_terminal alone: FORCE_COLOR makes rich call a pipe a terminal.
+    # is_terminal is not enough: with FORCE_COLOR rich calls a pipe a terminal.
     return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
 
 
 def _bar(console: Console) -> Progress:
-    """Redrawn by `log` alone: no thread beside the training."""
+    """Only redrawn by `log`: no thread runs beside the training."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=5, max_width=40)),

@@ -1,4 +1,4 @@
-"""metrics.csv: a row per round, whole at any instant, exact to the last bit when read back."""
+"""metrics.csv: a row per round, complete at any instant, and exact to the last bit when read back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _STATE = "round"
 class CsvLogger(RunLogger):
     """Writes `metrics.csv` into the run's folder.
 
-    `columns` are the names known beforehand (`metrics.names.columns`); a row with another name widens the file. An
-    absent value is an empty field. Every row is on disk when `log` returns, in one write. Resuming drops the rows
-    after the checkpoint's round, and a last line cut short by a kill, before anything is appended.
+    `columns` are the names known in advance (`metrics.names.columns`); a row with another name adds a column. A missing
+    value is an empty field. Every row is on disk when `log` returns, in one write. Resuming first drops the rows after
+    the checkpoint's round, and a last line cut short by a kill.
     """
 
     FILE = METRICS
@@ -34,14 +34,14 @@ class CsvLogger(RunLogger):
         self._round = 0
 
     def open(self, run: RunInfo, state: State | None) -> None:
-        """Starts the file anew, or goes on after the rows of `state`."""
+        """Starts a new file, or continues after the rows of `state`."""
         path = run.folder / self.FILE
         self._round = int((state or {}).get(_STATE, 0))
         kept = [row for row in _read(path) if int(row[ROUND]) <= self._round] if self._round > 0 else []
         self._restart(path, kept)
 
     def log(self, row: Row) -> None:
-        """Appends the row. ValueError before `open`, or for a row whose round is not after the last one's."""
+        """Appends the row. ValueError before `open`, or if the row's round is not after the last one's."""
         stream = self._stream
         if stream is None:
             raise ValueError("Expected CsvLogger to be open before a row is logged: call open(run, None)")
@@ -59,7 +59,7 @@ class CsvLogger(RunLogger):
         self._round = int(row[ROUND])
 
     def close(self, status: Status) -> None:
-        """Closes the file; nothing is waiting to be written."""
+        """Closes the file; everything has already been written."""
         self._release()
 
     def state_dict(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class CsvLogger(RunLogger):
             self._stream = None
 
     def _restart(self, path: Path, rows: Sequence[Mapping[str, str]], names: Iterable[str] = ()) -> TextIO:
-        """Puts a whole file with these rows, with columns for `names` too, in the old one's place, and opens it."""
+        """Replaces the file by a new one with these rows and columns for `names` too, and opens it."""
         self._release()
         old = rows[0] if rows else ()
         self._columns = tuple(dict.fromkeys((*self._columns, *old, *names)))
@@ -83,10 +83,9 @@ class CsvLogger(RunLogger):
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`: integers, floats and words as they were logged, absent values left out.
+    """The rows of a `metrics.csv`: integers, floats and words as they were logged, without missing values.
 
-    A line that was cut short is left out. FileNotFoundError if there is no such file, FileProblem for one that cannot
-    be read.
+    A line that was cut short is left out. FileNotFoundError if there is no such file, FileProblem if it cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected the metrics of a run in {path}, but there is no such file")
@@ -94,7 +93,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a file, as text; none where there is no file."""
+    """The complete rows of a file, as text; none if there is no file."""
     if not path.is_file():
         return []
     return [row for row in read_rows(path) if row.get(ROUND, "").isdecimal()]

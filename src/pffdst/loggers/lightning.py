@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 
 @final
 class LightningLogger(RunLogger):
-    """Hands a run to one of Lightning's loggers: its settings, a row per round at step `round`, the summary.
+    """Passes a run to one of Lightning's loggers: its settings, a row per round at step `round`, the summary.
 
-    `logger` makes it: in a yaml a `_target_` with `_partial_: true` and the class's own keys. `from_run` says which of
-    the class's parameters are given what is only known when the run begins: `folder`, `name`, `group`, `tags` (a list),
-    `version` (the logger's own version or id when a run is resumed, else None) or `resumed_at` (the first round a
-    resumed run logs, else None). UserError for any other word.
+    `logger` creates it: in a yaml, a `_target_` with `_partial_: true` and the class's own keys. `from_run` maps the
+    class's parameters to values only known when the run starts: `folder`, `name`, `group`, `tags` (a list), `version`
+    (the logger's own version or id if the run is resumed, else None) or `resumed_at` (the first round that a resumed
+    run logs, else None). UserError for any other word.
 
-    Trouble while logging stops no run: it is told once in the log, and the run goes on without the logger.
+    A logging error does not stop a run: it is reported once in the log, and the run continues without the logger.
     """
 
     def __init__(self, logger: Callable[..., Logger], from_run: Mapping[str, str] | None = None) -> None:
@@ -40,14 +40,14 @@ class LightningLogger(RunLogger):
         self._from_run = {"save_dir": "folder"} if from_run is None else dict(from_run)
         unknown = sorted(set(self._from_run.values()) - set(_KNOWN))
         if unknown:
-            raise UserError(f"from_run: a run does not know its {unknown[0]!r}; it knows {', '.join(_KNOWN)}")
+            raise UserError(f"from_run: a run has no {unknown[0]!r}; choose from {', '.join(_KNOWN)}")
         self._logger: Logger | None = None
         self._version: str | None = None
         self._row: Row = {}
         self._round = 0
 
     def open(self, run: RunInfo, state: State | None) -> None:
-        """Makes the logger and gives it the run's settings. UserError where its package is not installed."""
+        """Creates the logger and passes it the run's settings. UserError if its package is not installed."""
         self._version = (state or {}).get(_VERSION)
         self._round = int((state or {}).get(_ROUND, 0))
         given = {parameter: self._of(run, word) for parameter, word in self._from_run.items()}
@@ -55,7 +55,8 @@ class LightningLogger(RunLogger):
             self._logger = self._make(**given)
             self._logger.log_hyperparams(_plain(run.settings))
         except ImportError as error:
-            raise UserError(f"{self._name} needs a package: {' '.join(str(error).split())}; or leave it out") from error
+            why = " ".join(str(error).split())
+            raise UserError(f"{self._name} needs a package: {why}; or leave out the logger") from error
         except Exception as error:
             self._give_up("could not start", error)
             return
@@ -68,11 +69,11 @@ class LightningLogger(RunLogger):
         self._send(row)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """The summary's numbers that no row holds, once, at the last step."""
+        """The summary's numbers that are in no row, once, at the last step."""
         self._send({f"summary/{key}": value for key, value in only_in(values, self._row).items()})
 
     def close(self, status: Status) -> None:
-        """Lets the logger write what it still holds and end its run."""
+        """Lets the logger write what is left and end its run."""
         logger, self._logger = self._logger, None
         if logger is not None:
             logger.save()
@@ -104,15 +105,15 @@ class LightningLogger(RunLogger):
         try:
             self._logger.log_metrics(numbers, step=self._round)
         except Exception as error:
-            self._give_up("stopped taking rows", error)
+            self._give_up("stopped accepting rows", error)
 
     def _give_up(self, what: str, error: Exception) -> None:
-        _log.warning("%s %s (%s: %s); the run goes on without it", self._name, what, type(error).__name__, error)
+        _log.warning("%s %s (%s: %s); the run continues without it", self._name, what, type(error).__name__, error)
         self._logger = None
 
 
 def _is_number(value: Any) -> bool:
-    """Infinities and NaN are numbers that some of the services refuse."""
+    """Infinity and NaN are excluded, since some services refuse them."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

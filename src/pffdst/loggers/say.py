@@ -1,11 +1,13 @@
-"""What a run says in words beside its rows."""
+"""What a run logs in words, besides its rows."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pffdst.core.words import counted
 from pffdst.metrics.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,15 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["faulty", "rejected", "stopped", "warm_up"]
 
+_DIVERGED = re.compile(r"not finite|a value of magnitude")  # what training with too high a rate ends in
 _log = logging.getLogger("pffdst.run")
 
 
 def warm_up(done: Round, ledger: Ledger) -> None:
-    """What a round before round 0 was."""
+    """Summarises a round before round 0."""
     bill: Counter[str] = ledger.round
     _log.info(
-        "before the first round: %d clients, %s up, %s down",
-        len(done.plan.cohort),
+        "before the first round: %s, %s up, %s down",
+        counted(len(done.plan.cohort), "client"),
         format_bytes(bill["bytes_up"]),
         format_bytes(bill["bytes_down"]),
     )
@@ -35,21 +38,23 @@ def rejected(done: Round) -> None:
     for client, problem in record.rejected.items():
         _log.warning("round %d: client %d is left out: %s", number, client, problem)
     if record.rejected and not record.reports:
-        _log.warning("round %d: no update was usable, the model stays as it is; a lower lr may help", number)
+        diverged = all(_DIVERGED.search(problem) for problem in record.rejected.values())
+        advice = "; a lower lr may help" if diverged else ""
+        _log.warning("round %d: no update was usable, the model is unchanged%s", number, advice)
     elif not record.reports:
-        _log.info("round %d: no update came, the model stays as it is", number)
+        _log.info("round %d: no update arrived, the model is unchanged", number)
     if record.problem is not None:
         _log.warning(
-            "round %d: %s: it stays as it is; a lower lr or server_optimizer.eta may help", number, record.problem
+            "round %d: %s, so it is unchanged; a lower lr or server_optimizer.eta may help", number, record.problem
         )
 
 
 def faulty(done: Round, faulty: Faulty) -> None:
-    """Names the clients that did wrong on purpose and were taken in all the same."""
+    """Names the clients with an injected fault whose updates were accepted."""
     absent = done.record.absent
     for client in done.plan.cohort:
         if client in faulty.clients and client not in absent:
-            _log.warning("round %d: client %d is taken in with its fault: %s", done.plan.t + 1, client, faulty.fault)
+            _log.warning("round %d: client %d is accepted with its fault: %s", done.plan.t + 1, client, faulty.fault)
 
 
 def stopped(t: int, why: str) -> None:

@@ -1,7 +1,7 @@
 """The figures of a finished run as a table.
 
-A summary is a dict; a figure it lacks is shown as `-`. Accuracies are shares, costs bytes and operations, `wall_s`
-seconds, `peak_rss_mb` megabytes.
+A summary is a dict; a missing figure is shown as `-`. Accuracies are shares, costs are bytes and operations, `wall_s`
+is in seconds, `peak_rss_mb` in megabytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ABSENT: Final = "-"
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
-    """Prints the final table and, on a line of its own that is never wrapped, where the files are."""
+    """Prints the final table and, on a separate line that is never wrapped, where the files are."""
     console = Console() if console is None else console
     _print_whole(final_table(summary), console)
     console.print(f"files in {summary.get('folder', _ABSENT)}", markup=False, highlight=False, soft_wrap=True)
@@ -52,7 +52,7 @@ def _table(title: str) -> Table:
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """A terminal too narrow for the table breaks its lines; no figure is ever cut off."""
+    """In a terminal too narrow for the table, lines are broken; no figure is cut off."""
     console.print()
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
     if needed > console.width:
@@ -80,7 +80,7 @@ def _accuracies(summary: Summary) -> list[tuple[str, str, str]]:
 
 
 def _metrics(summary: Summary) -> list[tuple[str, str, str]]:
-    """The further metrics of the last model; one that has a value per class is too long for a table."""
+    """Further metrics of the last model; one with a value per class is too long for a table."""
     found = summary.get("metrics", {})
     return [(name, f"{value:.4f}", "") for name, value in found.items() if "/" not in name]
 
@@ -100,7 +100,7 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
         *_zeros(summary),
         ("bytes sent", show("bytes_up", format_bytes, "up {}"), show("bytes_down", format_bytes, "down {}")),
         *((f"  {words}", *both(part)) for part, words in _PARTS.items()),
-        ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "frozen, apart {}")),
+        ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "plus {} frozen")),
         ("training", show("flops", format_flops), ""),
         ("  forward", show("flops_forward", format_flops), ""),
         ("  gradients", *gradients),
@@ -111,7 +111,7 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
 
 
 def _zeros(summary: Summary) -> list[tuple[str, str, str]]:
-    """The sparsity that was reached, over the weights with a mask and over all parameters."""
+    """The sparsity reached, over the weights with a mask and over all parameters."""
     if not {"sparsity", "sparsity_overall", "maskable", "parameters"} <= summary.keys():
         return []
     words = "{:.2%} of {:,} {}"

@@ -1,8 +1,8 @@
-"""Weights & Biases: online with a login, offline without one, and never in the way of the training.
+"""Weights & Biases: online with a login, offline without one, and never blocking the training.
 
-Every metric is drawn over `round`. The four accuracies have a second curve, `by_bytes/*`, drawn over the cumulative
-`cost/bytes`: in W&B a metric has one default x-axis, and both pictures are wanted without a click. The curves are in
-the history alone; in the run's summary every figure stands once, under the name of its column in metrics.csv.
+Every metric is plotted over `round`. The four accuracies have a second curve, `by_bytes/*`, plotted over the cumulative
+`cost/bytes`: in W&B a metric has one default x-axis, and both plots should be there without a click. The curves are
+only in the history; in the run's summary every figure appears once, under its column name in metrics.csv.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["LOGIN_HINT", "WandbLogger", "login_exists"]
 _RUN: Final = "run_id"
 _ROUND: Final = "round"
 _MODES: Final = ("auto", "online", "offline", "disabled")
-# of the summary's labels, those that W&B has from the configuration, and the folder, which is of this machine alone
+# summary labels that W&B already has from the configuration, and the folder, which only means something here
 _IN_CONFIG: Final = ("seed", "sparsity_target", "folder")
 _OLD_NAMES: Final = {"dryrun": "offline", "run": "online"}
 _ENVIRONMENT: Final = "WANDB_MODE"
@@ -40,11 +40,11 @@ _log = logging.getLogger(__name__)
 class WandbLogger(RunLogger):
     """One W&B run, kept in the run's folder.
 
-    `mode` is auto (online where a login exists, else offline), online, offline or disabled; the environment's
-    WANDB_MODE wins over it. `log_model` sends the finished models as an artifact. W&B's configuration is the run's,
-    with the `commit` and the `command` it was started with. UserError for an unknown mode.
+    `mode` is auto (online if a login exists, else offline), online, offline or disabled; the environment variable
+    WANDB_MODE overrides it. `log_model` uploads the finished models as an artifact. W&B's configuration is the run's,
+    plus the `commit` and the `command` it was started with. UserError for an unknown mode.
 
-    There is never a prompt, and no trouble with W&B stops a run: it is told once in the log, then the run goes on
+    There is never a prompt, and no W&B error stops a run: it is reported once in the log, and the run continues
     offline, or without W&B.
     """
 
@@ -58,7 +58,7 @@ class WandbLogger(RunLogger):
         self._round = 0
 
     def open(self, run: RunInfo, state: State | None) -> None:
-        """Starts the run, or goes on with the run of `state` after its rows."""
+        """Starts the run, or continues the run of `state` after its rows."""
         state = state or {}
         self._id, self._round, self._folder = state.get(_RUN), int(state.get(_ROUND, 0)), run.folder
         mode = _environment_mode() or self._mode
@@ -73,17 +73,17 @@ class WandbLogger(RunLogger):
             self._give_up("could not start", error)
 
     def log(self, row: Row) -> None:
-        """Sends the row at step `round`: rounds a resumed run goes through again are not counted twice."""
+        """Sends the row at step `round`: rounds that a resumed run repeats are not counted twice."""
         self._round, self._row = int(row[ROUND]), row
         if self._run is None:
             return
         try:
             _send(self._run, row)
         except Exception as error:
-            self._give_up("stopped taking rows", error)
+            self._give_up("stopped accepting rows", error)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Writes into the run's summary what W&B has not put there itself from the last row."""
+        """Adds to the run's summary what W&B has not taken from the last row itself."""
         if self._run is None:
             return
         try:
@@ -91,7 +91,7 @@ class WandbLogger(RunLogger):
             if self._log_model:
                 _send_model(self._run, self._folder)
         except Exception as error:
-            self._give_up("did not take the summary", error)
+            self._give_up("did not accept the summary", error)
 
     def close(self, status: Status) -> None:
         """Ends the run; W&B shows it as failed unless it is finished."""
@@ -100,7 +100,7 @@ class WandbLogger(RunLogger):
             run.finish(exit_code=0 if status == "finished" else 1)
 
     def state_dict(self) -> dict[str, str]:
-        """The run's id and the last round it was sent; empty where there is no run."""
+        """The run's id and the last round sent to it; empty if there is no run."""
         return {} if self._id is None else {_RUN: self._id, _ROUND: str(self._round)}
 
     def _start(self, info: RunInfo, mode: str) -> wandb.Run:
@@ -127,15 +127,15 @@ class WandbLogger(RunLogger):
             resume="allow",
             settings=_settings(mode=mode),
         )
-        where = run.url if mode == "online" else f"offline, to be sent with `wandb sync {Path(run.dir).parent}`"
+        where = run.url if mode == "online" else f"offline; upload it with `wandb sync {Path(run.dir).parent}`"
         _log.info("W&B run %s: %s", run.id, where)
         return run
 
     def _replay(self, folder: Path) -> None:
         """Sends a resumed run's earlier rows again, from the CSV.
 
-        A killed process takes the rows W&B had not written yet with it, and an offline run goes on in a new file:
-        this makes that file whole. Online, W&B itself drops the steps it has.
+        If a process is killed, rows that W&B had not written yet are lost, and an offline run continues in a new file:
+        this completes that file. Online, W&B itself drops the steps it already has.
         """
         path = folder / CsvLogger.FILE
         rows = read_metrics(path) if self._round > 0 and path.is_file() else []
@@ -145,7 +145,7 @@ class WandbLogger(RunLogger):
                 self._row = row
 
     def _give_up(self, what: str, error: Exception) -> None:
-        _log.warning("W&B %s (%s: %s); the run goes on without it", what, type(error).__name__, error)
+        _log.warning("W&B %s (%s: %s); the run continues without it", what, type(error).__name__, error)
         self._run = None
 
 
@@ -163,7 +163,7 @@ def _checked(mode: str, source: str, allowed: str) -> str:
 
 
 def _resolved(mode: str) -> str:
-    """online or offline; online only where a login exists, since W&B would ask for one otherwise."""
+    """online or offline; online only if a login exists, since W&B would ask for one otherwise."""
     if mode == "offline":
         return mode
     try:
@@ -173,22 +173,22 @@ def _resolved(mode: str) -> str:
     except Exception as error:
         problem = f"the login cannot be used: {error}"
     if mode == "online" or problem != "no login was found":
-        _log.warning("W&B: %s; this run is kept offline. To be online, %s", problem, LOGIN_HINT)
+        _log.warning("W&B: %s; this run is kept offline. To go online, %s", problem, LOGIN_HINT)
     return "offline"
 
 
 def login_exists(mode: str) -> bool:
-    """Whether the environment, the settings files or netrc hold credentials; asks neither the user nor the server."""
+    """Whether the environment, settings files or netrc hold credentials; asks neither the user nor the server."""
     import wandb
 
-    # Silent process-wide, before anything else: a silent W&B cannot prompt. With `auto` the mode stays the one of
-    # W&B's settings files, so that somebody who ran `wandb offline` stays offline.
+    # Silent process-wide, before anything else: a silent W&B cannot prompt. With `auto` the mode is left to W&B's
+    # settings files, so that users who ran `wandb offline` stay offline.
     wandb.setup(settings=_settings(mode=None if mode == "auto" else mode))
     return wandb.login(prompt=False, verify=False)
 
 
 def _settings(mode: str | None) -> wandb.Settings:
-    """No capture of the console, of code or of git: the run's folder holds what is needed to run it again."""
+    """No capture of console, code or git: the run's folder holds what is needed to rerun it."""
     import wandb
 
     wanted: dict[str, Any] = {
@@ -236,5 +236,5 @@ def _accuracies_by_bytes(row: Row) -> Row:
 
 
 def _told_once(values: Mapping[str, Any], row: Row) -> dict[str, Any]:
-    """Of the summary, what neither the last row nor the configuration holds."""
+    """The part of the summary that is neither in the last row nor in the configuration."""
     return {key: value for key, value in only_in(values, row).items() if key not in _IN_CONFIG}

@@ -1,4 +1,4 @@
-"""How much memory a run takes, over all its processes."""
+"""How much memory a run uses, over all its processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PeakMemory", "is_out_of_memory", "memory_mb", "release_free_memory"]
 def memory_mb() -> float:
     """Memory of this process and its descendants now, in MB (1e6 bytes).
 
-    A page that several processes share is divided among them (PSS) where the system tells; else it counts in each.
+    A page shared by several processes is divided among them (PSS) if the system reports it; else it counts in each.
     """
     this = psutil.Process()
     total = 0
@@ -29,7 +29,7 @@ def memory_mb() -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was wanting: Python's, the system's or torch's own words for it."""
+    """Whether an exception means out of memory, in Python's, the system's or torch's own words."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     signs = ("cannot allocate memory", "can't allocate memory", "out of memory", "not enough memory", "failed to map")
@@ -37,9 +37,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_free_memory() -> None:
-    """Gives what this process has freed back to the system: the C library keeps it, evaluations leave it in pieces.
+    """Returns memory freed by this process to the system: the C library keeps it, and evaluations fragment it.
 
-    Does nothing where the C library is not glibc.
+    Does nothing if the C library is not glibc.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

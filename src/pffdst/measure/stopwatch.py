@@ -1,4 +1,4 @@
-"""Where a round's time goes: seconds by part, and a trace of single operations on request."""
+"""Where a round's time goes: seconds by part, and a trace of individual operations on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pffdst.core.messages import Timings
 __all__ = ["TRACE_FILE", "Stopwatch", "tracing"]
 
 TRACE_FILE: Final = "trace.json.gz"
-_TRACED: Final = 2  # rounds, after a first one that only warms up
+_TRACED: Final = 2  # rounds, after a first warm-up round
 
 T = TypeVar("T")
 
@@ -26,8 +26,8 @@ class Stopwatch:
     """Adds up the seconds of a round by part.
 
     `PARTS` follow one another in this process: the plan, encoding for the cohort, waiting for clients, decoding and
-    averaging what they send, evaluation, then logging and the checkpoint, which are those of the round before, since
-    a row is written before they end. `CLIENTS` are sums over the cohort, which several processes or streams share.
+    averaging what they send, evaluation, then logging and the checkpoint. The last two are those of the previous round,
+    since a row is written before they end. `CLIENTS` are sums over the cohort, across all processes or streams.
     """
 
     PARTS = ("plan", "encode", "clients", "aggregate", "evaluate", "log", "checkpoint")
@@ -39,7 +39,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The seconds inside belong to a part."""
+        """Counts the seconds inside towards a part."""
         began = time.perf_counter()
         try:
             yield
@@ -47,7 +47,7 @@ class Stopwatch:
             self._now[name] += time.perf_counter() - began  # type: ignore[assignment]
 
     def over(self, name: str, items: Iterator[T]) -> Iterator[T]:
-        """The seconds spent waiting for each of the items belong to a part."""
+        """Counts the seconds spent waiting for each item towards a part."""
         while True:
             with self.part(name):
                 try:
@@ -57,7 +57,7 @@ class Stopwatch:
             yield item
 
     def client(self, timings: Timings) -> None:
-        """A client's turn took so long."""
+        """Adds the timings of a client's turn."""
         self._now.update(dict(zip(self.CLIENTS, (timings.decode, timings.train, timings.encode), strict=True)))
 
     def lap(self) -> dict[str, float]:
@@ -70,10 +70,10 @@ class Stopwatch:
 
 @contextlib.contextmanager
 def tracing(folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Traces the second and third round with torch.profiler into `folder`; call what it gives after every round.
+    """Traces the second and third round with torch.profiler into `folder`; call the yielded function after every round.
 
-    The trace is one for chrome://tracing or Perfetto. It holds what this process does, and the device for it. None
-    traces nothing.
+    The trace opens in chrome://tracing or Perfetto. It covers this process and its work on the device. None traces
+    nothing.
     """
     if folder is None:
         yield lambda: None

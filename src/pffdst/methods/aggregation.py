@@ -1,4 +1,4 @@
-"""The mean of a cohort's updates, per coordinate: one update at a time, so that never two are in memory."""
+"""The mean of a cohort's updates, per coordinate: one update at a time, so that no two are in memory at once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Weights = Literal["samples", "clients"]
 
 
 class Aggregator(ABC):
-    """What a round's updates are put into, one by one."""
+    """Collects a round's updates, one by one."""
 
     @abstractmethod
     def add(self, upload: Upload) -> None:
-        """Takes one update in."""
+        """Adds one update."""
 
     @abstractmethod
     def result(self) -> Cohort | None:
-        """What the updates come to; None where there was none."""
+        """The result of the updates; None if there were none."""
 
 
 class Aggregation(ABC):
     """How updates become one model. `statistics`: those of normalisation layers are averaged and sent, or neither.
 
-    Buffers that are no real numbers, which have a mean of their own, are sent and joined where statistics are. One that
-    does not `disclose` keeps what single clients are from rules, and their reports from the rows.
+    Buffers that are not real numbers, which have their own mean, are sent and averaged if statistics are. An
+    aggregation without `discloses` hides individual clients from rules, and their reports from the rows.
     """
 
     statistics: Statistics
@@ -48,30 +48,30 @@ class Aggregation(ABC):
 
     @property
     def bounds(self) -> Bounds:
-        """What is taken of an update before it joins the others."""
+        """The bounds applied to an update before it joins the others."""
         return Bounds()
 
     def weight(self, samples: int) -> int:
-        """What a client of so many samples weighs in the mean of the buffers."""
+        """The weight of a client with so many samples in the mean of the buffers."""
         return samples
 
     @abstractmethod
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
-        """For a round in which `model` was sent; `absent` says what a position counts for that a client lacks."""
+        """Starts a round in which `model` was sent; `absent` says how positions that a client lacks are counted."""
 
     def finish(self, found: Cohort | None, sent: GlobalModel, expected: int, seed: int) -> Cohort | None:
         """The round's result, from what its aggregator `found`; a cohort has `expected` (K) clients.
 
-        `sent` is the model that went out and `seed` names the round's draw.
+        `sent` is the model that was sent and `seed` names the round's draw.
         """
         return found
 
     def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
-        """What a row tells beside after so many rounds, of K of C clients each, by names that begin with `privacy/`."""
+        """Further figures for a row after so many rounds of K of C clients each; their names start with `privacy/`."""
         return {}
 
     def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
-        """What the buffers of a round are put into, in which `model` and the buffers `sent` went out."""
+        """Collects the buffers of a round in which `model` and the buffers `sent` were sent."""
         return BufferMean(model.layout, sent)
 
 
@@ -86,21 +86,21 @@ class Bounded(Aggregation, ABC):
     times_median: float | None = None
 
     def __post_init__(self) -> None:
-        _ = self.bounds  # which raises ValueError where one is out of its range
+        _ = self.bounds  # raises ValueError if one is out of range
         if self.statistics not in get_args(Statistics):
             names = ", ".join(get_args(Statistics))
             raise ValueError(f"Expected `aggregation.statistics` to be one of {names}, but got {self.statistics!r}")
 
     @property
     def bounds(self) -> Bounds:
-        """Those that are set."""
+        """The bounds that are set."""
         return Bounds(self.max_value, self.max_samples, self.max_share, self.max_norm, self.times_median)
 
 
 @final
 @dataclass(frozen=True)
 class MaskedMean(Bounded):
-    """The weighted mean: FedAvg and all sparse methods. A client weighs as much as its `samples`, or all the same."""
+    """The weighted mean: FedAvg and all sparse methods. Clients are weighted by their `samples`, or equally."""
 
     statistics: Statistics = "average"
     weights: Weights = "samples"
@@ -112,7 +112,7 @@ class MaskedMean(Bounded):
             raise ValueError(f"Expected `aggregation.weights` to be one of {names}, but got {self.weights!r}")
 
     def weight(self, samples: int) -> int:
-        """As in the mean of the weights."""
+        """The same as in the mean of the weights."""
         return samples if self.weights == "samples" else 1
 
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
@@ -124,8 +124,8 @@ class MaskedMean(Bounded):
 class RunningMean(Aggregator):
     """w_j = sum_k n_k m_kj w_kj / sum_k n_k m_kj.
 
-    Sums are float64, kept at the positions that some client holds. Weights of clients with one mask, which is nearly
-    always the server's, add up before they are put in their places. Where no client holds j (or statistics were not
+    Sums are float64, kept at the positions that some client holds. Weights of clients with the same mask, nearly always
+    the server's, are summed before they are scattered to their positions. If no client holds j (or statistics were not
     sent) the server keeps its own value.
     """
 
@@ -138,7 +138,7 @@ class RunningMean(Aggregator):
         self._places = Places(model.layout.maskable)
 
     def add(self, upload: Upload) -> None:
-        """Takes one update into the mean."""
+        """Adds one update to the mean."""
         layout, n = self._model.layout, upload.report.samples if self._weights == "samples" else 1
         self._clients += 1
         self._samples += upload.report.samples
@@ -157,7 +157,7 @@ class RunningMean(Aggregator):
             self._statistics += n
 
     def _spread(self) -> None:
-        """Puts what was added under one mask in its places."""
+        """Scatters what was added under one mask to its positions."""
         if self._at is not None:
             self._places.add(self._at, self._held, self._held_weight)
         self._at, self._held_weight = None, 0
@@ -180,7 +180,7 @@ class RunningMean(Aggregator):
         return Cohort(mean, support, self._samples, self._clients, model)
 
     def _values(self, own: Tensor, sums: Tensor, support: Tensor) -> Tensor:
-        """The mean at each position, from what the server sent, the sums and the weight of who holds it."""
+        """The mean at each position, from what the server sent, the sums and the total weight of its holders."""
         if self._absent == "zero":
             return (sums / self._total).to(own.dtype)
         if self._absent == "unchanged":
@@ -189,7 +189,7 @@ class RunningMean(Aggregator):
         return torch.where(support > 0, mean, own)
 
     def _mean_rest(self) -> Tensor:
-        """The mean of what is not maskable; statistics that were not sent stay, and constants."""
+        """The mean of what is not maskable; constants, and statistics that were not sent, stay."""
         model = self._model
         parameters, statistics, _ = model.layout.parts_of(self._rest)
         _, own, constants = model.layout.parts_of(model.rest)
@@ -199,7 +199,7 @@ class RunningMean(Aggregator):
 
 @final
 class Places:
-    """Sums at positions that come to be known as updates arrive: O(what is held), whatever W is."""
+    """Sums at positions that become known as updates arrive: memory is O(positions held), whatever W is."""
 
     def __init__(self, maskable: int) -> None:
         self._maskable = maskable
@@ -209,7 +209,7 @@ class Places:
         self._sums, self._support = np.empty(0), np.empty(0)
 
     def add(self, at: Positions, sums: Tensor, weight: int) -> None:
-        """Adds `sums` [k] at the positions `at`, which clients of so much weight hold."""
+        """Adds `sums` [k] at the positions `at`, held by clients with this total weight."""
         if self._first is None:
             self._first, self._sums, self._support = at, sums.numpy(), np.full(len(at), float(weight))
             return
@@ -234,7 +234,7 @@ class Places:
         self._support[slots] += weight
 
     def sums(self) -> tuple[Positions, Tensor, Tensor]:
-        """The positions that anybody holds, the sums there and the weight of who holds each."""
+        """The positions held by any client, the sums there, and the total weight of each position's holders."""
         assert self._first is not None
         if self._slots is None:
             return self._first, torch.from_numpy(self._sums), torch.from_numpy(self._support)

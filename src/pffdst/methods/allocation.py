@@ -1,4 +1,4 @@
-"""How the alive weights are divided over the layers: one exact integer per layer, decided once."""
+"""How the alive weights are divided among the layers: one exact integer per layer, decided once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Allocation", "Dense", "Erk", "ErkFedDst", "Uniform", "divided", "fil
 def integer_counts(densities: list[float], sizes: list[int], total: int) -> tuple[int, ...]:
     """Rounds `densities` x `sizes` to integers that sum to `total` exactly, each at least 1 and at most its size.
 
-    Counts start from `round`; what is then missing or too much is spread over the layers whose rounding was furthest
-    off, one weight at a time.
+    Counts start from `round`; any shortfall or excess is then spread over the layers whose rounding was furthest off,
+    one weight at a time.
     """
     wanted = [d * s for d, s in zip(densities, sizes, strict=True)]
     counts = [min(s, max(1, round(w))) for w, s in zip(wanted, sizes, strict=True)]
@@ -32,9 +32,9 @@ def integer_counts(densities: list[float], sizes: list[int], total: int) -> tupl
 
 
 def filled(wanted: Sequence[float], room: Sequence[int], total: int) -> list[float]:
-    """`total` in proportion to `wanted`, at most `room` each: what is over goes to the others, in proportion again.
+    """`total` in proportion to `wanted`, at most `room` each: any excess goes to the others, again in proportion.
 
-    Layers of which nothing is wanted are filled last, by their room. ValueError where there is too little room.
+    Layers for which nothing is wanted are filled last, by their room. ValueError if there is too little room.
     """
     if total > sum(room):
         raise ValueError(f"Expected at most {sum(room)} weights to divide, but got {total}")
@@ -53,7 +53,7 @@ def filled(wanted: Sequence[float], room: Sequence[int], total: int) -> list[flo
 
 
 def divided(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[int, ...]:
-    """As `filled`, in whole weights: at least one in each layer that has room."""
+    """Like `filled`, in whole weights: at least one in each layer that has room."""
     total = min(total, sum(room))
     shares = filled(wanted, room, total)
     densities = [share / free if free else 0.0 for share, free in zip(shares, room, strict=True)]
@@ -61,7 +61,7 @@ def divided(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[i
 
 
 class Allocation(ABC):
-    """A rule that divides a density over layers. Subclasses give each layer's density; counts are made here."""
+    """A rule that divides a density among layers. Subclasses give each layer's density; counts are computed here."""
 
     @abstractmethod
     def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:
@@ -103,10 +103,10 @@ def erk_raw(entry: Entry) -> float:
 @final
 @dataclass(frozen=True)
 class Erk(Allocation):
-    """Erdos-Renyi-Kernel: density_l = min(1, eps r_l), eps solved so that the whole has the density asked for.
+    """Erdos-Renyi-Kernel: density_l = min(1, eps r_l), with eps solved for the requested total density.
 
-    With `dense_output` the last layer is dense whatever its r_l, and its weights count in the whole: so the published
-    comparison of FedTiny, FedMef and FedRTS has it. Where it alone is more than the whole, it is treated as any other.
+    With `dense_output` the last layer is dense whatever its r_l, and its weights count towards the total, as in the
+    published comparison of FedTiny, FedMef and FedRTS. If it alone exceeds the total, it is treated like any other.
     """
 
     dense_output: bool = False
@@ -129,10 +129,10 @@ class Erk(Allocation):
 
 @final
 class ErkFedDst(Allocation):
-    """sparsity_l = c (1 - r_l), as the released code of FedDST and PFFDST has it: almost uniform.
+    """sparsity_l = c (1 - r_l), as in the released code of FedDST and PFFDST: almost uniform.
 
-    c is chosen so that the total is s. A layer with r_l >= 1 is dense; a layer whose sparsity would reach 1 is not
-    possible, since c (1 - r_l) < 1 is solved again as in ERK.
+    c is chosen so that the total is s. A layer with r_l >= 1 is dense; no layer's sparsity can reach 1, since
+    c (1 - r_l) < 1 is solved again as in ERK.
     """
 
     def densities(self, layers: tuple[Entry, ...], density: float) -> list[float]:

@@ -1,9 +1,9 @@
-"""What the server takes of an update before it joins the round: bounds on values, samples, shares and norms.
+"""Bounds that the server puts on an update before it joins the round: on values, samples, shares and norms.
 
-A client says what it likes: finite values of any size, any number of samples. Bounds are the server's own word on both
-and go before every aggregation, so that means, buffers and rules see the same update. The norm of an update is that of
-what trains: the change of its weights, at the places that the client holds, and of its parameters. Signals of rules are
-held to `max_value` alone.
+A client can send anything: finite values of any size, any number of samples. Bounds are the server's limits on both and
+are applied before every aggregation, so that means, buffers and rules see the same update. The norm of an update covers
+what is trained: the change of its weights, at the positions that the client holds, and of its parameters. Signals of
+rules are only subject to `max_value`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from pffdst.wire.uplink import Upload
 __all__ = ["MAX_VALUE", "Bounds", "Screen", "largest_weight"]
 
 MAX_VALUE: Final = 1e15
-"""Beyond it the square of a single is close to the end of its range: nothing that trains has such values."""
+"""Beyond this, squares approach the end of single precision's range; nothing that trains has such values."""
 
 
 @final
 @dataclass(frozen=True)
 class Bounds:
-    """What is taken of an update; None is no bound. ValueError where a bound is out of its range.
+    """Limits on an update; None means no bound. ValueError if a bound is out of range.
 
-    `max_value`: an update, its signals or its report with a larger magnitude is left out. `max_samples`: no client
-    counts for more samples. `max_share`: no client weighs more than this share of its round; where there are too few
-    clients for that all weigh the same. `max_norm` (S) and `times_median`: an update of a larger 2-norm d is scaled by
-    S / d, where S is the first, or the second times the median of the round's norms, or the smaller of the two.
+    `max_value`: an update is left out if it, its signals or its report has a larger magnitude. `max_samples`: no client
+    counts for more samples. `max_share`: no client weighs more than this share of its round; with too few clients for
+    that, all weigh the same. `max_norm` (S) and `times_median`: an update with a larger 2-norm d is scaled by S / d,
+    where S is the first, or the second times the median of the round's norms, or the smaller of the two.
 
-    Bounds that depend on the whole round, `max_share` and `times_median`, hold its updates until the last has come:
-    O(K alive) memory. The others take one at a time.
+    Bounds that depend on the whole round, `max_share` and `times_median`, hold back its updates until the last one has
+    arrived: O(K alive) memory. The others process one update at a time.
     """
 
     max_value: float = MAX_VALUE
@@ -57,7 +57,7 @@ class Bounds:
 
     @property
     def waits(self) -> bool:
-        """Whether updates wait for the round's last."""
+        """Whether updates wait for the round's last one."""
         return self.max_share is not None or self.times_median is not None
 
     @property
@@ -73,9 +73,9 @@ class Bounds:
 
 @final
 class Screen:
-    """A round's updates on their way to its mean, in the order in which they came.
+    """A round's updates on their way to its mean, in order of arrival.
 
-    `clipped` counts those whose norm was bounded, `capped` those whose samples were.
+    `clipped` counts those whose norm was clipped, `capped` those whose sample count was capped.
     """
 
     def __init__(self, bounds: Bounds, sent: GlobalModel) -> None:
@@ -84,7 +84,7 @@ class Screen:
         self.clipped = self.capped = 0
 
     def admit(self, upload: Upload) -> list[Upload]:
-        """The updates that may go on now that this one has come. Raises WireError where a value is beyond bounds."""
+        """The updates that may proceed now that this one has arrived. WireError if a value is out of bounds."""
         bounds = self._bounds
         _check_values(upload, bounds.max_value)
         if bounds.max_samples is not None and upload.report.samples > bounds.max_samples:
@@ -95,7 +95,7 @@ class Screen:
         return [self._clipped(upload, bounds.max_norm, self._norm(upload))]
 
     def release(self) -> list[Upload]:
-        """The updates that waited, once the last has come."""
+        """The updates that waited, once the last one has arrived."""
         waiting, bounds, self._waiting = self._waiting, self._bounds, []
         if bounds.max_share is not None and waiting:
             most = largest_weight([upload.report.samples for upload in waiting], bounds.max_share)
@@ -109,7 +109,7 @@ class Screen:
         return [self._clipped(upload, limit, norm) for upload, norm in zip(waiting, norms, strict=True)]
 
     def _norm(self, upload: Upload) -> float | None:
-        """The 2-norm of what a client changed of what trains; None where nobody asks, or it sent no values."""
+        """The 2-norm of a client's change to what is trained; None if it is not needed, or no values were sent."""
         if not self._bounds.clips or upload.weights is None or upload.parameters is None:
             return None
         was = self._was(upload)
@@ -118,13 +118,13 @@ class Screen:
         return float(squares**0.5)
 
     def _was(self, upload: Upload) -> tuple[Tensor, Tensor, Tensor]:
-        """What was sent of the weights at a client's places (0 where it has grown), parameters and statistics."""
+        """The sent weights at a client's positions (0 where it has grown), parameters and statistics."""
         sent = self._sent
         parameters, own_statistics, _ = sent.layout.parts_of(sent.rest)
         return sent.trainable_at.carry(sent.trained, upload.at), parameters, own_statistics
 
     def _clipped(self, upload: Upload, limit: float | None, norm: float | None) -> Upload:
-        """The update as it is, or as far as the limit goes; its statistics by the same factor."""
+        """The update unchanged, or scaled down to the limit; its statistics by the same factor."""
         if limit is None or norm is None or norm <= limit:
             return upload
         self.clipped += 1
@@ -147,7 +147,7 @@ def _nearer(now: Tensor | None, was: Tensor, factor: float) -> Tensor | None:
 def largest_weight(samples: list[int], share: float) -> int:
     """The largest c >= 1 with min(n, c) <= share sum_k min(n_k, c) for every n of the `samples` n_k.
 
-    1 where even equal weights are more than the share.
+    1 if even equal weights exceed the share.
     """
     low, high = 1, max(1, *samples)
     while low < high:
@@ -160,7 +160,7 @@ def largest_weight(samples: list[int], share: float) -> int:
 
 
 def _check_values(upload: Upload, most: float) -> None:
-    """WireError naming what has a magnitude beyond `most`."""
+    """WireError naming the part with a magnitude beyond `most`."""
     parts: Mapping[str, Any] = {
         "weights": upload.weights,
         "parameters": upload.parameters,

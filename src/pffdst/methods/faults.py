@@ -1,9 +1,9 @@
-"""Clients that do what they should not, on purpose: what a server is held against before it meets real ones.
+"""Clients with injected faults, to test a server before it meets real ones.
 
-A share of the clients is drawn once, by name, and does wrong in every round it takes part in. A fault has a hand in
-four places, each of which is honest unless it is overridden: the labels that a client trains on, the model that it
-sends, the samples that it says it has, and the bytes of its message. What its rules make of a turn, its signals among
-it, is as the rules make it.
+A share of the clients is drawn once, by a named draw, and is faulty in every round it takes part in. A fault can act in
+four places, each of which is honest unless overridden: the labels that a client trains on, the model that it sends, the
+number of samples that it reports, and the bytes of its message. What the client's rules produce, including its signals,
+is not changed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 _KEPT: Final = "fault:"
-_MOST_SAMPLES: Final = 2**32 - 1  # what the report of an update has room for
+_MOST_SAMPLES: Final = 2**32 - 1  # the most that the report of an update can hold
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class FaultyTurn:
-    """One turn of a client that lies.
+    """One turn of a faulty client.
 
     `start` is the model that it was sent and `memory` what its fault kept at the end of its last turn. `generator` is
-    the turn's own draw.
+    the turn's own random generator.
     """
 
     client: int
@@ -58,20 +58,20 @@ class FaultyTurn:
 
 
 class Fault(ABC):
-    """What `share` (0 < share <= 1) of all clients do wrong. Every hook has a default that is honest."""
+    """What a `share` (0 < share <= 1) of all clients do wrong. By default every hook is honest."""
 
     share: float
 
     def labels(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """The classes int64 [n] that a client trains on, from those of its samples; the same in every round."""
+        """The classes int64 [n] that a client trains on, given those of its samples; the same in every round."""
         return labels
 
     def model(self, trained: GlobalModel, turn: FaultyTurn) -> GlobalModel:
-        """The model that a client sends, under the masks of what it `trained`, which its rules have had a hand in."""
+        """The model that a client sends, under the masks of what it `trained`, after its rules have been applied."""
         return trained
 
     def samples(self, count: int) -> int:
-        """The number of samples that a client says it has: 0 .. 2**32 - 1."""
+        """The number of samples that a client reports: 0 .. 2**32 - 1."""
         return count
 
     def message(self, payload: bytes, turn: FaultyTurn) -> bytes:
@@ -79,11 +79,11 @@ class Fault(ABC):
         return payload
 
     def keep(self, sent: GlobalModel, payload: bytes, turn: FaultyTurn) -> Mapping[str, Tensor]:
-        """What a client's fault keeps until its next turn, of what was to be sent before it had its say."""
+        """What a client's fault keeps until its next turn, from what would have been sent without the fault."""
         return {}
 
     def problems(self, facts: Facts) -> list[str]:
-        """A share that is none."""
+        """A share out of range."""
         if 0 < self.share <= 1:
             return []
         return [f"faults.share={self.share}: expected 0 < share <= 1 of the clients; write e.g. faults.share=0.1"]
@@ -100,7 +100,7 @@ class Honest(Fault):
 @final
 @dataclass(frozen=True)
 class Lie:
-    """A turn with the hand that a fault has in what is sent of it."""
+    """A turn, with what its fault does to what is sent."""
 
     fault: Fault
     turn: FaultyTurn
@@ -110,7 +110,7 @@ class Lie:
         return self.fault.model(honest, self.turn)
 
     def samples(self, count: int) -> int:
-        """The number of samples that is said."""
+        """The number of samples that is reported."""
         return self.fault.samples(count)
 
     def message(self, payload: bytes) -> bytes:
@@ -118,14 +118,14 @@ class Lie:
         return self.fault.message(payload, self.turn)
 
     def kept(self, honest: GlobalModel, payload: bytes) -> dict[str, Tensor]:
-        """What the client keeps of it, under names that no rule has."""
+        """What the client keeps for the fault, under names that no rule uses."""
         return {_KEPT + key: value for key, value in self.fault.keep(honest, payload, self.turn).items()}
 
 
 @final
 @dataclass(frozen=True)
 class Faulty:
-    """A run's fault and the clients that have it: round(share C) of them, at least one, drawn by the run's seed."""
+    """A run's fault and the clients that have it: round(share C) of them, at least one, drawn with the run's seed."""
 
     fault: Fault = Honest()
     clients: frozenset[int] = frozenset()
@@ -133,28 +133,28 @@ class Faulty:
 
     @classmethod
     def of(cls, fault: Fault, clients: int, seed: int) -> Faulty:
-        """Draws them: the first of `clients` numbers in a random order, in memory of their own number."""
+        """Draws them: the first of `clients` numbers in random order, in memory proportional to the number drawn."""
         count, draw = max(1, round(fault.share * clients)), generator_for(seed, "faults")
         chosen = without_replacement(count, clients, lambda n: int(torch.randint(n, (), generator=draw)))
         return cls(fault, frozenset(chosen), seed)
 
     def relabels(self, client: int) -> bool:
-        """Whether a client trains on other labels than its own."""
+        """Whether a client trains on labels other than its own."""
         return client in self.clients and type(self.fault).labels is not Fault.labels
 
     def labels(self, client: int, labels: Tensor) -> Tensor:
-        """The labels int64 [n] that a client trains on in place of its own."""
+        """The labels int64 [n] that a client trains on instead of its own."""
         return self.fault.labels(labels, generator_for(self.seed, "faulty labels", client))
 
     def lie(self, client: int, t: int, start: GlobalModel, memory: Mapping[str, Tensor]) -> Lie:
-        """What a client does with its turn: nothing, where it is honest."""
+        """What a client does to its turn: nothing if it is honest."""
         own = {key.removeprefix(_KEPT): value for key, value in memory.items() if key.startswith(_KEPT)}
         fault = self.fault if client in self.clients else Honest()
         return Lie(fault, FaultyTurn(client, t, start, own, generator_for(self.seed, "faulty", t, client)))
 
 
 def base_of(start: GlobalModel, trained: GlobalModel) -> Tensor:
-    """The trainable values [T] that a client began with at the places that it trained; 0 where it grew."""
+    """The trainable values [T] that a client started from at the positions that it trained; 0 where it grew."""
     return start.trainable_at.carry(start.trained, trained.trainable_at)
 
 
@@ -168,13 +168,13 @@ def _parameters(model: GlobalModel) -> int:
 @final
 @dataclass(frozen=True)
 class Filled(Fault):
-    """Every value that trains is `value`: nan, inf, or a number that is finite and huge."""
+    """Every trained value is `value`: nan, inf, or a huge finite number."""
 
     value: float | Literal["nan", "inf", "-inf"] = "nan"
     share: float = 0.1
 
     def model(self, trained: GlobalModel, turn: FaultyTurn) -> GlobalModel:
-        """Trainable weights and parameters; statistics are as they are."""
+        """Trainable weights and parameters; statistics are unchanged."""
         rest = trained.rest.clone()
         rest[: _parameters(trained)] = float(self.value)
         return trained.with_trained(torch.full_like(trained.trained, float(self.value)), rest)
@@ -183,13 +183,13 @@ class Filled(Fault):
 @final
 @dataclass(frozen=True)
 class Scaled(Fault):
-    """The update `factor` times: w0 + factor (w - w0), where w0 was sent; -1 turns it round."""
+    """The update scaled by `factor`: w0 + factor (w - w0), where w0 was sent; -1 reverses it."""
 
     factor: float = 10.0
     share: float = 0.1
 
     def model(self, trained: GlobalModel, turn: FaultyTurn) -> GlobalModel:
-        """Trainable weights and parameters; statistics are as they are."""
+        """Trainable weights and parameters; statistics are unchanged."""
         count, base, rest = _parameters(trained), base_of(turn.start, trained), trained.rest.clone()
         was = turn.start.rest[:count]
         rest[:count] = was + self.factor * (rest[:count] - was)
@@ -199,11 +199,11 @@ class Scaled(Fault):
 @final
 @dataclass(frozen=True)
 class Stale(Fault):
-    """What is old: the model as it was `sent`, the `update` of the client's first turn, or its last `message`.
+    """Sends something old: the model as it was `sent`, the `update` of the client's first turn, or its last `message`.
 
-    An `update` is the change that the first turn made, on top of what is sent now, at the places that still train. The
-    last message is sent again byte by byte: it names another round. In its first turn a client has nothing old but
-    what it was sent; it sends what it trained.
+    An `update` is the change that the first turn made, added to the model sent now, at the positions that are still
+    trained. The last message is sent again byte for byte, so it names another round. In its first turn a client has
+    nothing old except what it was sent, and sends what it trained.
     """
 
     what: Literal["sent", "update", "message"] = "sent"
@@ -214,7 +214,7 @@ class Stale(Fault):
             raise ValueError(f"Expected `faults.what` to be sent, update or message, but got {self.what!r}")
 
     def model(self, trained: GlobalModel, turn: FaultyTurn) -> GlobalModel:
-        """What was sent, or the old change on top of it."""
+        """What was sent, or the old change added to it."""
         if self.what == "sent":
             return trained.with_trained(base_of(turn.start, trained), turn.start.rest)
         if "change" not in turn.memory:
@@ -225,7 +225,7 @@ class Stale(Fault):
         return trained.with_trained(base_of(turn.start, trained) + change, rest)
 
     def message(self, payload: bytes, turn: FaultyTurn) -> bytes:
-        """That of the last turn."""
+        """The message of the last turn."""
         return bytes_of(turn.memory["payload"]) if "payload" in turn.memory else payload
 
     def keep(self, sent: GlobalModel, payload: bytes, turn: FaultyTurn) -> Mapping[str, Tensor]:
@@ -261,7 +261,7 @@ class Truncated(Fault):
 @final
 @dataclass(frozen=True)
 class ShuffledLabels(Fault):
-    """A client trains on its samples with their classes in a random order."""
+    """A client trains on its samples with their labels shuffled."""
 
     share: float = 0.1
 
@@ -273,7 +273,7 @@ class ShuffledLabels(Fault):
 @final
 @dataclass(frozen=True)
 class WrongSamples(Fault):
-    """A client says that it has `count` samples, 0 .. 2**32 - 1: a message has no room for others."""
+    """A client reports `count` samples, 0 .. 2**32 - 1, the range a message can hold."""
 
     count: int = _MOST_SAMPLES
     share: float = 0.1
@@ -281,10 +281,10 @@ class WrongSamples(Fault):
     def __post_init__(self) -> None:
         if not 0 <= self.count <= _MOST_SAMPLES:
             raise ValueError(
-                f"Expected `faults.count` to be in 0 .. {_MOST_SAMPLES}, for a message has no room for others, but got "
+                f"Expected `faults.count` to be in 0 .. {_MOST_SAMPLES}, the range a message can hold, but got "
                 f"{self.count}"
             )
 
     def samples(self, count: int) -> int:
-        """The wrong one."""
+        """The wrong number."""
         return self.count

@@ -13,11 +13,11 @@ __all__ = ["scaled_to_density"]
 
 
 def scaled_to_density(values: Tensor, layout: Layout, counts: Sequence[int]) -> Tensor:
-    """The initial values [N] with each layer's weights multiplied by sqrt(size_l / k_l); the rest as it was.
+    """The initial values [N] with each layer's weights multiplied by sqrt(size_l / k_l); the rest is unchanged.
 
-    With k_l weights alive (`counts`) a layer's outputs then have the variance that they have in the dense model, on
-    average over its units; without, signals shrink from layer to layer and the first rounds teach little (Evci et
-    al., 2022, "Gradient Flow in Sparse Neural Networks", who scale every unit by its own fan-in).
+    With k_l weights alive (`counts`), a layer's outputs then have the same variance as in the dense model, on average
+    over its units; otherwise signals shrink from layer to layer and the first rounds learn little (Evci et al., 2022,
+    "Gradient Flow in Sparse Neural Networks", who scale every unit by its own fan-in).
     """
     scaled = values.clone()
     for entry, k in zip(layout.layers, counts, strict=True):

@@ -33,29 +33,29 @@ class Method:
 
     @property
     def absent(self) -> Absent:
-        """What a position counts for that a client does not hold."""
+        """How the mean treats a position that a client does not hold."""
         return next((rule.absent for rule in self if rule.absent != "left_out"), "left_out")
 
     @property
     def sends_changes(self) -> bool:
-        """Whether clients keep the weights and are sent what changed."""
+        """Whether clients keep the weights and are only sent what changed."""
         return any(rule.sends_changes for rule in self)
 
     @property
     def touches_steps(self) -> bool:
-        """Whether a rule has a hand in single steps."""
+        """Whether a rule acts within steps."""
         return any(map(touches_steps, self))
 
     def epochs(self, t: int, epochs: int) -> int:
-        """Local epochs of round t in a run of `epochs` (E); 0 where clients only answer what the rules ask."""
+        """Local epochs of round t in a run with `epochs` (E); 0 if clients only send what the rules ask for."""
         return max(rule.epochs(t, epochs) for rule in self)
 
     def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """What travels down beside the model."""
+        """What is sent to clients with the model."""
         return tuple(signal for rule in self for signal in rule.down(stage, t))
 
     def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """What clients send beside their update."""
+        """What clients send besides their update."""
         return tuple(signal for rule in self for signal in rule.up(stage, t))
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
@@ -67,27 +67,27 @@ class Method:
         return self.updates.effective(self.readjust.effective(model))
 
     def probes(self, stage: Stage, t: int) -> int:
-        """Dense gradient batches a client computes beside its steps."""
+        """Dense gradient batches that a client computes besides its steps."""
         return sum(rule.probes(stage, t) for rule in self)
 
     def dense_steps(self, stage: Stage, t: int) -> bool:
-        """Whether local steps compute the gradients of dead weights too."""
+        """Whether local steps also compute the gradients of dead weights."""
         return any(rule.dense_steps(stage, t) for rule in self)
 
     def asks(self, stages: tuple[Stage, ...], rounds: int) -> list[str]:
-        """A line for each rule that tells the server more of single clients than the mean of their updates."""
+        """A line for each rule that tells the server more about individual clients than the mean of their updates."""
         found = []
         for name, rule in (("readjust", self.readjust), ("updates", self.updates)):
             if any(rule.asks(stage_of(stages, t), t) for t in range(-self.warm_up, rounds)):
                 found.append(
-                    f"{name}={type(rule).__name__} asks single clients for signals or masks of their own, which a "
+                    f"{name}={type(rule).__name__} asks individual clients for signals or masks of their own, which a "
                     "private mean does not cover: write readjust=server_differential, readjust=static or "
                     "updates=plain, or aggregation=masked_mean"
                 )
         return found
 
     def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
-        """What the updates of round t hold."""
+        """What the updates of round t contain."""
         return UplinkForm(
             codecs,
             values=t >= 0,

@@ -1,7 +1,8 @@
-"""Who takes part in a round: who can be asked, who is asked, who is lost on the way, and when the round closes."""
+"""Who takes part in a round: who is available, who is asked, who is lost on the way, and when the round closes."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -27,30 +28,30 @@ Loss = Literal["before", "after"]
 @final
 @dataclass(frozen=True)
 class Population:
-    """All clients there are: their number C, and the training samples n_k of each."""
+    """All clients: their number C, and the number of training samples n_k of each."""
 
     clients: int
     samples: Callable[[int], int]
 
     @cached_property
     def sizes(self) -> Tensor:
-        """n_k of all clients, float64 [C]; each is asked for once."""
+        """n_k of all clients, float64 [C]; each is looked up once."""
         return torch.tensor([self.samples(client) for client in range(self.clients)], dtype=torch.float64)
 
     def among(self, those: Tensor) -> Population:
-        """The population of `those` clients, int64 [c] and ascending, numbered from 0."""
+        """The subpopulation of the clients `those`, int64 [c] and ascending, renumbered from 0."""
         return Population(len(those), lambda client: self.samples(int(those[client])))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Participation(ABC):
-    """Draws the cohorts; what befalls the clients that are asked is the same for every way to draw.
+    """Draws the cohorts; what happens to the clients that are asked is the same however they are drawn.
 
-    A client is lost with probability `dropout_before` once it has its message, else with `dropout_after` once it has
-    trained, each round and client a draw of its own. `trace` names a CSV of who can be asked when (`Windows`): nobody
-    else ever is. `extra` clients are asked beside the K wanted, and the round closes when K updates are in. It closes
-    after `deadline` seconds at the latest, by the model of time; null or infinity is no deadline. `fixed`: no cohort
-    has more than K clients and the `extra` ones; else K is their number on average.
+    A client is lost with probability `dropout_before` once it has its message, else with probability `dropout_after`
+    once it has trained; every round and client has its own draw. `trace` names a CSV of who is available when
+    (`Windows`): nobody else is ever asked. `extra` clients are asked in addition to the K wanted, and the round closes
+    when K updates are in. It closes after `deadline` seconds at the latest, according to the model of time; null or
+    infinity means no deadline. `fixed`: no cohort has more than K clients plus `extra`; otherwise K is the average.
     """
 
     fixed: ClassVar[bool] = True
@@ -75,20 +76,35 @@ class Participation(ABC):
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
         """`size` (K) different clients of the population for round t, in ascending order.
 
-        Where a trace says who can be asked, the population is those who can, numbered from 0.
+        With a trace, the population is those available, numbered from 0.
         """
 
     def asked(self, t: int, population: Population, size: int, seed: int) -> tuple[int, ...]:
-        """Those asked in round t, where K = `size` are wanted: up to `size` + `extra`, of those who can be."""
+        """Those asked in round t if K = `size` are wanted: up to `size` + `extra` of those available.
+
+        UserError if `cohort` gives what is no cohort.
+        """
         generator = generator_for(seed, "cohort", t)
         if self.windows is None:
-            return self.cohort(t, population, min(size + self.extra, population.clients), generator)
+            return self._drawn(t, population, min(size + self.extra, population.clients), generator)
         there = self.windows.open_in(max(t, 0), population.clients)
-        drawn = self.cohort(t, population.among(there), min(size + self.extra, len(there)), generator)
+        drawn = self._drawn(t, population.among(there), min(size + self.extra, len(there)), generator)
         return tuple(int(there[client]) for client in drawn)
 
+    def _drawn(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
+        drawn = self.cohort(t, population, size, generator)
+        most = size if self.fixed else population.clients
+        if isinstance(drawn, tuple) and len(drawn) <= most and all(type(client) is int for client in drawn):
+            ascending = all(low < high for low, high in itertools.pairwise(drawn))
+            if ascending and (not drawn or (drawn[0] >= 0 and drawn[-1] < population.clients)):
+                return drawn
+        raise UserError(
+            f"participation: {type(self).__name__}.cohort({t}, ...) returned {drawn!r:.80}: expected a tuple of at "
+            f"most {most} different client numbers (int) from 0 to {population.clients - 1}, in ascending order"
+        )
+
     def loss(self, t: int, client: int, seed: int) -> Loss | None:
-        """Whether a client that was asked in round t is lost, and when."""
+        """Whether, and when, a client that was asked in round t is lost."""
         if self.dropout_before == 0 and self.dropout_after == 0:
             return None
         draw = torch.rand(2, dtype=torch.float64, generator=generator_for(seed, "dropout", t, client)).tolist()
@@ -103,16 +119,16 @@ class Participation(ABC):
 
     @cached_property
     def windows(self) -> Windows | None:
-        """What the trace says. UserError where its file cannot be read."""
+        """The trace. UserError if its file cannot be read."""
         return None if self.trace is None else Windows.read(file_of(self.trace))
 
     @property
     def content(self) -> str:
-        """What it reads beside the configuration, by digest; empty where it reads nothing."""
+        """A digest of what it reads besides the configuration; empty if it reads nothing."""
         return "" if self.trace is None else content_of(file_of(self.trace))
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """A trace that cannot be read or fits other clients, and what needs a model of time or a simulation."""
+        """A trace that cannot be read or names other clients; settings that need a model of time or a simulation."""
         return [*self._trace_problems(facts), *self._number_problems(facts), *self._kind_problems(facts)]
 
     def _trace_problems(self, facts: Facts) -> list[str]:
@@ -123,7 +139,7 @@ class Participation(ABC):
         if windows is None or facts.clients is None or windows.last < facts.clients:
             return []
         return [
-            f"participation.trace: {self.trace} names client {windows.last}, but they are 0 to {facts.clients - 1}: "
+            f"participation.trace: {self.trace} names client {windows.last}, but clients are 0 to {facts.clients - 1}: "
             f"write clients={windows.last + 1}, or another file"
         ]
 
@@ -134,8 +150,8 @@ class Participation(ABC):
         if self.extra <= most:
             return []
         return [
-            f"participation.extra={self.extra}: cohort={facts.cohort} and extra are more than the {facts.clients} "
-            f"clients there are; write participation.extra={max(most, 0)}"
+            f"participation.extra={self.extra}: cohort={facts.cohort} plus extra is more than the {facts.clients} "
+            f"clients; write participation.extra={max(most, 0)}"
         ]
 
     def _kind_problems(self, facts: Facts) -> list[str]:
@@ -144,13 +160,13 @@ class Participation(ABC):
         lines = []
         if facts.timed is False and timed:
             lines.append(
-                f"participation.{' and participation.'.join(timed)}: rounds close by a model of time; write time=links "
-                "or time=csv"
+                f"participation.{' and participation.'.join(timed)}: closing rounds early needs a model of time; write "
+                "time=links or time=csv"
             )
         if facts.simulated is False and (timed or lossy):
             named = ", ".join(f"participation.{name}" for name in (*lossy, *timed))
             lines.append(
-                f"{named}: clients on machines of their own drop out and lag by themselves; leave it out, and set "
+                f"{named}: clients on real machines drop out and lag on their own; leave it out, and set "
                 "engine.deadline"
             )
         return lines
@@ -159,10 +175,10 @@ class Participation(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Participation):
-    """Every client with the same chance, without replacement."""
+    """Every client with the same probability, without replacement."""
 
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """K of C, uniformly; ascending, since the order of averaging is the cohort's. It costs what takes part."""
+        """K of C, uniformly; ascending, since averaging follows the cohort's order. O(clients that take part)."""
         draws = iter(torch.rand(size, dtype=torch.float64, generator=generator).tolist())
         return tuple(sorted(without_replacement(size, population.clients, lambda n: int(next(draws) * n))))
 
@@ -172,12 +188,12 @@ class Uniform(Participation):
 class Proportional(Participation):
     """One after another, each in proportion to its samples n_k among those not drawn yet (successive sampling).
 
-    The first client of a draw is k with probability n_k / n; the chance to be among K is not K n_k / n, which can be
-    above 1. All n_k are asked for once, before the first draw, and a draw is one pass over them.
+    The first client of a draw is k with probability n_k / n; the probability of being among K is not K n_k / n, which
+    can exceed 1. All n_k are looked up once, before the first draw, and a draw is one pass over them.
     """
 
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """K of C. Clients that come again are drawn anew; after many of those, among the others alone."""
+        """K of C. Clients drawn twice are redrawn; after many of those, only from the others."""
         weights, chosen = population.sizes.clone(), set[int]()
         while len(chosen) < size:
             upto = weights.cumsum(0)

@@ -1,4 +1,4 @@
-"""Cohorts of chance size: every client takes part on its own, as the accountant of a private mean has it."""
+"""Cohorts of random size: every client takes part independently, as the accountant of a private mean assumes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Poisson"]
 @final
 @dataclass(frozen=True)
 class Poisson(Participation):
-    """Every client with probability q = K / C, whoever else takes part; a round may have none at all."""
+    """Every client independently with probability q = K / C; a round may have no clients at all."""
 
     fixed: ClassVar[bool] = False
 
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """First how many, from the binomial distribution, then which, all sets of that many alike.
+        """First how many, from the binomial distribution, then which, with all sets of that size equally likely.
 
-        That is the same draw as one for each client, and costs what takes part.
+        This is equivalent to a draw for each client, but only costs O(clients that take part).
         """
         if population.clients == 0:
             return ()

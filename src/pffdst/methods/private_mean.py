@@ -26,11 +26,11 @@ __all__ = ["PrivateMean", "epsilon"]
 class PrivateMean(Aggregation):
     """DP-FedAvg (McMahan, Ramage, Talwar, Zhang: Learning differentially private recurrent language models, 2018).
 
-    w <- w + (1 / (q W)) sum_k Delta_k min(1, S / ||Delta_k||) + N(0, (z S / (q W))^2) at every place that trains: the
-    fixed-denominator estimator f_f with weights w_k = 1, so W = C and q W = K whoever answers. S is `max_norm`, z is
-    `noise`. Delta_k is the change of a client's trainable weights and of its parameters in this round; statistics and
-    buffers stay the server's. The neighbours are populations with and without one client, the cohort is a Poisson
-    sample, the noise is drawn from the run's seed, which must be kept secret for as long as privacy is to hold.
+    w <- w + (1 / (q W)) sum_k Delta_k min(1, S / ||Delta_k||) + N(0, (z S / (q W))^2) at every trained position: the
+    fixed-denominator estimator f_f with weights w_k = 1, so W = C and q W = K, however many answer. S is `max_norm`, z
+    is `noise`. Delta_k is the change of a client's trainable weights and parameters in this round; statistics and
+    buffers stay the server's. Neighbouring populations differ in one client, the cohort is a Poisson sample, and the
+    noise is drawn from the run's seed, which must be kept secret for as long as privacy is to hold.
     """
 
     max_norm: float
@@ -43,8 +43,8 @@ class PrivateMean(Aggregation):
     def __post_init__(self) -> None:
         if self.statistics != "keep_server":
             raise ValueError(
-                "Expected `aggregation.statistics` to be keep_server: the noise is for what trains, so that statistics "
-                f"of clients are not covered; but got {self.statistics!r}"
+                "Expected `aggregation.statistics` to be keep_server, because the noise covers what is trained but not "
+                f"clients' statistics, but got {self.statistics!r}"
             )
         for name in ("max_norm", "noise"):
             if not 0 < getattr(self, name) < math.inf:
@@ -63,11 +63,11 @@ class PrivateMean(Aggregation):
         return 1
 
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
-        """The plain mean of who answers; `finish` makes the private one of it."""
+        """The plain mean of the answers; `finish` turns it into the private mean."""
         return RunningMean(model, absent, "clients")
 
     def finish(self, found: Cohort | None, sent: GlobalModel, expected: int, seed: int) -> Cohort:
-        """(1 / K) of the sum, and the noise, which a round without a single update has too."""
+        """1 / K of the sum, plus noise, which is added even in a round without any update."""
         share = 0.0 if found is None else found.clients / expected
         mean = sent if found is None else found.mean
         trained, rest = (
@@ -83,28 +83,28 @@ class PrivateMean(Aggregation):
         return Cohort(model, support, expected, expected, sent)
 
     def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
-        """epsilon of so many rounds at `delta`, for cohorts of K of C clients on average."""
+        """epsilon after so many rounds at `delta`, for cohorts of K of C clients on average."""
         spent = epsilon(cohort / clients, self.noise, max(rounds, 0), self.delta)
         return {"privacy/epsilon": spent, "privacy/delta": self.delta}
 
-    # ---- what may be said beforehand ---------------------------------------------------------------------------------
+    # ---- what can be checked in advance ------------------------------------------------------------------------------
 
     def problems(self, facts: Facts) -> list[str]:
-        """The accountant is a library of its own, and delta says something of C clients."""
+        """The accountant is a separate library, and delta must suit C clients."""
         found = []
         if importlib.util.find_spec("opacus") is None:
             found.append("aggregation=private_mean needs opacus for its accountant: pip install 'pffdst[privacy]'")
         if facts.clients is not None and self.delta >= 1 / facts.clients:
             found.append(
-                f"aggregation.delta={self.delta} says nothing of {facts.clients} clients: write one below "
+                f"aggregation.delta={self.delta} guarantees nothing for {facts.clients} clients: write a value below "
                 f"{1 / facts.clients:g}, e.g. aggregation.delta={0.1 / facts.clients:g}"
             )
         return found
 
     def problems_among(self, parts: Mapping[str, Any]) -> list[str]:
-        """The cohort must be drawn as the accountant has it."""
+        """The cohort must be drawn as the accountant assumes."""
         drawn = parts.get("participation", Poisson())
-        told = "aggregation=private_mean counts on clients that take part"
+        told = "aggregation=private_mean needs clients that take part"
         if not isinstance(drawn, Poisson):
             return [f"{told} each with probability cohort/clients: write participation=poisson"]
         more = {
@@ -113,7 +113,7 @@ class PrivateMean(Aggregation):
             "deadline=null": drawn.closes is not None,
         }
         return [
-            f"{told} no more often than cohort/clients says: write participation.{setting}"
+            f"{told} no more often than cohort/clients: write participation.{setting}"
             for setting, is_so in more.items()
             if is_so
         ]
@@ -123,7 +123,7 @@ class PrivateMean(Aggregation):
 def epsilon(rate: float, noise: float, rounds: int, delta: float) -> float:
     """epsilon of `rounds` Gaussian mechanisms of multiplier z = `noise` on Poisson samples of `rate` q, at `delta`.
 
-    By Renyi differential privacy of the orders that opacus' own accountant looks at. 0 before the first round.
+    By Renyi differential privacy, with the orders that opacus' own accountant uses. 0 before the first round.
     """
     if rounds == 0:
         return 0.0

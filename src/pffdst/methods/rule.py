@@ -1,24 +1,25 @@
-"""What a method does beside local training: the one interface of every rule, at the server and in a client's turn.
+"""What a method does besides local training: the one interface of every rule, at the server and in a client's turn.
 
-A rule object stands at the server and an equal one, made from the same configuration, at every client. Only the
-server's keeps state. A run has two rules: the group `readjust` moves masks, the group `updates` changes what a client's
-training and its update are. Both are this class, and every hook is called for both.
+The server has one rule object, and every client has an equal one, made from the same configuration. Only the server's
+keeps state. A run has two rules: the group `readjust` moves masks, the group `updates` changes how clients train and
+what their updates are. Both are instances of this class, and every hook is called for both.
 
-A round t, in the order of the calls (server and client are joined by bytes alone):
+A round t, in the order of the calls (server and client only exchange bytes):
 
     server   start (at a stage's start), else before_round   -> the mask of the round
-             broadcast                                       -> what travels down beside the model
+             broadcast                                       -> what is sent with the model
     client   begin                                           after the model is loaded
              before_step, after_backward, shape_gradient_     in every local step
              epoch_end                                       after every epoch
-             measure                                         after the last, on the device where the gradient lies
+             measure                                         after the last, on the device that holds the gradient
              answer                                          on the host: the model, the signals and what it keeps
-    server   observe                                         for each accepted update, as it comes
+    server   observe                                         for each accepted update, as it arrives
              after_round                                     on the mean: the next model
 
-Rounds before round 0 (`warm_up` of them) have t = -warm_up .. -1, cohorts of their own and no local training, unless
-`epochs` says so; they are billed like any other. Each begins with the initial model, dense or as `before_round` of a
-rule that warms up makes it for that round alone; what clients train in it stays with them but for their signals.
+Rounds before round 0 (`warm_up` of them) have t = -warm_up .. -1, their own cohorts and no local training, unless
+`epochs` says so; their costs count like those of any other round. Each starts with the initial model, either dense or
+as the warming-up rule's `before_round` makes it for that round only. Of what clients train in it, they only send their
+signals.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ Absent = Literal["left_out", "zero", "unchanged"]
 class ClientTurn(Protocol):
     """One client's turn as a rule sees it: what the client knows, and its network while it trains.
 
-    `start` is the model that arrived, `received` the rule's own signals beside it, `memory` what this client's rule
+    `start` is the model that arrived, `received` the rule's own signals sent with it, `memory` what this client's rule
     kept at the end of its last turn ({} at first). `steps` (B) is the number of local steps of the turn and `step` (b)
-    counts them from 0. `scratch` is the rule's own, from `begin` to `measure`; it is nobody else's business.
+    counts them from 0. `scratch` is for the rule's own use, from `begin` to `measure`; nothing else touches it.
 
-    Tensors of the network lie on its device in the module's own shapes and memory format: `weights` are
-    the maskable ones, `parameters` all that train.
+    Tensors of the network are on its device, in the module's own shapes and memory format: `weights` are the maskable
+    ones, `parameters` all trained ones.
     """
 
     client: int
@@ -107,7 +108,7 @@ class ClientTurn(Protocol):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All tensors that train, maskable ones first."""
+        """All trained tensors, maskable ones first."""
         ...
 
     @property
@@ -116,24 +117,24 @@ class ClientTurn(Protocol):
         ...
 
     def train_on(self, trainable: Positions) -> None:
-        """From now on these positions may change, and no others; what leaves becomes 0, what is new starts at 0.
+        """From now on only these positions may change; those that leave become 0, new ones start at 0.
 
-        Momentum begins anew at the places that moved. Frozen positions must not be among them.
+        Momentum is reset at the positions that moved. Frozen positions must not be included.
         """
         ...
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate from this step on."""
+        """Sets the learning rate from this step on."""
         ...
 
     def values(self) -> Tensor:
-        """The network's maskable weights now, flat [W] in the layout's order, on the network's device."""
+        """The network's current maskable weights, flat [W] in the layout's order, on the network's device."""
         ...
 
     def batches(self, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch of the client's samples in the order of the draw named `stream`, on the network's device.
 
-        Batches of raw samples (images uint8 [b, C, H, W], say) and labels int64 [b], not augmented.
+        Batches are raw samples (e.g. images uint8 [b, C, H, W]) and labels int64 [b], without augmentation.
         """
         ...
 
@@ -142,23 +143,23 @@ class ClientTurn(Protocol):
         ...
 
     def undisturbed(self, *, training: bool = True) -> AbstractContextManager[None]:
-        """Inside, the network is in training or in inference mode and has no gradients.
+        """Inside, the network is in training or inference mode and has no gradients.
 
-        Mode and running statistics are put back afterwards; weights and parameters are not.
+        Mode and running statistics are restored afterwards; weights and parameters are not.
         """
         ...
 
     def loss(self, batch: tuple[Tensor, Tensor], temperature: float = 1.0) -> Tensor:
-        """The mean loss of a batch at the present weights, with the outputs divided by `temperature`.
+        """The mean loss of a batch at the current weights, with the outputs divided by `temperature`.
 
-        Without decay or proximal term. For use inside `undisturbed`.
+        Without weight decay or proximal term. For use inside `undisturbed`.
         """
         ...
 
     def gradient(self, stream: str = "probe", *, training: bool = True) -> Tensor:
-        """The dense gradient of the batch of `stream` at the present weights, flat [W], on the network's device.
+        """The dense gradient of the batch of `stream` at the current weights, flat [W], on the network's device.
 
-        Without decay, proximal term or clipping; in training or in inference mode. Running statistics are put back.
+        Without weight decay, proximal term or clipping; in training or inference mode. Running statistics are restored.
         """
         ...
 
@@ -170,9 +171,9 @@ class ClientTurn(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a client makes of its turn.
+    """The result of a client's turn.
 
-    `model` is what it sends; `own_mask` says that its trainable positions are the client's own and travel too.
+    `model` is what it sends; `own_mask` says that its trainable positions are the client's own and are sent too.
     `signals` are those the rule declared for the round; `memory` is what the client keeps until its next turn.
     """
 
@@ -188,10 +189,10 @@ class Answer:
 @final
 @dataclass(frozen=True)
 class Start:
-    """What a stage begins with, for rules that choose its first mask themselves.
+    """What a stage starts with, for rules that choose its first mask themselves.
 
-    `model` is what the stage finds, `stage.counts` are its trainable weights per layer (k_l), `density` is 1 - s, and
-    `seed` names the draw of the stage. `network` is a copy of the run's own, `inputs` are what samples are to it.
+    `model` is the model before the stage, `stage.counts` are its trainable weights per layer (k_l), `density` is 1 - s,
+    and `seed` names the draw of the stage. `network` is a copy of the run's own, `inputs` describes its samples.
     """
 
     model: GlobalModel
@@ -205,12 +206,12 @@ class Start:
 @final
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """What `after_round` is told of a round's accepted updates.
+    """What `after_round` is told about a round's accepted updates.
 
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
-    that hold each alive position (the clients, where each weighs the same); `samples` is the sum over all accepted
+    that hold each alive position (or the clients, if all have equal weight); `samples` is the sum over all accepted
     clients, `clients` their number and `population` that of all clients (C). `before` is the model that was sent;
-    `sent` is what clients decoded of it, where a lossy codec makes that another.
+    `sent` is what clients decoded, if a lossy codec made that different.
     """
 
     mean: GlobalModel
@@ -223,23 +224,23 @@ class Cohort:
 
     @property
     def received(self) -> GlobalModel:
-        """The model that clients began with."""
+        """The model that clients started from."""
         return self.before if self.sent is None else self.sent
 
 
 class Rule(ABC):
     """A method's rule. Every hook has a default that does nothing: off is the same as absent.
 
-    Frozen weights are never candidates and every count is exact. `absent` says what a position counts for that a
-    client of the cohort does not hold: it is `left_out` of the mean (the mean is over holders), it counts as `zero`,
-    or as `unchanged`, the value that was sent. `derives_start`: `start` needs nothing but the configuration and the
-    initial model for the first stage, so that clients make its positions themselves and they are not sent. With
-    `sends_changes` clients keep the weights that they were sent, and are sent those that changed since their last
-    download; the model is dense, what is not trained is frozen for now. With `starts_anew` the first stage begins with
-    weights initialised anew, on another draw than the run's first. With `begins_dense` the initial model is scored or
-    sent whole, so that no layer has a density yet which `sparse_init=auto` could scale it to. `keeps_density`: a run
-    ends with as many alive weights as it was asked for. `any_length`: what it does in a round depends on the lengths of
-    the stage and of the run through its `schedule` alone, so that a run can be given more rounds.
+    Frozen weights are never candidates and every count is exact. `absent` says how the mean treats a position that a
+    client of the cohort does not hold: `left_out` (the mean is over holders), as `zero`, or as `unchanged`, the value
+    that was sent. `derives_start`: for the first stage `start` only needs the configuration and the initial model, so
+    clients derive its positions themselves and they are not sent. With `sends_changes` clients keep the weights that
+    they were sent, and are only sent those that changed since their last download; the model is dense, and what is not
+    trained is frozen for the time being. With `starts_anew` the first stage starts with reinitialised weights, from a
+    different draw than the run's first. With `begins_dense` the initial model is scored or sent whole, so that no layer
+    has a density yet that `sparse_init=auto` could scale it to. `keeps_density`: a run ends with the requested number
+    of alive weights. `any_length`: what the rule does in a round depends on the lengths of the stage and of the run
+    only through its `schedule`, so that a run can be given more rounds.
     """
 
     absent: ClassVar[Absent] = "left_out"
@@ -254,13 +255,13 @@ class Rule(ABC):
     # ---- stages ----------------------------------------------------------------------------------------------------
 
     def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """Trainable weights per layer when the stage begins; `model` holds what is frozen by then."""
+        """Trainable weights per layer when the stage starts; `model` holds what is frozen by then."""
         return stage.counts
 
     def start(self, given: Start) -> Move | Positions | GlobalModel | None:
         """The trainable positions of a stage's first round; None for a random draw of `start_counts`.
 
-        A whole model also brings values of its own.
+        Returning a whole model also sets the values.
         """
         return None
 
@@ -271,19 +272,19 @@ class Rule(ABC):
     # ---- server ----------------------------------------------------------------------------------------------------
 
     def cohort_size(self, t: int, clients: int, cohort: int) -> int:
-        """How many clients take part in round t; asked of warm-up rounds alone."""
+        """How many clients take part in round t; only called for warm-up rounds."""
         return cohort
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
         """The mask's change at the start of round t, on the aggregated model; `seed` names the round's draw.
 
-        A `Move` costs few bytes; a model is any other change. What is grown starts from 0. Not asked in a stage's first
-        round. In rounds before round 0 `model` is the initial one, and a mask drawn afresh keeps its values.
+        A `Move` costs few bytes; a model is any other change. Grown weights start from 0. Not called in a stage's first
+        round. In rounds before round 0 `model` is the initial one, and a newly drawn mask keeps its values.
         """
         return None
 
     def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """What travels down beside the model in round t."""
+        """What is sent to clients with the model in round t."""
         return ()
 
     def broadcast(self, model: GlobalModel, stage: Stage, t: int) -> Signals:
@@ -291,30 +292,30 @@ class Rule(ABC):
         return {}
 
     def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """What clients send beside their update in round t."""
+        """What clients send besides their update in round t."""
         return ()
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
         """Whether clients send masks of their own in round t.
 
-        `layers`: with as many weights per layer as they were sent; `any`: as they like, frozen weights excepted.
+        `layers`: with as many weights per layer as they were sent; `any`: any mask without frozen weights.
         """
         return None
 
     def asks(self, stage: Stage, t: int) -> bool:
-        """Whether round t tells the server more of single clients than the mean of their updates."""
+        """Whether round t tells the server more about individual clients than the mean of their updates."""
         observes = type(self).observe is not Rule.observe
         return observes or bool(self.up(stage, t)) or self.own_masks(stage, t) is not None
 
     def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
-        """An accepted update, as it comes: `model` is what the client trained, under its own mask."""
+        """Called for each accepted update as it arrives: `model` is what the client trained, under its own mask."""
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
         """The next model, from the mean of the round's updates."""
         return cohort.mean
 
     def effective(self, model: GlobalModel) -> GlobalModel:
-        """The model as it is used, where what trains and travels is something else that makes it."""
+        """The model as it is used, if what is trained and sent is a parametrisation of it."""
         return model
 
     def state_dict(self) -> dict[str, Any]:
@@ -322,57 +323,57 @@ class Rule(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
     # ---- client ----------------------------------------------------------------------------------------------------
 
     def epochs(self, t: int, epochs: int) -> int:
-        """Local epochs of round t in a run of `epochs` (E); 0 before round 0, where clients only answer."""
+        """Local epochs of round t in a run with `epochs` (E); 0 before round 0, where clients only answer."""
         return epochs if t >= 0 else 0
 
     def begin(self, turn: ClientTurn) -> None:
-        """The model is loaded, no step is done."""
+        """The model is loaded; no step has been taken."""
 
     def before_step(self, turn: ClientTurn) -> None:
         """A step is about to begin."""
 
     def after_backward(self, turn: ClientTurn) -> None:
-        """The gradients are the loss's alone, those of dead weights too: clipping, decay and all else come next."""
+        """The gradients are those of the loss only, dead weights included; clipping, decay and the rest come next."""
 
     def shape_gradient_(self, turn: ClientTurn) -> None:
-        """The gradients hold loss, decay and proximal term; masks come next."""
+        """The gradients contain loss, decay and proximal term; masks come next."""
 
     def epoch_end(self, turn: ClientTurn, epoch: int) -> None:
-        """An epoch is over, from 0; not called after the last."""
+        """An epoch is over; `epoch` counts from 0. Not called after the last one."""
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
         """After the last step, on the device: small tensors or `Positions` that `answer` needs on the host."""
         return {}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """What the client sends, from what it trained and what was measured. A pure function, run on the host."""
+        """What the client sends, given what it trained and what was measured. A pure function, run on the host."""
         return trained
 
     def probes(self, stage: Stage, t: int) -> int:
-        """How many dense gradient batches a client computes in round t beside its steps, for the bill of FLOPs."""
+        """How many dense gradient batches a client computes in round t besides its steps, for counting FLOPs."""
         return 0
 
     def dense_steps(self, stage: Stage, t: int) -> bool:
-        """Whether local steps compute the gradients of dead weights too, for the bill of FLOPs."""
+        """Whether local steps also compute the gradients of dead weights, for counting FLOPs."""
         return False
 
-    # ---- what may be said beforehand -------------------------------------------------------------------------------
+    # ---- what can be checked in advance ----------------------------------------------------------------------------
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
-        """What a user should know of stages of these lengths (rounds), though they can be run."""
+        """What a user should know about stages of these lengths (rounds), even if they can be run."""
         return []
 
     def problems(self, facts: Facts) -> list[str]:
-        """What stands against stages of `facts.stage_lengths` rounds, one sentence each."""
+        """Why stages of `facts.stage_lengths` rounds cannot be run, one sentence per problem."""
         return []
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """What stands against the clients' local training or the run's `other` rule, one sentence each."""
+        """Conflicts with the clients' local training or the run's `other` rule, one sentence each."""
         return []
 
 
@@ -380,8 +381,9 @@ _IN_STEPS = ("begin", "before_step", "after_backward", "shape_gradient_", "epoch
 
 
 def touches_steps(rule: Rule) -> bool:
-    """Whether a rule has a hand in single steps: an engine that records steps runs its clients unrecorded.
+    """Whether a rule acts within steps: an engine that records steps then runs its clients unrecorded.
 
-    So has one that moves masks or changes the network before or between steps: a recording has those it began with.
+    This includes rules that move masks or change the network before or between steps: a recording keeps those that it
+    started with.
     """
     return any(getattr(type(rule), name) is not getattr(Rule, name) for name in _IN_STEPS)

@@ -1,4 +1,4 @@
-"""When a mask moves: apart from how it moves, so that any rule goes with any schedule."""
+"""When a mask moves, kept separate from how it moves, so that any rule works with any schedule."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["Every", "UpdateSchedule"]
 
 
 class UpdateSchedule(ABC):
-    """The rounds of a stage on which its mask moves, and how much less of it as time goes on."""
+    """The rounds of a stage on which its mask moves, and how the share that moves decays."""
 
     @abstractmethod
     def end(self, stage: Stage) -> float:
-        """T_end in rounds after the stage's start: from there on nothing moves. Not rounded."""
+        """T_end in rounds after the stage's start, after which nothing moves. Not rounded."""
 
     @abstractmethod
     def due(self, stage: Stage, t: int) -> bool:
         """Whether the mask moves in round t."""
 
     def fixed_from(self, stage: Stage) -> int:
-        """The first round from which on nothing moves: t0 + ceil(T_end)."""
+        """The first round from which nothing moves: t0 + ceil(T_end)."""
         return stage.start + math.ceil(self.end(stage))
 
     def decay(self, stage: Stage, t: int) -> float:
-        """1 + cos(pi t / T_end), t from the stage's start: from 2 to 0; a share is half of it times its first value."""
+        """1 + cos(pi t / T_end), t from the stage's start: from 2 to 0. A share is half of it times its start value."""
         end = self.end(stage)
         since = t - stage.start
         return 0.0 if since >= end else 1 + math.cos(math.pi * since / end)
@@ -37,9 +37,9 @@ class UpdateSchedule(ABC):
 @final
 @dataclass(frozen=True)
 class Every(UpdateSchedule):
-    """Every `interval` rounds (Delta R) from round `first` of the stage on, in its first share `until`.
+    """Every `interval` rounds (Delta R) from round `first` of the stage, during the stage's first share `until`.
 
-    With `rounds` above 0 that many rounds, which need not be whole, stand in for the share.
+    With `rounds` above 0, that many rounds (not necessarily an integer) replace the share.
     """
 
     interval: int = 10
@@ -55,7 +55,7 @@ class Every(UpdateSchedule):
             raise ValueError(f"Expected `schedule.until`, a share of the stage, in (0, 1], but got {self.until}")
 
     def end(self, stage: Stage) -> float:
-        """The share of the stage's length, or the rounds that stand in for it."""
+        """The share of the stage's length, or the rounds that replace it."""
         return min(float(self.rounds), stage.length) if self.rounds else self.until * stage.length
 
     def due(self, stage: Stage, t: int) -> bool:

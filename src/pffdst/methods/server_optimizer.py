@@ -1,4 +1,4 @@
-"""What the server makes of the mean of a round's updates."""
+"""What the server does with the mean of a round's updates."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Adam", "Mean", "Momentum", "ServerOptimizer", "Yogi"]
 class ServerOptimizer(ABC):
     """A step from the round's model towards the mean of its updates. Statistics always take the mean.
 
-    What it remembers lies at the trainable positions and the parameters; it follows the mask, and what dies or freezes
-    is forgotten.
+    Its memory covers the trainable positions and the parameters; it follows the mask, and what dies or freezes is
+    forgotten.
     """
 
     @abstractmethod
@@ -26,7 +26,7 @@ class ServerOptimizer(ABC):
         """The next model, under the mask of `mean`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the server keeps between rounds beside the model."""
+        """What the server keeps between rounds besides the model."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:

@@ -15,7 +15,7 @@ __all__ = ["stages_with_weights"]
 def stages_with_weights(
     freeze: FreezeSchedule, allocation: Allocation, layout: Layout, rounds: int, sparsity: float
 ) -> tuple[Stage, ...]:
-    """The stages and their weights per layer. UserError where one is left without any weight."""
+    """The stages and their weights per layer. UserError if one is left without any weights."""
     stages = freeze.stages(rounds, allocation.counts(layout, 1.0 - sparsity))
     empty = next((stage for stage in stages if sum(stage.counts) == 0), None)
     if empty is None:
@@ -28,6 +28,6 @@ def stages_with_weights(
     least = next(n for n in range(1, layout.maskable + 1) if suffice(n))
     most = math.floor(1e6 * (1.0 - least / layout.maskable)) / 1e6
     raise UserError(
-        f"sparsity={sparsity} leaves stage {empty.index + 1} of {len(stages)} none of the network's "
+        f"sparsity={sparsity} leaves stage {empty.index + 1} of {len(stages)} without any of the network's "
         f"{layout.maskable:,} weights: write at most sparsity={most}"
     )

@@ -1,7 +1,7 @@
 """How long a client's turn takes in a deployment: the speeds of its device and of its link.
 
-A turn takes bytes down / speed + FLOPs of its training / speed + bytes up / speed (`Device.seconds`). Bytes are those
-of the messages and FLOPs those of the bill.
+A turn takes bytes down / speed + FLOPs of its training / speed + bytes up / speed (`Device.seconds`). Bytes are the
+lengths of the messages, FLOPs those that the run counts.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _SPREAD_MAX = 5.0
 
 
 class TimeModel(ABC):
-    """What is known of the clients' devices."""
+    """What is known about the clients' devices."""
 
     @abstractmethod
     def device(self, client: int, seed: int) -> Device | None:
-        """A client's device, the same in every round; None where time is not modelled."""
+        """A client's device, the same in every round; None if time is not modelled."""
 
     @property
     def content(self) -> str:
-        """What it reads beside the configuration, by digest; empty where it reads nothing."""
+        """A digest of what it reads besides the configuration; empty if it reads nothing."""
         return ""
 
 
 @final
 class Untimed(TimeModel):
-    """Nothing is known: rounds have no time but the simulation's own."""
+    """Nothing is known: rounds only have the simulation's own time."""
 
     def device(self, client: int, seed: int) -> None:
         """None."""
@@ -52,10 +52,10 @@ class Untimed(TimeModel):
 @final
 @dataclass(frozen=True)
 class Links(TimeModel):
-    """Log-normal speeds: medians `up` and `down` (Mbit/s) and `flops` (GFLOP/s), spreads of their logarithms.
+    """Log-normal speeds: medians `up` and `down` (Mbit/s) and `flops` (GFLOP/s), and spreads of their logarithms.
 
-    A client's link is as slow up as it is down: one factor exp(`link_spread` z) for both, another for its device, z
-    standard normal and the client's own draw. With spreads of 0 all clients are the same.
+    A client's link has the same factor exp(`link_spread` z) up and down, and its device another one, with z standard
+    normal and drawn for the client. With spreads of 0 all clients are the same.
     """
 
     up: float
@@ -85,7 +85,7 @@ class Links(TimeModel):
 @final
 @dataclass(frozen=True)
 class FromFile(TimeModel):
-    """Measured devices: a CSV with the columns client, up, down (Mbit/s) and flops (GFLOP/s), a line a client."""
+    """Measured devices: a CSV with the columns client, up, down (Mbit/s) and flops (GFLOP/s), one line per client."""
 
     path: str
 
@@ -101,16 +101,16 @@ class FromFile(TimeModel):
 
     @cached_property
     def devices(self) -> dict[int, Device]:
-        """By client. UserError where the file is no such table."""
+        """The devices by client. UserError if the file is not such a table."""
         found = number_columns("time.path", self.file, ("client", *_KEYS))
         lines = enumerate(zip(*(found[name].tolist() for name in ("client", *_KEYS)), strict=True), start=2)
         devices: dict[int, Device] = {}
         for line, (client, *speeds) in lines:
             where = f"time.path: {self.file}, line {line}"
             if client != int(client) or int(client) in devices:
-                raise UserError(f"{where}: client {client:g} is no whole number or has a line already")
+                raise UserError(f"{where}: client {client:g} is not a whole number or already has a line")
             if min(speeds) <= 0:
-                raise UserError(f"{where}: speeds are above 0; got {', '.join(f'{s:g}' for s in speeds)}")
+                raise UserError(f"{where}: speeds must be above 0; got {', '.join(f'{s:g}' for s in speeds)}")
             devices[int(client)] = Device(*speeds)
         return devices
 
@@ -119,7 +119,7 @@ class FromFile(TimeModel):
         return self.devices[client]
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """A file that cannot be read, or that lacks a client."""
+        """A file that cannot be read or lacks a client."""
         try:
             known = self.devices
         except UserError as error:

@@ -1,4 +1,4 @@
-"""The mean of a cohort's updates without the extremes, per coordinate: what a few clients of any values cannot move."""
+"""The mean of a cohort's updates without the extremes, per coordinate: robust to a few clients with any values."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pffdst.wire.uplink import Upload
 
 __all__ = ["TrimmedMean", "cut", "trimmed"]
 
-_BLOCK = 1 << 16  # coordinates that are sorted at once
+_BLOCK = 1 << 16  # coordinates sorted at a time
 
 
 def cut(trim: float, count: int) -> int:
-    """How many of `count` values go at each end: ceil(trim count), but never the last one or two.
+    """How many of `count` values are removed at each end: ceil(trim count), but never the last one or two.
 
-    Rounded up, so that with any trim above 0 one client alone is never in the mean of three or more with its extreme.
+    Rounded up, so that with any trim above 0 a single client's extreme never enters the mean of three or more.
     """
     return min(math.ceil(trim * count - 1e-9), (count - 1) // 2) if count else 0
 
 
 def trimmed(values: Tensor, trim: float) -> tuple[Tensor, Tensor]:
-    """The trimmed means float64 [A] of `values` [n, A], and how many values there are at each place, int64 [A].
+    """The trimmed means float64 [A] of `values` [n, A], and how many values there are at each position, int64 [A].
 
-    NaN stands for a client that does not hold a place; the mean is 0 where nobody does.
+    NaN marks a client that does not hold a position; the mean is 0 where nobody does.
     """
     means, counts = torch.zeros(values.shape[1], dtype=torch.float64), torch.zeros(values.shape[1], dtype=torch.int64)
     for at in range(0, values.shape[1], _BLOCK):
@@ -50,12 +50,12 @@ def trimmed(values: Tensor, trim: float) -> tuple[Tensor, Tensor]:
 @final
 @dataclass(frozen=True)
 class TrimmedMean(Bounded):
-    """The unweighted mean over who holds a weight, without the largest and the smallest `trim` of the values there.
+    """The unweighted mean over the clients that hold a weight, without the largest and smallest `trim` of its values.
 
     0 <= trim <= 1/2. 0 trims nothing, 1/2 leaves the middle value or the mean of the middle two: the coordinate-wise
-    median (Yin et al., 2018, Definitions 1 and 2). Samples do not weigh: a client may say what it likes of them.
-    Where only one or two clients hold a weight nothing can be trimmed. Order needs all values at once: a round keeps
-    its updates, O(K alive) memory.
+    median (Yin et al., 2018, Definitions 1 and 2). Samples are not used as weights, since a client can report any
+    number. If only one or two clients hold a weight, nothing can be trimmed. Sorting needs all values at once: a round
+    keeps its updates, O(K alive) memory.
     """
 
     trim: float = 0.1
@@ -75,7 +75,7 @@ class TrimmedMean(Bounded):
         return _Gathered(model, absent, self.trim)
 
     def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
-        """Buffers go by the trimmed mean of their changes, too."""
+        """Buffers use the trimmed mean of their changes, too."""
         return BufferMean(model.layout, sent, middle=lambda changes: trimmed(changes, self.trim)[0])
 
 
@@ -122,7 +122,7 @@ class _Gathered(Aggregator):
         return alive
 
     def _columns(self, alive: Positions, own: Tensor) -> Tensor:
-        """The clients' values [n, A] at the alive places, with what a place counts for that a client lacks."""
+        """The clients' values [n, A] at the alive positions, with the value that counts where a client lacks one."""
         missing = {"left_out": torch.full_like(own, torch.nan), "zero": torch.zeros_like(own), "unchanged": own}
         rows = []
         for upload in self._uploads:
@@ -132,13 +132,13 @@ class _Gathered(Aggregator):
         return torch.stack(rows)
 
     def _support(self, alive: Positions, counts: Tensor) -> Tensor:
-        """How many clients hold each alive place."""
+        """How many clients hold each alive position."""
         if self._absent == "left_out":
             return counts.double()
         return torch.stack([alive.inside(upload.at) for upload in self._uploads]).sum(0).double()
 
     def _rest(self) -> Tensor:
-        """The trimmed mean of what is not maskable; statistics that were not sent stay, and constants."""
+        """The trimmed mean of what is not maskable; constants, and statistics that were not sent, stay."""
         model, uploads = self._model, self._uploads
         parameters, statistics, constants = model.layout.parts_of(model.rest)
         sent = [u.statistics for u in uploads if u.statistics is not None]

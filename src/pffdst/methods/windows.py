@@ -1,4 +1,4 @@
-"""A trace of availability: a CSV of the rounds in which each client can be asked."""
+"""A trace of availability: a CSV of the rounds in which each client is available."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _COLUMNS = ("client", "from", "to")
 @final
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """A line is a window: its client can be asked `from` one round `to` another, both counted from 1 and included.
+    """Each line is a window: a client is available `from` one round `to` another, both counted from 1 and inclusive.
 
-    Held as int64 [n] each. A client may have many windows; one without any is never asked. Rounds before the first
-    are as the first.
+    Each column is held as int64 [n]. A client may have many windows; one without any is never asked. Rounds before the
+    first are treated like the first.
     """
 
     client: NDArray[np.int64]
@@ -35,23 +35,23 @@ class Windows:
 
     @classmethod
     def read(cls, path: Path) -> Windows:
-        """UserError where the file is no such table."""
+        """Reads a file. UserError if it is not such a table."""
         found = number_columns(_KEY, path, _COLUMNS)
-        with np.errstate(invalid="ignore"):  # numbers that no int64 holds come out as others
+        with np.errstate(invalid="ignore"):  # numbers beyond int64's range come out as others
             whole = {name: values.astype(np.int64) for name, values in found.items()}
         for name in _COLUMNS:
-            _check(path, whole[name] == found[name], f"{name} is no whole number")
+            _check(path, whole[name] == found[name], f"{name} is not a whole number")
         _check(path, whole["client"] >= 0, "client is below 0; clients are numbered from 0")
         _check(path, whole["from"] <= whole["to"], "`from` is after `to`")
         return cls(*(whole[name] for name in _COLUMNS))
 
     @property
     def last(self) -> int:
-        """The largest number of a client."""
+        """The largest client number."""
         return int(self.client.max())
 
     def open_in(self, t: int, clients: int) -> Tensor:
-        """Those of `clients` who can be asked in round t (from 0), ascending, int64 [c]. One pass over the windows."""
+        """Which of `clients` are available in round t (from 0), ascending, int64 [c]. One pass over the windows."""
         there = (self.first <= t + 1) & (t + 1 <= self.last_round) & (self.client < clients)
         return torch.from_numpy(np.unique(self.client[there]))
 

@@ -20,7 +20,7 @@ __all__ = ["Evaluation", "Evaluator"]
 
 
 # On two cores any batch of 125 to 1,000 images is equally fast on LeNet, and a small one takes less memory; an
-# accelerator wants large ones.
+# accelerator needs large ones.
 _SMALL, _LARGE = 125, 1000
 
 
@@ -30,8 +30,8 @@ class Evaluation:
     """What a model scored; accuracies are shares in [0, 1], the loss is the mean cross-entropy in nats.
 
     `acc_client_mean` is the unweighted mean over the `clients_counted` clients that hold at least one test sample;
-    `client_accuracies` is float64 [clients], NaN for the others. `metrics` are those of the group `metrics` by name, a
-    value per class as `NAME/CLASS`.
+    `client_accuracies` is float64 [clients], NaN for the others. `metrics` are those of the group `metrics` by name,
+    with a value per class as `NAME/CLASS`.
     """
 
     acc_global: float
@@ -46,10 +46,10 @@ class Evaluation:
 class Evaluator:
     """The pooled test set, and which client each of its samples belongs to.
 
-    `owner` integers [N], each a client in [0, `clients`); `inputs` says what the samples are to a network;
-    `batch_size` None suits the device. `metrics` are torchmetrics by name; each is reset before an evaluation and takes
-    the probabilities [B, classes] and labels [B] of every batch. ValueError if there are no samples or the owners
-    do not fit them.
+    `owner` is integers [N], each a client in [0, `clients`); `inputs` describes the samples; `batch_size` None chooses
+    one for the device. `metrics` are torchmetrics by name; each is reset before an evaluation and is given the
+    probabilities [B, classes] and labels [B] of every batch. ValueError if there are no samples or the owners do not
+    match them.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Evaluator:
     def evaluate(
         self, model: nn.Module, device: torch.device | str = "cpu", step: Callable[[int, int], None] | None = None
     ) -> Evaluation:
-        """Scores a `model` that lives on `device` and gives logits [B, classes]; leaves it as it was.
+        """Scores a `model` that is on `device` and returns logits [B, classes]; leaves it unchanged.
 
-        `step` is told after every batch how many samples of how many are done.
+        `step` is called after every batch with the number of samples done and their total.
         """
         front = self._begin(model, torch.device(device))
         parts = list(self._batches())
-        # Made beforehand: small results kept between the batches' large ones would leave the heap full of holes.
+        # Allocated in advance: small results kept between the batches' large ones would fragment the heap.
         predictions = torch.empty(len(self._test), dtype=torch.int64, device=device)
         losses = torch.empty(len(parts), dtype=torch.float64, device=device)
         with torch.no_grad(), _evaluating(model):  # TorchScript records gradients where weights have them
@@ -90,7 +90,7 @@ class Evaluator:
                 classes = self._score(model, front(self._held_at.part(part)), part, predictions[part], loss)
                 if step is not None:
                     step(min(part.stop, len(self._test)), len(self._test))
-        self._test.forget_pages()  # of no use until the next evaluation, and many in a run that trains small models
+        self._test.forget_pages()  # not needed until the next evaluation, and many in a run that trains small models
         return self._summarise(predictions.cpu(), losses.sum().item() / len(predictions), classes)
 
     def _batches(self) -> Iterator[slice]:
@@ -100,13 +100,13 @@ class Evaluator:
             yield slice(start, start + size)
 
     def _score(self, model: nn.Module, inputs: Tensor, part: slice, predictions: Tensor, loss: Tensor) -> int:
-        """One batch: writes the predicted classes [B] and the summed loss; gives the number of classes."""
+        """One batch: writes the predicted classes [B] and the summed loss; returns the number of classes."""
         logits = model(inputs).float()
         labels = self._labels[part].to(logits.device)
         predictions.copy_(logits.argmax(dim=1))
         loss.copy_(cross_entropy(logits, labels, reduction="sum"))
         for metric in self._metrics.values():
-            # Of logits that happen to lie in [0, 1] torchmetrics would think that they are probabilities.
+            # torchmetrics would take logits that happen to lie in [0, 1] for probabilities.
             metric.update(logits.softmax(dim=1), labels)
         return int(logits.shape[1])
 
@@ -129,7 +129,7 @@ class Evaluator:
         )
 
     def _begin(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Empties the metrics, and puts them and the raw samples, which cross once, where the model is."""
+        """Resets the metrics, and moves them and the raw samples to the model's device; samples are moved once."""
         if device != self._device:
             self._held_at, self._device = self._test.to(device), device
         for metric in self._metrics.values():
@@ -139,7 +139,7 @@ class Evaluator:
 
 
 def _values(name: str, found: Any) -> Iterator[tuple[str, float]]:
-    """A metric's result as numbers: itself, one per class or place of a list, or one per name of a collection."""
+    """A metric's result as numbers: itself, one per class or list element, or one per name of a collection."""
     if isinstance(found, Mapping):
         for key, value in found.items():
             yield from _values(f"{name}/{key}", value)
@@ -152,7 +152,7 @@ def _values(name: str, found: Any) -> Iterator[tuple[str, float]]:
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own training flag is put back afterwards."""
+    """Evaluation mode inside; each module's own training flag is restored afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What was evaluated so far in a run: best values and means of the last evaluations."""
+"""A run's evaluations so far: best values and means of the last evaluations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class History:
         self._values: dict[str, list[float]] = {}
 
     def extended(self, row: Row, *, keep: bool = True) -> Row:
-        """The row with `best/*` and `last5/*` beside each of its accuracies, which are noted unless `keep` is false.
+        """The row with `best/*` and `last5/*` for each of its accuracies, which are recorded unless `keep` is false.
 
-        A row without accuracies comes back as it was.
+        A row without accuracies is returned unchanged.
         """
         extended = dict(row)
         for name in ACCURACIES:
@@ -39,7 +39,7 @@ class History:
         return max(self._of(name))
 
     def last(self, name: str, count: int) -> float:
-        """The mean of the last `count` evaluations, of all where there are fewer. KeyError if there is none."""
+        """The mean of the last `count` evaluations, or of all if there are fewer. KeyError if there are none."""
         return fmean(self._of(name)[-count:])
 
     def state_dict(self) -> dict[str, list[float]]:
@@ -47,7 +47,7 @@ class History:
         return {name: list(values) for name, values in self._values.items()}
 
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        """Goes back to the evaluations of a `state_dict`; what was noted since is forgotten."""
+        """Restores the evaluations of a `state_dict`; what was recorded since is forgotten."""
         self._values = {name: list(values) for name, values in state.items()}
 
     def _of(self, name: str) -> list[float]:

@@ -1,13 +1,13 @@
-"""The name of everything a run logs, written down once: a column of metrics.csv, a key in W&B, a word in the report.
+"""The name of everything a run logs, defined once: a column of metrics.csv, a key in W&B, a word in the report.
 
 A row is one round. `round` counts the rounds done (t + 1), `stage` counts from 1. Accuracies are shares in
 [0, 1], costs are plain bytes and operations; `cost/*` is cumulative, `round/*` the round's own. `round/seconds` is
-what a round took here, `*/deployment_seconds` what it would take by the run's model of time, if there is one. A round
-that was not evaluated has no accuracies.
+how long a round took here, `*/deployment_seconds` how long it would take by the run's model of time, if it has one. A
+round that was not evaluated has no accuracies.
 
-What was scored on the test set is `test/*`; with `validation_share` a share of the training set stands in for it, and
-the same figures are `val/*`. Inside the program they are always `test/*`; `as_evaluated` gives the row its true names
-before anybody sees it, and `as_test` takes a row that was read back to the names of this file.
+Figures on the test set are `test/*`; with `validation_share` a share of the training set is evaluated instead, and the
+same figures are `val/*`. Inside the program they are always `test/*`; `as_evaluated` gives a row its true names before
+it is logged, and `as_test` converts a row that was read back to the names of this file.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ TRAINABLE: Final = "model/trainable"
 
 FAULTS_SENT: Final = "faults/sent"
 FAULTS_ACCEPTED: Final = "faults/accepted"
-"""Of a run with `faults`: updates of clients that do wrong on purpose so far, and those of them that were taken in."""
+"""With `faults`: updates so far from clients with an injected fault, and how many were accepted."""
 
 CLIPPED: Final = "defence/clipped"
 CAPPED: Final = "defence/capped"
-"""Of a run with such bounds: updates whose norm, and whose samples, were bounded so far."""
+"""With such bounds: updates so far whose norm was clipped, and whose sample count was capped."""
 
 PRUNED: Final = "mask/pruned"
 GROWN: Final = "mask/grown"
@@ -135,22 +135,22 @@ _TEST, _VALIDATION = "test/", "val/"
 
 
 def evaluated_on(validation_share: float) -> EvaluatedOn:
-    """What a run with this `validation_share` is scored on: the one place where this is decided."""
+    """What a run with this `validation_share` is evaluated on: the only place where this is decided."""
     return "validation" if validation_share > 0 else "test"
 
 
 def on(split: EvaluatedOn, name: str) -> str:
-    """The name under which a `test/*` figure is logged: itself, or `val/*`; other names stay as they are."""
+    """The name under which a `test/*` figure is logged: itself, or `val/*`; other names are unchanged."""
     return _VALIDATION + name.removeprefix(_TEST) if split == "validation" and name.startswith(_TEST) else name
 
 
 def as_evaluated(row: Row, split: EvaluatedOn) -> Row:
-    """The row as it is logged: `test/*` becomes `val/*` where it was a validation set that was scored."""
+    """The row as it is logged: `test/*` becomes `val/*` if a validation set was evaluated."""
     return {on(split, name): value for name, value in row.items()}
 
 
 def as_test(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A logged row under the names of this file, for code that asks what was scored and not on what."""
+    """A logged row under the names of this file, for code that does not care which set was evaluated."""
     return {_TEST + n.removeprefix(_VALIDATION) if n.startswith(_VALIDATION) else n: v for n, v in row.items()}
 
 
@@ -175,12 +175,12 @@ def last5_of(accuracy: str) -> str:
 
 
 def by_bytes(accuracy: str) -> str:
-    """The name under which an accuracy is drawn over cumulative bytes in W&B: `by_bytes/acc_global`."""
+    """The name under which an accuracy is plotted over cumulative bytes in W&B: `by_bytes/acc_global`."""
     return f"by_bytes/{bare(accuracy)}"
 
 
 def only_in(summary: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's summary tells beside its last `row`: for loggers that keep the row's figures themselves."""
+    """What a run's summary adds to its last `row`: for loggers that keep the row's figures themselves."""
     known = as_test(row)
     again = {"metrics", *(key for name in known for key in _in_summary(name))}
     return {key: value for key, value in summary.items() if key not in again}
@@ -195,7 +195,7 @@ def _in_summary(name: str) -> tuple[str, ...]:
         "cost": (flat, f"bytes_{flat}"),
         "model": (rest,),
         "round": ("rounds",) if not rest else (),
-        "time": (),  # of one round in the row, of all in the summary
+        "time": (),  # of one round in the row, of all rounds in the summary
     }.get(kind, (f"{kind}_{flat}",))
 
 
@@ -227,15 +227,15 @@ def columns(layers: Sequence[str] = (), split: EvaluatedOn = "test") -> tuple[st
 
 
 def bare(name: str) -> str:
-    """A `test/*` name as the summary has it: `test/acc_global` gives `acc_global`."""
+    """A `test/*` name as in the summary: `test/acc_global` gives `acc_global`."""
     return name.removeprefix(_TEST)
 
 
 def is_of_an_option(name: str) -> bool:
-    """Whether a figure is there in runs with faults, a defence or privacy alone; the summary has it as it was last."""
+    """Whether only runs with faults, a defence or privacy have a figure; the summary holds its last value."""
     return name.startswith(("faults/", "defence/", "privacy/"))
 
 
 def is_further(name: str) -> bool:
-    """Whether a `test/*` name is of a metric beside the accuracies and the loss."""
+    """Whether a `test/*` name is a metric other than the accuracies and the loss."""
     return name.startswith(_TEST) and name not in (*ACCURACIES, LOSS_GLOBAL)

@@ -1,4 +1,4 @@
-"""Quantities as people read them; the logged numbers themselves stay plain."""
+"""Quantities in readable units; the logged numbers themselves stay plain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_figure(name: str, value: float) -> str:
-    """A figure in the unit its name in `metrics.names` tells: `cost/bytes` in bytes, `test/acc_global` in percent."""
+    """A figure in the unit that its name in `metrics.names` implies: `cost/bytes` in bytes, accuracies in percent."""
     kind, _, rest = name.partition("/")
     if "bytes" in rest:
         return format_bytes(value)

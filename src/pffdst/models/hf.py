@@ -27,14 +27,14 @@ def sequence_classifier(
     pretrained: bool = True,
     attention: str = "eager",
 ) -> nn.Module:
-    """The model of the folder `path`, with a classifier of `classes` outputs; `pretrained` False takes sizes alone.
+    """The model in the folder `path`, with a classifier of `classes` outputs; `pretrained` False only takes its sizes.
 
-    `attention` is transformers' own choice of how it is computed. Weights are read from safetensors alone, and no code
-    of the folder is run. UserError where the folder has no such model, or its vocabulary or length is too small.
+    `attention` is transformers' setting for how attention is computed. Weights are only read from safetensors, and no
+    code in the folder is run. UserError if the folder has no such model, or its vocabulary or length is too small.
     """
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(f"model.path must name a Hugging Face folder, but {folder} is none")
+        raise UserError(f"model.path must name a Hugging Face folder, but {folder} is not one")
     try:
         import transformers
     except ImportError as error:
@@ -55,8 +55,8 @@ def sequence_classifier(
         except (OSError, ValueError, KeyError, ImportError) as error:
             why = one_line(error, 300)
             raise UserError(
-                f"model.path: {folder} holds no sequence-classification model that can be read ({why}); save one there "
-                "with save_pretrained (safetensors)"
+                f"model.path: {folder} has no readable sequence-classification model ({why}); save one there with "
+                "save_pretrained (safetensors)"
             ) from error
 
 
@@ -64,7 +64,7 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class _Logits(nn.Module):
-    """Tokens alone to logits alone."""
+    """Maps tokens directly to logits."""
 
     def __init__(self, model: nn.Module, padding: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Logits(nn.Module):
         self.padding = padding
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 [B, L] to logits [B, classes]; padding is looked past."""
+        """Tokens int64 [B, L] to logits [B, classes]; padding is ignored."""
         mask = seen(tokens, self.padding).long()
         return self.model(input_ids=tokens, attention_mask=mask, return_dict=True).logits  # type: ignore[no-any-return]
 
@@ -81,18 +81,20 @@ def _check(config: Any, vocabulary: int, length: int) -> None:
     known = getattr(config, "vocab_size", None)
     if known is not None and vocabulary > known:
         raise UserError(
-            f"the tokenizer has {vocabulary:,} tokens, the model of model.path knows {known:,}: they are not a pair; "
-            "write dataset.tokenizer=FOLDER of the model"
+            f"the tokenizer has {vocabulary:,} tokens, but the model in model.path knows {known:,}: they do not belong "
+            "together; write dataset.tokenizer=FOLDER with the model's folder"
         )
     places = getattr(config, "max_position_embeddings", None)
-    spare = int(config.pad_token_id or 0) + 1 if "roberta" in str(config.model_type) else 0  # its places begin there
+    spare = int(config.pad_token_id or 0) + 1 if "roberta" in str(config.model_type) else 0  # its positions start there
     if places is not None and length > places - spare:
-        raise UserError(f"dataset.length={length}, but the model takes {places - spare} tokens: write dataset.length=")
+        raise UserError(
+            f"dataset.length={length}, but the model takes at most {places - spare} tokens: write dataset.length="
+        )
 
 
 @contextlib.contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Without its remarks on a classifier that the folder lacks, which is what one trains."""
+    """Silences warnings about the classifier missing from the folder, which is what is going to be trained."""
     before, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

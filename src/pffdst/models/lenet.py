@@ -14,8 +14,8 @@ __all__ = ["LeNet"]
 def max_pool(x: Tensor) -> Tensor:
     """Max-pooling 3x3 of stride 1 over [B, C, H, W].
 
-    On a CPU torch pools the channels of channels_last images eight at a time and what is left over one by one, many
-    times as slowly: LeNet's six are filled up to eight. The result is the same to the bit, forwards and backwards.
+    On a CPU torch pools the channels of channels_last images eight at a time, and the rest one by one, many times more
+    slowly: LeNet's six are padded to eight. The result is bit-identical, forward and backward.
     """
     channels = x.shape[1]
     missing = -channels % 8
@@ -28,7 +28,7 @@ def max_pool(x: Tensor) -> Tensor:
 class LeNet(nn.Module):
     """Convolutions 5x5 with 6 and 16 channels, each with 3x3 max-pooling of stride 1; linear layers 120, 84, classes.
 
-    Logits come out: the cross-entropy holds the softmax.
+    The outputs are logits: the cross-entropy includes the softmax.
     """
 
     min_size: ClassVar[int] = 13
@@ -43,7 +43,7 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, channels, size, size] to logits [B, classes]."""
-        # ReLU and max commute; ReLU on the pooled, smaller tensor is the cheaper order.
+        # ReLU and max commute; applying ReLU to the smaller, pooled tensor is cheaper.
         x = F.relu(max_pool(self.conv1(x)))
         x = F.relu(max_pool(self.conv2(x)))
         x = F.relu(self.fc1(x.flatten(1)))

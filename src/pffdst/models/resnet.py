@@ -40,8 +40,8 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Four stages of two blocks with 64, 128, 256 and 512 channels, global average pooling, one linear layer.
 
-    Global average pooling takes images of any `size`. `width` other than 64 scales all stages alike: a narrow network
-    for a quick look.
+    Global average pooling accepts images of any `size`. A `width` other than 64 scales all stages equally, e.g. for a
+    narrow network in quick tests.
     """
 
     min_size: ClassVar[int] = 8

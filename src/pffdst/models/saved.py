@@ -1,19 +1,19 @@
-"""A finished model as a file: plain safetensors, small where the model is sparse, and its way back to a torch module.
+"""A finished model as a file: plain safetensors, small if the model is sparse, and how it becomes a torch module again.
 
-A tensor without dead weights is stored under its own name, float32, in its own shape. A sparse weight NAME is two:
+A tensor without dead weights is stored under its own name, float32, in its own shape. A sparse weight NAME is split:
 
-    values/NAME   float32 [n], its alive values in the order of their places in the flattened weight
-    alive/NAME    uint8, where these places are: zlib-compressed bytes, one for each alive weight, the number of dead
-                  ones before it; 255 stands for 255 dead ones with no alive one after them
-    frozen/NAME   uint8, zlib-compressed bits (numpy's packbits), one for each alive weight: 1 where it is frozen; left
-                  out where none is
+    values/NAME   float32 [n], its alive values in the order of their positions in the flattened weight
+    alive/NAME    uint8, these positions: zlib-compressed bytes, one for each alive weight, the number of dead ones
+                  before it; 255 stands for 255 dead ones with no alive one after them
+    frozen/NAME   uint8, zlib-compressed bits (numpy's packbits), one for each alive weight: 1 if it is frozen; left
+                  out if none is
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
-(where they are known), `seed` (of the run, on which the constructor draws), what the samples are: `mean` and `std` (per
-channel, of pixels / 255) and `shape` (C, H, W) of uint8 images, or `vocabulary`, `length`, `padding` and `typical` of
-texts, `weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the
-beginning of its sha256, as in summary.json). docs/saved_models.md reads such a file without this package. Equal models
-of equal configurations are equal files: nothing in them tells of a machine, a folder or a time.
+(if they are known), `seed` (of the run, used by the constructor), the kind of samples: `mean` and `std` (per channel,
+of pixels / 255) and `shape` (C, H, W) of uint8 images, or `vocabulary`, `length`, `padding` and `typical` of texts,
+`weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
+of its sha256, as in summary.json). docs/saved_models.md shows how to read such a file without this package. Equal
+models with equal configurations give equal files: they contain nothing about the machine, folder or time.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ __all__ = ["Classifier", "ModelCard", "SavedModel", "load"]
 _FORMAT: Final = "pffdst model 1"
 _METADATA: Final = "pffdst"
 _FAR: Final = 255
-_SPARE: Final = 2**22  # values that a network may have beside its weights: buffers that no state dict keeps
-_LARGE, _THINNEST = 2**26, 4096  # weights that any file may name; beyond that, so many for each byte that it holds
+_SPARE: Final = 2**22  # values that a network may have besides its weights: buffers not in the state dict
+_LARGE, _THINNEST = 2**26, 4096  # weights that any file may declare; beyond that, so many for each byte that it holds
 _KINDS: Final = ("values/", "alive/", "frozen/")
 
 
 @final
 @dataclass(frozen=True)
 class ModelCard:
-    """What has to be known of a model beside its tensors.
+    """What has to be known about a model besides its tensors.
 
-    `target` is the class's import path and `arguments` are its constructor's; `inputs` is what samples are to it.
-    `class_names` is empty where they are not known, `fingerprint` is that of the run's configuration. On the draw of
-    the run's `seed` a constructor makes again what it drew for the run.
+    `target` is the class's import path and `arguments` are its constructor's; `inputs` describes its samples.
+    `class_names` is empty if they are not known, `fingerprint` is that of the run's configuration. With the run's
+    `seed` a constructor draws the same values again as for the run.
     """
 
     target: str
@@ -88,9 +88,9 @@ class ModelCard:
 
     @classmethod
     def of(cls, words: Mapping[str, Any]) -> ModelCard:
-        """The card that `words` gave. KeyError, TypeError or ValueError where they are not of this format."""
+        """The card that `words` came from. KeyError, TypeError or ValueError if they are not in this format."""
         if words["format"] != _FORMAT:
-            raise ValueError(f"its format is {words['format']!r}, and this version reads {_FORMAT!r}")
+            raise ValueError(f"its format is {words['format']!r}, but this version reads {_FORMAT!r}")
         arguments = dict(words["model"])
         return cls(
             target=str(arguments.pop("_target_")),
@@ -103,14 +103,14 @@ class ModelCard:
         )
 
     def name_of(self, label: int) -> str:
-        """A class's name, or its number where it has none."""
+        """A class's name, or its number if it has none."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def network(self, most: int) -> nn.Module:
-        """The network, with weights of no meaning yet, at most `most` of them.
+        """The network, with at most `most` weights, whose values are still meaningless.
 
-        A file is data: what it names is called only if it is a module's class, or a function that says it makes one.
-        UserError for anything else, and where it cannot be imported or made.
+        A file is only data: what it names is called only if it is a module class, or a function annotated to return
+        one. UserError for anything else, and if it cannot be imported or built.
         """
         how = "give the network itself: pffdst.load(RUN, network=...)"
         try:
@@ -118,29 +118,29 @@ class ModelCard:
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"{self.target} cannot be imported ({error}); put it on the path, or {how}") from error
         if not _makes_module(target):
-            raise UserError(f"{self.target} is no class of torch modules; {how}")
+            raise UserError(f"{self.target} is not a torch module class; {how}")
         size = self._size(target)
         if size > most:
-            raise UserError(f"{self.target} would have {size:,} weights, more than fit its file ({most:,}); {how}")
+            raise UserError(f"{self.target} would have {size:,} weights, more than its file can hold ({most:,}); {how}")
         try:
             return self._made(target)
         except Exception as error:
-            raise UserError(f"{self.target} cannot be made from {dict(self.arguments)} ({error}); {how}") from error
+            raise UserError(f"{self.target} cannot be built from {dict(self.arguments)} ({error}); {how}") from error
 
     def _made(self, target: Any) -> nn.Module:
         return initialise(lambda: typing.cast("nn.Module", target(**self.arguments)), self.seed, self.inputs)
 
     def _size(self, target: Any) -> int:
-        """How many values the network has, made without memory for any; 0 where it cannot be made so."""
+        """How many values the network has, found without allocating them; 0 if it cannot be built that way."""
         try:
             with torch.device("meta"):
                 made = self._made(target)
                 return sum(tensor.numel() for tensor in (*made.parameters(), *made.buffers()))
-        except Exception:  # told when it is made
+        except Exception:  # reported when it is built
             return 0
 
 
-# What the parts of a file that is not ours raise, wherever it is that they do not fit together.
+# What a foreign file raises, wherever its parts do not fit together.
 _NO_MODEL = (
     *(SafetensorError, OSError, zlib.error, LookupError, TypeError, ValueError),
     *(RuntimeError, AttributeError, ArithmeticError, MemoryError),
@@ -150,7 +150,7 @@ _NO_MODEL = (
 @final
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model and its card. `tensors` are float32 by name; `alive` and `frozen` are bool, of maskable weights alone."""
+    """A model and its card. `tensors` are float32 by name; `alive` and `frozen` are bool, for maskable weights only."""
 
     card: ModelCard
     tensors: Mapping[str, Tensor]
@@ -159,7 +159,7 @@ class SavedModel:
 
     @classmethod
     def of(cls, model: GlobalModel, card: ModelCard, buffers: Sequence[Tensor] = ()) -> SavedModel:
-        """The run's model, its tensors apart, and the layout's buffers."""
+        """The run's model as separate tensors, plus the layout's buffers."""
         tensors = {e.name: v.clone() for e, v in model.layout.split(model.values)}
         tensors |= {b.name: v.clone() for b, v in zip(model.layout.buffers, buffers, strict=True)}
         alive, frozen = ({e.name: v for e, v in model.layout.split(mask)} for mask in (model.alive, model.frozen))
@@ -167,19 +167,19 @@ class SavedModel:
 
     @classmethod
     def read(cls, path: Path) -> SavedModel:
-        """The model in a file. UserError where there is none, or it is damaged or of another format."""
+        """The model in a file. UserError if there is none, or it is damaged or in another format."""
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: it is no regular file")
+            raise UserError(f"{path}: it is not a regular file")
         try:
             with safe_open(path, framework="pt") as file:
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
                 words = json.loads((file.metadata() or {})[_METADATA])
             return _unpacked(ModelCard.of(words), stored, words["weights"])
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {MODEL}") from error
         except _NO_MODEL as error:
             why = one_line(error, 200)
-            raise UserError(f"{path}: it holds no model of this program, or a damaged one: {why}") from error
+            raise UserError(f"{path}: not a model saved by this program, or a damaged one: {why}") from error
 
     @property
     def sparsity(self) -> float:
@@ -188,7 +188,7 @@ class SavedModel:
         return 1.0 - alive / (sum(mask.numel() for mask in self.alive.values()) or 1) if self.alive else 0.0
 
     def packed(self) -> bytes:
-        """The file's content: sparse weights as their alive values and places, everything else as it is."""
+        """The file's content: sparse weights as their alive values and positions, everything else unchanged."""
         stored: dict[str, Tensor] = {}
         for name, tensor in self.tensors.items():
             alive = self.alive.get(name)
@@ -196,18 +196,18 @@ class SavedModel:
         return bytes(save(stored, self._metadata()))
 
     def plain(self) -> bytes:
-        """All tensors whole under their own names, dead weights 0: what `load_state_dict` takes as it is."""
+        """All tensors whole under their own names, dead weights 0: `load_state_dict` accepts them directly."""
         return bytes(save(dict(self.tensors), self._metadata()))
 
     def _metadata(self) -> dict[str, str]:
         shapes = {name: list(mask.shape) for name, mask in self.alive.items()}
-        # One entry: safetensors writes several in another order each time.
+        # One entry: safetensors writes several in a different order each time.
         return {_METADATA: json.dumps(self.card.words() | {"weights": shapes, "sparsity": self.sparsity})}
 
     def digest(self) -> str:
         """sha256 of the model's whole content: every tensor, `mask/NAME` and `frozen/NAME` as uint8, no metadata.
 
-        It is the `model_sha256` of a run's summary, and depends on no way of packing.
+        It is the `model_sha256` of a run's summary, and does not depend on how the file is packed.
         """
         masks = {f"mask/{name}": mask.to(torch.uint8) for name, mask in self.alive.items()}
         frozen = {f"frozen/{name}": mask.to(torch.uint8) for name, mask in self.frozen.items()}
@@ -216,12 +216,12 @@ class SavedModel:
     def classifier(self, network: nn.Module | None = None) -> Classifier:
         """A module in evaluation mode with these weights, in `network` or in the one that the card names.
 
-        UserError where the weights do not fit.
+        UserError if the weights do not fit.
         """
         held = sum(tensor.numel() for tensor in self.tensors.values())
         made = self.card.network(2 * held + _SPARE) if network is None else network
         try:
-            given = made.state_dict()  # with the versions that some layers ask for
+            given = made.state_dict()  # with the versions that some layers need
             versions = given._metadata  # type: ignore[attr-defined]
             given.clear()
             given.update(self.tensors)
@@ -236,27 +236,27 @@ class SavedModel:
 
     @torch.no_grad()
     def tried(self) -> Classifier:
-        """The classifier, which has told two samples' classes. UserError where that is not what its card says."""
+        """The classifier, tried on two samples. UserError if its output is not what its card says."""
         made, card = self.classifier(), self.card
         told: object
         try:
             told = tuple(made(card.inputs.raw(2)).shape)
-        except Exception as error:  # whatever a network raises of samples that are not its own
+        except Exception as error:  # whatever a network raises on samples of the wrong kind
             told = one_line(error, 200)
         if told != (2, card.classes):
             shape = "x".join(map(str, card.inputs.shape))
             raise UserError(
-                f"{card.target} does not tell {card.classes} classes of {card.inputs.noun} of {shape}, as its file "
-                f"says it does: {told}"
+                f"{card.target} does not return {card.classes} class scores for {card.inputs.noun} of {shape}, as its "
+                f"file says: {told}"
             )
         return made
 
 
 @final
 class Classifier(nn.Module):
-    """All in one: uint8 images [B, C, H, W], or numbers of tokens [B, L], to logits [B, classes].
+    """Complete with preprocessing: uint8 images [B, C, H, W], or token ids [B, L], to logits [B, classes].
 
-    `card` says the rest.
+    `card` holds everything else.
     """
 
     def __init__(self, front: nn.Module, network: nn.Module, card: ModelCard) -> None:
@@ -273,27 +273,27 @@ class Classifier(nn.Module):
 def load(run: str | Path, *, average: bool = False, network: nn.Module | None = None) -> Classifier:
     """The model of a finished run, ready to use: `pffdst.load("logs/runs/DATE/RUN")(images)` gives logits.
 
-    `run` is the run's folder or a model's file; `average` chooses the server average in place of the last model.
-    `network` is needed where the model's class cannot be imported here. Images
-    are uint8 [B, C, H, W]; texts are numbers of tokens [B, L], as the run's tokenizer.json makes them.
+    `run` is the run's folder or a model file; `average` chooses the server average instead of the last model. `network`
+    is needed if the model's class cannot be imported here. Images are uint8 [B, C, H, W]; texts are token ids [B, L],
+    as the run's tokenizer.json produces them.
 
     Raises:
-        UserError: there is no such model, it is damaged, or its network cannot be made.
+        UserError: there is no such model, it is damaged, or its network cannot be built.
     """
     return SavedModel.read(path_of(run, average=average)).classifier(network)
 
 
 def path_of(run: str | Path, *, average: bool = False) -> Path:
-    """The model's file in a run's folder; a file is taken as it is."""
+    """The model's file in a run's folder; a file is returned unchanged."""
     path = Path(run)
     return path if path.is_file() else path / (MODEL_AVERAGE if average else MODEL)
 
 
 @torch.no_grad()
 def _check_loaded(network: nn.Module, missing: Sequence[str], more: Mapping[str, Tensor]) -> None:
-    """Fills in the buffers that are no part of a state dict. ValueError for tensors that are not where they should be.
+    """Fills in the buffers that are not in a state dict. ValueError for missing or unknown tensors.
 
-    Further names of a tensor need none of their own, nor do the counters of normalisation layers.
+    Other names of the same tensor need not be present, nor do the counters of normalisation layers.
     """
     buffers = dict(network.named_buffers())
     once = {**dict(network.named_parameters()), **buffers}
@@ -310,7 +310,7 @@ def _makes_module(target: Any) -> bool:
         return issubclass(target, nn.Module)
     try:
         made = typing.get_type_hints(target).get("return")
-    except Exception:  # annotations that cannot be evaluated say nothing
+    except Exception:  # annotations that cannot be evaluated tell us nothing
         return False
     return inspect.isclass(made) and issubclass(made, nn.Module)
 
@@ -327,7 +327,7 @@ def _packed(name: str, weight: Tensor, alive: Tensor, frozen: Tensor | None) -> 
 
 
 def _gaps(alive: Tensor) -> Tensor:
-    """Where the True positions of a mask are, as `alive/NAME` keeps it."""
+    """The True positions of a mask, in the form of `alive/NAME`."""
     places = np.flatnonzero(alive.numpy())
     far, near = np.divmod(np.diff(places, prepend=-1) - 1, _FAR)
     codes = np.full(len(places) + int(far.sum()), _FAR, dtype=np.uint8)
@@ -336,21 +336,21 @@ def _gaps(alive: Tensor) -> Tensor:
 
 
 def _compressed(codes: NDArray[np.uint8]) -> Tensor:
-    # Gaps of a random mask have no repetitions to find: coded by frequency alone they are 0.2 % from the entropy.
+    # Gaps of a random mask contain no repetitions: coded by frequency alone they are 0.2 % above the entropy.
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
     return tensor_of(packer.compress(codes.tobytes()) + packer.flush())
 
 
 def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    """ValueError for weights that the file does not hold, before there is memory for them."""
+    """ValueError for weights that the file does not hold, before memory is allocated for them."""
     held = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
     size = sum(abs(math.prod(shape)) for shape in shapes.values())
     if size > max(_LARGE, _THINNEST * held):
-        raise ValueError(f"it names {size:,} weights, and holds {held:,} bytes")
+        raise ValueError(f"it declares {size:,} weights, but holds only {held:,} bytes")
     absent = [name for name in shapes if name not in stored and f"values/{name}" not in stored]
     other = [name for name, shape in shapes.items() if name in stored and list(stored[name].shape) != list(shape)]
     if absent or other:
-        raise ValueError(f"weights that it lacks: {', '.join(absent) or 'none'}; of another shape: {other}")
+        raise ValueError(f"missing weights: {', '.join(absent) or 'none'}; with another shape: {other}")
 
 
 def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> SavedModel:
@@ -369,12 +369,12 @@ def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str
             bits = np.unpackbits(_bytes(stored[f"frozen/{name}"], count), count=count).astype(bool)
             frozen[name][alive[name]] = torch.from_numpy(bits)
     if not any(tensor.is_floating_point() for tensor in tensors.values()):
-        raise ValueError("it has no weights of real numbers")
+        raise ValueError("it has no floating-point weights")
     return SavedModel(card, tensors, alive, frozen)
 
 
 def _places(codes: Tensor | None, size: int) -> Tensor:
-    """The mask [size] of `alive/NAME`; all True where there is none."""
+    """The mask [size] from `alive/NAME`; all True if there is none."""
     mask = torch.full((size,), codes is None)
     if codes is not None:
         steps = _bytes(codes, size).astype(np.int64)
@@ -384,7 +384,7 @@ def _places(codes: Tensor | None, size: int) -> Tensor:
 
 
 def _bytes(codes: Tensor, most: int) -> NDArray[np.uint8]:
-    """What was compressed; ValueError where it is longer than `most` bytes, which no sound file's is."""
+    """The decompressed bytes; ValueError if there are more than `most`, which no valid file has."""
     unpacker = zlib.decompressobj()
     found = unpacker.decompress(bytes_of(codes), max(most, 1))
     if not unpacker.eof:

@@ -13,17 +13,17 @@ __all__ = ["TextTransformer", "seen"]
 
 
 def seen(tokens: Tensor, padding: int) -> Tensor:
-    """Which tokens [B, L] are no padding, bool; the first always counts, so that an empty text has one."""
+    """Which tokens [B, L] are not padding, bool; the first always counts, so that an empty text has one token."""
     return torch.cat([torch.ones_like(tokens[:, :1], dtype=torch.bool), tokens[:, 1:] != padding], dim=1)
 
 
 @final
 class TextTransformer(nn.Module):
-    """Embeddings of tokens and places, `layers` encoder layers, the mean over the text, a linear `head`.
+    """Embeddings of tokens and positions, `layers` encoder layers, the mean over the text, a linear `head`.
 
-    `width` is that of every token's vector, in `heads` equal parts; `hidden` that of the layers' own hidden layer.
-    Tokens are embedded in `embedding` numbers, which a linear layer brings to the width (None: in the width itself).
-    Normalisation comes first in each part of a layer, whose results are added to what it was given.
+    `width` is the size of every token's vector, split into `heads` equal parts; `hidden` that of the layers' hidden
+    layer. Tokens are embedded in `embedding` numbers, which a linear layer maps to the width (None: directly in the
+    width). Each part of a layer normalises its input first and adds its result to that input (pre-norm residual).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class _Layer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, L, width] to the same; `mask` bool [B, 1, 1, L] is True where a token may be looked at."""
+        """[B, L, width] to the same; `mask` bool [B, 1, 1, L] is True where a token may be attended to."""
         y = self.norm1(x)
         query, key, value = (self._parts(part(y)) for part in (self.query, self.key, self.value))
         scores = (query @ key.mT / math.sqrt(query.shape[-1])).masked_fill(~mask, float("-inf"))

@@ -36,15 +36,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the page to FILE (default: report.html)")
     made.add_argument("--serve", type=int, metavar="PORT", help="serve the page on 127.0.0.1 and keep it up to date")
     made.add_argument("--open", action="store_true", help="open the page in a browser")
-    made.add_argument("--group-by", metavar="KEY,KEY", help="configuration keys of a group (default: all that differ)")
+    made.add_argument("--group-by", metavar="KEY,KEY", help="configuration keys to group by (default: all that differ)")
     made.add_argument(
         "--accuracy",
         choices=ACCURACIES,
         default="ema_acc_global",
         metavar="NAME",
-        help=f"accuracy of --png and --latex: {', '.join(ACCURACIES)}",
+        help=f"accuracy to use in --png and --latex: {', '.join(ACCURACIES)}",
     )
-    made.add_argument("--level", type=float, metavar="PERCENT", help="accuracy whose bytes --latex tells")
+    made.add_argument("--level", type=float, metavar="PERCENT", help="accuracy for which --latex gives the bytes")
     made.add_argument("--png", type=Path, metavar="FOLDER", help="write the main figures as PNG")
     made.add_argument("--csv", type=Path, metavar="FILE", help="write the table of runs")
     made.add_argument("--latex", type=Path, metavar="FILE", help="write the table of methods")
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line says; gives the exit code: 0, 2 after one message about what cannot be done."""
+    """Does what the command line says; returns the exit code: 0, or 2 after one message about what cannot be done."""
     given = parser().parse_args(arguments)
     try:
         library = Library(given.logs)
@@ -76,9 +76,9 @@ def check(given: argparse.Namespace, shelf: Shelf) -> None:
     known = sorted({key for run in shelf.runs for key in run.config})
     unknown = [key for key in wanted_keys(given) or () if key not in known]
     if unknown:
-        raise UserError(f"--group-by {','.join(unknown)}: no run has such a key; there are {', '.join(known)}")
+        raise UserError(f"--group-by {','.join(unknown)}: no run has such a key; available: {', '.join(known)}")
     if given.png is not None and find_spec("matplotlib") is None:
-        raise UserError("--png draws with matplotlib, which is not installed: pip install -e '.[figures]'")
+        raise UserError("--png needs matplotlib, which is not installed: pip install -e '.[figures]'")
     if given.level is not None and not 0 < given.level <= 100:
         raise UserError(f"--level {given.level:g}: write an accuracy in percent, above 0 and at most 100")
 
@@ -89,7 +89,7 @@ def wanted_keys(given: argparse.Namespace) -> list[str] | None:
 
 
 def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
-    """The page, unless it is served, and the files that were asked for."""
+    """Writes the page, unless it is served, and the requested files."""
     console = Console()
 
     def say(words: str) -> None:
@@ -122,7 +122,7 @@ def summary_line(shelf: Shelf) -> str:
 
 
 def exports(given: argparse.Namespace, shelf: Shelf) -> list[Path]:
-    """Writes the files of --csv, --latex and --png; gives them."""
+    """Writes the files of --csv, --latex and --png; returns them."""
     keys, written = keys_of([run for run in shelf.runs if run.has_figures and not run.twin], wanted_keys(given)), []
     if given.csv is not None:
         write_text(given.csv, runs_csv(shelf.runs, list(keys.differing)))
@@ -148,7 +148,7 @@ def serve(given: argparse.Namespace, library: Library) -> None:
 
     with open_server(ask, given.serve) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
-        Console().print(foreign(f"{address} (Ctrl-C ends it)"))
+        Console().print(foreign(f"{address} (Ctrl-C to stop)"))
         sys.stdout.flush()
         if given.open:
             webbrowser.open(address)

@@ -1,4 +1,4 @@
-"""What the page draws of clients.json: the parts of the right form; a hand-made file may hold more."""
+"""The parts of clients.json that the page draws, if they have the right form; a hand-made file may hold more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLASSES = 100_000
 
 
 def clients_of(told: Mapping[str, Any]) -> dict[str, Any]:
-    """`clients`, `classes`, `shown` and `train` where they fit together, and `accuracy` of each model."""
+    """`clients`, `classes`, `shown` and `train` if they are consistent, and the `accuracy` of each model."""
     found = {key: told[key] for key in ("clients", "classes", "shown", "train")} if _is_partition(told) else {}
     accuracy = told.get("accuracy")
     if isinstance(accuracy, dict) and accuracy and all(_is_sorted(accuracy.get(key)) for key in accuracy):

@@ -27,8 +27,8 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 
 def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """A line per run: name, status, configuration keys, seed, final figures; an unknown one is an empty field."""
-    keys, stream = [key for key in keys if key != "rounds"], io.StringIO(newline="")  # a run says how many it played
+    """A line per run: name, status, configuration keys, seed, final figures; an unknown value is an empty field."""
+    keys, stream = [key for key in keys if key != "rounds"], io.StringIO(newline="")  # a run says how many it ran
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         [
@@ -50,7 +50,7 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    """Text that a spreadsheet would take for a formula is prefixed with an apostrophe; numbers stay numbers."""
     if not isinstance(value, str) or not value.startswith(_FORMULA) or _NUMBER.fullmatch(value):
         return value
     return f"'{value}"
@@ -76,7 +76,7 @@ def _best(run: Run, accuracy: str) -> float:
 
 
 def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> str:
-    """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs the package booktabs."""
+    """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs LaTeX's booktabs."""
     reached = "bytes" if level is None else f"to {100 * level:g}\\,\\%"
     lines = [
         f"% accuracy: {accuracy_words(groups, accuracy)}; mean and sd over n seeds; bytes measured, both directions",
@@ -113,6 +113,6 @@ def _escaped(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whose folder may not be there yet."""
+    """Writes a file, creating its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

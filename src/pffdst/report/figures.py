@@ -1,6 +1,6 @@
 """The figures that methods are compared by: means over seeds, bytes to reach an accuracy, accuracy at so many bytes.
 
-page/stats.js says the same in the page; the tests hold the two together.
+page/stats.js computes the same in the page; tests keep the two in agreement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "spread_of",
 ]
 
-# What an accuracy is called in the summary, in metrics.csv and in words.
+# An accuracy's name in the summary, in metrics.csv and in words.
 ACCURACIES = {
     "ema_acc_global": (names.EMA_ACC_GLOBAL, "server average, pooled test set"),
     "ema_acc_client_mean": (names.EMA_ACC_CLIENT_MEAN, "server average, mean over clients"),
@@ -44,18 +44,18 @@ ACCURACIES = {
 
 
 def sample_words(runs: Iterable[Run]) -> str:
-    """The samples that the runs' accuracies are of: `test set`, `validation set`, or both."""
+    """The samples that the runs' accuracies were measured on: `test set`, `validation set`, or both."""
     found = {str(run.config.get(EVALUATED_ON, "test")) for run in runs}
     return f"{' or '.join(sorted(found)) or 'test'} set"
 
 
 def accuracy_words(groups: Sequence[Group], accuracy: str) -> str:
-    """What an accuracy is, with the samples it is of."""
+    """An accuracy in words, with the samples it was measured on."""
     return ACCURACIES[accuracy][1].replace("test set", sample_words(run for group in groups for run in group.runs))
 
 
 def chance_of(runs: Iterable[Run]) -> float:
-    """The accuracy of guessing, 1 / classes, as far as the runs tell their classes; of several the highest."""
+    """The accuracy of guessing, 1 / classes, for runs whose classes are known; the highest if they differ."""
     told = [run.clients.get("classes") or run.config.get("dataset.classes") for run in runs]
     return max((1 / count for count in told if isinstance(count, int | float) and count >= 2), default=0.0)
 
@@ -63,7 +63,7 @@ def chance_of(runs: Iterable[Run]) -> float:
 @final
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over `n` of the `of` runs, those with a value; sd is NaN for one."""
+    """Mean and sample standard deviation over the `n` of `of` runs that have a value; sd is NaN for n = 1."""
 
     mean: float
     sd: float
@@ -72,17 +72,17 @@ class Spread:
 
 
 def spread_of(values: Sequence[float | None]) -> Spread:
-    """Of the values there are; NaN where there is none."""
+    """The spread of the known values; NaN if there are none."""
     known = [value for value in values if value is not None]
     mean = statistics.fmean(known) if known else math.nan
     return Spread(mean, statistics.stdev(known) if len(known) > 1 else math.nan, len(known), len(values))
 
 
 class Point(NamedTuple):
-    """An evaluated round: accuracy in [0, 1] and what was spent until then.
+    """An evaluated round: accuracy in [0, 1] and what had been spent by then.
 
-    `bytes` are measured, `paper_bytes` the papers' formula with the first downloads of frozen weights; `seconds` are
-    those of a deployment.
+    `bytes` are measured, `paper_bytes` follow the papers' formula plus the first downloads of frozen weights; `seconds`
+    are those of a deployment.
     """
 
     round: int
@@ -94,13 +94,13 @@ class Point(NamedTuple):
 
 
 def deployment_seconds(run: Run) -> float | None:
-    """The time of a deployment: by the run's own model of time, else by that of `USUAL` devices."""
+    """The time of a deployment: by the run's own model of time, else with `USUAL` devices."""
     own, up, down, flops = (run.final.get(key) for key in ("deployment_seconds", "bytes_up", "bytes_down", "flops"))
     return _usual(run, up, down, flops) if own is None else own
 
 
 def _usual(run: Run, up: float | None, down: float | None, flops: float | None) -> float | None:
-    """The time of so many bytes and operations, of a cohort's clients at once."""
+    """The time for so many bytes and operations, with a cohort's clients in parallel."""
     cohort = run.config.get("cohort")
     if up is None or down is None or flops is None or not isinstance(cohort, int | float) or cohort < 1:
         return None
@@ -108,7 +108,7 @@ def _usual(run: Run, up: float | None, down: float | None, flops: float | None) 
 
 
 def _seconds(run: Run) -> list[float]:
-    """The same up to each row; a record without the uplink of its rounds has the share of the whole run's."""
+    """The same up to each row; rows without their own uplink get a share of the whole run's."""
     up, down = run.final.get("bytes_up", 0.0), run.final.get("bytes_down", 0.0)
     share = up / (up + down) if up + down > 0 else 0.5
     shown = (names.COST_SECONDS, names.COST_BYTES, names.COST_BYTES_UP, names.COST_FLOPS)
@@ -122,7 +122,7 @@ def _seconds(run: Run) -> list[float]:
 
 
 def curve(run: Run, accuracy: str) -> list[Point]:
-    """Every evaluated round whose figures can be read."""
+    """Every evaluated round with readable figures."""
     shown = (names.ROUND, ACCURACIES[accuracy][0], names.COST_BYTES, names.COST_FLOPS, names.COST_PAPER_BYTES)
     columns = [numbers(run.rows, name) for name in shown]
     frozen = numbers(run.rows, names.COST_FROZEN_BYTES)
@@ -136,13 +136,12 @@ def curve(run: Run, accuracy: str) -> list[Point]:
 
 
 def drawn_runs(group: Group, accuracy: str) -> list[Run]:
-    """The runs with at least one evaluation that can be read; of the others only the final figures are known."""
+    """The runs with at least one readable evaluation; for the others only the final figures are known."""
     return [run for run in group.runs if curve(run, accuracy)]
 
 
 def mean_curve(group: Group, accuracy: str) -> list[tuple[Point, Spread]]:
-    """Round by round over the runs that have a curve, at the rounds that all of them evaluated: means, and the spread
-    of the accuracy."""
+    """Means over the runs that have a curve, at the rounds that all of them evaluated, and the accuracy's spread."""
     curves = [{point.round: point for point in curve(run, accuracy)} for run in drawn_runs(group, accuracy)]
     shared = sorted(set.intersection(*(set(points) for points in curves))) if curves else []
     found = []
@@ -155,11 +154,11 @@ def mean_curve(group: Group, accuracy: str) -> list[tuple[Point, Spread]]:
 
 
 def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
-    """Cumulative bytes at the first evaluation of at least `level`, a share; None where it is not reached."""
+    """Cumulative bytes at the first evaluation of at least `level`, a share; None if it is not reached."""
     point = first_at(run, accuracy, level)
     return None if point is None else point.bytes
 
 
 def first_at(run: Run, accuracy: str, level: float) -> Point | None:
-    """The first evaluation of at least `level`, a share; None where it is not reached."""
+    """The first evaluation of at least `level`, a share; None if it is not reached."""
     return next((point for point in curve(run, accuracy) if point.accuracy >= level), None)

@@ -1,4 +1,4 @@
-"""Where the runs are below a folder, and whether anything changed in one of them."""
+"""Finds the runs below a folder, and whether anything in one of them has changed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Stamp = tuple[tuple[int, int], ...]
 
 
 def run_folders(roots: Sequence[Path]) -> list[Path]:
-    """Every folder below `roots` that is a run's, or is empty where a run's should be, in order of their paths.
+    """Every folder below `roots` that belongs to a run, or is empty where a run's should be, in order of path.
 
-    What lies inside a run's folder is its own affair. UserError where a root is no folder.
+    Folders inside a run's folder are not searched. UserError where a root is not a folder.
     """
     for root in roots:
         if not root.is_dir():
-            raise UserError(f"{root} is no folder: name the one that the runs lie in, such as logs")
+            raise UserError(f"{root} is not a folder: name the one that contains the runs, such as logs")
     return sorted({folder.resolve() for root in roots for folder in _below(root)})
 
 
 def common_base(roots: Sequence[Path]) -> Path:
-    """The folder that the names of the runs are relative to; above a root that is a run's own folder."""
+    """The folder that run names are relative to; its parent, for a root that is itself a run's folder."""
     base = Path(os.path.commonpath([root.resolve() for root in roots]))
     try:
         return base.parent if _is_run([path.name for path in base.iterdir()]) else base
@@ -38,7 +38,7 @@ def common_base(roots: Sequence[Path]) -> Path:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Differs from an earlier one when a file that the report reads was written since."""
+    """Differs from an earlier stamp if a file that the report reads has been written since."""
     return tuple(_stamp(folder / name) for name in _READ)
 
 

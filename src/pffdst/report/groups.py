@@ -1,4 +1,4 @@
-"""Which runs are seeds of one method: grouped by the configuration's keys in which they differ."""
+"""Which runs are seeds of one method: grouped by the configuration keys in which they differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pffdst.report.reading import EVALUATED_ON, Run, Scalar
 
 __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_counted", "is_neutral", "keys_of"]
 
-# Keys that change no result, as the fingerprint of a run has it, and the seed, over which means are taken.
+# Keys that do not change results, as in a run's fingerprint, and the seed, over which means are taken.
 NEUTRAL = schema.NEUTRAL | {"seed"}
 _NEUTRAL_KEYS = frozenset(
     {
@@ -41,7 +41,7 @@ _FIRST = (
 @final
 @dataclass(frozen=True)
 class Keys:
-    """`differing`: every key in which runs differ, and its values; `chosen`: those that tell the groups apart."""
+    """`differing`: every key in which runs differ, with its values; `chosen`: those that distinguish the groups."""
 
     differing: Mapping[str, Sequence[Scalar]]
     chosen: tuple[str, ...]
@@ -51,7 +51,7 @@ class Keys:
 @final
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone. `label` names what tells them from the other groups."""
+    """Runs that only differ in the seed. `label` names what distinguishes them from the other groups."""
 
     label: str
     values: Mapping[str, Scalar]
@@ -59,12 +59,12 @@ class Group:
 
 
 def is_counted(run: Run) -> bool:
-    """Whether a run takes part in means: finished, with figures, and no other run of its configuration in its stead."""
+    """Whether a run counts in means: finished, with figures, and not replaced by another run of its configuration."""
     return run.status == "done" and run.has_figures and not run.twin
 
 
 def differing_keys(runs: Sequence[Run]) -> dict[str, list[Scalar]]:
-    """The keys in which the runs' configurations differ, with their values, neutral keys and the seed left out."""
+    """The keys in which the runs' configurations differ, with their values, without neutral keys and the seed."""
     known = [key for key in dict.fromkeys(key for run in runs for key in run.config) if not is_neutral(key)]
     found = {key: list(dict.fromkeys(run.config.get(key) for run in runs)) for key in known}
     kept = {key: sorted(values, key=_order) for key, values in found.items() if len(values) > 1}
@@ -72,13 +72,14 @@ def differing_keys(runs: Sequence[Run]) -> dict[str, list[Scalar]]:
 
 
 def keys_of(runs: Sequence[Run], wanted: Sequence[str] | None = None) -> Keys:
-    """The differing keys and, of these, the fewest that tell apart what all of them tell apart, or those `wanted`.
+    """The differing keys and, of these, the fewest that distinguish all groups, or those `wanted`.
 
-    A key joins, in order, when it divides some group further: a method's own settings follow from its name.
+    Keys are tried in order, and one is added if it divides some group further: a method's own settings follow from its
+    name.
     """
     differing = differing_keys(runs)
     if wanted is not None and EVALUATED_ON in differing and EVALUATED_ON not in wanted:
-        wanted = [*wanted, EVALUATED_ON]  # accuracies on other samples share no mean
+        wanted = [*wanted, EVALUATED_ON]  # accuracies on different samples never share a mean
     chosen: list[str] = []
     for key in differing if wanted is None else ():
         if len(_divided(runs, [*chosen, key])) > len(_divided(runs, chosen)):
@@ -87,7 +88,7 @@ def keys_of(runs: Sequence[Run], wanted: Sequence[str] | None = None) -> Keys:
 
 
 def group_runs(runs: Iterable[Run], keys: Keys) -> list[Group]:
-    """The runs that have equal values of the chosen keys, groups in order of those values."""
+    """The runs grouped by equal values of the chosen keys, in order of those values."""
     runs = list(runs)
     divided = _divided(runs, keys.chosen)
     groups = sorted(divided.items(), key=lambda item: [_order(value) for value in item[0]])
@@ -104,9 +105,9 @@ def _divided(runs: Sequence[Run], keys: Sequence[str]) -> dict[tuple[Scalar, ...
 
 
 def _usual(keys: Sequence[str], divided: Iterable[tuple[Scalar, ...]]) -> dict[tuple[Scalar, str], Scalar]:
-    """By method (the first key's value) and key, the value that goes without saying.
+    """By method (the first key's value) and key, the value that need not be shown.
 
-    It is the only one among the method's groups, or, of words, the one of more than half of them.
+    It is the only one among the method's groups or, for words, the value of more than half of them.
     """
     seen: dict[tuple[Scalar, str], Counter[Scalar]] = defaultdict(Counter)
     for values in divided:
@@ -142,7 +143,7 @@ def word(key: str, value: Scalar, words: Mapping[str, Mapping[str, str]]) -> str
 
 
 def _words(runs: Iterable[Run], keys: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The option's name for a class, where each stands for the other: `freeze: {NoFreezing: none}`."""
+    """The option's name for each class, where they correspond one to one: `freeze: {NoFreezing: none}`."""
     runs, found = list(runs), {}
     for key in keys:
         pairs = {(str(run.config.get(key)), run.choices[key]) for run in runs if key in run.choices}
@@ -154,7 +155,7 @@ def _words(runs: Iterable[Run], keys: Iterable[str]) -> dict[str, dict[str, str]
 
 
 def is_neutral(key: str) -> bool:
-    """Whether a key or group of the configuration changes no result; the seed, over which means are taken, is one."""
+    """Whether a configuration key or group changes no result; this includes the seed, over which means are taken."""
     return re.split("[./]", key)[0] in NEUTRAL or key in _NEUTRAL_KEYS
 
 
@@ -163,7 +164,7 @@ def _rank(key: str) -> tuple[int, bool, str]:
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
-    """Numbers by size, before words by the alphabet."""
+    """Numbers by size, before words in alphabetical order."""
     return (False, float(value), "") if _is_number(value) else (True, 0.0, str(value))
 
 

@@ -1,4 +1,4 @@
-"""The page: one file with its style, its scripts and its data in it, that asks the network for nothing."""
+"""The page: one file that includes its style, scripts and data, and makes no network requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SCRIPTS = tuple(
 
 
 def page(data: Mapping[str, Any], *, live: bool = False) -> str:
-    """The whole page; `live`: it asks its own server for what changed, and for nothing else."""
+    """The whole page; `live`: it asks its own server for changes, and for nothing else."""
     app = "\n".join(_part(name) for name in _SCRIPTS)
     scripts = {"APP": f'(() => {{\n"use strict";\n{app}\n}})();', "PLOTLY": _in_script(_plotly())}
     parts = {
@@ -38,7 +38,7 @@ def page(data: Mapping[str, Any], *, live: bool = False) -> str:
 
 
 def _plotly() -> str:
-    """The library that draws, as one script. UserError where it is not installed."""
+    """The plotting library, as one script. UserError if it is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
@@ -47,7 +47,7 @@ def _plotly() -> str:
 
 
 def packed(data: Mapping[str, Any]) -> str:
-    """Json, compressed, in base64: a fifth of its length, and no text of a run can be taken for markup."""
+    """JSON, compressed, in base64: a fifth of its length, and text from a run cannot be taken for markup."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
@@ -57,12 +57,12 @@ def _part(name: str) -> str:
 
 
 def _in_script(source: str) -> str:
-    """Javascript that holds no end of its own element."""
+    """JavaScript that cannot close its own element."""
     return source.replace("</script", "<\\/script")
 
 
 def _policy(scripts: Mapping[str, str], *, live: bool) -> str:
-    """Only these very scripts run, whatever a run is called, and nothing is loaded."""
+    """Only exactly these scripts run, whatever a run is called, and nothing is loaded."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts.values()]
     allowed = " ".join(f"'sha256-{mark}'" for mark in hashes)
     return (

@@ -19,7 +19,7 @@ __all__ = ["Library", "Shelf"]
 @final
 @dataclass(frozen=True)
 class Shelf:
-    """The runs at one moment, in order of their names. `changed` maps a name to the version that it changed in last."""
+    """The runs at one moment, in order of name. `changed` maps a name to the version in which it last changed."""
 
     version: int
     base: Path
@@ -29,7 +29,7 @@ class Shelf:
 
 @final
 class Library:
-    """The runs below `roots`; safe to ask from several threads. UserError where a root is no folder."""
+    """The runs below `roots`; thread-safe. UserError if a root is not a folder."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = tuple(roots)
@@ -38,7 +38,7 @@ class Library:
         self._shelf = Shelf(0, common_base(roots) if all(r.is_dir() for r in roots) else Path(), (), {})
 
     def look(self) -> Shelf:
-        """The runs as they are on disk now."""
+        """The runs as they are on disk."""
         with self._lock:
             folders = run_folders(self._roots)
             self._read = {folder: self._fresh(folder) for folder in folders}
@@ -48,7 +48,7 @@ class Library:
 
     def _fresh(self, folder: Path) -> tuple[Stamp, Run]:
         now, known = stamp(folder), self._read.get(folder)
-        # A run at work may be killed, which no file tells.
+        # A running run may have been killed, which no file shows.
         if known is not None and known[0] == now and (known[1].status != "running" or in_use(folder)):
             return known
         return now, read_run(folder, self._name(folder))
@@ -58,7 +58,7 @@ class Library:
 
 
 def with_twins(runs: Iterable[Run]) -> list[Run]:
-    """Of several runs of one fingerprint one is counted, the farthest and then the newest; the others name it."""
+    """Of several runs with one fingerprint, only the most advanced, then the newest, counts; the others refer to it."""
     same: dict[str, list[Run]] = defaultdict(list)
     runs = list(runs)
     for run in runs:

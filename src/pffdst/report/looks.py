@@ -1,4 +1,4 @@
-"""One hue for a method, on every page and in every picture, whatever else is compared with it."""
+"""One hue per method, on every page and in every picture, whatever else it is compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 __all__ = ["HUES", "hues_of"]
 
-# Told apart by the colour-blind as far as twelve can be; page/state.js has their like for a dark page.
+# As distinguishable for the colour-blind as twelve hues can be; page/state.js has matching ones for a dark page.
 HUES = (
     "#c2410c",
     "#0a63a8",
@@ -27,10 +27,10 @@ _RELATIVES = {"pffdst_lean": 11, "pffdst_paper": 7, "feddst_prox": 8, "fedavgm":
 
 
 def hues_of(methods: Iterable[str]) -> dict[str, int]:
-    """A place in HUES by method name.
+    """An index into HUES by method name.
 
-    The package's methods have places of their own. Any other goes by its name, to the next free place where that one
-    is taken; beyond twelve methods places are shared.
+    The package's methods have fixed indices. Any other method gets one from its name, or the next free one if that is
+    taken; beyond twelve methods indices are shared.
     """
     found = {name: i for i, name in enumerate(_KNOWN)} | _RELATIVES
     present = sorted(set(methods))

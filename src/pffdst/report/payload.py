@@ -1,4 +1,4 @@
-"""What the page knows of the runs, as json: rounded to what can be seen, costs as they were counted."""
+"""What the page knows about the runs, as JSON: rounded to visible precision, costs as they were counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["payload"]
 
 
 def payload(shelf: Shelf, since: int = 0, wanted: Sequence[str] | None = None) -> dict[str, Any]:
-    """The runs that changed after version `since`, the names of all, and what holds for all of them together."""
+    """The runs that changed after version `since`, the names of all runs, and what applies to all of them."""
     usable = [run for run in shelf.runs if run.has_figures and not run.twin]
     keys = keys_of(usable, wanted)
     samples = sample_words(usable)
@@ -53,7 +53,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _curves(run: Run) -> dict[str, list[float | None]]:
-    """Columns over the evaluated rounds, all of them: the page's figures are made of these."""
+    """Columns over all evaluated rounds: the page's figures are computed from these."""
     average, last = numbers(run.rows, names.EMA_ACC_GLOBAL), numbers(run.rows, names.ACC_GLOBAL)
     kept = [i for i, pair in enumerate(zip(average, last, strict=True)) if pair != (None, None)]
 
@@ -69,7 +69,7 @@ def _curves(run: Run) -> dict[str, list[float | None]]:
 
 
 def _model(run: Run) -> dict[str, Any]:
-    """Columns over evenly spaced rounds; the share of the mask that changed is the sum since the one before."""
+    """Columns over evenly spaced rounds; the changed share of the mask is summed since the previous one."""
     if not run.rows:
         return {}
     picked = evenly_spaced(len(run.rows), SHOWN_ROUNDS)
@@ -85,7 +85,7 @@ def _model(run: Run) -> dict[str, Any]:
 
 
 def _densities(run: Run) -> dict[str, Any]:
-    """By layer over the rounds that the densities were kept of."""
+    """By layer, over the rounds whose densities were kept."""
     found = run.rows.densities if isinstance(run.rows, Rows) else {}
     layers = list(dict.fromkeys(name for dense in found.values() for name in dense))
     columns = {name.removeprefix(DENSITY): _rounded([d.get(name) for d in found.values()], 4) for name in layers}
@@ -94,7 +94,7 @@ def _densities(run: Run) -> dict[str, Any]:
 
 
 def _sums(values: Sequence[float | None], picked: Sequence[int]) -> list[float | None]:
-    """What happened after one picked round up to the next."""
+    """Sums over the rounds after each picked one, up to the next."""
     spans = zip([-1, *picked], picked, strict=False)
     return [sum(value for value in values[a + 1 : b + 1] if value is not None) for a, b in spans]
 

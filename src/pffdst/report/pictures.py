@@ -42,8 +42,8 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "savefig.bbox": "tight",
 }
-_FAR = 4.0  # times as much, from which on costs are drawn on a logarithmic axis
-# What a curve is drawn against: in words, as a field of a point, in a unit.
+_FAR = 4.0  # ratio of costs above which they are drawn on a logarithmic axis
+# What a curve is drawn against: words, field of a point, unit.
 _AXES: dict[str, tuple[str, str, str | None]] = {
     "rounds": ("round", "round", None),
     "bytes": ("bytes sent, both directions", "bytes", "B"),
@@ -54,7 +54,7 @@ _AXES: dict[str, tuple[str, str, str | None]] = {
 
 
 def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list[Path]:
-    """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; gives the files."""
+    """Accuracy against rounds, bytes and FLOPs, accuracy for bytes, bytes by part; returns the files."""
     curves = write_curves(groups, accuracy, {name: folder / f"accuracy_by_{name}.png" for name in _AXES})
     with mpl.rc_context(STYLE):
         return [
@@ -65,7 +65,7 @@ def write_pictures(groups: Sequence[Group], accuracy: str, folder: Path) -> list
 
 
 def write_curves(groups: Sequence[Group], accuracy: str, files: Mapping[str, Path], dpi: int = 300) -> list[Path]:
-    """Accuracy against each of the given axes, of `_AXES`. The file's ending says its format."""
+    """Accuracy against each of the given axes, from `_AXES`. The file's extension determines its format."""
     with mpl.rc_context(STYLE | {"savefig.dpi": dpi}):
         return [
             _written(path, partial(_curves, groups=groups, accuracy=accuracy, against=name))
@@ -82,7 +82,7 @@ def _written(path: Path, draw: Callable[[Axes], None]) -> Path:
 
 
 def _looks(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One hue for a method, as on the page; its variants differ in dash and marker."""
+    """One hue per method, as on the page; its variants differ in dash and marker."""
     hues = hues_of(str(run.config.get("method_name", "")) for group in groups for run in group.runs)
     seen: Counter[str] = Counter()
     looks = []
@@ -120,7 +120,7 @@ def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> N
             alpha=0.13,
             lw=0,
         )
-    # Beside one that spends several times as much a curve is a stroke at the edge; rounds are counted, not compared.
+    # Next to one that spends several times as much, a curve would be a line at the edge. Rounds stay linear.
     far_apart = against != "rounds" and bool(ends) and max(ends) > _FAR * min(ends)
     _axis(ax, words, unit, log=against == "flops" or far_apart)
     ax.set_ylabel(f"accuracy (%)\n{accuracy_words(groups, accuracy)}")

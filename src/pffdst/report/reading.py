@@ -1,4 +1,4 @@
-"""One run as its folder tells it: what is there is read, what is damaged is named, nothing raises."""
+"""One run, read from its folder: what is there is read, what is damaged is reported, and nothing raises."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scalar = str | int | float | bool | None
 
 _COSTS = ("bytes_up", "bytes_down", "paper_bytes", "frozen_bytes", "flops", "lost", "late", "deployment_seconds")
 _ACCURACIES = [name.removeprefix("test/") for name in names.ACCURACIES]
-# Of the summary's figures, those that the last rows of metrics.csv tell as well.
+# The summary's figures that the last rows of metrics.csv also hold.
 FINALS = {
     **{key: f"test/{key}" for key in _ACCURACIES},
     **{f"last5_{key}": f"last5/{key}" for key in _ACCURACIES},
@@ -86,7 +86,7 @@ class Run:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """What a folder says of its run, however little. What is damaged is named among the remarks; nothing raises."""
+    """Whatever a folder says about its run. Damage is reported in the remarks; nothing raises."""
     found = _Reader(folder)
     skipped, state = found.mapping(files.SKIPPED, needed=False), found.mapping(files.RUN, needed=False)
     if skipped and not state:
@@ -109,7 +109,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _absent_at(status: Status, rows: Sequence[Row]) -> frozenset[str]:
-    """The files that a run of this status may lack: of one at work, some are yet to be written."""
+    """The files that a run of this status may lack: a running one has yet to write some of them."""
     if status in ("empty", "failed"):
         return frozenset({files.SUMMARY, files.METRICS, files.CONFIG})
     if status in ("running", "stopped"):
@@ -118,9 +118,9 @@ def _absent_at(status: Status, rows: Sequence[Row]) -> frozenset[str]:
 
 
 def _odd(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Figures that no run can have, by name."""
+    """Names of figures with impossible values."""
     odd = [k for k in [*FINALS, "wall_s", "rounds"] if summary.get(k) is not None and plausible(k, summary[k]) is None]
-    return (f"{files.SUMMARY}: {', '.join(odd)} cannot be; left out",) if odd else ()
+    return (f"{files.SUMMARY}: impossible values of {', '.join(odd)}; left out",) if odd else ()
 
 
 def numbers(rows: Sequence[Row], name: str) -> list[float | None]:
@@ -147,20 +147,18 @@ def _status(
     said = state.get("status")
     done, planned = int(_last(rows, names.ROUND) or 0), config.get("rounds", "?")
     if said == "failed":
-        return "failed", (_line(str(state.get("error", "no reason was written down"))),)
+        return "failed", (_line(str(state.get("error", "no reason was recorded"))),)
     if said == "running":
         if in_use(folder):
             return "running", (f"round {done} of {planned}",)
-        return "stopped", (
-            f"after round {done} of {planned}; {shlex.quote(f'resume={encodable(folder)}')} goes on with it",
-        )
+        return "stopped", (f"after round {done} of {planned}; to resume: {shlex.quote(f'resume={encodable(folder)}')}",)
     if (summary or said == "done") and not config:
-        return "damaged", ("which settings it had is not known",)
+        return "damaged", ("its settings are not known",)
     if summary or (said == "done" and rows and done == planned):
         return "done", ()
     if said == "done" or state or rows:
         return "damaged", (f"{done} of {planned} rounds can be read",)
-    return "empty", ("no run was written here yet",)
+    return "empty", ("no run has been written here yet",)
 
 
 def _line(text: str) -> str:
@@ -169,7 +167,7 @@ def _line(text: str) -> str:
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
-_KEYS, _TEXT = 2000, 500  # of a configuration: how many keys it may have, and how long a value may be
+_KEYS, _TEXT = 2000, 500  # a configuration's maximum number of keys, and the maximum length of a value
 
 
 class _Reader:
@@ -184,22 +182,22 @@ class _Reader:
         return tuple(words for file, words, missing in self._wrong if not (missing and file in may_lack))
 
     def mapping(self, file: str, *, needed: bool = True) -> dict[str, Any]:
-        """A json object; empty where there is none."""
+        """A JSON object; empty if there is none."""
         found = self._read(file, files.read_json, needed=needed)
-        return found if isinstance(found, dict) else self._not(file, found, "holds no json object")
+        return found if isinstance(found, dict) else self._not(file, found, "is not a JSON object")
 
     def config(self) -> dict[str, Scalar]:
-        """The resolved configuration under dotted keys; `freeze._target_` is told as `freeze` by its class's name."""
+        """The resolved configuration with dotted keys; `freeze._target_` becomes `freeze`, with the class's name."""
         found = self._read(files.CONFIG, files.read_yaml)
-        flat = _flat(found if isinstance(found, dict) else self._not(files.CONFIG, found, "holds no configuration"))
-        return dict(flat) if len(flat) <= _KEYS else self._not(files.CONFIG, flat, f"holds more than {_KEYS} keys")
+        flat = _flat(found if isinstance(found, dict) else self._not(files.CONFIG, found, "is not a configuration"))
+        return dict(flat) if len(flat) <= _KEYS else self._not(files.CONFIG, flat, f"has more than {_KEYS} keys")
 
     def rows(self) -> Rows:
         """The rows of metrics.csv."""
         found = self._read(files.METRICS, read_columns)
         rows, lost = found if found is not None else (Rows(), 0)
         if found is not None and not rows:
-            self._not(files.METRICS, rows, "has no row")
+            self._not(files.METRICS, rows, "has no rows")
         elif lost:
             self._not(
                 files.METRICS, rows, f"{lost} of {lost + len(rows)} rows of {files.METRICS} are damaged and left out"
@@ -207,11 +205,11 @@ class _Reader:
         return rows
 
     def clients(self) -> dict[str, Any]:
-        """Of clients.json, what has the form it should have."""
+        """The parts of clients.json that have the expected form."""
         told = self.mapping(files.CLIENTS, needed=False)
         found = clients_of(told)
         if not told.keys() & {"train", "accuracy"} <= found.keys() or (told and not found):
-            self._not(files.CLIENTS, told, "has another form; what does not fit is left out")
+            self._not(files.CLIENTS, told, "has an unexpected form; what does not fit is left out")
         return found
 
     def _read(self, file: str, how: Callable[[Path], Any], *, needed: bool = True) -> Any:
@@ -229,12 +227,12 @@ class _Reader:
 
 
 def encodable(name: object) -> str:
-    """A name that can be written as UTF-8: bytes of a file's name that are none are told as `\\udcff`."""
+    """A name that can be written as UTF-8: bytes of a file name that are not UTF-8 are written as `\\udcff`."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _with_place(config: dict[str, Scalar], summary: Mapping[str, Any]) -> dict[str, Scalar]:
-    """With the samples that the accuracies are of, test or validation, so that the two never share a mean."""
+    """Adds which samples the accuracies were measured on, test or validation, so the two never share a mean."""
     if not config:
         return config
     share = config.get("validation_share")
@@ -255,7 +253,7 @@ def _flat(node: Mapping[str, Any]) -> list[tuple[str, Scalar]]:
 
 
 def _scalar(value: Any) -> Scalar:
-    """A whole float is told as an integer, so that 1 and 1.0 are one value; a number beyond all sense as a word."""
+    """Turns a whole float into an integer, so that 1 and 1.0 are one value, and an absurdly large number into text."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= 1e15:
         return f"{value:g}"
     if isinstance(value, float):

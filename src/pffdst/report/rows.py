@@ -1,4 +1,4 @@
-"""metrics.csv by columns: every figure of every row, in eight bytes each, whatever the number of rounds."""
+"""metrics.csv by column: every figure of every row, in eight bytes each, for any number of rounds."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pffdst.runs.files import read_rows
 __all__ = ["DENSITY", "SHOWN_ROUNDS", "Rows", "plausible", "read_columns"]
 
 DENSITY = names.density_of("")
-# Rounds of the pictures of the model: more than these are not told apart on a screen.
+# Rounds in the plots of the model: more cannot be distinguished on a screen.
 SHOWN_ROUNDS = 240
 _LAYERS, _NAME = 1000, 300
 _MOST = 1e30
-_LEFT = ("round/", "time/", "cost/up/", "cost/down/")  # what no figure of the report is made of
+_LEFT = ("round/", "time/", "cost/up/", "cost/down/")  # not used by any figure of the report
 _ABSENT = math.nan
 
 
 @final
 class Rows(Sequence[Row]):
-    """The rows, rounds ascending, kept by columns. Densities are kept at SHOWN_ROUNDS evenly spaced rows alone."""
+    """The rows, rounds ascending, kept by column. Densities are only kept at SHOWN_ROUNDS evenly spaced rows."""
 
     def __init__(self) -> None:
         self.columns: dict[str, array[float]] = {names.ROUND: array("d")}
         self.densities: dict[int, dict[str, float]] = {}
-        self._broken: set[str] = set()  # columns with a value that is no whole number
-        self._columns: dict[str, tuple[array[float], float, float]] = {}  # by heading, with what its figures can be
+        self._broken: set[str] = set()  # columns with a value that is not a whole number
+        self._columns: dict[str, tuple[array[float], float, float]] = {}  # by heading, with the limits of its figures
 
     def add(self, row: dict[str, str]) -> bool:
-        """Takes in a row; False for one whose round is not after the last one's."""
+        """Adds a row; False if its round is not after the last one's."""
         t = number_of(names.ROUND, row.get(names.ROUND, ""))
         known = self.columns[names.ROUND]
         if t is None or (known and t <= known[-1]):
@@ -54,7 +54,7 @@ class Rows(Sequence[Row]):
             value = float(text)
         except ValueError:
             return
-        if low <= value <= high:  # never true of NaN
+        if low <= value <= high:  # never true for NaN
             if len(column) < before:
                 column.extend([_ABSENT] * (before - len(column)))
             column.append(value)
@@ -81,13 +81,13 @@ class Rows(Sequence[Row]):
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str) -> list[float | None]:
-        """A column's numbers, None where a row has none."""
+        """A column's numbers, None for a row without one."""
         found = self.columns.get(name, ())
         known: list[float | None] = [None if math.isnan(v) else self._typed(name, v) for v in found]
         return known + [None] * (len(self) - len(known))
 
     def last(self, name: str) -> float | None:
-        """The last number of a column; None where there is none."""
+        """The last number of a column; None if there is none."""
         known = (v for v in reversed(self.columns.get(name, ())) if not math.isnan(v))
         return next((self._typed(name, v) for v in known), None)
 
@@ -96,7 +96,7 @@ class Rows(Sequence[Row]):
 
 
 def read_columns(path: Path) -> tuple[Rows, int]:
-    """The rows that are whole, and how many lines are not. FileProblem."""
+    """The complete rows, and how many lines are incomplete. FileProblem."""
     found = Rows()
     kept = bytearray(map(found.add, read_rows(path, _is_figure)))
     spaced, rows = set(evenly_spaced(len(found), SHOWN_ROUNDS)), count()
@@ -106,7 +106,7 @@ def read_columns(path: Path) -> tuple[Rows, int]:
 
 
 def _read_densities(path: Path, found: Rows, places: Mapping[int, int]) -> None:
-    """Of the lines at `places`, by their row's number."""
+    """Reads the densities of the lines at `places`, by row number."""
     layers: list[str] = []
 
     def wanted(name: str) -> bool:
@@ -124,12 +124,12 @@ def _is_figure(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Accuracies have one name here, whichever samples they are of; the run says which."""
+    """Accuracies have one name here, whatever samples they were measured on; the run says which."""
     return f"test/{name[4:]}" if name.startswith("val/") else name
 
 
 def number_of(name: str, text: str) -> float | None:
-    """A field as a number; None where it is none that its column could have."""
+    """A field as a number; None if it is not one that its column could have."""
     try:
         return plausible(name, float(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The page from a small server of this machine alone: it reads again what changed, and sends no more than that."""
+"""Serves the page on this machine only: re-reads what changed, and sends no more than that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Handler", "Server", "open_server"]
 HOST = "127.0.0.1"
 _NAMES = frozenset({HOST, "localhost"})
 _CONNECTIONS = 32
-_SLOW = 0.5  # seconds to ask, and to take the answer, after which a connection is closed where others wait
+_SLOW = 0.5  # seconds to ask, and to read the answer, after which a connection is closed if others wait
 
 _NOTHING = 2**62  # the version after which nothing changed
 
@@ -35,7 +35,7 @@ Body = tuple[bytes, bytes]  # as it is, and compressed
 def open_server(ask: Ask, port: int) -> Server:
     """A server on the loopback interface that is ready to `serve_forever`; port 0 takes a free one.
 
-    `ask` gives the payload of the runs that changed after a version. UserError where the port is taken.
+    `ask` returns the payload of the runs that changed after a version. UserError if the port is taken.
     """
     try:
         return Server(ask, port)
@@ -47,7 +47,7 @@ def open_server(ask: Ask, port: int) -> Server:
 
 @final
 class Answers:
-    """The bodies of answers, made again when a run changed; readers that ask while one is being made share the next."""
+    """The bodies of answers, rebuilt when a run changed; requests during a rebuild share the next one."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask, self._lock = ask, threading.Lock()
@@ -56,7 +56,7 @@ class Answers:
         self._made: dict[int | None, Body] = {}
 
     def data(self, since: int) -> Body:
-        """What changed after version `since`, as json."""
+        """What changed after version `since`, as JSON."""
         return self._body(since, lambda: json.dumps(self._news(since)))
 
     def page(self) -> Body:
@@ -85,7 +85,7 @@ def _compressed(content: bytes) -> Body:
 
 @final
 class Server(ThreadingHTTPServer):
-    """A thread for each of at most _CONNECTIONS; where more wait, those that say or read nothing are closed."""
+    """A thread for each of at most _CONNECTIONS; if more are waiting, idle ones are closed."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -93,18 +93,18 @@ class Server(ThreadingHTTPServer):
     def __init__(self, ask: Ask, port: int) -> None:
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         self._since: dict[socket.socket, float] = {}
-        self.making: set[socket.socket] = set()  # whose answer is being made: we are the slow ones
+        self.making: set[socket.socket] = set()  # whose answer is being made: the delay is ours
         super().__init__((HOST, port), partial(Handler, Answers(ask)))
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Waits for a free place, and makes one where nobody leaves."""
+        """Waits for a free slot, and frees one if nobody leaves."""
         while not self._free.acquire(timeout=_SLOW / 2):
             self._close_the_slow()
         self._since[request] = time.monotonic()
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The connection's whole life; its place is free afterwards."""
+        """Handles the whole connection; its slot is free afterwards."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -113,12 +113,12 @@ class Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that left says nothing; what is wrong here is said as ever."""
+        """Ignores readers that disconnected; other errors are reported as usual."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
     def taking(self, request: socket.socket) -> None:
-        """From now on it is the reader who may be slow."""
+        """From now on any delay is the reader's."""
         self._since[request] = time.monotonic()
         self.making.discard(request)
 
@@ -129,14 +129,14 @@ class Server(ThreadingHTTPServer):
                 try:
                     request.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    continue  # it has just ended
+                    continue  # it has just closed
 
 
 @final
 class Handler(BaseHTTPRequestHandler):
-    """`/` is the page, `/data.json?since=VERSION&session=NAME` what changed since, all of it for another session."""
+    """`/` is the page; `/data.json?since=VERSION&session=NAME` is what changed since, everything for a new session."""
 
-    timeout = 10  # seconds in which a reader must send or take something
+    timeout = 10  # seconds within which a reader must send or receive something
     server: Server
 
     def __init__(self, answers: Answers, *args: Any) -> None:
@@ -144,10 +144,10 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        """Answers; only to pages that this server gave, whatever name a foreign page calls it by."""
+        """Answers only pages that this server sent, whatever host name a foreign page uses."""
         self.server.making.add(self.connection)
         if not _is_own(self.headers.get("Host", "")):
-            self._say(HTTPStatus.FORBIDDEN, "This server answers to 127.0.0.1 and localhost alone.")
+            self._say(HTTPStatus.FORBIDDEN, "This server only answers requests to 127.0.0.1 or localhost.")
             return
         try:
             where = urlsplit(self.path)
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         except UserError as error:
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except ValueError:
-            self._say(HTTPStatus.BAD_REQUEST, "This is no address. The page is at /.")
+            self._say(HTTPStatus.BAD_REQUEST, "Invalid address. The page is at /.")
 
     def _since(self, query: str) -> int:
         asked = parse_qs(query, max_num_fields=10)
@@ -185,10 +185,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[compressed])
 
     def log_message(self, *args: Any) -> None:
-        """Says nothing: a line for every request would hide what matters."""
+        """Logs nothing: a line for every request would hide what matters."""
 
 
 def _is_own(host: str) -> bool:
-    """Whether a Host header names this machine; at ports 80 and 443 browsers leave the port out."""
+    """Whether a Host header names this machine; for ports 80 and 443 browsers omit the port."""
     name, mark, port = host.partition(":")
     return name.lower() in _NAMES and (port.isdecimal() if mark else True)

@@ -1,7 +1,7 @@
 """The files of a run's folder: what each is called, how one is written whole, and how one is read.
 
-A folder may come from anybody and is data alone. The readers take regular files of a bounded size, with bounded depth
-and numbers, and run nothing that a file names. What does not keep within the bounds is a FileProblem, never a hang.
+A folder may come from anyone and is only data. The readers accept regular files of bounded size, with bounded depth and
+numbers, and run nothing that a file names. Anything beyond these bounds is a FileProblem, never a hang.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ HYDRA: Final = ".hydra"
 OVERRIDES: Final = f"{HYDRA}/overrides.yaml"
 HYDRA_SETTINGS: Final = f"{HYDRA}/hydra.yaml"
 HYDRA_JOB: Final = f"{HYDRA}/config.yaml"
-SWEEP: Final = "multirun.yaml"  # in a sweep's folder, beside its jobs' folders
+SWEEP: Final = "multirun.yaml"  # in a sweep's folder, next to its jobs' folders
 SEARCH: Final = "search.db"  # in a search's folder
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -88,9 +88,10 @@ _ASIDE = re.compile(r"\..+\.\d+-\d+")
 def write_whole(
     path: Path, *pieces: bytes | memoryview | Callable[[BinaryIO], object], keep: Path | None = None
 ) -> None:
-    """The file holds all the pieces or what it held before, also after a power cut; that may be kept under `keep`.
+    """Writes atomically: the file has all the pieces or its old content, even after a power cut.
 
-    A piece is bytes or a function that writes into the open file. Raises OSError; nothing half written stays behind.
+    The old file may be kept under `keep`. A piece is bytes or a function that writes to the open file. Raises OSError;
+    nothing half-written is left behind.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}-{next(_written)}")
     try:
@@ -112,7 +113,7 @@ def write_whole(
 
 
 def place_of(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another of its name; None where there is none."""
+    """An identity that distinguishes a folder from another one of the same name; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -121,14 +122,14 @@ def place_of(folder: Path) -> tuple[int, int] | None:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Takes away what a kill in the middle of `write_whole` left in a folder; for whoever has the folder's lock."""
+    """Removes what a kill during `write_whole` left in a folder; only for the holder of the folder's lock."""
     for path in folder.glob(".*.*-*"):
         if _ASIDE.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last. Windows has no such call and needs none."""
+    """Makes a rename durable. Windows has no such call and needs none."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -151,7 +152,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @final
 class FileProblem(UserError):
-    """A file of a run's folder that is missing or cannot be read; the text names the file and says why."""
+    """A file in a run's folder that is missing or cannot be read; the message names the file and says why."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path.name} {why}")
@@ -167,7 +168,7 @@ def _unreadable(path: Path, why: object) -> FileProblem:
 
 
 def read_json(path: Path) -> Any:
-    """A json file's value: numbers are finite, None stands for the others. FileProblem."""
+    """A JSON file's value; numbers that are not finite become None. FileProblem."""
     content = _content(path, MOST_JSON)
     try:
         found = json.loads(content.decode(), parse_int=_whole, parse_constant=lambda _: None)
@@ -177,25 +178,25 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """A yaml file's value, of plain values alone: no tags of objects, no aliases. FileProblem."""
+    """A YAML file's value, made of plain values only: no object tags, no aliases. FileProblem."""
     content = _content(path, MOST_YAML)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = content.decode("utf-8-sig")
         _check_events(text, loader)
         return _Bounded().value(yaml.load(text, Loader=loader))
-    except Exception as error:  # yaml's constructors raise whatever their input leads them to
+    except Exception as error:  # yaml's constructors may raise anything, depending on their input
         raise _unreadable(path, _reason(error)) from error
 
 
 def read_rows(
     path: Path, wanted: Callable[[str], bool] = lambda _: True, places: Container[int] | None = None
 ) -> Iterator[dict[str, str]]:
-    """The rows of a csv file with a heading, one at a time: the `wanted` columns' fields that are not empty.
+    """The rows of a CSV file with a heading, one at a time: the `wanted` columns' fields that are not empty.
 
-    A row that is not whole (too few fields, too long) is given as an empty one, a last line without its end not at all.
-    Of `places`, where given, alone; other rows are empty. Commas or, as some spreadsheets write, semicolons.
-    FileProblem for the file as a whole.
+    An incomplete row (too few fields, too long) is returned as an empty one; a last line without a line end is skipped.
+    With `places`, only these rows are read and others are empty. Separated by commas or, as some spreadsheets write,
+    semicolons. FileProblem for the file as a whole.
     """
     with opened(path, MOST_ROWS) as file:
         first = file.readline(MOST_LINE).decode("utf-8-sig", errors="replace")
@@ -225,22 +226,22 @@ def _fields(line: str, mark: str) -> list[str]:
 def _content(path: Path, most: int) -> bytes:
     with opened(path, most) as file:
         found = file.read(most + 1)
-    if len(found) > most:  # it grew while it was read
+    if len(found) > most:  # it grew while being read
         raise _unreadable(path, f"it is larger than {most // 2**20} MiB")
     return found
 
 
 def opened(path: Path, most: int) -> BufferedReader:
-    """A regular file of at most `most` bytes that lies in its folder itself; no pipe or device is ever opened."""
+    """Opens a regular file of at most `most` bytes that is really in its folder; no pipe or device is ever opened."""
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-            raise _unreadable(path, "it is a link that leads out of its folder")
+            raise _unreadable(path, "it is a link to outside its folder")
         if not stat.S_ISREG(path.stat().st_mode):
-            raise _unreadable(path, "it is no regular file")
+            raise _unreadable(path, "it is not a regular file")
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileProblem(path, "is missing") from error
-    except (OSError, ValueError, RuntimeError) as error:  # a name that is none, a circle of links
+    except (OSError, ValueError, RuntimeError) as error:  # an invalid name, circular links
         raise _unreadable(path, getattr(error, "strerror", None) or error) from error
     told = os.fstat(file.fileno())
     if stat.S_ISREG(told.st_mode) and told.st_size <= most:
@@ -251,7 +252,7 @@ def opened(path: Path, most: int) -> BufferedReader:
 
 def _whole(digits: str) -> int:
     if len(digits) > _DIGITS:
-        raise ValueError(f"it holds a number of {len(digits)} digits")
+        raise ValueError(f"it contains a number with {len(digits)} digits")
     return int(digits)
 
 
@@ -260,7 +261,7 @@ def _reason(error: Exception) -> object:
 
 
 def _check_events(text: str, loader: Any) -> None:
-    """ValueError for what would cost more to build than it may; yaml's events come one by one and cost little."""
+    """ValueError for content that would be too expensive to build; yaml's events come one by one and are cheap."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=loader)):
         if isinstance(event, yaml.AliasEvent):
@@ -269,17 +270,17 @@ def _check_events(text: str, loader: Any) -> None:
         if depth > _DEPTH or count > _NODES:
             raise ValueError("it is nested too deeply" if depth > _DEPTH else "it holds too many values")
         if isinstance(event, yaml.ScalarEvent) and _LIKE_A_NUMBER.fullmatch(event.value):
-            raise ValueError(f"it holds a number of {len(event.value)} digits")
+            raise ValueError(f"it contains a number with {len(event.value)} digits")
 
 
 class _Bounded:
-    """Makes a value plain: text that can be encoded, finite numbers, keys that are text; counts what it meets."""
+    """Makes a value plain: encodable text, finite numbers, keys that are text; counts what it meets."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def value(self, found: Any, depth: int = 0) -> Any:
-        """ValueError for too much of it, or for what json does not have."""
+        """The plain value. ValueError if there is too much of it, or for types that JSON does not have."""
         self._count += 1
         if depth > _DEPTH or self._count > _NODES:
             raise ValueError("it is nested too deeply" if depth > _DEPTH else "it holds too many values")

@@ -10,8 +10,8 @@ __all__ = ["foreign"]
 
 
 def foreign(value: object) -> Text:
-    """The text as it is, never markup; what would steer the terminal is written out, as `\\x1b`.
+    """The text unchanged, never as markup; terminal control characters are escaped, as `\\x1b`.
 
-    `.plain` is the same as a str, for what is not printed with rich.
+    `.plain` is the same as a str, for output without rich.
     """
     return Text(shown(str(value)))

@@ -1,9 +1,9 @@
-"""What a sweep's job knows of earlier attempts, and what its folder shows: plain files, read as they lie.
+"""A sweep job's earlier attempts, and its state as its folder shows it: plain files, read as they are.
 
 A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed", "engine"}, at the end
-`summary.json`, in between `checkpoints/` and the lock `run.lock` of the process at work: a run that says it is running
-while nobody holds its lock was stopped. The folder of a job that was not run, since an earlier attempt was finished or
-taken up again, holds `skipped.json` {"folder"} instead.
+`summary.json`, in between `checkpoints/` and the lock `run.lock` of the running process: a run whose status is running
+but whose lock nobody holds was stopped. The folder of a job that was not run, because an earlier attempt was finished
+or resumed, holds `skipped.json` {"folder"} instead.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _NO_RUNS = (CHECKPOINTS, "wandb")
 @final
 @dataclass(frozen=True)
 class Attempt:
-    """An earlier run of the same configuration: `done`, or one to go on with from its last checkpoint."""
+    """An earlier run of the same configuration: `done`, or to be resumed from its last checkpoint."""
 
     folder: Path
     done: bool
@@ -89,9 +89,9 @@ class Attempt:
 class Job:
     """One job of a sweep as its folder shows it: `done` here or in an earlier attempt, `status` in words for the table.
 
-    `state` tells by the lock whether somebody works on it: a run that was killed is stopped. `last5` is the mean of the
-    last 5 accuracies and `ema` the server average's accuracy, shares in [0, 1]; `bytes` counts both directions; None
-    when unknown. `own` is the job's own folder, `folder` where the result lies.
+    `state` checks the lock to see whether a process is working on it: a run that was killed is stopped. `last5` is the
+    mean of the last 5 accuracies and `ema` the server average's accuracy, shares in [0, 1]; `bytes` counts both
+    directions; None if unknown. `own` is the job's own folder, `folder` the one with the result.
     """
 
     number: str
@@ -113,14 +113,14 @@ def previous_attempt(
     engine: str = "",
     content: Callable[[], str] = lambda: "",
 ) -> Attempt | None:
-    """The attempt a job of this fingerprint need not repeat: a finished one, else one to go on with, else None.
+    """The attempt that a job with this fingerprint need not repeat: a finished one, else one to resume, else None.
 
-    One that ran on another `engine` is another job, and so is one whose data or model had another `content`, which is
-    asked for where there is one to compare with. (A run that does not say which it had may be any.)
+    An attempt on another `engine` is a different job, and so is one whose data or model had different `content`, which
+    is only computed if there is one to compare with. (A run that does not record its content matches any.)
 
-    Looks at `sweep_root/*/*/`, at any depth of the sweeps there, and beside the job's `own` folder. An unfinished
-    attempt counts when it has a last checkpoint and no process holds its lock; of several, the one with the newest
-    checkpoint.
+    Searches `sweep_root/*/*/`, at any depth of the sweeps there, and next to the job's `own` folder. An unfinished
+    attempt counts if it has a last checkpoint and no process holds its lock; of several, the one with the newest
+    checkpoint is taken.
     """
     same = [folder for folder in _run_folders(sweep_root, own) if _is_same(read_run(folder), fingerprint, engine)]
     if any(read_run(folder).get("content") for folder in same) and (now := content()):
@@ -134,11 +134,11 @@ def previous_attempt(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run's or a search's folder, which is made. UserError where one is at work."""
+    """Locks a run's or a search's folder, creating it. UserError if another process is running there."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to end
+        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to exit
     except Timeout as error:
         raise UserError(
             f"{folder}: another process is running in this folder; wait for it or choose another"
@@ -150,13 +150,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def result_folder(folder: Path) -> Path:
-    """Where a job's result lies: its own folder, or that of the earlier attempt it was skipped for."""
+    """The folder with a job's result: its own, or that of the earlier attempt it was skipped for."""
     skipped = _read(folder / SKIPPED)
     return _elsewhere(skipped, folder) if not read_run(folder) else folder
 
 
 def _elsewhere(skipped: dict[str, Any], folder: Path) -> Path:
-    """The folder that skipped.json names; the job's own where it names none that could be one."""
+    """The folder that skipped.json names; the job's own if it names no valid one."""
     named = skipped.get("folder")
     with suppress(OSError, ValueError):
         return Path(named) if isinstance(named, str) and Path(named).is_dir() else folder
@@ -164,17 +164,17 @@ def _elsewhere(skipped: dict[str, Any], folder: Path) -> Path:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run's folder holds a checkpoint to go on from; a kill while saving leaves the previous one alone."""
+    """Whether a run's folder holds a checkpoint to resume from; a kill while saving leaves only the previous one."""
     return _newest_checkpoint(folder) > 0
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether a run's folder holds what a new run there would write over: checkpoints, or the results of the end."""
+    """Whether a run's folder holds files that a new run would overwrite: checkpoints, or final results."""
     return (folder / CHECKPOINTS).exists() or (folder / SUMMARY).exists()
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works in a run's folder: it holds the lock. Nothing there is written or made."""
+    """Whether a process is running in a run's folder, i.e. holds its lock. Writes and creates nothing there."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
     except (OSError, ValueError):
@@ -186,7 +186,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _is_locked(handle: int) -> bool:
-    """Whether another process holds a FileLock of this file; asking takes no lock that could stand in its way."""
+    """Whether another process holds a FileLock on this file; checking takes no lock that could block it."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -204,22 +204,22 @@ def _is_locked(handle: int) -> bool:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What run.json says of a run: `fingerprint`, `status`; empty where there is none that can be read."""
+    """What run.json says about a run: `fingerprint`, `status`; empty if there is none or it cannot be read."""
     return _read(folder / RUN)
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run is over and its results can be read; one that has lost them goes on from its last checkpoint."""
+    """Whether a run has finished and its results are readable; one that lost them resumes from its last checkpoint."""
     return read_run(folder).get("status") == "done" and bool(_read(folder / SUMMARY))
 
 
 def mark(folder: Path, fingerprint: str, status: Status, engine: str = "", content: str = "") -> None:
-    """Writes down how far the run in this folder is, what engine it is on, and the content of its data and model."""
+    """Records the status of the run in this folder, its engine, and the content of its data and model."""
     _write(folder / RUN, {"fingerprint": fingerprint, "status": status, "engine": engine, "content": content})
 
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
-    """Writes down why a job failed; a finished run in its folder stays one, which this job was not."""
+    """Records why a job failed; a finished run in its folder, which was not this job's, stays finished."""
     known = read_run(folder)
     if known.get("status") == "done":
         _write(folder / RUN, known | {"refused": error})
@@ -229,30 +229,30 @@ def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
 
 
 def mark_found(folder: Path) -> None:
-    """Forgets that a job was refused: the finished run in its folder is what was asked for."""
+    """Clears a job's refusal: the finished run in its folder is the requested one."""
     if "refused" in (known := read_run(folder)):
         _write(folder / RUN, {key: value for key, value in known.items() if key != "refused"})
 
 
 def discard_unbegun(folder: Path) -> None:
-    """Removes the folder of a run that was refused before it began: Hydra's files and a free lock are all it holds."""
+    """Removes the folder of a run that was refused before it started: it only holds Hydra's files and a free lock."""
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
     if left <= {HYDRA, LOG, LOCK} and not in_use(folder):
         shutil.rmtree(folder)
 
 
 def mark_skipped(folder: Path, earlier: Path) -> None:
-    """Writes into a job's `folder` that its result lies, or will lie, in the folder of an `earlier` attempt."""
+    """Records in a job's `folder` that its result is, or will be, in the folder of an `earlier` attempt."""
     _write(folder / SKIPPED, {"folder": str(earlier.resolve()), "done": is_done(earlier)})
 
 
 def job_of(folder: Path) -> Job | None:
-    """The run or job in a folder; None where there is none."""
+    """The run or job in a folder; None if there is none."""
     return _job(folder) if _is_job(folder) else None
 
 
 def jobs_of(sweep: Path, grid: Sequence[tuple[str, ...]] = ()) -> list[Job]:
-    """The jobs below a sweep's folder, in order of their numbers; those of its `grid` without a folder are missing."""
+    """The jobs below a sweep's folder, in numerical order; those of its `grid` without a folder are missing."""
     jobs = [_job(folder) for folder in job_folders(sweep)]
     begun = {frozenset(job.overrides) for job in jobs}
     wanted = [tuple(line.lstrip("+") for line in lines) for lines in grid]
@@ -278,20 +278,20 @@ def _is_same(run: dict[str, Any], fingerprint: str, engine: str) -> bool:
 
 
 def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
-    """Beside the job and below every sweep; what is no sweep's folder is not searched: it may be a home."""
+    """Folders next to the job and below every sweep; others are not searched: one may be a home directory."""
     found = [path.parent for path in (*sweep_root.glob(f"*/*/{RUN}"), *own.parent.glob(f"*/{RUN}"))]
     found += [folder for path in sweep_root.glob(f"*/{SWEEP}") for folder in job_folders(path.parent)]
     return {folder.resolve() for folder in found}
 
 
 def _newest_checkpoint(folder: Path) -> int:
-    """When the newest checkpoint was written, in nanoseconds; 0 without one."""
+    """When the newest checkpoint was written, in nanoseconds; 0 if there is none."""
     paths = [folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)]
     return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether no process works in the folder."""
+    """Whether no process is running in the folder."""
     return not in_use(folder)
 
 
@@ -313,7 +313,7 @@ def _job(folder: Path) -> Job:
     size = _figure(summary, "bytes_up", "bytes_down")
     words: str = state
     if elsewhere:
-        words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt went on"
+        words = "skipped: done before" if skipped.get("done") else f"{state}: an earlier attempt was resumed"
     if state == "done" and "refused" in read_run(folder):
         state, words, last5, ema, size = "failed", "failed: an earlier run is kept here", None, None, None
     overrides = _overrides(folder)
@@ -321,7 +321,7 @@ def _job(folder: Path) -> Job:
 
 
 def _state(folder: Path) -> State:
-    """Failed as run.json says, done where its results are there; what else a run is, its lock tells."""
+    """Failed if run.json says so, done if its results are there; otherwise the lock decides."""
     if is_done(folder):
         return "done"
     if read_run(folder).get("status") == "failed" and _is_free(folder):
@@ -330,7 +330,7 @@ def _state(folder: Path) -> State:
 
 
 def _number(folder: Path) -> str:
-    """The job's number as Hydra saved it; else its folder's name."""
+    """The job's number as saved by Hydra; else its folder's name."""
     with suppress(FileProblem, KeyError, TypeError):
         number = read_yaml(folder / HYDRA_SETTINGS)["hydra"]["job"]["num"]
         return str(number) if isinstance(number, int) else folder.name
@@ -338,7 +338,7 @@ def _number(folder: Path) -> str:
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
-    """The job's command line, as Hydra saved it: a yaml list with one override a line."""
+    """The job's command line as saved by Hydra: a YAML list with one override per line."""
     with suppress(FileProblem):
         lines = read_yaml(folder / OVERRIDES)
         return tuple(str(line).lstrip("+") for line in lines) if isinstance(lines, list) else ()
@@ -361,7 +361,7 @@ def _figure(summary: dict[str, Any], *names: str) -> float | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A json object; empty where there is none or it cannot be read (a file cut short by a kill)."""
+    """A JSON object; empty if there is none or it cannot be read (e.g. cut short by a kill)."""
     with suppress(FileProblem):
         found = read_json(path)
         return found if isinstance(found, dict) else {}
@@ -369,5 +369,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """A reader sees the old file or the new one, never a part."""
+    """Readers see the old file or the new one, never a partial one."""
     write_whole(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from pffdst.core.program import command_line, deployed
+
 __all__ = ["commit", "machine", "provenance", "versions"]
 
 COMMIT = "PFFDST_COMMIT"
@@ -21,20 +23,26 @@ _PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Everything a reader needs to run it again: `machine`, `versions`, `command` (default: this process's own),
-    `date` (UTC, to the second) and `git`, the commit of the program."""
-    given = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    """Everything needed to run it again: `machine`, `versions`, `command` (default: this process's own), `date` (UTC,
+    to the second) and `git`, the commit of the program."""
     return {
         "machine": machine(),
         "versions": versions(),
-        "command": " ".join(["python", *given]),
+        "command": _own_command() if command is None else " ".join(["python", *command]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": commit(),
     }
 
 
+def _own_command() -> str:
+    started = Path(sys.argv[0])
+    if deployed() or started.name in ("pffdst", "pffdst.exe") or started.parts[-2:] == ("pffdst", "__main__.py"):
+        return command_line("train", sys.argv[1:])
+    return " ".join(["python", started.name, *sys.argv[1:]])
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GB (1e9 bytes), system and, where torch sees one, the GPU."""
+    """Processor, cores this process may use, memory in GB (1e9 bytes), system and, if torch sees one, the GPU."""
     found = {
         "cpu": _cpu(),
         "cores": len(psutil.Process().cpu_affinity() or ()) if sys.platform == "linux" else os.cpu_count(),
@@ -48,7 +56,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what is computed; those that are not installed are left out."""
+    """Versions of Python and of the packages that affect results; those not installed are left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -59,10 +67,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit this program is of, with -dirty where tracked files differ from it.
+    """This program's commit, with -dirty if tracked files differ from it.
 
-    That of the repository which tracks this very file; where none does (an installed package, a copy inside another
-    repository), what the environment's PFFDST_COMMIT says; else None.
+    It is that of the repository that tracks this file; if none does (an installed package, a copy inside another
+    repository), the environment variable PFFDST_COMMIT; else None.
     """
     here = Path(__file__).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
@@ -71,7 +79,7 @@ def commit() -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git says there; None where it says no, or is not installed."""
+    """Git's output in a folder; None if it fails or is not installed."""
     try:
         found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""What `search=NAME` asks for: read off its yaml, and everything that is wrong with it."""
+"""What `search=NAME` asks for: read from its yaml, with everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _NEEDED = ("trials", "folder", "sampler", "objectives", "space")
 _INTERVAL = ("low", "high", "log", "step")
 _MAPPINGS = ("objectives", "space", "sampler", "fixed")
 _EMPTY = "no key is given; write e.g. lr: {low: 0.01, high: 0.1, log: true}"
-_ALL_SET = "nothing is left to search; the command line sets every key of it"
+_ALL_SET = "nothing is left to search: the command line sets every key"
 _EXAMPLE = "a list of choices, such as [0.8, 0.9], or an interval, such as {low: 0.01, high: 0.1, log: true}"
 
 
 @final
 @dataclass(frozen=True)
 class Search:
-    """A search that can be run: `overrides` are every trial's, beside its own values for the keys of `space`.
+    """A search that can be run. `overrides` apply to every trial, besides its own values for the keys of `space`.
 
     `spec` is what must not change between two starts, in plain values.
     """
@@ -54,7 +54,7 @@ class Search:
 
 
 def read_search(opened: Session, given: Sequence[str]) -> Search:
-    """The search that a command line asks for; `given` are its overrides, `search=NAME` among them.
+    """The search that a command line asks for; `given` are its overrides, including `search=NAME`.
 
     Raises:
         ConfigError: with every problem of the search's yaml, each with what to write.
@@ -93,18 +93,18 @@ def written(key: str, value: Value) -> str:
 
 
 def assigned(key: str, value: Value) -> str:
-    """The override that gives a trial its value; a component's key need not be written in its yaml."""
+    """The override that gives a trial its value; a component's key need not appear in its yaml."""
     return written(f"++{key}" if "." in key else key, value)
 
 
 def _shape_problems(node: Any) -> Iterator[str]:
-    """Whether the parts are there and of the right kind."""
+    """Problems with parts that are missing or of the wrong kind."""
     for key in own_keys(node):
         if key not in _KEYS:
             yield f"search.{key}: a search has no such key; {did_you_mean(key, _KEYS) or 'it has ' + ', '.join(_KEYS)}"
     for key in _NEEDED:
         if node.get(key) is None:
-            yield f"search.{key} is missing; configs/search/*.yaml show how it is written"
+            yield f"search.{key} is missing; configs/search/*.yaml show how to write it"
     for key in _MAPPINGS:
         if node.get(key) is not None and not isinstance(node[key], DictConfig):
             yield f"search.{key}={node[key]}: expected a mapping, as in configs/search/*.yaml"
@@ -114,12 +114,12 @@ def _shape_problems(node: Any) -> Iterator[str]:
 
 
 def _readable(node: Any) -> bool:
-    """Whether every part that the rest is read off is a mapping; `fixed` alone may be left out."""
+    """Whether every part that the rest is read from is a mapping; only `fixed` may be left out."""
     return all(isinstance(node.get(key), DictConfig) or (key == "fixed" and node.get(key) is None) for key in _MAPPINGS)
 
 
 def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) -> list[str]:
-    lines = [f"search.fixed.{key}: {key} is searched too; leave it out of fixed or of space" for key in sorted(twice)]
+    lines = [f"search.fixed.{key}: {key} is also searched; leave it out of fixed or of space" for key in sorted(twice)]
     known = figures_of(base)
     lines += [line for key, value in node.objectives.items() for line in _objective(str(key), value, known)]
     if not node.objectives:
@@ -127,8 +127,8 @@ def _contents(node: DictConfig, name: str, twice: set[str], base: DictConfig) ->
     chosen = sorted(key for key in map(str, node.objectives) if tells_of_tests(key, known))
     if chosen and not base.validation_share and "on_test" not in name:
         lines.append(
-            f"search={name} would choose by {' and '.join(chosen)} on the test set; write validation_share=0.2, so "
-            f"that a share of the training set stands in for it, or say so in its name, search={name}_on_test"
+            f"search={name} would choose by {' and '.join(chosen)} on the test set; write validation_share=0.2 to "
+            f"evaluate on a share of the training set instead, or say so in its name, search={name}_on_test"
         )
     return lines + _sampler_problems(node.sampler)
 
@@ -147,7 +147,7 @@ def _sampler_problems(node: DictConfig) -> list[str]:
     except TargetError as error:
         return [f"search.sampler: {error}; write e.g. _target_: optuna.samplers.TPESampler"]
     if not (isinstance(target, type) and issubclass(target, BaseSampler)):
-        return [f"search.sampler: {name} is no sampler; write e.g. _target_: optuna.samplers.TPESampler"]
+        return [f"search.sampler: {name} is not a sampler; write e.g. _target_: optuna.samplers.TPESampler"]
     if "seed" in node:
         return ["search.sampler.seed: leave it out: the run's seed, seed=..., and the trial's number seed the sampler"]
     return key_problems("search.sampler", node, target)
@@ -173,7 +173,7 @@ def _choices_problem(node: Any) -> str | None:
     if not values:
         return f"no choice is given; write {_EXAMPLE}"
     odd = [value for value in values if OmegaConf.is_config(value)]
-    return f"{odd[0]} is no single value; write {_EXAMPLE}" if odd else None
+    return f"{odd[0]} is not a single value; write {_EXAMPLE}" if odd else None
 
 
 def _interval_problem(node: Any) -> str | None:
@@ -193,11 +193,11 @@ def _interval_problem(node: Any) -> str | None:
     log = node.get("log", False)
     if not isinstance(log, bool):
         return f"log: {log}: expected true or false"
-    return "log and step do not go together; leave one out" if log and node.get("step") is not None else None
+    return "log and step cannot be combined; leave one out" if log and node.get("step") is not None else None
 
 
 def _distribution(node: Any, default: Any) -> BaseDistribution:
-    """Whole bounds of a key whose value is a whole number give whole numbers, all others real ones."""
+    """Integer bounds for a key whose value is an integer give integers; all others give real numbers."""
     if OmegaConf.is_list(node):
         return CategoricalDistribution(list(node))
     step, log = node.get("step"), node.get("log", False)
@@ -208,7 +208,7 @@ def _distribution(node: Any, default: Any) -> BaseDistribution:
 
 
 def _ends(found: BaseDistribution) -> list[Value]:
-    """The choices, or both ends, of the kind that trials get: whole numbers or real ones."""
+    """The choices, or both ends, with the type that trials get: integers or real numbers."""
     if isinstance(found, CategoricalDistribution):
         return list(found.choices)
     assert isinstance(found, IntDistribution | FloatDistribution)
@@ -216,7 +216,7 @@ def _ends(found: BaseDistribution) -> list[Value]:
 
 
 def _value_problems(opened: Session, overrides: Sequence[str], space: Mapping[str, BaseDistribution]) -> Iterator[str]:
-    """What stands against the keys, against the options in every combination, then against each single value."""
+    """Problems with the keys, with the options in every combination, then with each single value."""
     tried = {key: _ends(found) for key, found in space.items()}
     swept = [f"{key}={','.join(written('', value)[1:] for value in values)}" for key, values in tried.items()]
     lines = sweep_problems(opened, [*overrides, *swept])
@@ -231,7 +231,7 @@ def _value_problems(opened: Session, overrides: Sequence[str], space: Mapping[st
             composed = _composed(opened, overrides, first | {key: value})
             cfg = composed.cfg
         else:
-            OmegaConf.update(cfg, key, value, force_add=True)  # what composing anew gives, in a tenth of the time
+            OmegaConf.update(cfg, key, value, force_add=True)  # same as composing again, in a tenth of the time
         for line in problems_of(cfg, composed.choices):
             yield f"{SPACE}, at {key}={value}: {line}"
 

@@ -35,11 +35,11 @@ Task = Callable[[DictConfig], float]
 
 
 def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
-    """Runs what is left of the search; gives the exit code, 1 where failures ended it.
+    """Runs what is left of the search; returns the exit code, 1 where failures stopped it.
 
     Raises:
         ConfigError: with every problem of the search.
-        UserError: where its folder holds another search, or another process is at work there.
+        UserError: where its folder holds another search, or another process is running there.
     """
     line = CommandLine.of(argv)
     with opened_for(line, config_dir) as opened:
@@ -53,7 +53,7 @@ def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
 
 @final
 class _Run:
-    """One process's work on a search."""
+    """One process running a search."""
 
     def __init__(self, search: Search, trials: Trials, seed: int, launcher: Any, console: Console) -> None:
         self._search = search
@@ -63,7 +63,7 @@ class _Run:
         self._sampler = sampler_for(search.sampler, lambda number: derive_seed(seed, "search", number) % 2**32)
 
     def to_the_end(self) -> int:
-        """Until enough trials are done, or too many in a row have failed."""
+        """Runs trials until enough are done, or too many in a row have failed."""
         self._say(self._beginning())
         in_a_row = 0
         while self._done() < self._search.trials and in_a_row < _IN_A_ROW:
@@ -76,8 +76,8 @@ class _Run:
         if in_a_row < _IN_A_ROW:
             return 0
         again = command_line("train", sys.argv[1:])
-        self._say(f"The search ended after {_IN_A_ROW} failures in a row: {failed[-1].error}")
-        self._say(f"What is done is kept; to go on: {again}")
+        self._say(f"The search stopped after {_IN_A_ROW} failures in a row: {failed[-1].error}")
+        self._say(f"Finished trials are kept. To resume: {again}")
         return 1
 
     def _done(self) -> int:
@@ -88,11 +88,11 @@ class _Run:
         aims = ", ".join(f"{direction} {figure}" for figure, direction in search.objectives.items())
         if not trials:
             return f"search {search.name}: {search.trials} trials, {aims}; files in {search.folder}"
-        left = "".join(f"; trial {t.number} was stopped and is resumed" for t in trials if t.status == "running")
-        return f"search {search.name} goes on in {search.folder}: {self._done()} of {search.trials} trials done{left}"
+        left = "".join(f"; trial {t.number} was stopped and will be resumed" for t in trials if t.status == "running")
+        return f"search {search.name} resumes in {search.folder}: {self._done()} of {search.trials} trials done{left}"
 
     def _run(self, proposal: Proposal) -> bool:
-        """One trial; whether it gave its figures."""
+        """Runs one trial; returns whether it gave its figures."""
         values = "  ".join(f"{key}={shown(value)}" for key, value in proposal.values.items())
         self._say(f"\ntrial {proposal.number}{' (resumed)' if proposal.resumed else ''}: {values}")
         own = [assigned(key, value) for key, value in proposal.values.items()]
@@ -112,11 +112,11 @@ class _Run:
 
 
 def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str | None]:
-    """The figures of a trial's last round, or what stands in their place."""
+    """The figures of a trial's last round, or why there are none."""
     source = result_folder(folder)
     run = read_run(source)
     if run.get("status") != "done":
-        return {}, str(run.get("error", f"it ended without a result; its {LOG} says more"))
+        return {}, str(run.get("error", f"it ended without a result; see its {LOG}"))
     row = read_metrics(source / CsvLogger.FILE)[-1]
     missing = [name for name in names if not isinstance(row.get(name), int | float)]
     if missing:
@@ -134,11 +134,11 @@ def _launcher(opened: Session, search: Search, task: Task) -> Any:
 
 
 def refuse_another(search: Search, trials: Trials) -> None:
-    """UserError where the search was begun with other settings, naming them."""
+    """UserError where the search was started with other settings, naming them."""
     lines = differences(trials.spec, search.spec)
     if lines:
         told = "\n".join(f"  - {line}" for line in lines)
         raise UserError(
-            f"{search.folder} holds a search with other settings; give it the same ones, or start another one with "
+            f"{search.folder} holds a search with other settings; use the same ones, or start another search with "
             f"search.folder=DIR:\n{told}"
         )

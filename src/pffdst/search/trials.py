@@ -1,8 +1,8 @@
-"""The trials of a search, on disk: which trials were proposed, what they reached, which values come next.
+"""The trials of a search, on disk: which trials were proposed, what they reached, and which values come next.
 
 Everything is in one SQLite file of Optuna's format (`optuna-dashboard sqlite:///FOLDER/search.db` reads it), committed
-as it happens: a search that is killed at any instant knows what it had proposed. The sampler of every trial is made
-anew and seeded by the trial's number, so a search that was stopped and resumed proposes what one never stopped does.
+as it happens: a search that is killed at any instant knows what it had proposed. Every trial gets a new sampler, seeded
+by the trial's number, so a search that was stopped and resumed proposes the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STATUS: Final[dict[TrialState, Status]] = {TrialState.COMPLETE: "done", TrialSt
 @final
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its number, from 0, and a value for every searched key; `resumed` where a kill left it open."""
+    """A trial to run: its number, from 0, and a value for every searched key; `resumed` if a kill left it open."""
 
     number: int
     values: Mapping[str, Value]
@@ -53,7 +53,7 @@ class Proposal:
 @final
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it stands: `reached` has a figure per objective once it is done, `error` says why it failed."""
+    """A trial's current state: `reached` has a figure per objective once it is done, `error` says why it failed."""
 
     number: int
     values: Mapping[str, Value]
@@ -74,11 +74,11 @@ class Trials:
 
     @classmethod
     def open(cls, folder: Path, spec: Mapping[str, Any], given: Sequence[str], wanted: int) -> Trials:
-        """Begins the study or takes it up again.
+        """Starts the study or resumes it.
 
         `spec` describes in plain values what is searched, `spec[OBJECTIVES]` with a direction per figure; the study
-        keeps it as it was at the beginning. `given` are the overrides of the command line and `wanted` the number
-        of trials it asks for; both are kept for whoever asks how far the search is.
+        keeps it as it was at the start. `given` are the overrides of the command line and `wanted` the number of
+        trials it asks for; both are kept for commands that report the search's progress.
         """
         storage = _storage(folder)
         with _quiet():
@@ -93,7 +93,7 @@ class Trials:
 
     @classmethod
     def load(cls, folder: Path) -> Trials | None:
-        """The study of a folder; None where there is none, or one that was stopped before it knew what to search."""
+        """The study in a folder; None if there is none, or if it was stopped before it knew what to search."""
         if not (folder / SEARCH).is_file():
             return None
         storage = _storage(folder)
@@ -104,12 +104,12 @@ class Trials:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The figures that are searched by."""
+        """The figures that the search optimises."""
         return self._objectives
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What was searched when the study began."""
+        """The specification that the study was started with."""
         found: dict[str, Any] = json.loads(self._study.user_attrs[_SPEC])
         return found
 
@@ -129,13 +129,13 @@ class Trials:
         return [self._read(found) for found in self._study.get_trials(deepcopy=False)]
 
     def front(self) -> list[Trial]:
-        """The trials that no other beats in every objective, by the first objective, the best first."""
+        """The trials that no other beats in every objective, sorted by the first objective, best first."""
         sign = -1 if self._study.directions[0] is StudyDirection.MAXIMIZE else 1
         best = [self._read(found) for found in self._study.best_trials]
         return sorted(best, key=lambda trial: (sign * trial.reached[self._objectives[0]], trial.number))
 
     def propose(self, space: Mapping[str, BaseDistribution], sampler: Callable[[int], BaseSampler]) -> Proposal:
-        """The trial to run now: one that a killed search left open, else a new one.
+        """The trial to run now: one that a killed search left unfinished, else a new one.
 
         `space` has a distribution per key, `sampler` makes the sampler of the trial with a number.
         """
@@ -144,16 +144,16 @@ class Trials:
         number = left[0] if left else len(trials)
         self._study.sampler = sampler(number)
         trial = self._resumed(number) if left else self._study.ask()
-        # A kill may have come between two values: those that were drawn stay.
+        # A kill may have come between two values: those already drawn are kept.
         values = {name: _suggest(trial, name, among) for name, among in space.items()}
         return Proposal(number, values, bool(left))
 
     def succeeded(self, number: int, reached: Mapping[str, float]) -> None:
-        """Writes down what a trial reached: a finite figure per objective."""
+        """Records what a trial reached: a finite figure per objective."""
         self._study.tell(number, [reached[name] for name in self._objectives])
 
     def failed(self, number: int, error: str) -> None:
-        """Writes down why a trial has no figures."""
+        """Records why a trial has no figures."""
         self._resumed(number).set_user_attr(_ERROR, error)
         self._study.tell(number, state=TrialState.FAIL)
 
@@ -189,9 +189,9 @@ def shown(value: Value) -> str:
 
 
 def _storage(folder: Path) -> RDBStorage:
-    if (folder / SEARCH).is_symlink():  # in a folder of somebody's it may lead to any data base of ours
-        raise UserError(f"{folder / SEARCH}: it is a link; put there what it leads to")
-    # No connection outlives a question: runs fork worker processes in between.
+    if (folder / SEARCH).is_symlink():  # in somebody else's folder it may point to any of our databases
+        raise UserError(f"{folder / SEARCH}: it is a link; replace it with what it points to")
+    # No connection outlives a query: runs fork worker processes in between.
     return RDBStorage(f"sqlite:///{(folder / SEARCH).resolve()}", {"poolclass": NullPool})
 
 
@@ -206,7 +206,7 @@ def _suggest(trial: optuna.Trial, name: str, among: BaseDistribution) -> Value:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna tells that a study was made or found; the search says so in its own words."""
+    """Silences Optuna's messages that a study was created or found; the search prints its own."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The server average: a running mean of the aggregated model over rounds, kept by the server and never sent."""
+"""The server average: a running mean of the aggregated model over rounds, kept at the server and never sent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ServerAverage"]
 
 @final
 class ServerAverage:
-    """a = beta a + (1 - beta) w under the present mask; dead weights are 0, frozen ones what they are.
+    """a = beta a + (1 - beta) w under the current mask; dead weights are 0, frozen ones keep their values.
 
-    With `warm_up` beta of the n-th round since it was begun is at most (1 + n) / (10 + n): a model's first rounds,
-    and with them the statistics of its first normalisation, are forgotten as fast as better ones come.
+    With `warm_up`, beta in the n-th round since the start is at most (1 + n) / (10 + n): a model's first rounds, and
+    their normalisation statistics, are forgotten as soon as better ones arrive.
     """
 
     def __init__(self, beta: float, *, warm_up: bool) -> None:
@@ -28,11 +28,11 @@ class ServerAverage:
         self._rounds = 0
 
     def begin_anew(self) -> None:
-        """Forgets: masks changed so much that the mean of before and after is neither."""
+        """Starts over: masks changed so much that a mean of before and after would be neither."""
         self._at, self._rounds = None, 0
 
     def update(self, model: GlobalModel) -> None:
-        """A round's model joins the mean."""
+        """Adds a round's model to the mean."""
         if self._at is None:
             self._held, self._rest = model.held, model.rest
         else:
@@ -45,12 +45,12 @@ class ServerAverage:
 
     @property
     def beta(self) -> float:
-        """What the next round's mean keeps of the former one."""
+        """The weight of the previous mean in the next round's mean."""
         n = self._rounds
         return min(self._beta, (1 + n) / (10 + n)) if self._warm_up else self._beta
 
     def model(self, last: GlobalModel) -> GlobalModel:
-        """The average as a model under the masks of the `last`; the last where there is none."""
+        """The average as a model under the masks of the `last`; the last itself if there is no average."""
         if self._at is None:
             return last
         return last.with_held(self._at.carry(self._held, last.alive_at), self._rest)
@@ -61,7 +61,7 @@ class ServerAverage:
         return {"at": at, "held": self._held, "rest": self._rest, "rounds": self._rounds}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._at = None if state["at"] is None else Positions.unpacked(layout, state["at"])
         if self._at is not None:
             check_vector("held", state["held"], len(self._at))

@@ -1,4 +1,4 @@
-"""What changed since a client's last download, for methods that send no more than that of a dense model."""
+"""What changed since a client's last download, for methods that only send the changes of a dense model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Downloads"]
 
 @final
 class Downloads:
-    """The download in which each weight was last sent to all, and the last that each client took; from 1, 0 is none.
+    """The download that last sent each weight to all, and each client's last download; counted from 1, 0 is none.
 
-    `values` [W] are the weights as clients hold them that have them all. Three numbers a weight, one a client.
+    `values` [W] are the weights as held by up-to-date clients. Three numbers per weight, one per client.
     """
 
     def __init__(self, clients: int) -> None:
@@ -27,7 +27,7 @@ class Downloads:
         self._sent_in = torch.empty(0, dtype=torch.int32)
 
     def begin(self, model: GlobalModel) -> Positions:
-        """A new download, of a model that is dense: the weights that changed since the one before."""
+        """Starts a new download of a dense model: the weights that changed since the previous one."""
         weights = model.weights
         if self._now == 0:
             self.values, self._sent_in = torch.zeros_like(weights), torch.zeros(len(weights), dtype=torch.int32)
@@ -44,15 +44,15 @@ class Downloads:
         return int(self._clients[client])
 
     def missed(self, since: int, layout: Layout) -> Positions:
-        """What a client lacks beside the present download, that took the one `since` last."""
+        """What a client whose last download was `since` lacks besides the current one."""
         return Positions(layout, bits=(self._sent_in > since) & (self._sent_in < self._now))
 
     def sent(self, client: int) -> None:
-        """A client took the present download."""
+        """Notes that a client got the current download."""
         self._clients[client] = self._now
 
     def forget(self, client: int) -> None:
-        """A client that could not read its message is taken to hold nothing."""
+        """A client that could not read its message is assumed to hold nothing."""
         self._clients[client] = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,6 +61,6 @@ class Downloads:
         return {"now": self._now, "clients": to_sparse(self._clients), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._now, self._clients = state["now"], from_sparse(state["clients"], self._clients)
         self._exact, self.values, self._sent_in = state["exact"], state["values"], state["sent_in"]

@@ -1,4 +1,4 @@
-"""What the server takes each client to hold: the version of the trainable mask and of the frozen weights."""
+"""What the server assumes each client holds: the versions of the trainable mask and of the frozen weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Lacks(NamedTuple):
 
 @final
 class Holdings:
-    """Two integers per client, and each mask that some client still holds, once, compressed.
+    """Two integers per client, and each mask that some client still holds, stored once and compressed.
 
-    Version 0 is "nothing"; a new mask or freeze makes a new version. How many clients hold which is counted as it
-    changes: nothing that happens in a round goes over all clients. A mask that is `known` beforehand all clients hold.
+    Version 0 is "nothing"; a new mask or freeze makes a new version. The number of clients per version is kept up to
+    date, so that no operation in a round visits all clients. A mask that is `known` in advance is held by all clients.
     """
 
     def __init__(self, clients: int, known: Positions | None = None) -> None:
@@ -40,7 +40,7 @@ class Holdings:
         self._holders = Counter({0: clients})  # clients by version of the mask
         self._frozen_holders = Counter({0: clients})
         self._masks: dict[int, Tensor] = {}
-        self._moves: list[bytes] = []  # of the latest versions, the first of them perhaps afresh
+        self._moves: list[bytes] = []  # of the latest versions; the first may start from scratch
         self._afresh = False
         if known is not None:
             self.new_mask(known)
@@ -48,9 +48,9 @@ class Holdings:
             self._holders = _counted(self._mask)
 
     def new_mask(self, mask: Positions, move: bytes | None = None, *, afresh: bool = False) -> None:
-        """The trainable mask changed, to `mask`: every client lacks it.
+        """The trainable mask changed to `mask`: every client lacks it.
 
-        `move`, if there is one, is the coded move that made it: from the version before, or `afresh`.
+        `move`, if any, is the coded move that made it, from the previous version or from scratch (`afresh`).
         """
         self._masks = {version: bits for version, bits in self._masks.items() if self._holders[version] > 0}
         self._mask_version += 1
@@ -62,7 +62,7 @@ class Holdings:
             self._drop_what_is_never_sent(mask.layout.maskable / 8)
 
     def _drop_what_is_never_sent(self, most: float) -> None:
-        """Moves that together are longer than the whole mask's bitmap, or too many: a run of any length keeps few."""
+        """Drops moves that together exceed the mask's bitmap, or are too many, so that long runs keep few."""
         total, kept = 0, 0
         for move in reversed(self._moves[-MOST_MOVES:]):
             total += len(move)
@@ -74,7 +74,7 @@ class Holdings:
 
     @property
     def empty(self) -> bool:
-        """Whether there was no mask yet."""
+        """Whether there has been no mask yet."""
         return self._mask_version == 0
 
     def newest_is(self, mask: Positions) -> bool:
@@ -95,7 +95,7 @@ class Holdings:
         return None if version == 0 else Positions.unpacked(layout, self._masks[version])
 
     def moves(self, held: int) -> list[bytes] | None:
-        """The moves that lead to the current mask: from version `held`, or from none; None where they are not known."""
+        """The moves that lead to the current mask, from version `held` or from none; None if they are not known."""
         missed = self._mask_version - held
         if held > 0 and missed <= len(self._moves):
             return self._moves[-missed:]
@@ -103,15 +103,15 @@ class Holdings:
 
     @property
     def news(self) -> tuple[bool, bool]:
-        """Whether nobody was sent the current mask yet, and whether nobody was sent the current frozen weights."""
+        """Whether the current mask, and whether the current frozen weights, have not been sent to any client yet."""
         return self._holders[self._mask_version] == 0, self._frozen_holders[self._frozen_version] == 0
 
     def sent(self, client: int) -> None:
-        """A client was sent what it lacked."""
+        """Notes that a client was sent what it lacked."""
         self._note(client, self._mask_version, self._frozen_version)
 
     def forget(self, client: int) -> None:
-        """A client that could not read its message is taken to hold nothing."""
+        """A client that could not read its message is assumed to hold nothing."""
         self._note(client, 0, 0 if self._frozen_version == 0 else -1)
 
     def _note(self, client: int, mask: int, frozen: int) -> None:
@@ -133,7 +133,7 @@ class Holdings:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._mask, self._frozen = from_sparse(state["mask"], self._mask), from_sparse(state["frozen"], self._frozen)
         self._holders, self._frozen_holders = _counted(self._mask), _counted(self._frozen)
         self._mask_version, self._frozen_version = state["versions"]

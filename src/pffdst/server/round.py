@@ -30,11 +30,11 @@ __all__ = ["Round", "RoundRecord"]
 @final
 @dataclass
 class RoundRecord:
-    """What a round brought: reports of the accepted, problems of the rejected, alive weights that changed.
+    """The outcome of a round: reports of accepted updates, problems of rejected ones, alive weights that changed.
 
-    `lost` were sent a message and never answered, `late` answered when the round was closed.
-    `clipped` and `capped` count updates whose norm and whose samples were bounded. `problem` says why the model stayed
-    as it was though there were updates.
+    `lost` clients were sent a message and never answered, `late` ones answered after the round closed. `clipped` and
+    `capped` count updates whose norm was clipped and whose sample count was capped. `problem` says why the model stayed
+    unchanged although there were updates.
     """
 
     reports: list[Report] = field(default_factory=list)
@@ -56,8 +56,8 @@ class RoundRecord:
 class Round:
     """Round `plan.t` of a server, from its plan to the next model.
 
-    `planned` is the model after the plan, `sent` what clients decode of it: the same, but for a lossy codec. The
-    calls: `tasks`, then `absorb` for every update, then `conclude`.
+    `planned` is the model after the plan, `sent` what clients decode: the same, unless the codec is lossy. The calls
+    are `tasks`, then `absorb` for every update, then `conclude`.
     """
 
     def __init__(self, server: Server, plan: RoundPlan, planned: GlobalModel, alive_before: Positions) -> None:
@@ -95,7 +95,7 @@ class Round:
     def tasks(self, away: Mapping[int, str] = MappingProxyType({})) -> list[ClientTask]:
         """The bytes for each client of the cohort. Clients that lack the same share one payload object.
 
-        Those `away` (and why) are sent nothing and left out; they still hold what they held.
+        Clients in `away` (with the reason) are sent nothing and left out; they still hold what they held.
         """
         server, plan, payloads = self.server, self.plan, dict[tuple[Lacks, int, tuple[int, ...] | None], bytes]()
         tasks = []
@@ -129,9 +129,9 @@ class Round:
         )
 
     def absorb(self, update: Update, message: Message | None = None) -> None:
-        """Takes an update into the round's mean, or leaves it out and says why in the record.
+        """Adds an update to the round's mean, or leaves it out and records why.
 
-        `message` is the update's payload where somebody has unpacked it already.
+        `message` is the update's payload if it has already been unpacked.
         """
         if update.payload is None:
             self.record.rejected[update.client] = update.problem or "no answer"
@@ -147,7 +147,7 @@ class Round:
             self._join(one)
 
     def _join(self, upload: Upload) -> None:
-        """An update joins the round's mean as far as it is taken."""
+        """Adds an update to the round's mean, within its bounds."""
         self._sum.add(upload)
         if upload.weights is not None:
             self._buffers.add(upload.buffers, self.server.rules.aggregation.weight(upload.report.samples))
@@ -157,7 +157,7 @@ class Round:
             rule.observe(upload.client, model, samples, upload.signals, self.plan.stage, self.plan.t)
 
     def lose(self, client: int, *, late: bool = False) -> None:
-        """A client was sent its message, and nothing came of it while the round was open."""
+        """Notes a client that was sent its message but did not answer while the round was open."""
         (self.record.late if late else self.record.lost).append(client)
         self._forget(client)
 
@@ -167,13 +167,13 @@ class Round:
         return rules.participation.loss(self.plan.t, client, rules.seed)
 
     def _forget(self, client: int) -> None:
-        """What a client holds that did not answer is not known: it is sent everything the next time."""
+        """What a client that did not answer holds is unknown: it is sent everything next time."""
         self.server.holdings.forget(client)
         self.server.downloads.forget(client)
         self.server.state.forget(client)
 
     def _trained(self, upload: Upload) -> GlobalModel:
-        """What a client trained, under its own mask; what was sent where it only answered a question."""
+        """What a client trained, under its own mask; what was sent, if it only answered with signals."""
         sent = self.sent
         if upload.weights is None or upload.parameters is None:
             return sent
@@ -183,7 +183,7 @@ class Round:
         return sent.moved(sent.frozen_at.plus(upload.at)).with_trained(upload.weights, rest)
 
     def conclude(self) -> RoundRecord:
-        """Makes the next model from the round's mean; without a single update it stays as it is."""
+        """Makes the next model from the round's mean; without any update it stays unchanged."""
         for upload in self._screen.release():
             self._join(upload)
         self.record.clipped, self.record.capped = self._screen.clipped, self._screen.capped
@@ -213,7 +213,7 @@ class Round:
             self._take(cohort.mean)
 
     def _take(self, model: GlobalModel) -> None:
-        """The next model, unless a step led out of the numbers: then it stays as it was sent, and the run goes on."""
+        """Takes the next model unless it is not finite: then the sent model is kept, and the run continues."""
         if not (bool(torch.isfinite(model.held).all()) and bool(torch.isfinite(model.rest).all())):
             self.record.problem = "the next model would not be finite"
             return
@@ -221,15 +221,15 @@ class Round:
         self.server.state.take(self._buffers.result())
 
     def _whole(self, cohort: Cohort) -> GlobalModel:
-        """The mean with what a lossy codec took away on the way down: error feedback at the server.
+        """The mean plus what a lossy codec rounded off on the way down: error feedback at the server.
 
-        Clients moved on from `sent`, so the server adds their mean change to the exact values that it kept.
+        Clients started from `sent`, so the server adds their mean change to the exact values that it kept.
         """
         mean, exact, sent = cohort.mean, self.planned, self.sent
         if exact is sent:
             return mean
         lost = exact.trainable_at.carry(exact.trained - sent.trained, mean.alive_at)
         whole = mean.held + lost
-        if self.server.rules.method.absent == "left_out":  # what nobody held stays as it is, to the bit
+        if self.server.rules.method.absent == "left_out":  # what nobody held stays exactly as it was
             whole = torch.where(cohort.support > 0, whole, exact.alive_at.carry(exact.held, mean.alive_at))
         return mean.with_held(whole, mean.rest)

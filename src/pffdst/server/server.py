@@ -1,4 +1,4 @@
-"""The server: the one sparse model between rounds, and what makes the next round of it."""
+"""The server: holds the one sparse model between rounds, and starts the next round from it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = ["Server", "ServerRules"]
 @final
 @dataclass(frozen=True)
 class ServerRules:
-    """What the server goes by.
+    """The rules and numbers that the server works with.
 
-    `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` makes quicker
-    at first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
-    copy of the run's network and `inputs` are what samples are to it, for rules that score weights. `known` are the
-    first stage's positions where clients make them themselves; `anew` gives values [N] of the network initialised on
-    another draw, for rules that start anew with so many weights per layer.
+    `cohort` is K of the population's clients C; `ema` is beta of the server average, which `ema_warm_up` lowers at
+    first; clients that do not `keep` anything are sent everything every time. `density` is 1 - s; `network` makes a
+    copy of the run's network and `inputs` describes its samples, for rules that score weights. `known` are the first
+    stage's positions, if clients derive them themselves; `anew` returns values [N] of the network reinitialised from
+    another draw, for rules that start over with so many weights per layer.
     """
 
     method: Method
@@ -75,9 +75,9 @@ class ServerRules:
 class Server:
     """Holds the one sparse model. `model` is the last aggregated one, `average` the server average.
 
-    `state` are its buffers, and who has which of them.
+    `state` holds its buffers, and which client has which of them.
 
-    `begin` makes a round, which makes the next model when it is concluded.
+    `begin` starts a round, which makes the next model when it is concluded.
     """
 
     def __init__(self, model: GlobalModel, rules: ServerRules, buffers: Sequence[Tensor] = ()) -> None:
@@ -95,7 +95,7 @@ class Server:
         return self.average.model(self.model)
 
     def begin(self, t: int) -> Round:
-        """Freezes, readjusts and draws the cohort of round t. The same state gives the same round."""
+        """Freezes, readjusts and draws the cohort of round t. The same state always gives the same round."""
         stage, before = stage_of(self.rules.stages, t), self.model.alive_at
         if t < 0:
             return self._warm_up(stage, t)
@@ -126,7 +126,7 @@ class Server:
         return max(rule.cohort_size(t, clients, size) for rule in rules.method if rule.warm_up >= -t)
 
     def _enough(self, t: int, asked: Sequence[int]) -> int:
-        """How many updates end round t: K, or all that were asked where K is their number on average alone."""
+        """How many updates end round t: K, or everyone asked if K is only the average number."""
         drawn = self.rules.participation
         return self._wanted(t) if drawn.fixed or drawn.extra > 0 else len(asked)
 
@@ -136,7 +136,7 @@ class Server:
     # ---- masks and stages --------------------------------------------------------------------------------------------
 
     def _warm_up(self, stage: Stage, t: int) -> Round:
-        """A round before round 0: the initial model is sent, whole or as the rules move it for this round alone."""
+        """A round before round 0: the initial model is sent, whole or as the rules change it for this round only."""
         initial = self.model
         self._move([rule for rule in self.rules.method if rule.warm_up >= -t], stage, t)
         sent, self.model = self.model, initial
@@ -175,9 +175,9 @@ class Server:
         return stage.index > 0
 
     def _freeze(self, stage: Stage) -> None:
-        """Weights freeze with the values that clients will decode: they are coded once, here.
+        """Freezes weights with the values that clients will decode: they are coded once, here.
 
-        A lossy codec must not round again what is frozen already: later freezes are sent exactly.
+        A lossy codec must not round weights again that are already frozen: later freezes are sent exactly.
         """
         rules, again = self.rules, len(self.model.frozen_at) > 0
         model = self._start_model.model(self.model, self.averaged_model)
@@ -201,7 +201,7 @@ class Server:
             self.take(change)
 
     def take(self, model: GlobalModel) -> None:
-        """Takes a model whose mask may have moved; clients lack a mask that did."""
+        """Takes a model whose mask may have moved; if it did, clients lack the new mask."""
         if model.trainable_at != self.model.trainable_at or self.holdings.empty:
             self.holdings.new_mask(model.trainable_at)
         self.model = model
@@ -209,12 +209,12 @@ class Server:
     # ---- evaluation and checkpoint -----------------------------------------------------------------------------------
 
     def note_accuracy(self, plan: RoundPlan, accuracy: float) -> None:
-        """Tells what a later stage may start from how good the model of this round is."""
+        """Tells the start model of later stages how accurate this round's model is."""
         explored = plan.t >= self.rules.method.readjust.exploration_end(plan.stage)
         self._start_model.note(explored, accuracy, self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next round depends on; no random state, since every draw is named."""
+        """Everything that the next round depends on; no random state, since every draw is named."""
         model = self.model
         return {
             "tensors": model.layout.described,
@@ -233,12 +233,12 @@ class Server:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave. UserError where that was another network's."""
+        """Restores what `state_dict` returned. UserError if that was for another network."""
         layout = self.model.layout
         changed = layout.differences(state["tensors"])
         if changed:
             what = "\n".join(f"  - {line}" for line in changed)
-            raise UserError(f"the model's code has changed since the checkpoint; go on with the one it was:\n{what}")
+            raise UserError(f"the model's code has changed since the checkpoint; resume with the code it had:\n{what}")
         alive, frozen = (Positions.unpacked(layout, state[name]) for name in ("alive", "frozen"))
         check_vector("held", state["held"], len(alive))
         check_vector("rest", state["rest"], layout.total - layout.maskable)

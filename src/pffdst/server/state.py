@@ -16,9 +16,9 @@ __all__ = ["ServerState"]
 
 @final
 class ServerState:
-    """The buffers as they are now, in which version each piece changed last, and the version that each client holds.
+    """The current buffers, the version in which each piece last changed, and the version that each client holds.
 
-    Constants, where the model has any, are the first piece and are of version 1 for ever. A client of version 0 holds
+    Constants, if the model has any, are the first piece and always have version 1. A client with version 0 holds
     nothing.
     """
 
@@ -35,11 +35,11 @@ class ServerState:
         return tuple(i for i, changed_in in enumerate(self._changed_in) if changed_in > held)
 
     def sent(self, client: int) -> None:
-        """A client was sent what it lacked."""
+        """Notes that a client was sent what it lacked."""
         self._note(client, self._now)
 
     def forget(self, client: int) -> None:
-        """A client that could not read its message is taken to hold nothing."""
+        """A client that could not read its message is assumed to hold nothing."""
         self._note(client, 0)
 
     def _note(self, client: int, version: int) -> None:
@@ -47,7 +47,7 @@ class ServerState:
             self._clients[client] = version
 
     def take(self, buffers: Sequence[Tensor]) -> None:
-        """The buffers after a round."""
+        """Takes the buffers after a round."""
         moved = [i for i, new in enumerate(changes(self.buffers, buffers), self._constants) if new is not None]
         if moved:
             self._now += 1
@@ -61,7 +61,7 @@ class ServerState:
         return {"buffers": list(self.buffers), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.buffers = tuple(state["buffers"])
         self._now, self._changed_in = state["now"], list(state["changed_in"])
         self._clients = from_sparse(state["clients"], self._clients)

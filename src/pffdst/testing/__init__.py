@@ -1,11 +1,11 @@
-"""The laws of every group of options, for options of one's own as for the package's: import them into your tests.
+"""The laws of every group of options, for your own options as well as the package's: import them into your tests.
 
     from pffdst import testing
 
     def test_my_rule():
         testing.check_rule(MyRule())
 
-Each function raises AssertionError naming the law that does not hold. All of them take seconds and need no data.
+Each function raises AssertionError naming the law that is broken. They all run in seconds and need no data.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def _draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def check_allocation(allocation: Allocation) -> None:
-    """Every layer has from 1 to all of its weights, and their sum is round((1 - s) W), or all (a dense one)."""
+    """Every layer has between 1 and all of its weights, and their sum is round((1 - s) W), or all (if dense)."""
     for density in (0.02, 0.1, 0.5, 0.95, 1.0):
         counts = allocation.counts(LAYOUT, density)
         sizes = [e.size for e in LAYOUT.layers]
@@ -56,14 +56,14 @@ def check_allocation(allocation: Allocation) -> None:
 
 
 def check_freeze(schedule: FreezeSchedule) -> None:
-    """Stages follow one another and fill the run; their counts fill the final model; what freezes is alive."""
+    """Stages follow one another and fill the run; their counts fill the final model; only alive weights freeze."""
     counts, rounds = (600, 200, 30), 24
     stages = schedule.stages(rounds, counts)
     edges = [0, *(stage.stop for stage in stages)]
-    assert [stage.start for stage in stages] == edges[:-1], "a stage does not begin where the one before ends"
+    assert [stage.start for stage in stages] == edges[:-1], "a stage does not start where the previous one ends"
     assert edges[-1] == rounds, f"the stages end after {edges[-1]} of {rounds} rounds"
     total = tuple(map(sum, zip(*(stage.counts for stage in stages), strict=True)))
-    assert total == counts, f"over the stages {total} weights train, of {counts}"
+    assert total == counts, f"over all stages {total} weights are trained, instead of {counts}"
     run = SmallRun(freeze=schedule, rounds=rounds)
     run.play(until=stages[1].start if len(stages) > 1 else 2)
     if len(stages) > 1:
@@ -71,7 +71,7 @@ def check_freeze(schedule: FreezeSchedule) -> None:
         assert bool(frozen.inside(run.model.alive_at).all()), "a dead weight freezes"
     run.play()
     assert run.model.sparsity >= 0.5 - 1e-3, (
-        f"the run ends at sparsity {run.model.sparsity}, denser than the 0.5 asked for"
+        f"the run ends at sparsity {run.model.sparsity}, denser than the 0.5 requested"
     )
 
 
@@ -82,7 +82,7 @@ def check_codec(codec: ValueCodec) -> None:
         for known in (None, base):
             section = codec.encode(values, seed=3, base=known)
             found = codec.decode(section, count, "values", base=known)
-            assert found.shape == values.shape, f"{tuple(found.shape)} came back of {count} values"
+            assert found.shape == values.shape, f"{count} values came back with shape {tuple(found.shape)}"
             assert not codec.exact or torch.equal(found, values), "an exact codec changed a value"
             assert codec.encode(values, seed=3, base=known).body == section.body, "two calls gave two sections"
             for wrong in (count + 1, max(count - 1, 0)):
@@ -109,22 +109,22 @@ def _check_rounding(codec: ValueCodec) -> None:
     values = _draw(512).double()
     found = torch.stack([codec.decode(codec.encode(values.float(), seed=s), 512, "values") for s in range(400)])
     error = found.double().mean(0) - values.float().double()
-    for part in (error, error * values.sign()):  # towards one side, and towards 0
+    for part in (error, error * values.sign()):  # bias in one direction, and towards 0
         bias = float(part.sum() / (found.double().var(0).sum() / 400).sqrt())
         assert abs(bias) < 6.0, f"rounding is not 0 on average: {bias:.1f} standard errors"
 
 
 def check_lr_schedule(schedule: LearningRateSchedule) -> None:
-    """Finite, 0 or more, above 0 in the first round, proportional to lr."""
+    """Rates are finite, 0 or more, above 0 in the first round, and proportional to lr."""
     rates = [schedule.at(0.1, t, 50) for t in range(50)]
     assert all(math.isfinite(rate) and rate >= 0.0 for rate in rates), f"rates {rates}"
-    assert rates[0] > 0.0, "the first round does not learn"
+    assert rates[0] > 0.0, "the learning rate of the first round is 0"
     doubled = [schedule.at(0.2, t, 50) for t in range(50)]
     assert all(math.isclose(2 * a, b, abs_tol=1e-12) for a, b in zip(rates, doubled, strict=True)), "not proportional"
 
 
 def check_optimizer(optimizer: LocalOptimizer) -> None:
-    """Dead and frozen weights stay as they are through a run with decay, and the run repeats."""
+    """Dead and frozen weights do not change in a run with weight decay, and the run repeats."""
     training, rounds = LocalTraining(2, 8, 0.01, 0.9, 0.1, 0.0, optimizer=optimizer), list[Round]()
     SmallRun(training=training, freeze=TwoStage(), rounds=4).play(look=rounds.append)
     wrong = [problem for done in rounds for problem in done.record.rejected.values()]
@@ -145,7 +145,7 @@ def check_objective(objective: Objective) -> None:
 
 
 def check_augmentation(augmentation: Augmentation) -> None:
-    """uint8 images of the same shape; the global generator alone decides; the originals stay."""
+    """Returns uint8 images of the same shape; depends only on the global generator; originals are unchanged."""
     images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8, generator=generator_for(0, "laws"))
     kept, found = images.clone(), []
     for _ in range(2):
@@ -158,7 +158,7 @@ def check_augmentation(augmentation: Augmentation) -> None:
 
 
 def check_participation(participation: Participation) -> None:
-    """Different clients in ascending order, the same for the same draw; no more than asked for where `fixed`."""
+    """Different clients in ascending order, the same for the same draw; no more than requested if `fixed`."""
     population = Population(50, lambda client: 10 + client)
     for t in range(20):
         cohorts = [participation.cohort(t, population, 7, generator_for(t, "laws")) for _ in range(2)]
@@ -169,21 +169,21 @@ def check_participation(participation: Participation) -> None:
 
 
 def check_time(model: TimeModel) -> None:
-    """A client's device is the same whenever it is asked for, and its speeds are above 0; or no client has one."""
+    """A client's device is always the same, and its speeds are above 0; or no client has one."""
     devices = [[model.device(client, 0) for client in range(20)] for _ in range(2)]
-    assert devices[0] == devices[1], "a client has two devices"
+    assert devices[0] == devices[1], "a client has two different devices"
     known = [device for device in devices[0] if device is not None]
     assert len(known) in (0, 20), f"{20 - len(known)} of 20 clients have no device"
     assert all(math.isfinite(speed) and speed > 0 for device in known for speed in device), "a speed is not above 0"
 
 
 def check_server_optimizer(make: Callable[[], ServerOptimizer]) -> None:
-    """Dead and frozen weights stay; where the mean is the model nothing moves at first; a resumed run ends the same."""
+    """Dead and frozen weights stay; if the mean is the model, nothing moves at first; a resumed run ends the same."""
     alive = torch.arange(LAYOUT.maskable) % 3 == 0
     model = GlobalModel(LAYOUT, _draw(LAYOUT.total), torch.ones_like(alive), ~torch.ones_like(alive)).with_masks(
         alive, alive & (torch.arange(LAYOUT.maskable) % 2 == 0)
     )
-    assert make().step(model, model).same_as(model), "a mean that is the model moves it"
+    assert make().step(model, model).same_as(model), "a mean equal to the model changes the model"
     mean = model.with_trained(model.trained + 0.1, model.rest + 0.1)
     after = make().step(model, mean)
     assert not bool(after.weights[~alive].any()), "a dead weight is not 0"
@@ -192,10 +192,10 @@ def check_server_optimizer(make: Callable[[], ServerOptimizer]) -> None:
 
 
 def check_aggregation(aggregation: Aggregation) -> None:
-    """Clients that change nothing leave the model as it is, but for noise; a run repeats."""
+    """Clients that change nothing leave the model unchanged, except for noise; a run repeats."""
     alive = torch.arange(LAYOUT.maskable) % 3 == 0
     model = GlobalModel(LAYOUT, _draw(LAYOUT.total), torch.ones_like(alive), ~torch.ones_like(alive)).with_masks(alive)
-    if aggregation.discloses:  # else the mean is one of a draw beside
+    if aggregation.discloses:  # otherwise the mean has noise added
         running = aggregation.begin(model, "left_out")
         for client, samples in enumerate((10, 110, 20)):
             report = Report(samples, 0.0, 0.0)
@@ -203,12 +203,12 @@ def check_aggregation(aggregation: Aggregation) -> None:
         cohort = running.result()
         assert cohort is not None
         left = cohort.mean.values
-        assert torch.allclose(left, model.values, atol=1e-6), "the mean of updates that are the model is another"
+        assert torch.allclose(left, model.values, atol=1e-6), "the mean of updates equal to the model differs"
     _repeats(lambda: SmallRun(aggregation=aggregation, rounds=4))
 
 
 def check_fault(fault: Fault) -> None:
-    """So many clients lie as asked for, the same for a seed; the run goes on, its model is finite, and it repeats."""
+    """The requested number of clients is faulty, the same ones for a seed; runs continue, stay finite and repeat."""
     groups = [Faulty.of(fault, 50, seed).clients for seed in (0, 0, 1)]
     assert groups[0] == groups[1], "the same seed gave two groups of clients"
     assert len(groups[0]) == max(1, round(fault.share * 50)), f"{len(groups[0])} of 50 clients for {fault.share}"
@@ -218,9 +218,9 @@ def check_fault(fault: Fault) -> None:
 
 
 def check_model(make: Callable[[], nn.Module]) -> None:
-    """Built on a named draw it is the same network twice; it can be read, written, trained, and the run repeats."""
+    """Two constructions from a named draw are equal; the network can be read, written and trained; the run repeats."""
     first, second = (FlatModule(initialise(make, 0)).read() for _ in range(2))
-    assert torch.equal(first, second), "two constructions on one draw are two networks"
+    assert torch.equal(first, second), "two constructions from one draw give different networks"
     flat = FlatModule(initialise(make, 0))
     flat.write_(2 * first)
     assert torch.equal(flat.read(), 2 * first), "what is read is not what was written"
@@ -228,12 +228,12 @@ def check_model(make: Callable[[], nn.Module]) -> None:
 
 
 def _repeats(make: Callable[[], SmallRun]) -> None:
-    """Two runs end alike, and one that is taken up from a checkpoint ends as they do; dead weights are 0."""
+    """Two runs end alike, and so does one resumed from a checkpoint; dead weights are 0."""
     whole = make()
     half = whole.rounds // 2
     state = whole.play(until=half).state()
     digest = whole.play().digest()
     model = whole.model
     assert not bool(model.weights[~model.alive].any()), "a dead weight is not 0"
-    assert make().play().digest() == digest, "the same seed gave two models"
-    assert make().restore(state).play().digest() == digest, "a resumed run ends as another model"
+    assert make().play().digest() == digest, "the same seed gave two different models"
+    assert make().restore(state).play().digest() == digest, "a resumed run ends with a different model"

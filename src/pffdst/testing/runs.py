@@ -49,9 +49,9 @@ CLIENTS, COHORT, SAMPLES, SIZE, CLASSES = 4, 3, 48, 8, 4
 
 @final
 class SmallRun:
-    """A run of `rounds` rounds at sparsity 0.5; every part can be given, and what is not is the default's.
+    """A run of `rounds` rounds at sparsity 0.5; any part can be given, the others are defaults.
 
-    `play` plays rounds, `digest` is that of the model, `state` and `restore` are what a checkpoint does.
+    `play` runs rounds, `digest` is the model's, `state` and `restore` work like a checkpoint.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class SmallRun:
         )
 
     def play(self, until: int | None = None, look: Callable[[Round], None] | None = None) -> SmallRun:
-        """Plays the rounds before `until` (None: all); `look` is shown each finished one."""
+        """Runs the rounds before `until` (None: all); `look` is called with each finished one."""
         for t in range(self.t, self.rounds if until is None else until):
             now = self.server.begin(t)
             for task in now.tasks():
@@ -157,13 +157,13 @@ class SmallRun:
         return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
     def state(self) -> bytes:
-        """What a checkpoint holds, as bytes that a reader of plain tensors takes."""
+        """What a checkpoint holds, as bytes that can be loaded as plain tensors."""
         buffer = io.BytesIO()
         torch.save({"t": self.t, "server": self.server.state_dict(), "clients": self.memories.state_dict()}, buffer)
         return buffer.getvalue()
 
     def restore(self, state: bytes) -> SmallRun:
-        """Goes on from there."""
+        """Continues from there."""
         found = torch.load(io.BytesIO(state), weights_only=True)
         self.server.load_state_dict(found["server"])
         self.memories.load_state_dict(found["clients"])
@@ -184,11 +184,11 @@ def _images(seed: int) -> ImageSet:
 
 
 def check_rule(make: Callable[[], Rule], *, updates: bool = False, dense: bool = False) -> None:
-    """The laws of a rule, `make` making a new one each time; `updates` says that it is of that group.
+    """The laws of a rule; `make` returns a new one each time, `updates` says that it belongs to that group.
 
-    No update is refused; dead weights are 0; frozen ones do not move, and stay frozen unless the rule freezes weights
-    of a dense model for a while; the same seed gives the same model; a run that is taken up from a checkpoint ends as
-    one that was never stopped. With and without freezing, where it can freeze.
+    No update is refused; dead weights are 0; frozen ones do not move, and stay frozen unless the rule temporarily
+    freezes weights of a dense model; the same seed gives the same model; a resumed run ends like an uninterrupted one.
+    Checked with and without freezing, if the rule supports it.
     """
     for freeze in (NoFreezing(), TwoStage()):
         if make().problems(Facts(stage_lengths=tuple(freeze.stage_lengths(12)))):
@@ -220,6 +220,6 @@ def _check_run(make: Callable[[], SmallRun]) -> None:
         concluded.append(model)
 
     whole = make().play(look=look)
-    assert make().play().digest() == whole.digest(), "the same seed gave two models"
+    assert make().play().digest() == whole.digest(), "the same seed gave two different models"
     half = make().play(until=7)
-    assert make().restore(half.state()).play().digest() == whole.digest(), "a resumed run ends as another model"
+    assert make().restore(half.state()).play().digest() == whole.digest(), "a resumed run ends with a different model"

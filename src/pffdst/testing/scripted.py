@@ -1,4 +1,4 @@
-"""Simulated clients that are missing in rounds of one's choice: what a deployment with faults is held against."""
+"""Simulated clients that are missing in chosen rounds: the reference for a deployment with faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Absences = Mapping[int, Sequence[int]]
 class ScriptedEngine(Engine):
     """`engine=fabric` in one process; by round, some clients are `away` and others are `lost`.
 
-    To who is away nothing is sent; who is lost was sent a message and is never heard of.
+    Clients that are away are sent nothing; lost ones were sent a message and never answer.
     """
 
     def __init__(self, away: Absences, lost: Absences) -> None:
@@ -31,11 +31,11 @@ class ScriptedEngine(Engine):
         self._own.start(setup)
 
     def away(self, cohort: Sequence[int], t: int) -> Mapping[int, str]:
-        """Those of the cohort that the script has away."""
+        """The clients of the cohort that the script says are away."""
         return {client: "away" for client in cohort if client in self._away.get(t, ())}
 
     def train(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        """The updates, without those of the lost."""
+        """The updates, without those of lost clients."""
         for job, update in zip(jobs, self._own.train(jobs), strict=True):
             gone = job.task.client in self._lost.get(job.task.t, ())
             yield Update(job.task.client, None, "lost") if gone else update

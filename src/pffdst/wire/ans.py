@@ -12,8 +12,8 @@ and popped by
     state = f * (state >> 24) + q - c
     if state < 2^32 and words are left: state = state << 32 | the word on top
 
-At the end the state's words follow, low one first, without leading zeros. The package `constriction` does this where it
-is installed; without it the same arithmetic in Python gives the same words, a hundred times slower.
+At the end the state's words follow, low one first, without leading zeros. The package `constriction` does this if it is
+installed; without it, the same arithmetic in Python gives the same words, a hundred times slower.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def geometric(count: int, size: int, symbols: int) -> Integers:
     """Frequencies [symbols], at least 1, of gaps between `count` of `size` positions; they sum to 2^24.
 
     Symbol i < symbols - 1 is the gap i, of probability p (1-p)^i with p = count / size; the last is every longer gap.
-    Integers alone, so that two machines have one table. 0 < count < size.
+    Only integers are used, so that two machines get the same table. 0 < count < size.
     """
     survival = np.empty(symbols, np.int64)  # (1-p)^i in units of 2^-31, by doubling
     survival[0], power, filled = 1 << _FIXED, ((size - count) << _FIXED) // size, 1
@@ -71,7 +71,7 @@ class Coder(ABC):
 
     @abstractmethod
     def decode(self, count: int, frequencies: Integers) -> NDArray[np.int32]:
-        """The next `count` symbols. Any words give some: what they are worth is the caller's to check."""
+        """The next `count` symbols. Any words decode to something: the caller must check the result."""
 
     @abstractmethod
     def exhausted(self) -> bool:
@@ -111,8 +111,8 @@ class PackageCoder(Coder):
 def _categorical(frequencies: Integers) -> Any:
     """The package's table of exactly these frequencies.
 
-    It gives every symbol 1 and shares the rest of 2^24 by floating-point weights; weights that are integers of just
-    that sum come out as they are.
+    It gives every symbol 1 and divides the rest of 2^24 by floating-point weights; integer weights with exactly that
+    sum come out unchanged.
     """
     weights = (frequencies - 1).astype(np.float64)
     return constriction.stream.model.Categorical(weights, lazy=False, perfect=False)
@@ -180,5 +180,5 @@ def _check_last(words: NDArray[np.uint32]) -> None:
 
 
 def default_coder() -> Coder:
-    """The package's where it is installed."""
+    """The package's coder if it is installed, else the plain one."""
     return PlainCoder() if constriction is None else PackageCoder()

@@ -1,16 +1,16 @@
-"""Server to client: the trainable weights, and of masks and frozen weights only what this client lacks.
+"""Server to client: the trainable weights, plus the masks and frozen weights that this client lacks.
 
-What a client keeps between rounds is a `Memory`. Section HELD names by checksums what it holds once it has read a
-message:
+What a client keeps between rounds is a `Memory`. Section HELD gives checksums of what a client holds once it has read
+the message:
 
     0   4   checksum of the trainable positions: 32 bits of xxh3 of them as increasing u32
-    4   4   the same of the frozen positions, mixed with that of the coding and body of their values; 0 for none
-    8   4   the same of the weights that a client keeps, where it does
-    .   4   the same of its constants and buffers, where the model has any
+    4   4   the same for the frozen positions, mixed with that of the coding and body of their values; 0 for none
+    8   4   the same for the weights that a client keeps, if it keeps them
+    .   4   the same for its constants and buffers, if the model has any
 
-Where clients keep the weights of a dense model, TRAINABLE_VALUES are those that changed since the download before, at
-CHANGED_POSITIONS, and MISSED_VALUES, exact, those that changed earlier, at MISSED_POSITIONS, since the client's own
-last download. Both sets are in the layers of all positions (sets.py). What is not trainable is frozen for now.
+If clients keep the weights of a dense model, TRAINABLE_VALUES are those that changed since the previous download, at
+CHANGED_POSITIONS. MISSED_VALUES, exact, are those that changed earlier, but since the client's own last download, at
+MISSED_POSITIONS. Both sets are in the layers of all positions (sets.py). What is not trainable is frozen for now.
 
 The frozen positions come before the trainable ones: both may be coded as changes to the trainable mask held before.
 """
@@ -61,10 +61,10 @@ _NOTHING = 0
 @final
 @dataclass(frozen=True)
 class Memory:
-    """What a client keeps: its trainable and frozen positions, and the frozen values as they came.
+    """What a client keeps: its trainable and frozen positions, and the frozen values as received.
 
-    `weights` are all maskable ones [W], of a method that sends changes alone; `state` are the constants and buffers of
-    the model, each as its bytes.
+    `weights` are all maskable ones [W], for a method that only sends changes; `state` are the constants and buffers of
+    the model, each as bytes.
     """
 
     trainable: Positions | None = None
@@ -93,7 +93,7 @@ def digest(positions: Positions, values: Section | None = None) -> int:
 @final
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """The positions `at` of a download that are sent to all, and the weights [W] that clients held `before` it."""
+    """The positions `at` that a download sends to every client, and the weights [W] that clients held `before` it."""
 
     at: Positions
     before: Tensor
@@ -104,10 +104,10 @@ class Changes:
 
 @final
 class Broadcast:
-    """A round's model as it is sent. Values are coded once; what a client lacks besides is coded for it.
+    """A round's model as it is sent. Values are coded once; whatever else a client lacks is coded for that client.
 
     `frozen_values` are the values of the frozen weights as they were coded when they froze. `sent` is the model that
-    clients decode: `model` itself, but for a lossy codec. `signals` are those of `declared`, `buffers` the layout's.
+    clients decode: `model` itself, unless the codec is lossy. `signals` match `declared`, `buffers` the layout.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Broadcast:
         self._state = state
         self._held = Section(0, _HELD.pack(digest(model.trainable_at), frozen) + kept)
         self._digest = layout_digest(layout)
-        # what is frozen for now is just what the receiver learns from the mask
+        # what is frozen for now is exactly what the receiver learns from the mask
         self._barred = model.frozen_at if changes is None else Positions.none(layout)
 
     def payload(
@@ -162,9 +162,9 @@ class Broadcast:
     ) -> bytes:
         """The message to clients that lack the trainable mask (`mask`) or the frozen weights (`frozen`).
 
-        `held` is the mask they hold, None if none; `moves`, if known, are how the mask was made from it, or afresh.
-        `missed` are the weights that they lack of earlier downloads; `state` are the pieces of the model's state that
-        they lack (None: all).
+        `held` is the mask they hold, None if none; `moves`, if known, say how the mask was made, from it or from
+        scratch. `missed` are the weights that they lack from earlier downloads; `state` are the pieces of the model's
+        state that they lack (None: all).
         """
         model = self._model
         sections: dict[int, Section] = {Tag.HELD: self._held}
@@ -187,7 +187,7 @@ class Broadcast:
 
 
 def _changed(model: GlobalModel, changes: Changes, values: Tensor) -> GlobalModel:
-    """The dense model as clients hold it once they have the `values` of the changes."""
+    """The dense model as clients hold it after receiving the `values` of the changes."""
     weights = changes.before.index_copy(0, changes.at.index, values)
     return model.with_values(torch.cat([weights, model.rest]))
 
@@ -205,7 +205,7 @@ _SENT = (Tag.TRAINABLE_VALUES, Tag.PARAMETERS, Tag.STATISTICS)
 
 
 def _after(message: Message, memory: Memory, layout: Layout, codecs: Codecs) -> Memory:
-    """What is held after a message; WireError where it is not what the server takes it to be."""
+    """What a client holds after a message; WireError where that is not what the server expects."""
     body = message.section(Tag.HELD).body
     keeps, has_state = Tag.CHANGED_POSITIONS in message.sections, piece_count(layout) > 0
     size = _HELD.size + _DIGEST.size * (keeps + has_state)
@@ -227,13 +227,13 @@ def _after(message: Message, memory: Memory, layout: Layout, codecs: Codecs) -> 
 def _state(
     layout: Layout, held: tuple[bytes, ...] | None, checksum: bytes, section: Section | None
 ) -> tuple[bytes, ...]:
-    """The constants and buffers after a download: those held, and what was sent of them."""
+    """The constants and buffers after a download: those held, updated with those sent."""
     kept = list(held or [b""] * piece_count(layout))
     if section is not None:
         for i, piece in enumerate(decode_state(section, layout)):
             kept[i] = kept[i] if piece is None else bytes_of(piece)
     if _DIGEST.unpack(checksum)[0] != state_digest(kept):
-        raise WireError("HELD: this client does not hold the constants and buffers the server takes it to hold")
+        raise WireError("HELD: this client does not hold the constants and buffers the server expects")
     return tuple(kept)
 
 
@@ -250,7 +250,7 @@ def _digest_of(weights: bytes) -> int:
 def _weights(
     layout: Layout, held: bytes | None, checksum: bytes, sections: tuple[Section | None, ...], codecs: Codecs
 ) -> bytes:
-    """The weights after a download: those held, what they missed and what changed."""
+    """The weights after a download: those held, updated with what was missed and what changed."""
     changed, values, missed, missed_values = sections
     parts = []
     for at, section, codec in ((missed, missed_values, codecs.exact), (changed, values, codecs.values)):
@@ -263,17 +263,17 @@ def _weights(
         weights = weights.index_copy(0, places, new.to(dtype))
     found = bytes_of(weights)
     if _DIGEST.unpack(checksum)[0] != _digest_of(found):
-        raise WireError("HELD: this client does not hold the weights the server takes it to hold")
+        raise WireError("HELD: this client does not hold the weights the server expects")
     return found
 
 
 def _of_bytes(weights: bytes, layout: Layout) -> Tensor:
-    """What `bytes_of` gave."""
+    """The inverse of `bytes_of`."""
     dtype = np.float32 if len(weights) == 4 * layout.maskable else np.float64
     return torch.from_numpy(np.frombuffer(weights, dtype).copy())
 
 
-# Clients that held the same are sent the same, in one round and in the next: it is decoded once.
+# Clients that held the same are sent the same, in this round and the next, so it is decoded once.
 @functools.lru_cache(maxsize=8)
 def _remembered(layout: Layout, memory: Memory, held_body: bytes, sections: tuple[Section | None, ...]) -> Memory:
     """The memory after the sections that are kept."""
@@ -287,15 +287,15 @@ def _remembered(layout: Layout, memory: Memory, held_body: bytes, sections: tupl
         if frozen_section is not None:
             frozen = decode_positions(frozen_section, Known(nothing, held), Tag.FROZEN_POSITIONS.name)
         if frozen is None or values is None or digest(frozen, values) != frozen_digest:
-            raise WireError("HELD: this client does not hold the frozen weights the server takes it to hold")
+            raise WireError("HELD: this client does not hold the frozen weights the server expects")
     elif frozen_section is not None or frozen_values is not None:
-        raise WireError("HELD: frozen weights were sent, but none are named")
+        raise WireError("HELD: frozen weights were sent, but none are expected")
 
     trainable = held
     if trainable_section is not None:
         trainable = decode_positions(trainable_section, Known(frozen or nothing, held), Tag.TRAINABLE_POSITIONS.name)
     if trainable is None or digest(trainable) != trainable_digest:
-        raise WireError("HELD: this client does not hold the trainable positions the server takes it to hold")
+        raise WireError("HELD: this client does not hold the trainable positions the server expects")
     if frozen is not None and bool(trainable.inside(frozen).any()):
         raise WireError("FROZEN_POSITIONS: a position is both trainable and frozen")
     return Memory(trainable, frozen, values)
@@ -309,10 +309,10 @@ def remember(payload: bytes | Message, memory: Memory, layout: Layout, codecs: C
 def decode_downlink(
     payload: bytes | Message, memory: Memory, layout: Layout, codecs: Codecs, declared: tuple[Signal, ...] = ()
 ) -> Received:
-    """What a client starts a round from. Raises WireError where anything does not fit."""
+    """What a client starts a round from. Raises WireError where anything is inconsistent."""
     message = payload if isinstance(payload, Message) else unpack(payload)
     if message.kind is not Kind.DOWNLINK or message.model != layout_digest(layout):
-        raise WireError("model: the message is not a downlink of this client's model")
+        raise WireError("model: the message is not a downlink for this client's model")
     _check_sections(message, layout, declared)
     after = _after(message, memory, layout, codecs)
     model, buffers = _model(codecs, after, tuple(message.section(tag) for tag in _SENT))
@@ -320,17 +320,17 @@ def decode_downlink(
 
 
 def _check_sections(message: Message, layout: Layout, declared: tuple[Signal, ...]) -> None:
-    """No section but those that a downlink of this round may have; one that is missing is named where it is read."""
+    """Refuses sections that a downlink of this round may not have; a missing one is reported when it is read."""
     known = {Tag.HELD, *_KEPT, *_SENT, *_CHANGES, *range(FIRST_SIGNAL, FIRST_SIGNAL + len(declared))}
     known |= {Tag.STATE} if piece_count(layout) else set()
     if more := sorted(set(message.sections) - known):
-        raise WireError(f"sections: {', '.join(map(name_of, more))} is not due in this round")
+        raise WireError(f"sections: {', '.join(map(name_of, more))} is not expected in this round")
 
 
-# Clients that lack different things are sent different messages of one model: it is made once.
+# Clients that lack different things are sent different messages for the same model, so it is built once.
 @functools.lru_cache(maxsize=1)
 def _model(codecs: Codecs, memory: Memory, sections: tuple[Section, ...]) -> tuple[GlobalModel, tuple[Tensor, ...]]:
-    """The model of these masks and values, and its buffers. Nobody writes into its tensors."""
+    """The model with these masks and values, and its buffers. Its tensors are never written to."""
     trainable, frozen, layout = memory.trainable, memory.frozen, memory.trainable.layout  # type: ignore[union-attr]
     assert trainable is not None
     rest, buffers = _rest(codecs, memory.state, sections[1:], layout)

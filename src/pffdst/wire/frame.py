@@ -6,13 +6,13 @@
     5       1     kind: 1 downlink, 2 uplink
     6       2     number of sections
     8       4     round t, signed: rounds before the first have negative numbers
-    12      4     client (uplink; 0xFFFFFFFF in a downlink, which may go to many)
+    12      4     client (uplink; 0xFFFFFFFF in a downlink, which may be sent to many)
     16      4     model: checksum of the layout both sides must share
     20      8     xxh3 (64 bits) of everything else in the message
     28      8 each   section headers: tag u8, coding u8, two zero bytes, length u32
     ...           section bodies in the same order, back to back
 
-All integers are little-endian. Nothing is executed or allocated on the word of a length that was not checked.
+All integers are little-endian. Nothing is executed, and nothing is allocated for a length that was not checked.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BROADCAST = 0xFFFFFFFF
 _HEADER = struct.Struct("<4sBBHiIIQ")
 _SECTION = struct.Struct("<BBHI")
 _HASH_AT = 20
-FIRST_SIGNAL, MOST_SIGNALS = 64, 64  # sections of what a rule sends (signals.py)
+FIRST_SIGNAL, MOST_SIGNALS = 64, 64  # sections for the signals of rules (signals.py)
 
 
 class WireError(Exception):
@@ -82,7 +82,7 @@ class Tag(IntEnum):
 
 
 def name_of(tag: int) -> str:
-    """What a section is called in messages."""
+    """The name of a section in error messages."""
     return Tag(tag).name if tag in tuple(Tag) else f"SIGNAL {tag - FIRST_SIGNAL}"
 
 
@@ -128,7 +128,7 @@ class Message:
 
 
 def layout_digest(layout: Layout) -> int:
-    """The names, kinds and shapes of a model's tensors as 32 bits: both ends must mean the same model."""
+    """A 32-bit checksum of the names, kinds and shapes of a model's tensors: both ends must use the same model."""
     return layout.digest
 
 
@@ -142,7 +142,7 @@ def pack(message: Message) -> bytes:
 
 
 def _hash(header: bytes | memoryview, *rest: bytes | memoryview) -> int:
-    """The checksum of a header, up to where it stands itself, and of all that follows."""
+    """The checksum of a header, up to the checksum field, and of everything after it."""
     found = xxhash.xxh3_64(seed=xxhash.xxh3_64_intdigest(header[:_HASH_AT]))
     for piece in rest:
         found.update(piece)
@@ -150,7 +150,7 @@ def _hash(header: bytes | memoryview, *rest: bytes | memoryview) -> int:
 
 
 def _header(payload: bytes) -> tuple[Kind, int, int, int, int]:
-    """Kind, number of sections, round, client and model of a payload whose frame and checksum are right."""
+    """Kind, number of sections, round, client and model of a payload whose frame and checksum are valid."""
     if len(payload) < _HEADER.size:
         raise WireError(f"header: expected at least {_HEADER.size} bytes, but got {len(payload)}")
     magic, version, kind, sections, t, client, model, checksum = _HEADER.unpack_from(payload)
@@ -160,7 +160,7 @@ def _header(payload: bytes) -> tuple[Kind, int, int, int, int]:
         raise WireError(f"version: expected {VERSION}, but got {version}")
     view = memoryview(payload)
     if _hash(view[: _HEADER.size], view[_HEADER.size :]) != checksum:
-        raise WireError("checksum: the payload does not have the one that it names")
+        raise WireError("checksum: the payload does not match the checksum in its header")
     if kind not in tuple(Kind):
         raise WireError(f"kind: expected 1 or 2, but got {kind}")
     return Kind(kind), sections, t, client, model
@@ -171,7 +171,7 @@ def unpack(payload: bytes) -> Message:
     kind, count, t, client, model = _header(payload)
     start = _HEADER.size + count * _SECTION.size
     if start > len(payload):
-        raise WireError(f"sections: {count} section headers do not fit into {len(payload)} bytes")
+        raise WireError(f"sections: {count} section headers do not fit in {len(payload)} bytes")
     view, sections = memoryview(payload), dict[int, Section]()
     for i in range(count):
         tag, coding, zero, length = _SECTION.unpack_from(payload, _HEADER.size + i * _SECTION.size)

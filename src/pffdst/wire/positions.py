@@ -1,22 +1,22 @@
-"""Masks as bytes, whichever way is smallest for a mask and a receiver.
+"""Masks as bytes, in whichever coding is smallest for a mask and a receiver.
 
-Both ends know the frozen positions before they speak of the trainable ones; what is frozen is never coded.
+Both ends know the frozen positions before the trainable ones are coded; frozen positions are never coded.
 
 coding 0  all      every position that is not frozen: empty body
 coding 1  bitmap   ceil(W / 8) bytes, position j in bit j mod 8 of byte j // 8, unused bits 0
 coding 2  set      the positions, as a set in the layers of what is not frozen (sets.py)
 coding 3  changed  what left the mask the receiver holds, and what joined it: a byte, 1 if the set is balanced, else 0;
                    one set in the layers of the former mask and, after them, in the layers of its free positions
-coding 4  moves    how the mask was made, from the held one or from none: the number of moves, a varint, and each move
+coding 4  moves    how the mask was made, from the held one or from none: the number of moves, a varint, then each move
 
-A move is one byte, 1 where positions leave, 2 where positions are drawn, 3 where both; what leaves, as a set in the
-layers of the mask before it, after the set's length as a varint; the seed, u64, and per layer the number of positions
-drawn, as varints. A first move without any that leave begins from no position at all.
+A move is one byte: 1 if positions leave, 2 if positions are drawn, 3 if both. Then come the positions that leave, as a
+set in the layers of the mask before the move, preceded by the set's length as a varint; then the seed, u64, and the
+number of positions drawn per layer, as varints. A first move in which nothing leaves starts from an empty mask.
 
-Free is what is neither in the mask nor frozen; "in the layers of X" counts positions of X alone. Codings 2 to 4 begin
-with the checksum of the mask they decode to, 32 bits of xxh3 of its positions as increasing u32: a table or a draw
-that differs between two machines is found.
-A draw takes, in each layer, the free positions j of least key; the key is splitmix64's output j from the seed.
+A position is free if it is neither in the mask nor frozen; "in the layers of X" counts only positions of X. Codings 2
+to 4 begin with the checksum of the mask they decode to, 32 bits of xxh3 of its positions as increasing u32, so that a
+table or a draw that differs between two machines is detected.
+In each layer a draw takes the free positions j with the smallest keys; the key is splitmix64's output j from the seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint,
 
 __all__ = ["MOST_MOVES", "Coding", "Known", "decode_positions", "encode_move", "encode_positions", "positions_of"]
 
-MOST_MOVES = 64  # in one section: a decoder's work has a bound
+MOST_MOVES = 64  # per section, to bound a decoder's work
 _CHECKSUM = struct.Struct("<I")
 _SEED = struct.Struct("<Q")
 _LEAVES, _DRAWS = 1, 2
@@ -59,7 +59,7 @@ class Coding(IntEnum):
 @final
 @dataclass(frozen=True)
 class Known:
-    """What both ends know beforehand: the barred positions (frozen ones), and the mask the receiver holds, if any."""
+    """What both ends already know: the barred (frozen) positions, and the mask the receiver holds, if any."""
 
     barred: Positions
     held: Positions | None = None
@@ -71,7 +71,7 @@ class Known:
 
     @property
     def former(self) -> Positions:
-        """The held mask without what froze since."""
+        """The held mask without the positions frozen since."""
         assert self.held is not None
         return self.held.without(self.barred)
 
@@ -89,23 +89,23 @@ def _room(layout: Layout, taken: Positions) -> tuple[int, ...]:
 
 
 def places_in(chosen: Positions, universe: Positions) -> NDArray[np.int64]:
-    """The places of the chosen positions, all of the universe, among the universe's positions."""
+    """The indices of the chosen positions, all in the universe, among the universe's positions."""
     if universe.everything:
         return chosen.index.numpy()
     return np.searchsorted(universe.index.numpy(), chosen.index.numpy())
 
 
 def places_outside(chosen: Positions, taken: Positions) -> NDArray[np.int64]:
-    """The places of the chosen positions, none of them taken, among those that are not taken. O(chosen + taken)."""
+    """The indices of the chosen positions, none of them taken, among those that are not taken. O(chosen + taken)."""
     own = chosen.index.numpy()
     return own if len(taken) == 0 else own - np.searchsorted(taken.index.numpy(), own)
 
 
 def at_outside(places: NDArray[np.int64], taken: Positions) -> NDArray[np.int64]:
-    """The positions that lie at these places among those that are not taken: `places_outside` undone."""
+    """The positions at these indices among those that are not taken: the inverse of `places_outside`."""
     if len(taken) == 0:
         return places
-    # before the i-th taken position lie index[i] - i free ones
+    # there are index[i] - i free positions before the i-th taken one
     free_before = taken.index.numpy() - np.arange(len(taken))
     return places + np.searchsorted(free_before, places, side="right")
 
@@ -114,14 +114,14 @@ def at_outside(places: NDArray[np.int64], taken: Positions) -> NDArray[np.int64]
 
 
 def encode_positions(mask: Positions, known: Known, moves: Sequence[bytes] | None = None) -> Section:
-    """The mask in the coding that is smallest by its entropy.
+    """The mask in the coding with the lowest entropy.
 
-    `moves`, if given, are how the mask was made (`encode_move`): from the held one, or the first of them afresh.
+    `moves`, if given, say how the mask was made (`encode_move`): from the held one, or from scratch by the first move.
     """
     layout = known.layout
     if len(mask) + len(known.barred) == layout.maskable:
         return Section(Coding.ALL, b"")
-    numbers = 2 * len(layout.layers)  # about what the counts of a set take
+    numbers = 2 * len(layout.layers)  # about the size of a set's counts
     estimates = {
         Coding.BITMAP: layout.maskable / 8,
         Coding.SET: numbers + entropy_bytes(mask.counts, known.free),
@@ -160,7 +160,7 @@ def encode_move(move: Move, before: Positions) -> bytes:
 @final
 @dataclass(frozen=True)
 class _Change:
-    """The former mask, what left it, what joined it, and what was not free to join."""
+    """The former mask, what left it, what joined it, and what was not free to join it."""
 
     former: Positions
     left: Positions
@@ -174,7 +174,7 @@ class _Change:
 
     @property
     def entropy(self) -> float:
-        """The least bytes that tell it."""
+        """The entropy of the change, in bytes."""
         return entropy_bytes(self.left.counts, self.former.counts) + entropy_bytes(self.joined.counts, self.free)
 
     @property
@@ -232,7 +232,7 @@ def _decode_checked(coding: Coding, body: bytes, known: Known, name: str) -> Pos
     else:
         mask = _decode_moves(rest, known, name)
     if mask.digest != _CHECKSUM.unpack_from(body)[0]:
-        raise WireError(f"{name}: the decoded mask does not have the checksum that was sent")
+        raise WireError(f"{name}: the decoded mask does not match the checksum that was sent")
     return mask
 
 
@@ -275,7 +275,7 @@ def _decode_moves(body: bytes, known: Known, name: str) -> Positions:
 
 
 def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
-    """Where the move that begins at `at` ends. WireError where it does not."""
+    """Where the move that begins at `at` ends. WireError if it is cut off."""
     if at >= len(view) or not 1 <= view[at] <= (_LEAVES | _DRAWS):
         raise WireError(f"{name}: expected a move, but got {bytes(view[at : at + 1])!r}")
     kind, at = view[at], at + 1
@@ -291,7 +291,7 @@ def _end_of_move(view: memoryview, at: int, layers: int, name: str) -> int:
     return at
 
 
-# Clients that were away for different times are sent different moves to the same masks: each is made once.
+# Clients that were away for different times are sent different moves to the same masks: each is computed once.
 @functools.lru_cache(maxsize=8)
 def _moved(layout: Layout, before: bytes, barred: bytes, body: bytes, name: str) -> bytes:
     """The mask after one whole move of the mask `before`; masks are bitmaps."""

@@ -1,15 +1,15 @@
 """Sets of positions as bytes, within thousandths of their entropy.
 
-A universe is cut into segments (layers) of known sizes n_l, of which k_l positions are chosen, each segment with a
-density of its own. The gaps between neighbours, which are geometric with p = k_l / n_l, are coded in one stream:
+A universe is divided into segments (layers) of known sizes n_l, with k_l chosen positions each, so every segment has
+its own density. The gaps between neighbours, which are geometric with p = k_l / n_l, are coded in one stream:
 
     per segment   k_l, as a varint
     rest          the stream (ans.py): the symbols of every segment with 0 < k_l < n_l, 32-bit words, little-endian
 
-Of A_l = min(4096, 8 floor(n_l / k_l) + 2) symbols the last is a skip: A_l - 1 positions are passed and none is chosen.
-Any other, i, passes i positions and chooses the next; with the k_l-th choice a segment ends. In a balanced set the
-second half of the segments has the same k_l as the first half, for which alone they are written. A varint is LEB128:
-seven bits a byte, low ones first, the eighth says that more follow.
+There are A_l = min(4096, 8 floor(n_l / k_l) + 2) symbols. The last is a skip: it passes A_l - 1 positions and chooses
+none. Any other symbol i passes i positions and chooses the next one; a segment ends with its k_l-th choice. In a
+balanced set the second half of the segments has the same k_l as the first half, so only the first half is written. A
+varint is LEB128: seven bits per byte, low bits first; the eighth bit says that more follow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pffdst.wire.frame import WireError
 __all__ = ["decode_set", "encode_set", "entropy_bytes", "read_varint", "write_varint"]
 
 _LARGEST = 4096
-_BYTES = 5  # of a varint below 2^35
+_BYTES = 5  # for a varint below 2^35
 
 Positions = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ def write_varint(value: int) -> bytes:
 
 
 def read_varint(body: memoryview, at: int, name: str) -> tuple[int, int]:
-    """The integer at offset `at`, and the offset after it. WireError naming `name` where there is none."""
+    """The integer at offset `at`, and the offset after it. WireError naming `name` if there is no integer."""
     value = 0
     for i in range(_BYTES):
         if at + i >= len(body):
@@ -97,7 +97,7 @@ def _gaps(positions: Positions, symbols: int) -> NDArray[np.int32]:
 def decode_set(
     body: bytes, sizes: Sequence[int], name: str, *, balanced: bool = False, coder: Coder | None = None
 ) -> Positions:
-    """The other way round. Raises WireError naming `name` where the body is malformed; takes O(universe) memory."""
+    """The inverse of `encode_set`. Raises WireError naming `name` if the body is malformed; O(universe) memory."""
     coder, view, at = coder or default_coder(), memoryview(body), 0
     counts = list[int]()
     for _ in range(len(sizes) // 2 if balanced else len(sizes)):
@@ -118,12 +118,12 @@ def decode_set(
         found.append(offset + _decode_segment(size, count, name, coder))
         offset += size
     if not coder.exhausted():
-        raise WireError(f"{name}: the stream goes on after the last position")
+        raise WireError(f"{name}: the stream continues after the last position")
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def _decode_segment(size: int, count: int, name: str, coder: Coder) -> Positions:
-    """The places of a segment's chosen positions. At most size / (symbols - 1) skips are read."""
+    """The chosen positions within a segment. Reads at most size / (symbols - 1) skips."""
     if count in (0, size):
         return np.arange(count)
     symbols = _symbols(count, size)
@@ -138,5 +138,5 @@ def _decode_segment(size: int, count: int, name: str, coder: Coder) -> Positions
     positions = np.cumsum(run + chosen)
     positions = (positions if len(runs) == 1 else positions[chosen]) - 1
     if missing or positions[-1] >= size:
-        raise WireError(f"{name}: the stream's positions do not lie in their layer")
+        raise WireError(f"{name}: the stream's positions are outside their layer")
     return positions

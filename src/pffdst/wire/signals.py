@@ -1,8 +1,8 @@
 """The sections of a rule's signals: values, positions, or positions with values.
 
-The i-th signal that a round's rules declare is section 64 + i. A body of positions is coding 2 of positions.py in the
-positions that are not barred, without its checksum (the frame has one). Of a `chosen` signal the positions come first,
-after their length as u32, then the coding byte of the values and the values.
+The i-th signal that a round's rules declare is section 64 + i. Positions use coding 2 of positions.py over the
+positions that are not barred, without its checksum (the frame has one). A `chosen` signal starts with the length of its
+positions as u32, then the positions, then the coding byte of the values and the values.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _VALUES = ("values", "dense", "parameters", "statistics")
 @final
 @dataclass(frozen=True)
 class SignalCoder:
-    """Signals beside the model that was `sent`, by the run's codecs. `declared` says which, in order.
+    """Signals that accompany the model that was `sent`, in the run's codecs. `declared` says which, in order.
 
-    ValueError where two have one name, or where there are more than sections for them.
+    ValueError where two have the same name, or where there are more signals than sections for them.
     """
 
     declared: tuple[Signal, ...]
@@ -47,11 +47,11 @@ class SignalCoder:
 
     @property
     def tags(self) -> set[int]:
-        """The sections that are due."""
+        """The expected sections."""
         return {FIRST_SIGNAL + i for i in range(len(self.declared))}
 
     def encode(self, signals: Signals, seed: int) -> dict[int, Section]:
-        """The sections. ValueError where a signal is missing, not declared, or not of its form."""
+        """The sections. ValueError where a signal is missing, not declared, or not of the declared form."""
         if set(signals) != {s.name for s in self.declared}:
             raise ValueError(f"Expected the signals {[s.name for s in self.declared]}, but got {sorted(signals)}")
         return {FIRST_SIGNAL + i: self._encode(s, signals[s.name], seed + i) for i, s in enumerate(self.declared)}
@@ -71,7 +71,7 @@ class SignalCoder:
         raise ValueError(f"Expected signal {signal.name} to be {signal.form}, but got {type(what).__name__}")
 
     def _length(self, signal: Signal) -> int:
-        """How many values a signal of nothing but values has."""
+        """How many values a values-only signal has."""
         layout = self.sent.layout
         if signal.form == "values":
             return signal.length

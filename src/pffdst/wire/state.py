@@ -1,11 +1,11 @@
-"""Constants and buffers as a section: those pieces of a model's state that the receiver lacks.
+"""Constants and buffers as a section: the pieces of a model's state that the receiver lacks.
 
-    ceil(n / 8) bytes   a bit for each of the model's n pieces, the first in the lowest: whether it is here
-    ...                 of each that is, planes: the first bytes of all its values, their second bytes, and so on
+    ceil(n / 8) bytes   one bit for each of the model's n pieces, lowest bit first: whether it is included
+    ...                 for each included piece, planes: the first bytes of all its values, their second bytes, etc.
 
-The first piece is the constants, where the model has any; then come the buffers. A piece's values are in row-major
-order and little-endian; booleans have a bit each, the first in the lowest of a byte, unused bits 0. The coding is the
-format of the constants, 1 fp32 or 2 fp64, and 0x10 where planes are compressed as those of values are.
+The first piece is the constants, if the model has any; then come the buffers. A piece's values are in row-major order
+and little-endian; booleans take one bit each, lowest bit of a byte first, unused bits 0. The coding is the format of
+the constants, 1 fp32 or 2 fp64, plus 0x10 if planes are compressed as for values.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Piece(NamedTuple):
 
 
 def piece_count(layout: Layout) -> int:
-    """The number of a model's pieces of state; 0 where it has none, and nothing is ever sent of it."""
+    """The number of pieces in a model's state; 0 if it has none, and then no state is ever sent."""
     return len(layout.buffers) + (layout.constants > 0)
 
 
@@ -57,7 +57,7 @@ def _pieces(layout: Layout, constants: torch.dtype) -> list[_Piece]:
 
 
 def encode_state(pieces: Sequence[Tensor | None], dtype: torch.dtype, level: int) -> Section:
-    """The pieces that are to be sent, None for each that is not; `dtype` is that of the model, `level` zstandard's."""
+    """The pieces to send, None for each that is not sent; `dtype` is the model's, `level` zstandard's."""
     here = bitmap_of(torch.tensor([piece is not None for piece in pieces]))
     planes = [plane for piece in pieces if piece is not None for plane in _planes(piece)]
     packed, body = pack_planes(here, planes, level)
@@ -75,12 +75,12 @@ def decode_state(section: Section, layout: Layout) -> tuple[Tensor | None, ...]:
     """The pieces of a section, None for each that was not sent. Raises WireError where it is malformed."""
     dtype, size = _DTYPES.get(section.coding & 0x0F), (piece_count(layout) + 7) // 8
     if dtype is None or section.coding & 0xF0 & ~COMPRESSED:
-        raise WireError(f"STATE: coding {section.coding} is none of this section's")
+        raise WireError(f"STATE: coding {section.coding} is not valid for this section")
     pieces = _pieces(layout, dtype)
     try:
         here = bits_of(bytes(section.body[:size]), len(pieces)).tolist()
     except ValueError as error:
-        raise WireError(f"STATE: expected {len(pieces)} bits for as many pieces") from error
+        raise WireError(f"STATE: expected {len(pieces)} bits, one per piece") from error
     sent = [piece for piece, is_here in zip(pieces, here, strict=True) if is_here]
     try:
         lengths = [length for piece in sent for length in piece.planes]
@@ -113,7 +113,7 @@ def from_bytes(kept: Sequence[bytes], layout: Layout) -> tuple[Tensor, ...]:
 
 
 def state_digest(kept: Sequence[bytes]) -> int:
-    """32 bits of xxh3 of all pieces as they are kept, one after another."""
+    """32 bits of xxh3 over all pieces as they are kept, one after another."""
     found = xxhash.xxh3_64()
     for raw in kept:
         found.update(raw)

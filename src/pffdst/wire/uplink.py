@@ -1,4 +1,4 @@
-"""Client to server: trained weights, the dense rest, a report, signals, and a mask where it is the client's own."""
+"""Client to server: trained weights, the dense rest, a report, signals, and a mask if it is the client's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REPORT = struct.Struct("<Idd")
 @final
 @dataclass(frozen=True)
 class Report:
-    """What a client says of its training: n_k samples, mean training loss and accuracy over its E epochs."""
+    """What a client reports about its training: n_k samples, mean training loss and accuracy over its E epochs."""
 
     samples: int
     loss: float
@@ -38,12 +38,12 @@ class Report:
 @final
 @dataclass(frozen=True)
 class UplinkForm:
-    """What a round's updates hold, as both ends know it.
+    """What a round's updates contain, as both ends know it.
 
-    `values`: the trained weights and parameters are sent (not in a round that only asks for signals); `own_masks`:
-    clients send masks of their own, with as many weights per layer as they were sent (`layers`) or as they like
-    (`any`); `statistics`: those of normalisation layers are sent, and buffers that changed; `signals`: what the rules
-    ask for.
+    `values`: the trained weights and parameters are sent (not in a round that only asks for signals). `own_masks`:
+    clients send masks of their own, with as many weights per layer as they were sent (`layers`) or with any number
+    (`any`). `statistics`: the statistics of normalisation layers are sent, and buffers that changed. `signals`: what
+    the rules ask for.
     """
 
     codecs: Codecs
@@ -53,7 +53,7 @@ class UplinkForm:
     signals: tuple[Signal, ...] = ()
 
     def rest(self, layout: Layout) -> list[tuple[Tag, slice]]:
-        """The sections of values that are not maskable, and where these lie in the rest [N - W]."""
+        """The sections of values that are not maskable, and where they are in the rest [N - W]."""
         if not self.values:
             return []
         parameters, statistics, _ = layout.rest
@@ -63,11 +63,11 @@ class UplinkForm:
         )
 
     def sends_buffers(self, layout: Layout) -> bool:
-        """Whether there are buffers that are sent where they changed."""
+        """Whether there are buffers, which are sent if they changed."""
         return self.values and self.statistics and len(layout.buffers) > 0
 
     def tags(self, layout: Layout) -> set[int]:
-        """The sections that are due."""
+        """The expected sections."""
         tags: set[int] = {Tag.REPORT, *(tag for tag, _ in self.rest(layout))}
         if self.values:
             tags.add(Tag.TRAINABLE_VALUES)
@@ -81,8 +81,8 @@ class UplinkForm:
 class Upload:
     """A decoded update: trained weights [k] at the positions `at`, the dense rest, the report and the signals.
 
-    `parameters` are the biases and normalisation parameters; `statistics` is None where they were not sent. All three
-    are None in a round that only asked for signals. `buffers` has None for each that the client did not change.
+    `parameters` are the biases and normalisation parameters; `statistics` is None if they were not sent. All three
+    are None in a round that only asked for signals. `buffers` has None for each buffer that the client did not change.
     """
 
     client: int
@@ -113,7 +113,7 @@ def encode_uplink(
 ) -> tuple[bytes, Residual | None]:
     """The update of a client that trained `model` from `start`, which the server knows; `buffers` are those it changed.
 
-    With `keep_residual` what rounding took is given back too: error feedback at the client.
+    With `keep_residual` the rounding error is returned too, for error feedback at the client.
     """
     layout = model.layout
     sections: dict[int, Section] = {}
@@ -142,7 +142,7 @@ def encode_uplink(
 def _residual(
     model: GlobalModel, start: GlobalModel, codec: ValueCodec, coded: Section, base: Tensor
 ) -> Residual | None:
-    """What rounding took; nothing of an update that is not finite, which the server refuses."""
+    """The rounding error; none for an update that is not finite, which the server refuses."""
     try:
         decoded = codec.decode(coded, len(base), Tag.TRAINABLE_VALUES.name, base=base)
     except WireError:
@@ -176,9 +176,9 @@ def _decode_report(section: Section) -> Report:
 
 
 def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags: set[int], may: set[int]) -> None:
-    """The message is this client's, of this round, of this model, and holds just the sections due, or that it `may`."""
+    """Checks client, round and model, and that the sections are those expected (`tags`), or that it `may` have."""
     if message.kind is not Kind.UPLINK or message.model != layout_digest(sent.layout):
-        raise WireError("model: the message is not an uplink of this run's model")
+        raise WireError("model: the message is not an uplink for this run's model")
     if (message.client, message.t) != (client, t):
         raise WireError(
             f"client: expected client {client} in round {t + 1}, but got {message.client} in {message.t + 1}"
@@ -189,7 +189,7 @@ def _check_frame(message: Message, sent: GlobalModel, client: int, t: int, tags:
 
 
 def _decode_trainable(message: Message, sent: GlobalModel, form: UplinkForm) -> Positions:
-    """The client's own mask: outside the frozen weights, per layer as many as it was sent, if that is due."""
+    """The client's own mask: outside the frozen weights and, if required, with as many per layer as it was sent."""
     known = Known(sent.frozen_at, sent.trainable_at)
     trainable = decode_positions(message.section(Tag.TRAINABLE_POSITIONS), known, "TRAINABLE_POSITIONS")
     if form.own_masks == "layers" and trainable.counts != sent.trainable_at.counts:
@@ -198,7 +198,7 @@ def _decode_trainable(message: Message, sent: GlobalModel, form: UplinkForm) -> 
 
 
 def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: int, form: UplinkForm) -> Upload:
-    """Reads an update to the model that was `sent` in round t. Raises WireError where anything does not fit."""
+    """Reads an update to the model that was `sent` in round t. Raises WireError where anything is inconsistent."""
     message = payload if isinstance(payload, Message) else unpack(payload)
     layout, coder = sent.layout, SignalCoder(form.signals, sent, form.codecs)
     may: set[int] = {Tag.STATE} if form.sends_buffers(layout) else set()
@@ -206,7 +206,7 @@ def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: i
 
     def read(tag: Tag, codec: ValueCodec, base: Tensor) -> Tensor:
         values = codec.decode(message.section(tag), len(base), tag.name, base=base)
-        if values.dtype != sent.dtype:  # a double that no single can hold would make the mean infinite
+        if values.dtype != sent.dtype:  # a double beyond single precision's range would make the mean infinite
             raise WireError(f"{tag.name}: expected {sent.dtype}, but got {values.dtype}")
         return values
 
@@ -222,7 +222,7 @@ def decode_uplink(payload: bytes | Message, sent: GlobalModel, client: int, t: i
 
 
 def _decode_buffers(section: Section | None, layout: Layout) -> tuple[Tensor | None, ...]:
-    """The buffers that a client changed; constants are not a client's to send."""
+    """The buffers that a client changed; clients may not send constants."""
     if section is None:
         return tuple(None for _ in layout.buffers)
     pieces = decode_state(section, layout)

@@ -1,4 +1,4 @@
-"""How the training and the test samples are divided over the clients."""
+"""How the training and test samples are divided among the clients."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _ALPHA_MAX = 1e9  # beyond it the proportions are equal to rounding
 
 
 class PartitionError(DataError, ValueError):
-    """A division that these samples do not allow."""
+    """A partition that these samples do not allow."""
 
 
 class Shares(ABC):
-    """Which samples are whose, asked for one client at a time."""
+    """Which samples belong to which client, queried one client at a time."""
 
     @property
     @abstractmethod
@@ -71,10 +71,9 @@ class Shares(ABC):
 class Partition(Shares):
     """Shares as flat index arrays: client k owns order[offsets[k] : offsets[k + 1]].
 
-    A division's `train_order` int64 [N_train] names every sample exactly once, one read from a file may leave some out
-    and name some twice; `test_order` int64 [N_test] names each once. `train_offsets` and `test_offsets` are int64
-    [C + 1]. `moved` counts the training samples that were moved to reach the smallest
-    allowed size.
+    A division's `train_order` int64 [N_train] has every sample exactly once; one read from a file may omit or repeat
+    samples. `test_order` int64 [N_test] has each once. `train_offsets` and `test_offsets` are int64 [C + 1]. `moved`
+    counts the training samples that were moved to reach the minimum size.
     """
 
     train_order: Tensor
@@ -90,7 +89,7 @@ class Partition(Shares):
 
     @property
     def tested(self) -> int:
-        """C: a small client may have no test sample all the same."""
+        """C, although a small client may have no test sample."""
         return self.clients
 
     def size(self, client: int) -> int:
@@ -118,8 +117,7 @@ class Partition(Shares):
 
 @dataclass(frozen=True)
 class Partitioner(ABC):
-    """A way to give samples to clients; unless they have owners, test samples follow with the same proportions per
-    class.
+    """Assigns samples to clients. Unless test samples have owners, they follow with the same proportions per class.
 
     `save` names a file to write the clients' samples to, for `partition=file`.
     """
@@ -132,12 +130,12 @@ class Partitioner(ABC):
 
     @property
     def content(self) -> str:
-        """What it reads beside the data, by digest; empty where it reads nothing."""
+        """Digest of what it reads besides the data; empty if it reads nothing."""
         return ""
 
     @abstractmethod
     def problems(self, facts: Facts) -> list[str]:
-        """Why `facts.clients` cannot have shares of `facts.samples` training samples of `facts.owners` by nature."""
+        """Why `facts.samples` training samples of `facts.owners` owners cannot go to `facts.clients` clients."""
 
     @abstractmethod
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Shares:
@@ -148,10 +146,10 @@ class Partitioner(ABC):
 
 
 class Division(Partitioner):
-    """A way in which every sample is exactly one client's."""
+    """A partition in which every sample belongs to exactly one client."""
 
     def problems(self, facts: Facts) -> list[str]:
-        """Fewer than 1 client, more clients than samples, or what is wrong with the settings."""
+        """Fewer than 1 client, more clients than samples, or invalid settings."""
         samples, clients = facts.samples, facts.clients
         if clients is not None and clients < 1:
             return [f"clients must be 1 or more, got {clients}"]
@@ -171,7 +169,7 @@ class Division(Partitioner):
         return []
 
     def _share_problems(self, samples: int, clients: int) -> list[str]:
-        """Why so many clients cannot have shares of so many samples, which are no fewer than they."""
+        """Why `clients` clients cannot share `samples` samples; there are at least as many samples as clients."""
         return []
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
@@ -185,13 +183,13 @@ class Division(Partitioner):
 
     @abstractmethod
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
-        """The client of every training sample, and how many samples were moved to reach a smallest size."""
+        """The client of every training sample, and how many samples were moved to reach a minimum size."""
 
 
 @final
 @dataclass(frozen=True)
 class Iid(Division):
-    """Random equal shares: sizes differ by one sample at most."""
+    """Random equal shares: sizes differ by at most one sample."""
 
     def _assign(self, labels: _Ints, clients: int, seed: int) -> tuple[_Ints, int]:
         owner = np.empty_like(labels)
@@ -204,8 +202,8 @@ class Iid(Division):
 class Dirichlet(Division):
     """Every class is divided by proportions drawn from a symmetric Dirichlet(alpha) over the clients.
 
-    While some client has fewer than `min_size` samples it is drawn anew, `retries` times at most; then the draw that
-    lacks the fewest samples is topped up from the largest clients.
+    While some client has fewer than `min_size` samples, the division is drawn again, at most `retries` times; then the
+    draw that lacks the fewest samples is topped up from the largest clients.
     """
 
     alpha: float
@@ -257,13 +255,13 @@ class Dirichlet(Division):
         return lacking.index(min(lacking))
 
     def _draw(self, per_class: _Ints, clients: int, seed: int, attempt: int) -> Iterator[_Ints]:
-        """For every class the samples of each client, int64 [C]; a draw is named, so it can be made again instead of
-        being kept."""
+        """For every class the samples of each client, int64 [C]; a draw is named, so it can be repeated instead of
+        stored."""
         generator = np.random.default_rng(derive_seed(seed, "partition", attempt))
         for count in per_class:
             ends = np.cumsum(generator.dirichlet(np.full(clients, self.alpha)))
             cuts = np.rint(ends * (count / ends[-1])).astype(np.int64)
-            yield np.diff(cuts, prepend=0)  # without the 0 the first client would lose its share
+            yield np.diff(cuts, prepend=0)  # without the 0, the first client would lose its share
 
 
 @final
@@ -307,7 +305,7 @@ def _shuffle(seed: int) -> np.random.Generator:
 
 
 def checked_labels(labels: Tensor, classes: int) -> _Ints:
-    """Labels int64 [N] as an array. PartitionError where one is not in 0..classes-1."""
+    """Labels int64 [N] as an array. PartitionError if one is not in 0..classes-1."""
     array: _Ints = labels.numpy()
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
         raise PartitionError(f"labels must be 0..{classes - 1}, got {array.min()}..{array.max()}")
@@ -315,14 +313,14 @@ def checked_labels(labels: Tensor, classes: int) -> _Ints:
 
 
 def grouped(owner: _Ints, clients: int) -> tuple[Tensor, Tensor]:
-    """The samples in order of their client, and where each client begins: int64 [N], [C + 1]."""
+    """The samples ordered by client, and the offset of each client: int64 [N], [C + 1]."""
     offsets = np.zeros(clients + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner, minlength=clients), out=offsets[1:])
     return torch.from_numpy(np.argsort(owner, kind="stable")), torch.from_numpy(offsets)
 
 
 def follow(test: _Ints, train: _Ints, owner: _Ints, clients: int, classes: int, seed: int) -> _Ints:
-    """The client of every test sample: of each class, clients get the share they have of its training samples.
+    """The client of every test sample: for each class, clients get the same share as of its training samples.
 
     `test` and `train` are labels, `owner` is the client of each training sample.
     """
@@ -340,9 +338,9 @@ def follow(test: _Ints, train: _Ints, owner: _Ints, clients: int, classes: int, 
 
 
 def _apportion(total: int, weights: _Ints, generator: np.random.Generator) -> _Ints:
-    """`total` in proportion to the weights by largest remainder, in integers; equal remainders are drawn by lot.
+    """Splits `total` into integers in proportion to the weights, by largest remainder; ties are drawn by lot.
 
-    A lot, not the index: else the first clients would get the spare test sample of every class.
+    By lot and not by index, since otherwise the first clients would get the spare test sample of every class.
     """
     shares, remainders = np.divmod(weights * total, weights.sum())
     spare = total - int(shares.sum())
@@ -352,7 +350,7 @@ def _apportion(total: int, weights: _Ints, generator: np.random.Generator) -> _I
 
 
 def _top_up(owner: _Ints, clients: int, min_size: int, generator: np.random.Generator) -> tuple[_Ints, int]:
-    """Moves random samples from the largest clients to those below `min_size`; also says how many were moved."""
+    """Moves random samples from the largest clients to those below `min_size`; also returns how many were moved."""
     sizes = np.bincount(owner, minlength=clients)
     lacking = np.maximum(min_size - sizes, 0)
     moved = int(lacking.sum())
@@ -369,7 +367,7 @@ def _top_up(owner: _Ints, clients: int, min_size: int, generator: np.random.Gene
 
 
 def _levelled(sizes: _Ints, amount: int) -> _Ints:
-    """How many samples each client gives when `amount` are taken one by one from whoever is largest: int64 [C]."""
+    """How many samples each client gives if `amount` are taken one by one from the largest client: int64 [C]."""
     low, high = 0, int(sizes.max())
     while high - low > 1:  # the highest level down to which the largest must be cut
         level = (low + high) // 2

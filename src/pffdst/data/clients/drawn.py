@@ -1,4 +1,4 @@
-"""Populations larger than the data: clients that draw their samples, each from a mix of classes of its own."""
+"""Populations larger than the data: clients draw their samples, each from its own mix of classes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ALPHA_MAX, _SPREAD_MAX = 1e9, 2.0
 @final
 @dataclass(frozen=True)
 class Drawn(Partitioner):
-    """Client k draws n_k labels from its own mix of classes, and an image for each of them, with replacement.
+    """Client k draws n_k labels from its own mix of classes, and an image for each, with replacement.
 
-    The mix is Dirichlet(`alpha` times the number of classes times the training set's frequencies), as of Hsu et al.,
+    The mix is Dirichlet(`alpha` times the number of classes times the training set's frequencies), as in Hsu et al.,
     2019; n_k is log-normal with mean `samples` and standard deviation `spread` of its logarithm, at least `min_size`.
-    Clients are named draws, made when they are asked for: 10^6 take no memory. The test set is divided among the first
-    `panel` clients, as good a sample as any.
+    Clients are named draws, made on demand, so 10^6 of them take no memory. The test set is divided among the first
+    `panel` clients, which are as representative as any others.
     """
 
     alpha: float
@@ -52,7 +52,7 @@ class Drawn(Partitioner):
                 raise PartitionError(f"Expected `partition.{key}` to be {expected}, but got {getattr(self, key)}")
 
     def problems(self, facts: Facts) -> list[str]:
-        """Fewer than 1 client or sample: any other numbers go together."""
+        """Fewer than 1 client or sample: all other numbers are allowed."""
         given = (("clients", facts.clients), ("samples", facts.samples))
         return [f"{name} must be 1 or more, got {n}" for name, n in given if n is not None and n < 1]
 
@@ -70,7 +70,7 @@ class Drawn(Partitioner):
 @final
 @dataclass(frozen=True, eq=False)
 class DrawnShares(Shares):
-    """The clients of `way`. `by_class` int64 [N] are the training samples class by class, `counts` how many of each."""
+    """The clients of `way`. `by_class` int64 [N]: the training samples by class; `counts`: how many of each class."""
 
     way: Drawn
     number: int
@@ -94,7 +94,7 @@ class DrawnShares(Shares):
         return _size_of(self.way, self.seed, client)
 
     def train(self, client: int) -> Tensor:
-        """Indices int64 [n_k], class by class; one may come twice."""
+        """Indices int64 [n_k], class by class, possibly repeated."""
         generator = _generator(self.seed, client)
         size = _size(self.way, generator)
         present = self.counts > 0
@@ -105,12 +105,12 @@ class DrawnShares(Shares):
         return self.by_class[torch.from_numpy(firsts + generator.integers(0, counts))]
 
     def test_owner(self) -> Tensor:
-        """The client of the panel that each test sample belongs to."""
+        """The panel client of each test sample."""
         return self.panel_owner
 
 
 def _generator(seed: int, client: int) -> np.random.Generator:
-    """A client's draws."""
+    """The generator of a client's draws."""
     return np.random.default_rng(derive_seed(seed, "partition_client", client))
 
 
@@ -122,12 +122,12 @@ def _size(way: Drawn, generator: np.random.Generator) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _size_of(way: Drawn, seed: int, client: int) -> int:
-    """n_k, kept for a while: a round asks for it several times, and a generator takes longer than a number."""
+    """n_k, cached: a round needs it several times, and creating a generator takes longer than a lookup."""
     return _size(way, _generator(seed, client))
 
 
 def _panel_owner(shares: DrawnShares, train: NDArray[np.int64], test: NDArray[np.int64], classes: int) -> Tensor:
-    """The test samples divided as a division's are: with the proportions of the panel's training samples."""
+    """Divides the test samples as in a division, with the proportions of the panel's training samples."""
     own = [shares.train(client).numpy() for client in range(shares.tested)]
     owner = np.repeat(np.arange(shares.tested), [len(indices) for indices in own])
     labels = train[np.concatenate(own)]

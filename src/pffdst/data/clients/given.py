@@ -1,4 +1,4 @@
-"""Clients that the data or a file name: one's own patients, writers or devices, or a division made elsewhere.
+"""Clients named by the data or by a file: your own patients, writers or devices, or a partition made elsewhere.
 
 A file of clients is a table with the columns `split` (train or test; without it all rows are train), `index` (of a
 sample, in the order in which the data are read) and `client` (a number or a word), as .csv or as .npz with an array
@@ -39,31 +39,31 @@ __all__ = ["ByColumn", "FromFile", "write_clients"]
 
 _Ints = NDArray[np.int64]
 _SPLITS = ("train", "test")
-# Files that are no table make the readers raise almost anything.
+# Files that are not tables make the readers raise almost anything.
 _UNREADABLE = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @final
 @dataclass(frozen=True)
 class ByColumn(Partitioner):
-    """Natural clients: the values of a column of the training data, which the source reads as the samples' owners.
+    """Natural clients: the values of a training data column, which the source reads as the samples' owners.
 
-    Test samples are their owners' too; where the test data have no owners, they follow the clients' classes.
+    Test samples belong to their owners too; without owners they follow the clients' classes.
     """
 
     column: str
 
     def problems(self, facts: Facts) -> list[str]:
-        """Samples without owners, or another number of clients than there are."""
+        """Samples without owners, or a number of clients other than the data's."""
         if facts.owners == 0:
             return [
-                f"partition.column={self.column}: these data have no columns to name their clients; keep them as "
+                f"partition.column={self.column}: these data have no column that names their clients; store them for "
                 "dataset=parquet, or write partition=file partition.path=FILE"
             ]
         return [] if facts.owners is None else _another_number("the data name", facts.owners, facts.clients)
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
-        """Every sample to its owner."""
+        """Assigns every sample to its owner."""
         if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         assert train.owners is not None
@@ -79,9 +79,9 @@ class ByColumn(Partitioner):
 @final
 @dataclass(frozen=True)
 class FromFile(Partitioner):
-    """Clients whose samples a file lists; samples of the training set that it does not name are nobody's.
+    """Clients whose samples a file lists; training samples not in the file belong to no client.
 
-    Test samples are all listed, or none is: then they follow the clients' classes.
+    Either all test samples are listed, or none are and they follow the clients' classes.
     """
 
     path: str
@@ -103,14 +103,14 @@ class FromFile(Partitioner):
         return content_of(self.file)
 
     def problems(self, facts: Facts) -> list[str]:
-        """A file that cannot be read, or that has another number of clients."""
+        """A file that cannot be read, or that has a different number of clients."""
         try:
             return _another_number(f"{self.file} names", len(_Lists.read(self.file).names), facts.clients)
         except PartitionError as error:
             return [str(error)]
 
     def split(self, train: Owned, test: Owned, clients: int, classes: int, seed: int) -> Partition:
-        """The lists of the file, each client's in its order."""
+        """The lists from the file, in its order for each client."""
         if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         lists = _Lists.read(self.file)
@@ -125,9 +125,9 @@ class FromFile(Partitioner):
 
 
 def write_clients(shares: Shares, path: Path) -> None:
-    """Writes every client's samples; a file that holds them already is left as it is.
+    """Writes every client's samples; a file that already contains them is left unchanged.
 
-    PartitionError where the file holds anything else or cannot be written.
+    PartitionError if the file contains anything else or cannot be written.
     """
     index = [shares.train(client).numpy() for client in range(shares.clients)]
     tests = shares.test_owner().numpy()
@@ -141,7 +141,7 @@ def write_clients(shares: Shares, path: Path) -> None:
         if path.exists():
             if path.read_bytes() == content:
                 return
-            raise PartitionError(f"partition.save: {path} holds something else; take it away, or name another file")
+            raise PartitionError(f"partition.save: {path} has different contents; remove it, or name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
@@ -151,7 +151,7 @@ def write_clients(shares: Shares, path: Path) -> None:
 @final
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """The table of a file: for every row whether it is of the test split, the sample and the client's number."""
+    """A file's table: for every row, whether it is in the test split, the sample and the client's number."""
 
     path: Path
     testing: NDArray[np.bool_]
@@ -161,17 +161,17 @@ class _Lists:
 
     @classmethod
     def read(cls, path: Path) -> _Lists:
-        """PartitionError where the file is no such table, or a client has no training sample."""
+        """PartitionError if the file is not such a table, or a client has no training sample."""
         try:
             columns = _from_npz(path) if path.suffix.lower() == ".npz" else _from_csv(path)
             split, index, client = columns["split"], columns["index"].astype(np.int64), columns["client"]
         except _UNREADABLE as error:
             raise PartitionError(
                 f"partition.path: {path} cannot be read ({error}); it needs the columns index and client, and split "
-                "(train or test) where it lists test samples"
+                "(train or test) if it lists test samples"
             ) from error
         if strange := sorted(set(np.unique(split).tolist()) - set(_SPLITS)):
-            raise PartitionError(f"partition.path: {path} has the split {strange[0]!r}; write train or test")
+            raise PartitionError(f"partition.path: {path} has an unknown split {strange[0]!r}; write train or test")
         names, numbers = _numbered(client)
         found = cls(path, split == "test", index, numbers, names)
         if untrained := set(range(len(names))) - set(numbers[~found.testing].tolist()):
@@ -184,28 +184,28 @@ class _Lists:
         return bool(self.testing.any())
 
     def of(self, split: str, count: int) -> tuple[_Ints, _Ints]:
-        """The samples of a split client by client, and where each client begins: int64 [n], [C + 1]."""
+        """The samples of a split by client, and the offset of each client: int64 [n], [C + 1]."""
         mine = self.testing if split == "test" else ~self.testing
         index, client = self.index[mine], self.client[mine]
         wrong = (index < 0) | (index >= count)
         if wrong.any():
             raise PartitionError(
-                f"partition.path: {self.path} lists the {split} sample {index[wrong][0]}, but there are {count:,}, "
-                "numbered from 0; is it a file of other data?"
+                f"partition.path: {self.path} lists {split} sample {index[wrong][0]}, but there are {count:,}, "
+                "numbered from 0; does the file belong to other data?"
             )
         offsets = np.zeros(len(self.names) + 1, dtype=np.int64)
         np.cumsum(np.bincount(client, minlength=len(self.names)), out=offsets[1:])
         return index[np.argsort(client, kind="stable")], offsets
 
     def owner_of_tests(self, count: int) -> _Ints:
-        """The client of every test sample, int64 [N_test]. PartitionError where one has none or two."""
+        """The client of every test sample, int64 [N_test]. PartitionError if one has none or several."""
         order, offsets = self.of("test", count)
         times = np.bincount(order, minlength=count)
         if (times != 1).any():
             sample = int(np.flatnonzero(times != 1)[0])
             raise PartitionError(
-                f"partition.path: {self.path} lists the test sample {sample} {times[sample]} times; each belongs to "
-                "one client. Leave all test rows out to divide them by the clients' classes"
+                f"partition.path: {self.path} lists test sample {sample} {times[sample]} times; each must belong to "
+                "one client. Leave out all test rows to divide them by the clients' classes"
             )
         owner = np.empty(count, dtype=np.int64)
         owner[order] = np.repeat(np.arange(len(self.names)), np.diff(offsets))
@@ -221,7 +221,7 @@ def _another_number(source: str, there: int, clients: int | None) -> list[str]:
 
 
 def _numbered(client: NDArray[np.generic]) -> tuple[tuple[str, ...], _Ints]:
-    """The names of the clients in order, and the number of each row's."""
+    """The clients' names in order, and each row's client number."""
     words, codes = np.unique(client.astype(str), return_inverse=True)
     names = ranked(words.tolist())
     place = {name: number for number, name in enumerate(names)}
@@ -253,7 +253,7 @@ def _from_npz(path: Path) -> dict[str, NDArray[np.generic]]:
 
 def _with_split(columns: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
     if len({len(columns[name]) for name in ("index", "client")}) != 1:
-        raise ValueError("index and client are not equally long")
+        raise ValueError("index and client differ in length")
     if columns["index"].dtype.kind not in "iuU":
-        raise ValueError(f"index holds {columns['index'].dtype}, not whole numbers")
+        raise ValueError(f"index contains {columns['index'].dtype}, not whole numbers")
     return {"split": np.full(len(columns["index"]), "train")} | columns

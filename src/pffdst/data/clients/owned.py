@@ -1,4 +1,4 @@
-"""What a way to give samples to clients knows of them."""
+"""What a partitioner knows about samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Owned", "facts_of", "owner_count"]
 
 
 class Owned(Protocol):
-    """Samples with their classes and, where the data name them, their clients."""
+    """Samples with their classes and, if the data name them, their clients."""
 
     @property
     def labels(self) -> Tensor:
@@ -20,14 +20,14 @@ class Owned(Protocol):
 
     @property
     def owners(self) -> Tensor | None:
-        """The client that every sample belongs to by nature, int64 [N]; None where the data name none."""
+        """The natural owner (client) of every sample, int64 [N]; None if the data name none."""
 
 
 def owner_count(samples: Owned) -> int:
-    """The number of clients that the data name; 0 where they name none."""
+    """The number of clients that the data name; 0 if they name none."""
     return 0 if samples.owners is None else int(samples.owners.max()) + 1
 
 
 def facts_of(train: Owned, clients: int) -> Facts:
-    """What is known of a division of these training samples among so many clients."""
+    """The facts about dividing these training samples among `clients` clients."""
     return Facts(samples=len(train.labels), owners=owner_count(train), clients=clients)

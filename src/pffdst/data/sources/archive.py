@@ -1,7 +1,7 @@
-"""torchvision's own on-disk formats: found, unpacked or downloaded, and read as image sets.
+"""Finds, unpacks or downloads torchvision's on-disk formats and reads them as image sets.
 
 The folder is torchvision's `root`. Reading and checking are torchvision's; unpacking and downloading happen in a
-hidden folder whose files are moved into place when they are whole, so nothing half done is ever taken for data.
+hidden folder whose files are moved into place when complete, so nothing incomplete is ever taken for data.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from pffdst.data.samples import ImageSet
 __all__ = ["ARCHIVES", "Archive"]
 
 ARCHIVES = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST")
-_TIMEOUT = 10.0  # seconds without an answer from the network: torchvision itself would wait for ever
+_TIMEOUT = 10.0  # seconds without an answer from the network: torchvision itself would wait forever
 _FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 
 
 @final
 @dataclass(frozen=True)
 class _Part:
-    """One file that must lie unpacked in the folder, and the packed file it comes out of."""
+    """One file that must be unpacked in the folder, and the packed file that contains it."""
 
     file: Path
     intact: Callable[[Path], bool]
@@ -53,7 +53,7 @@ class Archive:
     root: Path
 
     def present(self) -> bool:
-        """Whether its files are there, packed or unpacked; their contents are not looked at."""
+        """Whether its files are there, packed or unpacked; their contents are not checked."""
         return all(part.file.is_file() or part.packed.is_file() for part in self._parts())
 
     def expected(self) -> str:
@@ -64,8 +64,7 @@ class Archive:
         return f"{packed} (or unpacked: {files})"
 
     def load(self) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-        """Training and test set and the names of the classes; unpacks what is packed. DataError names the file that is
-        damaged."""
+        """Training and test set and the class names; unpacks packed files. DataError names the damaged file."""
         waiting = [part for part in self._parts() if not part.intact(part.file)]
         for part in waiting:
             self._check(part)
@@ -74,13 +73,13 @@ class Archive:
         try:
             (train, names), (test, _) = self._read(train=True), self._read(train=False)
             return train, test, names
-        except Exception as error:  # files that are whole but senseless make the readers raise almost anything
+        except Exception as error:  # complete but nonsensical files make the readers raise almost anything
             raise DataError(
-                f"{self.kind} in {self.root} cannot be read ({error}); delete it and get it anew"
+                f"{self.kind} in {self.root} cannot be read ({error}); delete it and download it again"
             ) from error
 
     def download(self) -> str | None:
-        """Lets torchvision download the archive into the folder; gives back why it could not, None when it could."""
+        """Lets torchvision download the archive into the folder; returns why it failed, None on success."""
         try:
             with _building_site(self.root) as site, _network_timeout(_TIMEOUT), _bar_in_a_terminal():
                 self._kind(site, train=True, download=True)
@@ -91,7 +90,7 @@ class Archive:
 
     @property
     def _kind(self) -> Any:
-        import torchvision.datasets  # seconds of imports that other datasets need not pay
+        import torchvision.datasets  # takes seconds to import, which other datasets do not need
 
         return getattr(torchvision.datasets, self.kind)
 
@@ -103,12 +102,12 @@ class Archive:
         if part.packed.is_file():
             if not _has_md5(part.packed_md5)(part.packed):
                 raise DataError(
-                    f"{part.packed} is damaged: its md5 is not {part.packed_md5}; delete it and get it anew"
+                    f"{part.packed} is damaged: its md5 is not {part.packed_md5}; delete it and download it again"
                 )
         elif part.file.is_file():
-            raise DataError(f"{part.file} is damaged: its checksum or length is wrong; delete it and get it anew")
+            raise DataError(f"{part.file} is damaged: its checksum or length is wrong; delete it and download it again")
         else:
-            raise DataError(f"{part.file} is missing, and so is {part.packed}, which it would be unpacked from")
+            raise DataError(f"{part.file} is missing, and so is {part.packed}, from which it would be unpacked")
 
     def _unpack(self, packed: Path) -> None:
         from torchvision.datasets.utils import extract_archive
@@ -118,7 +117,7 @@ class Archive:
                 extract_archive(packed, site)
                 _move_in(site, packed.parent)
         except _FAILURES as error:
-            raise DataError(f"{packed} cannot be unpacked ({error}); unpack it by hand beside itself") from error
+            raise DataError(f"{packed} cannot be unpacked ({error}); unpack it by hand in the same folder") from error
 
     def _read(self, train: bool) -> tuple[ImageSet, tuple[str, ...]]:
         loaded = self._kind(self.root, train=train, download=False)
@@ -165,7 +164,7 @@ def _is_whole_idx(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _building_site(parent: Path) -> Iterator[Path]:
-    """A hidden folder inside `parent`, gone afterwards; so are the parents made for it that stayed empty."""
+    """A hidden folder inside `parent`, removed afterwards, with any parents created for it that stayed empty."""
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     site = Path(tempfile.mkdtemp(dir=parent, prefix=".unfinished-"))

@@ -1,4 +1,4 @@
-"""What sources of images have in common: the shape they declare, and how two read splits become a dataset."""
+"""Shared code of image sources: the shape they declare, and how two read splits become a dataset."""
 
 # Annotations are left unquoted: the check of a configuration reads them off the constructors of other modules.
 
@@ -26,9 +26,9 @@ S = TypeVar("S", bound=Samples)
 @final
 @dataclass(frozen=True, eq=False)
 class Split(Generic[S]):
-    """Samples as they were read. `labels` and `owners` of `samples` are the codes of the columns of these names.
+    """Samples as read. `labels` and `owners` of `samples` are the codes of the columns of the same names.
 
-    `remarks` are what a user should know of the reading, `further` is what else is kept with the samples.
+    `remarks` are what a user should know about the data read, `further` is what else is cached with the samples.
     """
 
     samples: S
@@ -39,13 +39,13 @@ class Split(Generic[S]):
 
     @classmethod
     def noted(cls, samples: S, notes: Mapping[str, Any]) -> "Split[S]":
-        """From samples and what `notes` gave."""
+        """From samples and the result of `notes`."""
         labels = Column(samples.labels, *_restored(notes["labels"]))
         owners = None if samples.owners is None else Column(samples.owners, *_restored(notes["owners"]))
         return cls(samples, labels, owners, tuple(notes["remarks"]), notes.get("further", {}))
 
     def notes(self) -> dict[str, Any]:
-        """All but the samples, as JSON holds it."""
+        """Everything but the samples, in JSON form."""
         columns = {"labels": self.labels} | ({} if self.owners is None else {"owners": self.owners})
         further = {"further": dict(self.further)} if self.further else {}
         told = {name: [c.kind, list(c.names)] for name, c in columns.items()}
@@ -57,7 +57,7 @@ def _restored(note: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
 
 
 def kept_split(cache: SampleCache, key: str, kind: type[S], read: Callable[[], Split[S] | None]) -> "Split[S] | None":
-    """The split of a key, from the cache where it lies there, else as `read` gives it; None where that is none."""
+    """The split of a key, from the cache if it is there, otherwise from `read`, which may return None."""
     found = cache.load(key, kind)
     if found is not None:
         return Split.noted(*found)
@@ -69,17 +69,17 @@ def kept_split(cache: SampleCache, key: str, kind: type[S], read: Callable[[], S
 
 
 def folder_of(path: str) -> Path:
-    """A folder as the configuration names it."""
+    """The path of a folder named in the configuration."""
     return Path(path).expanduser().absolute()
 
 
 @dataclass(frozen=True)
 class ImageSource(DataSource, ABC):
-    """A source of images, with what the configuration declares of them; what is None is read off the images.
+    """A source of images, with what the configuration declares about them; None values are read from the images.
 
-    `channels` 1 or 3; `size` is the side of the images as they lie there, `classes` the number of classes; `mean` and
-    `std` are per channel, in units of pixel / 255. `crop` cuts the largest square out of the middle of each image,
-    then `resize` brings it to that many pixels a side.
+    `channels` 1 or 3; `size` is the side of the stored images, `classes` the number of classes; `mean` and `std` are
+    per channel, in units of pixel / 255. `crop` cuts the largest central square out of each image, then `resize`
+    brings it to that many pixels per side.
     """
 
     name: str
@@ -93,7 +93,7 @@ class ImageSource(DataSource, ABC):
 
     @property
     def form(self) -> Form:
-        """What every image is made to be when it is decoded."""
+        """The form to which every image is converted when decoded."""
         return Form(self.channels, self.resize, self.crop)
 
     def shape_problems(self) -> list[str]:
@@ -107,14 +107,14 @@ class ImageSource(DataSource, ABC):
         return [*found, *class_problems(self.classes)]
 
     def assembled(self, train: Split[ImageSet], test: Split[ImageSet] | None) -> Dataset:
-        """The dataset of two splits, its labels and owners numbered alike in both; what is remarkable is logged."""
+        """The dataset of two splits, with labels and owners numbered alike in both; logs the remarks."""
         first, second, names = assembled(self.name, self.classes, train, test)
         return self.dataset(first, second, names)
 
     def dataset(self, train: ImageSet, test: ImageSet, class_names: tuple[str, ...] | None = None) -> Dataset:
-        """The dataset of these two sets; DataError where they differ from what is declared.
+        """The dataset of these two sets; DataError if they differ from what is declared.
 
-        Without names the classes are called by their numbers.
+        Without names, the classes are named by their numbers.
         """
         self._check_shape(train)
         if self.resize is not None:
@@ -154,7 +154,7 @@ def class_problems(classes: int | None) -> list[str]:
 
 
 def assembled(name: str, classes: int | None, train: Split[S], test: Split[S] | None) -> tuple[S, S, tuple[str, ...]]:
-    """Training and test samples, numbered alike, and the names of the classes; what is remarkable is logged."""
+    """Training and test samples, numbered alike, and the class names; logs the remarks."""
     nothing = torch.empty(0, dtype=torch.int64)
     tested = Split(train.samples.take(nothing), Column(nothing)) if test is None else test
     for split, part in (("train", train), ("test", tested)):

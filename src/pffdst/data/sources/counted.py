@@ -1,7 +1,7 @@
-"""A dataset whose training images are with the clients: here are their numbers, by client and class, and a test set.
+"""A dataset whose training images are on the clients: only their counts, by client and class, and a test set are here.
 
-The numbers are a table (CSV) with the columns `client` (0, 1, ...), `class` (its name) and `samples`: made by hand, or
-by `pffdst deploy survey`. In the place of the training images stand empty ones, which nobody reads.
+The counts are a table (CSV) with the columns `client` (0, 1, ...), `class` (its name) and `samples`, written by hand or
+by `pffdst deploy survey`. Empty placeholders replace the training images; they are never read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _MOST = 2**31  # samples of all clients together
 @final
 @dataclass(frozen=True)
 class CountedSource(DataSource):
-    """The test images lie in `path`: a parquet file, a folder of them, or a folder of class folders.
+    """The test images are in `path`: a parquet file, a folder of them, or a folder of class folders.
 
     `counts` names the table. `mean` and `std` are those of the clients' images, per channel, in units of pixel / 255.
-    `resize` and `crop` are done to the clients' images too.
+    `resize` and `crop` also apply to the clients' images.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -51,13 +51,13 @@ class CountedSource(DataSource):
     crop: bool = field(default=False, kw_only=True)
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Files that are not there, statistics that are not given, another number of clients."""
+        """Missing files, missing statistics, or a different number of clients."""
         found = []
         if not folder_of(self.path).exists():
             found.append(f"dataset.path must name the test images, but there is no {folder_of(self.path)}")
         found += [
-            f"dataset.{key} is that of the clients' images, which are not here: write what `pffdst deploy survey` "
-            f"printed, dataset.{key}=[...]"
+            f"dataset.{key} must describe the clients' images, which are not here: write dataset.{key}=[...] as "
+            "printed by `pffdst deploy survey`"
             for key, value in (("mean", self.mean), ("std", self.std))
             if value is None
         ]
@@ -70,7 +70,7 @@ class CountedSource(DataSource):
         return found
 
     def load(self, seed: int) -> Dataset:
-        """The test images, and empty ones with the clients' classes."""
+        """The test images, and empty training images with the clients' classes."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         form = Form(self.channels, self.resize, self.crop)
@@ -96,7 +96,7 @@ def images_of(
 ) -> Dataset:
     """All images of a parquet file, of a folder of them, or of a folder of class folders, as a training set.
 
-    DataError where they cannot be had, or are not of this form.
+    DataError if they cannot be read or do not have this form.
     """
     flat = not place.is_dir() or any(place.glob("*.parquet"))
     folder, pattern = (place, "*.parquet") if place.is_dir() else (place.parent, place.name)
@@ -126,7 +126,7 @@ class _Counts:
 
     @classmethod
     def read(cls, path: Path) -> _Counts:
-        """DataError where the table is missing, or says nothing of a client."""
+        """DataError if the table is missing or has no samples for a client."""
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
@@ -140,13 +140,13 @@ class _Counts:
             client, name, samples = cls._row(path, number, row)
             own = found.setdefault(client, {})
             if name in own:
-                raise DataError(f"{path}, line {number}: client {client} and class {name} are there already")
+                raise DataError(f"{path}, line {number}: client {client} and class {name} are already listed")
             own[name] = samples
         for client in range(len(found)):
             if sum(found.get(client, {}).values()) == 0:
-                raise DataError(f"{path}: client {client} has no samples; number the clients from 0, without a gap")
+                raise DataError(f"{path}: client {client} has no samples; number the clients from 0, without gaps")
         if not found or sum(sum(own.values()) for own in found.values()) > _MOST:
-            raise DataError(f"{path}: expected the samples of clients, {_MOST:,} at most, but got {len(found)} clients")
+            raise DataError(f"{path}: expected clients with at most {_MOST:,} samples, but got {len(found)} clients")
         return cls(tuple(found[client] for client in range(len(found))))
 
     @staticmethod
@@ -162,9 +162,9 @@ class _Counts:
         return {name for own in self.clients for name in own}
 
     def stand_in(self, names: tuple[str, ...], shape: tuple[int, ...]) -> ImageSet:
-        """Empty images with these classes and owners; of their memory no page is ever touched."""
+        """Empty images with these classes and owners; their memory is never touched."""
         cells = [(k, names.index(name), own[name]) for k, own in enumerate(self.clients) for name in ranked(own)]
         owners, labels, counts = (torch.tensor(column) for column in zip(*cells, strict=True))
         labels, owners = (column.repeat_interleave(counts) for column in (labels, owners))
-        empty = torch.from_numpy(np.zeros((len(labels), *shape), np.uint8))  # by numpy, which leaves memory untouched
+        empty = torch.from_numpy(np.zeros((len(labels), *shape), np.uint8))  # numpy leaves the memory untouched
         return ImageSet(empty, labels, owners, image_digest="elsewhere")

@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG, ...) as one uint8 array: turned upright, of one size and one number of channels."""
+"""Encoded images (JPEG, PNG, ...) as one uint8 array: upright, with the same size and number of channels."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CHUNK = 512  # encoded images in memory at a time
 _TASK = 32  # of them per task of the thread pool
 _GREY = frozenset({"1", "L", "LA"})
 _COLOUR = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
-_CLEAR = frozenset({"LA", "PA", "RGBA"})  # modes with a channel of transparency
-_ORIENTATION = 0x0112  # EXIF's tag of how the camera was held; 1 is upright
-# Where Pillow keeps it: to look for it in an image without any takes a quarter of the decoding.
+_CLEAR = frozenset({"LA", "PA", "RGBA"})  # modes with an alpha channel
+_ORIENTATION = 0x0112  # EXIF's tag for the camera's orientation; 1 is upright
+# Where Pillow keeps it: searching an image without any takes a quarter of the decoding time.
 _EXIF = frozenset({"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"})
 _GROUND = "white"
 
@@ -40,10 +40,10 @@ _GROUND = "white"
 @final
 @dataclass(frozen=True)
 class Form:
-    """What every image is made to be.
+    """The form to which every image is converted.
 
-    `channels` 1 or 3; None takes what the first image has. `crop` cuts the largest square out of the middle; then
-    `resize` brings the image to that many pixels a side, stretching what is not square.
+    `channels` 1 or 3; None uses that of the first image. `crop` cuts out the largest central square; then `resize`
+    brings the image to that many pixels per side, stretching it if it is not square.
     """
 
     channels: int | None = None
@@ -54,7 +54,7 @@ class Form:
 @final
 @dataclass(frozen=True)
 class Cells:
-    """Some consecutive encoded images; `where(i)` names the i-th of them in a message."""
+    """Some consecutive encoded images; `where(i)` names the i-th in a message."""
 
     images: Sequence[bytes]
     where: Callable[[int], str]
@@ -63,8 +63,8 @@ class Cells:
 @final
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Images uint8 [N, C, H, W]; how many of them had transparent pixels, which are laid over white, and how many have
-    the very bytes of an earlier one."""
+    """Images uint8 [N, C, H, W], the number with transparent pixels, which are put on white, and the number with the
+    same bytes as an earlier image."""
 
     images: Tensor
     transparent: int
@@ -74,7 +74,7 @@ class Decoded:
 @final
 @dataclass(frozen=True)
 class _Target:
-    """What every image must become. `convert`: the channels were asked for, not read off the first image."""
+    """What every image must become. `convert`: the channels were configured, not taken from the first image."""
 
     channels: int
     width: int
@@ -86,12 +86,12 @@ class _Target:
 def decode_all(stream: Iterator[Cells], total: int, form: Form, what: str) -> Decoded:
     """The `total` images of a stream, in order; `what` names them on the progress bar.
 
-    Raises DataError that names the image which cannot be decoded or is unlike the first.
+    Raises DataError naming the image that cannot be decoded or differs from the first.
     """
     head = next(stream)
     target = _target(_open(head.images[0], head.where(0)), form)
     shape = (total, target.channels, target.height, target.width)
-    # Mapped, not from the C library's heap, which keeps far more of what is freed once it has freed as much.
+    # Mapped memory, not the C library's heap, which would then keep far more freed memory for itself.
     images = np.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=np.uint8).reshape(shape)
     done = transparent = 0
     seen: set[int] = set()
@@ -106,14 +106,14 @@ def decode_all(stream: Iterator[Cells], total: int, form: Form, what: str) -> De
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """Square images uint8 [N, C, S, S] at another side, resampled as those that are decoded."""
+    """Square images uint8 [N, C, S, S] at another size, resampled like decoded ones."""
     parts = torch.split(images, CHUNK)
     scale = torch.nn.functional.interpolate
     return torch.cat([scale(part, size=(side, side), mode="bilinear", antialias=True) for part in parts])
 
 
 def _decode_cells(cells: Cells, target: _Target, out: NDArray[np.uint8], pool: ThreadPoolExecutor) -> int:
-    """Fills `out`; gives the number of images with transparent pixels."""
+    """Fills `out` and returns the number of images with transparent pixels."""
 
     def decode(start: int) -> int:
         transparent = 0
@@ -122,7 +122,7 @@ def _decode_cells(cells: Cells, target: _Target, out: NDArray[np.uint8], pool: T
             transparent += clear
         return transparent
 
-    # asking for the results raises what went wrong in the threads, the first image first
+    # getting the results raises the threads' errors, in image order
     return sum(pool.map(decode, range(0, len(cells.images), _TASK)))
 
 
@@ -131,8 +131,8 @@ def _decode(data: bytes, where: str, target: _Target) -> tuple[NDArray[np.uint8]
     image = _open(data, where)
     if not target.convert and _channels(image) > target.channels:
         raise DataError(
-            f"{where}: the image has colours, the first one is grey; "
-            "write dataset.channels=3 (or 1) to convert them all alike"
+            f"{where}: the image has colours, but the first one is grey; "
+            "write dataset.channels=3 (or 1) to convert all of them"
         )
     given = image.size
     image, clear = _flattened(_cropped(image) if target.form.crop else image)
@@ -142,8 +142,8 @@ def _decode(data: bytes, where: str, target: _Target) -> tuple[NDArray[np.uint8]
         image = image.resize((target.width, target.height), Image.Resampling.BILINEAR)
     if image.size != (target.width, target.height):
         raise DataError(
-            f"{where}: the image is {given[0]}x{given[1]} pixels, which does not make it {target.width}x"
-            f"{target.height} as the first one; write dataset.resize=32 to bring all to 32x32, with dataset.crop=true "
+            f"{where}: the image is {given[0]}x{given[1]} pixels, but the first one gives {target.width}x"
+            f"{target.height}; write dataset.resize=32 to bring all to 32x32, with dataset.crop=true "
             "to cut squares out of them first"
         )
     pixels = np.asarray(image)
@@ -159,7 +159,7 @@ def _open(data: bytes, where: str) -> Image.Image:
             image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise DataError(
-            f"{where}: the image cannot be decoded, it is damaged or of an unknown kind ({error})"
+            f"{where}: the image cannot be decoded; it is damaged or has an unknown format ({error})"
         ) from error
     if image.mode not in _GREY | _COLOUR:
         raise DataError(
@@ -181,14 +181,14 @@ def _channels(image: Image.Image) -> int:
 
 
 def _cropped(image: Image.Image) -> Image.Image:
-    """The largest square in the middle."""
+    """The largest central square."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image if image.width == image.height else image.crop((left, top, left + side, top + side))
 
 
 def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image over white where it is transparent, and whether it is anywhere."""
+    """The image on white where it is transparent, and whether any pixel is."""
     if image.mode not in _CLEAR and "transparency" not in image.info:
         return image, False
     pixels = image.convert("RGBA")
@@ -200,7 +200,7 @@ def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
 
 @contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to be told of finished images; a bar is shown on a terminal alone."""
+    """A function to call with the number of finished images; a bar is shown only on a terminal."""
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(f"decoding {what}", total=total)
         yield lambda count: bar.advance(task, count)

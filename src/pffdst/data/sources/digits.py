@@ -29,11 +29,11 @@ class DigitsSource(ImageSource):
         """Settings out of range."""
         found = self.shape_problems()
         if not 0 < self.test_share < 1:
-            found.append(f"dataset.test_share must lie between 0 and 1, got {self.test_share}; write 0.2")
+            found.append(f"dataset.test_share must be between 0 and 1, got {self.test_share}; write 0.2")
         return found
 
     def load(self, seed: int) -> Dataset:
-        """The digits with pixel values 0..16 stretched to 0..255. The run's seed plays no part in the split."""
+        """The digits with pixel values 0..16 stretched to 0..255. The split does not depend on the run's seed."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         pixels, labels = _digits()
@@ -42,7 +42,7 @@ class DigitsSource(ImageSource):
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits  # a second of imports that other datasets need not pay
+    from sklearn.datasets import load_digits  # takes a second to import, which other datasets do not need
 
     bunch = load_digits()
     return np.rint(bunch.images * 255 / 16).astype(np.uint8), bunch.target.astype(np.int64)

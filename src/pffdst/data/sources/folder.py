@@ -1,4 +1,4 @@
-"""Images as files in class folders: PATH/train/CLASS/..., PATH/test/CLASS/..., or PATH/CLASS/... alone."""
+"""Images as files in class folders: PATH/train/CLASS/..., PATH/test/CLASS/..., or only PATH/CLASS/..."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["FolderSource"]
 _FORMAT = 1  # of the decoded arrays: a change makes every cached file stale
 _ENDINGS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
 _SPLITS = frozenset(["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"])
-_HELD_OUT = "validation_share=0.2 holds out a part of the training set in its place"
+_HELD_OUT = "validation_share=0.2 holds out part of the training set instead"
 
 
 @final
 @dataclass(frozen=True)
 class FolderSource(ImageSource):
-    """Every folder in `train` and `test` is a class, and the image files below it, at any depth, are its images.
+    """Every folder in `train` and `test` is a class; the image files below it, at any depth, are its images.
 
-    Where there is no folder `train`, the classes lie in `path` itself and there is no test split. Images are in order
-    of class and path.
+    Without a folder `train`, the classes are in `path` itself and there is no test split. Images are ordered by class
+    and path.
     """
 
     path: str
@@ -44,10 +44,10 @@ class FolderSource(ImageSource):
     cache: str
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Settings out of range, and class folders that are not there or are empty."""
+        """Settings out of range, and missing or empty class folders."""
         found = self.shape_problems()
         if not self._folder.is_dir():
-            return [*found, f"dataset.path must name the folder of the images, but {self._folder} is none"]
+            return [*found, f"dataset.path must name the folder of the images, but {self._folder} is not one"]
         splits = sorted(path.name for path in self._folder.iterdir() if path.is_dir() and path.name.lower() in _SPLITS)
         if self._flat and splits:
             return [
@@ -63,15 +63,15 @@ class FolderSource(ImageSource):
         if self._test is not None or not self._folder.is_dir():
             return []
         if self._flat:
-            return [f"{self._folder} holds class folders and no test split; {_HELD_OUT}"]
+            return [f"{self._folder} contains class folders but no test split; {_HELD_OUT}"]
         others = ", ".join(sorted(path.name for path in self._folder.iterdir() if path.is_dir()))
         return [
-            f"{self._folder} has no folder {self.test}, but {others}: write dataset.test=NAME of one of them; "
+            f"{self._folder} has no folder {self.test}, but {others}: write dataset.test=NAME with one of these; "
             f"{_HELD_OUT}"
         ]
 
     def load(self, seed: int) -> Dataset:
-        """The folders' own split, whatever the seed."""
+        """The folders' own split, independent of the seed."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         kept = SampleCache(Path(self.cache))
@@ -107,10 +107,10 @@ def _classes(folder: Path) -> list[str]:
 def _folder_problems(folder: Path) -> list[str]:
     names = _classes(folder)
     if not names:
-        return [f"{folder} holds no class folders; put the images of each class into a folder of its name there"]
+        return [f"{folder} contains no class folders; put the images of each class into a subfolder named after it"]
     empty = [name for name in names if next(_files(folder / name), None) is None]
     more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-    return [f"{folder / empty[0]}{more} holds no images; put some there, or take the folder away"] if empty else []
+    return [f"{folder / empty[0]}{more} contains no images; add some, or remove the folder"] if empty else []
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -119,7 +119,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _seen(folder: Path) -> Iterator[Path]:
-    """Files at any depth, but those whose name, or that of a folder they lie in, begins with a dot."""
+    """Files at any depth, except those whose name, or that of a parent folder, begins with a dot."""
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name) for name in names if not name.startswith("."))
@@ -130,13 +130,13 @@ def _is_image(name: str) -> bool:
 
 
 def _others(folder: Path) -> int:
-    """Files that are no images of a class; hidden ones do not count."""
+    """Number of files that are not images of a class; hidden ones do not count."""
     inside = sum(not _is_image(path.name) for path in _seen(folder))
     return inside + sum(path.is_file() and _is_image(path.name) for path in folder.iterdir())
 
 
 def _read(folder: Path, form: Form, cache: SampleCache, what: str) -> Split[ImageSet]:
-    """All images of a split: from the cache when these very bytes lay in these classes before."""
+    """All images of a split, from the cache if the same bytes were in the same classes before."""
     names = _classes(folder)
     files = [(path, code) for code, name in enumerate(names) for path in sorted(_files(folder / name))]
     key = _content_key(folder, [path for path, _ in files], form)
@@ -146,11 +146,11 @@ def _read(folder: Path, form: Form, cache: SampleCache, what: str) -> Split[Imag
         found = decode_all(_cells([path for path, _ in files]), len(files), form, what)
         remarks = remarks_on(len(files), found.transparent, found.repeated)
         if others := _others(folder):
-            remarks = (*remarks, f"{others:,} files in {folder.name} are no images of a class: they are left out")
+            remarks = (*remarks, f"{others:,} files in {folder.name} are not images of a class: they are left out")
         return Split(ImageSet(found.images, labels.codes), labels, None, remarks)
 
     split = kept_split(cache, key, ImageSet, decoded)
-    assert split is not None  # there are images, or it was told before
+    assert split is not None  # there are images, or a problem was reported before
     return split
 
 
@@ -165,8 +165,8 @@ def _namer(files: Sequence[Path]) -> Callable[[int], str]:
 
 
 def _bytes(path: Path) -> bytes:
-    if not path.is_file() and path.exists():  # whoever reads a pipe waits for ever
-        raise DataError(f"{path}: this is no file that can be read; take it out of the folder")
+    if not path.is_file() and path.exists():  # reading a pipe would block forever
+        raise DataError(f"{path}: this is not a regular file; remove it from the folder")
     try:
         return path.read_bytes()
     except OSError as error:

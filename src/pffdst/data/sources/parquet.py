@@ -1,7 +1,7 @@
-"""Tables of encoded images as samples: parquet shards, and the arrow files of a data set saved by `datasets`.
+"""Tables of encoded images as samples: parquet shards, and the arrow files of a data set saved with `datasets`.
 
 The image column is a struct with a field `bytes` (the layout of the Hugging Face hub) or plain binary; the label
-column holds integers or words, named classes where the file's own metadata has them.
+column contains integers or words, with named classes if the file's metadata has them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _FORMAT = 2  # of the decoded arrays: a change makes every cached file stale
 def read_shards(
     shards: Mapping[Path, str], files: TableFiles, form: Form, cache: SampleCache, what: str
 ) -> Split[ImageSet] | None:
-    """All rows of the shards, in order: from the cache when these very bytes were decoded before; None for no rows.
+    """All rows of the shards, in order, from the cache if the same bytes were decoded before; None without rows.
 
-    `shards` gives the digest of each file's bytes. Columns that `files` leaves open are read off them; `what` names
-    the set on the progress bar. Raises DataError that names the file and the row.
+    `shards` has the digest of each file's bytes. Columns that `files` leaves open are inferred from the shards; `what`
+    names the set on the progress bar. Raises DataError naming the file and the row.
     """
     key = key_of(_FORMAT, files.content, files.label, files.owner, form, *shards.values())
     return kept_split(cache, key, ImageSet, lambda: of_tables(shards, lambda tables: _read(tables, files, form, what)))
 
 
 def remarks_on(total: int, transparent: int, repeated: int) -> tuple[str, ...]:
-    """What a user should know of decoded images."""
+    """What a user should know about the decoded images."""
     lines = []
     if transparent:
-        lines.append(f"{transparent:,} of {total:,} images are transparent in places: they are laid over white")
+        lines.append(f"{transparent:,} of {total:,} images are partly transparent: they are put on white")
     if repeated:
         lines.append(f"{repeated:,} of {total:,} images have the same bytes as an earlier one")
     return tuple(lines)
@@ -88,11 +88,10 @@ def _check_columns(table: Table, files: TableFiles, image: str, label: str) -> N
             chosen_column(table, files, key, column, _image_columns)
     for what, column in (("labels", label), ("owners", files.owner)):
         if column is not None and not is_label(kind := table.schema.field(column).type):
-            raise DataError(f"{table.path}: {what} must be integers or words, column {column!r} holds {kind}")
+            raise DataError(f"{table.path}: {what} must be integers or words, column {column!r} has {kind}")
     if not _is_image(kind := table.schema.field(image).type):
         raise DataError(
-            f"{table.path}: images must be encoded bytes or a struct with a field 'bytes', "
-            f"column {image!r} holds {kind}"
+            f"{table.path}: images must be encoded bytes or a struct with a field 'bytes', column {image!r} has {kind}"
         )
 
 

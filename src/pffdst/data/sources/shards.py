@@ -1,4 +1,4 @@
-"""Which files of a folder are the training and the test split: parquet shards, or a data set saved by `datasets`."""
+"""Finds the files of the training and test splits in a folder: parquet shards, or a data set saved with `datasets`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Found:
 class TableFiles:
     """File name patterns of the training and the test shards in a folder, and the names of the columns.
 
-    `test` None stands for no test split; a pattern may be several, with | between them. `content` (of images or texts)
-    or `label` None is read off the columns; `owner` None means that the samples name no clients. `node` is the
-    configuration's node of these keys.
+    `test` None means no test split; a pattern may be several, separated by |. `content` (images or texts) or `label`
+    None is inferred from the columns; `owner` None means that the samples name no clients. `node` is the configuration
+    node with these keys.
     """
 
     train: str
@@ -48,9 +48,9 @@ class TableFiles:
 
     @classmethod
     def from_mapping(cls, keys: Mapping[str, Any], node: str = "parquet", content: str = "image") -> TableFiles:
-        """From the configuration's `dataset.NODE`, whose column of contents is called `content`.
+        """From the configuration's `dataset.NODE`, whose content column is called `content`.
 
-        DataError when a key is missing or unknown.
+        DataError if a key is missing or unknown.
         """
         expected = {"train", "test", content, "label", "owner"}
         if set(keys) != expected or keys["train"] is None:
@@ -59,9 +59,9 @@ class TableFiles:
         return cls(str(keys["train"]), words["test"], words[content], words["label"], words["owner"], node)
 
     def find(self, folder: Path) -> Found:
-        """The splits in a folder: shards lying in it or in a folder of it, else a data set saved with save_to_disk.
+        """The splits in a folder: shards in it or in one of its subfolders, else a data set saved with save_to_disk.
 
-        A saved split is matched as a file of its name would be: `train` as train.parquet.
+        A saved split is matched like a file of its name: `train` as train.parquet.
         """
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             return self._saved(folder)
@@ -78,20 +78,20 @@ class TableFiles:
         return Found(tuple(train), tuple(test), problems)
 
     def problems(self, folder: Path) -> list[str]:
-        """Why the training split cannot be read: shards that are missing, or are training and test shards at once."""
+        """Why the training split cannot be read: missing shards, or shards that match training and test at once."""
         found = self.find(folder)
         if found.problems or found.train:
             return list(found.problems)
         return [_nothing(folder, self.node, "train", self.train)]
 
     def test_problems(self, folder: Path) -> list[str]:
-        """Why there is no test split; nothing where there is no folder, which `problems` tells."""
+        """Why there is no test split; empty if there is no folder, which `problems` reports."""
         if not folder.is_dir():
             return []
         found = self.find(folder)
         if found.test or found.problems:
             return []
-        instead = "validation_share=0.2 holds out a part of the training set in its place"
+        instead = "validation_share=0.2 holds out part of the training set instead"
         if self.test is None:
             return [f"dataset.{self.node}.test=null leaves no test split: {instead}"]
         return [f"{_nothing(folder, self.node, 'test', self.test)}; {instead}"]
@@ -109,36 +109,36 @@ class TableFiles:
         try:
             splits = _saved_splits(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return Found(problems=(f"{folder} is no data set as save_to_disk leaves it ({error!r}); save it anew",))
+            return Found(problems=(f"{folder} is not a data set written by save_to_disk ({error!r}); save it again",))
         train, test = (
             [p for name, files in splits.items() if _names(name, pattern) for p in files]
             for pattern in (self.train, self.test)
         )
         missing = tuple(
-            f"{path} is missing: the data set in {folder} is not whole; copy it again"
+            f"{path} is missing: the data set in {folder} is incomplete; copy it again"
             for path in (*train, *test)
             if not path.is_file()
         )
         if not train:
-            line = f"{folder} holds the splits {', '.join(splits)}; write dataset.{self.node}.train=NAME of one of them"
+            line = f"{folder} has the splits {', '.join(splits)}; write dataset.{self.node}.train=NAME with one"
             return Found(problems=(line,))
         return Found(tuple(train), tuple(test), missing)
 
 
 def digests_of(files: Sequence[Path]) -> dict[Path, str]:
-    """A digest of the bytes of every file. DataError when two are the same: their images would be there twice."""
+    """A digest of the bytes of every file. DataError if two are the same, since their rows would be there twice."""
     found: dict[Path, str] = {}
     first: dict[str, Path] = {}
     for path in files:
         with path.open("rb") as file:
             found[path] = hashlib.file_digest(file, "blake2b").hexdigest()
         if (other := first.setdefault(found[path], path)) != path:
-            raise DataError(f"{path} holds the same bytes as {other}: take one of the two away")
+            raise DataError(f"{path} has the same bytes as {other}: remove one of the two")
     return found
 
 
 def _saved_splits(folder: Path) -> dict[str, list[Path]]:
-    """The arrow files of every split; a data set without splits is the split `train`."""
+    """The arrow files of every split; a data set without splits counts as the split `train`."""
     if not (folder / "dataset_dict.json").is_file():
         return {"train": _saved_files(folder)}
     names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
@@ -181,5 +181,5 @@ def _gaps(files: Sequence[Path]) -> list[str]:
         names = [f"{start}{n:0{len(total)}}-of-{total}{endings.most_common(1)[0][0]}" for n in absent[:5]]
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         if absent:
-            lines.append(f"{folder} lacks {', '.join(names)}{more}, of {int(total)} shards; get the rest")
+            lines.append(f"{folder} lacks {', '.join(names)}{more}, of {int(total)} shards; download the rest")
     return lines

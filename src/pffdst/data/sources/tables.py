@@ -1,4 +1,4 @@
-"""Tables of samples, a row each: parquet and arrow files, and files of separated values (.csv, .tsv) with a header."""
+"""Tables of samples, one per row: parquet and arrow files, and delimited files (.csv, .tsv) with a header."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 
 @contextlib.contextmanager
 def thrifty_arrow() -> Iterator[None]:
-    """Arrow takes memory from the C library: its own allocator keeps what it frees for the rest of the run."""
+    """Inside, Arrow uses the C library's memory: its own allocator keeps freed memory for the rest of the run."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
@@ -50,7 +50,7 @@ def thrifty_arrow() -> Iterator[None]:
 
 
 def of_tables(paths: Iterable[Path], read: Callable[[list[Table]], Split[S]]) -> Split[S] | None:
-    """What `read` makes of the files that have rows; None where there are none."""
+    """The result of `read` for the files that have rows; None if there are none."""
     with thrifty_arrow():
         tables = [table for path in paths if (table := Table.of(path)).rows]
         return read(tables) if tables else None
@@ -67,7 +67,7 @@ class Table:
 
     @classmethod
     def of(cls, path: Path) -> Table:
-        """What a file says of itself. DataError where it cannot be read."""
+        """Reads a file's schema and number of rows. DataError if it cannot be read."""
         with named_errors(path):
             if path.suffix == ".arrow":
                 with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
@@ -79,7 +79,7 @@ class Table:
                 return cls(path, table.schema_arrow, int(table.metadata.num_rows))
 
     def batches(self, column: str) -> Iterator[pa.Array]:
-        """A column, piece by piece."""
+        """A column in pieces."""
         with named_errors(self.path):
             if self.path.suffix == ".arrow":
                 with pa.memory_map(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
@@ -95,7 +95,7 @@ class Table:
                     yield batch.column(column)
 
     def checked(self, column: str) -> Iterator[tuple[int, pa.Array]]:
-        """The pieces of a column with the number of their first row; DataError at a null."""
+        """The pieces of a column with the number of their first row; DataError for a null."""
         first = 0
         for cells in self.batches(column):
             values = pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
@@ -109,12 +109,12 @@ class Table:
 def _null(column: str, cell: Any) -> str:
     named = cell.get("path") if isinstance(cell, dict) else None
     if named is not None:
-        return f"column {column!r} names the file {named} and holds no bytes; write the file's bytes into the column"
+        return f"column {column!r} names the file {named} but has no bytes; write the file's bytes into the column"
     return f"the cell of column {column!r} is null; fill it or drop the row"
 
 
 def _separated(path: Path, column: str | None = None, kind: pa.DataType | None = None) -> pa.Table:
-    """A file of separated values: all of it, or one column of a type. Cells that are empty are words, not null."""
+    """A delimited file: all of it, or one column with a type. Empty cells are empty strings, not null."""
     return csv.read_csv(
         path,
         parse_options=csv.ParseOptions(delimiter=_SEPARATED[path.suffix], newlines_in_values=True),
@@ -128,23 +128,23 @@ def _separated(path: Path, column: str | None = None, kind: pa.DataType | None =
 
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Whatever the reader finds wrong with the file becomes a DataError."""
+    """Turns the reader's errors about the file into a DataError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         kind = path.suffix.lstrip(".") if path.suffix in (".arrow", *_SEPARATED) else "parquet"
-        raise DataError(f"{path}: the {kind} file cannot be read ({error}); it is damaged or no {kind}") from error
+        raise DataError(f"{path}: the {kind} file cannot be read ({error}); it is damaged or not {kind}") from error
 
 
 def chosen_column(
     table: Table, files: TableFiles, key: str, given: str | None, candidates: Callable[[Table], list[str]]
 ) -> str:
-    """The column asked for, else the only one it can be. DataError where there is none, with the columns there are."""
+    """The configured column, else the only candidate. DataError, with the existing columns, if there is none."""
     found = [given] if given is not None else candidates(table)
     if len(found) == 1 and found[0] in table.schema.names:
         return str(found[0])
     columns = ", ".join(table.schema.names)
-    what = f"there is no column {given!r}" if given is not None else f"which column is the {key} cannot be told"
+    what = f"there is no column {given!r}" if given is not None else f"cannot tell which column is the {key}"
     setting = "partition.column" if key == "owner" else f"dataset.{files.node}.{key}"
     raise DataError(f"{table.path}: {what}; its columns are {columns}: write {setting}=COLUMN")
 
@@ -167,7 +167,7 @@ def is_label(kind: pa.DataType) -> bool:
 
 
 def class_names(table: Table, column: str) -> tuple[str, ...]:
-    """Names that the metadata of `datasets` give the column's numbers; none where there are no such metadata."""
+    """Names for the column's numbers from the metadata of `datasets`; none without such metadata."""
     try:
         features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
@@ -181,7 +181,7 @@ def column_of(tables: Sequence[Table], name: str, names: tuple[str, ...]) -> Col
     parts = [part for table in tables for part in _values(table, name)]
     if len({part.type for part in parts}) > 1:
         raise DataError(
-            f"{tables[0].path}: column {name!r} holds numbers, that of another file words; write them alike"
+            f"{tables[0].path}: column {name!r} has numbers, but words in another file; use the same type in all"
         )
     values = pa.chunked_array(parts).combine_chunks()
     if pa.types.is_integer(values.type):

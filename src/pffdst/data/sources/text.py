@@ -1,4 +1,4 @@
-"""Texts with labels in tables: parquet, arrow, .csv or .tsv, numbered once and kept by their content."""
+"""Texts with labels in tables: parquet, arrow, .csv or .tsv, tokenized once and cached by content."""
 
 # Annotations are left unquoted: the check of a configuration reads them off the constructor.
 
@@ -30,17 +30,17 @@ from pffdst.data.texts import TextSet
 
 __all__ = ["TextSource"]
 
-_FORMAT = 2  # of the numbered texts: a change makes every kept file stale
-_LEAST = 100  # tokens that a vocabulary needs: letters alone are dozens
+_FORMAT = 2  # of the tokenized texts: a change makes every cached file stale
+_LEAST = 100  # tokens that a vocabulary needs at least: letters alone take dozens
 
 
 @final
 @dataclass(frozen=True)
 class TextSource(DataSource):
-    """Texts of the files in the folder `path`, a row each.
+    """Texts from the files in the folder `path`, one per row.
 
-    `length`: the most tokens of a text, of which what is longer is cut. `tokenizer` is a Hugging Face folder; null
-    trains one on the training texts, of at most `vocabulary` tokens, `lowercase` or not.
+    `length`: the maximum number of tokens; longer texts are cut. `tokenizer` is a Hugging Face folder; null trains one
+    on the training texts, with at most `vocabulary` tokens, `lowercase` or not.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("vocabulary", "length", "padding")
@@ -56,27 +56,27 @@ class TextSource(DataSource):
     files: Mapping[str, Any]
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Settings out of range, and files that are not there."""
+        """Settings out of range, and missing files."""
         found = class_problems(self.classes)
         if self.length < 4:
-            found.append(f"dataset.length, the most tokens of a text, must be 4 or more, got {self.length}; write 64")
+            found.append(f"dataset.length, the maximum tokens per text, must be 4 or more, got {self.length}; write 64")
         if self.vocabulary < _LEAST:
             found.append(f"dataset.vocabulary must be {_LEAST} tokens or more, got {self.vocabulary}; write 8000")
         if self.tokenizer is not None and not folder_of(self.tokenizer).is_dir():
             found.append(
-                f"dataset.tokenizer must name a folder with a tokenizer, but {folder_of(self.tokenizer)} is none; "
+                f"dataset.tokenizer must name a folder with a tokenizer, but {folder_of(self.tokenizer)} is not one; "
                 "write dataset.tokenizer=null to train one on the training texts"
             )
         if not folder_of(self.path).is_dir():
-            return [*found, f"dataset.path must name the folder of the files, but {folder_of(self.path)} is none"]
+            return [*found, f"dataset.path must name the folder of the files, but {folder_of(self.path)} is not one"]
         return [*found, *self._tables.problems(folder_of(self.path))]
 
     def test_problems(self) -> list[str]:
-        """Test files that are not there."""
+        """Missing test files."""
         return self._tables.test_problems(folder_of(self.path))
 
     def load(self, seed: int) -> Dataset:
-        """The files' own split, whatever the seed."""
+        """The files' own split, independent of the seed."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         found = self._tables.find(folder_of(self.path))
@@ -84,7 +84,7 @@ class TextSource(DataSource):
         maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train))
         train = maker.split(found.train, digests)
         if train is None:
-            raise DataError(f"{found.train[0]}: it holds no rows; write the texts into it, or name another file")
+            raise DataError(f"{found.train[0]}: it has no rows; write the texts into it, or name another file")
         first, second, names = assembled(self.name, self.classes, train, maker.split(found.test, digests))
         tokens = maker.tokens
         assert tokens is not None  # the training split has them
@@ -98,7 +98,7 @@ class TextSource(DataSource):
 
 
 class _Maker:
-    """Reads splits, the training split first: the tokenizer is made of it, or lies in a folder."""
+    """Reads splits, the training split first: the tokenizer is trained on it, or loaded from a folder."""
 
     def __init__(self, source: TextSource, cache: SampleCache, training: str) -> None:
         self._source, self._cache, self._files = source, cache, source._tables
@@ -107,7 +107,7 @@ class _Maker:
         self.tokens: Tokens | None = None
 
     def split(self, paths: Sequence[Path], digests: Mapping[Path, str]) -> Split[TextSet] | None:
-        """A split, from the cache when these very bytes were numbered so before; None for no rows."""
+        """A split, from the cache if the same bytes were tokenized the same way before; None without rows."""
         files, source = self._files, self._source
         columns = (files.content, files.label, files.owner)
         key = key_of(_FORMAT, "text", columns, source.length, self._way, [digests[path] for path in paths])
@@ -143,7 +143,7 @@ class _Maker:
 def _remarks(texts: Sequence[str], cut: int, length: int) -> tuple[str, ...]:
     lines, empty = [], sum(not text.strip() for text in texts)
     if empty:
-        lines.append(f"{empty:,} of {len(texts):,} texts are empty: they are kept, as texts without a word")
+        lines.append(f"{empty:,} of {len(texts):,} texts are empty: they are kept as texts without words")
     if cut:
         lines.append(
             f"{cut:,} of {len(texts):,} texts are longer than dataset.length={length} tokens: they are cut there"
@@ -156,7 +156,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _labels_of(table: Table, files: TableFiles) -> list[str]:
-    """The columns that can be the label, the text's left out: what is called label, else the numbers."""
+    """The columns that can be the label, except the text's: the one called label, else the numbers."""
     if named := [name for name in table.schema.names if name in ("label", "labels")]:
         return named
     able = [name for name in label_columns(table, files.owner) if name != files.content]
@@ -165,14 +165,14 @@ def _labels_of(table: Table, files: TableFiles) -> list[str]:
 
 
 def _texts_of(table: Table, files: TableFiles, label: str) -> list[str]:
-    """The columns of words that are neither label nor owner; of several the one called text or sentence."""
+    """The columns of words that are neither label nor owner; of several, the one called text or sentence."""
     able = [f.name for f in table.schema if _is_text(f.type) and f.name not in (label, files.owner)]
     named = [name for name in able if name in ("text", "sentence")]
     return named if len(named) == 1 else able
 
 
 def _check(tables: Sequence[Table], files: TableFiles, text: str, label: str) -> None:
-    """DataError where a file lacks a column, or one holds something else."""
+    """DataError if a file lacks a column, or a column has the wrong type."""
     for table in tables:
         for key, column in (("text", text), ("label", label), ("owner", files.owner)):
             if column is None:
@@ -181,4 +181,4 @@ def _check(tables: Sequence[Table], files: TableFiles, text: str, label: str) ->
             kind = table.schema.field(column).type
             if not (_is_text(kind) if key == "text" else is_label(kind)):
                 wanted = "texts must be words" if key == "text" else f"{key}s must be integers or words"
-                raise DataError(f"{table.path}: {wanted}, column {column!r} holds {kind}; write dataset.files.{key}=")
+                raise DataError(f"{table.path}: {wanted}, column {column!r} has {kind}; write dataset.files.{key}=")

@@ -1,4 +1,4 @@
-"""Tokenizers: one of a Hugging Face folder, or one trained on the training texts; and texts as numbers of tokens."""
+"""Tokenizers, from a Hugging Face folder or trained on the training texts, and texts as token ids."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Tokens", "folder_digest", "numbered", "of_folder", "trained"]
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".onnx", ".md")
 _CHUNK: Final = 8192
-_LETTERS: Final = 1000  # of a trained tokenizer; a text's others are unknown to it
+_LETTERS: Final = 1000  # characters known to a trained tokenizer; others are unknown tokens
 
 
 @final
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenizer as the JSON of the package tokenizers, its number of tokens and the one that fills up batches."""
+    """A tokenizer as JSON of the package tokenizers, its number of tokens and its padding token."""
 
     json: str
     vocabulary: int
@@ -37,15 +37,15 @@ class Tokens:
 
 
 def trained(texts: Sequence[str], vocabulary: int, lowercase: bool) -> Tokens:
-    """A WordPiece tokenizer as BERT's, of at most so many tokens: the same for the same texts."""
+    """A WordPiece tokenizer like BERT's, with at most `vocabulary` tokens: the same for the same texts."""
     package = _package()
     normal, split = package.normalizers.BertNormalizer(lowercase=lowercase), package.pre_tokenizers.BertPreTokenizer()
     plain = [normal.normalize_str(text) for text in texts]
     kept = _alphabet(plain)
     made = package.Tokenizer(package.models.WordPiece(unk_token="[UNK]"))
     made.pre_tokenizer = split
-    # The trainer numbers pieces as it meets them, in an order that differs from process to process, and ties of two
-    # merges go by the numbers: so they are given beforehand.
+    # The trainer numbers pieces in the order it finds them, which differs between processes, and breaks ties between
+    # merges by these numbers, so they are assigned beforehand.
     pieces = [*_SPECIAL, *(f"##{letter}" for letter in sorted(kept))]
     trainer = package.trainers.WordPieceTrainer(
         vocab_size=vocabulary, special_tokens=pieces, limit_alphabet=len(kept), show_progress=False
@@ -56,7 +56,7 @@ def trained(texts: Sequence[str], vocabulary: int, lowercase: bool) -> Tokens:
 
 
 def _alphabet(texts: Sequence[str]) -> set[str]:
-    """The letters that occur most, of equally frequent ones the first."""
+    """The most frequent characters; ties go to the lower code point."""
     counts = Counter(letter for text in texts for letter in text if not letter.isspace())
     return set(sorted(counts, key=lambda letter: (-counts[letter], letter))[:_LETTERS])
 
@@ -72,7 +72,7 @@ def _assembled(package: Any, vocabulary: dict[str, int], normal: Any, split: Any
 
 
 def of_folder(folder: Path) -> Tokens:
-    """The tokenizer that lies in a Hugging Face folder. DataError where there is none."""
+    """The tokenizer in a Hugging Face folder. DataError if there is none."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -80,20 +80,20 @@ def of_folder(folder: Path) -> Tokens:
     try:
         found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         text = found.backend_tokenizer.to_str()
-    except Exception as error:  # of whatever kind: the files are a user's
+    except Exception as error:  # of any kind, since the files are the user's
         why = one_line(error, 200)
         raise DataError(
-            f"dataset.tokenizer: {folder} holds no tokenizer that can be read ({why}); save it there with "
+            f"dataset.tokenizer: {folder} contains no readable tokenizer ({why}); save it there with "
             "save_pretrained, or write dataset.tokenizer=null to train one on the training texts"
         ) from error
     padding = found.pad_token_id if found.pad_token_id is not None else found.eos_token_id
     if padding is None:
-        raise DataError(f"dataset.tokenizer: that of {folder} has no padding token and no end token; set pad_token")
+        raise DataError(f"dataset.tokenizer: the one in {folder} has no padding token and no end token; set pad_token")
     return Tokens(text, len(found), int(padding))
 
 
 def folder_digest(folder: Path) -> str:
-    """32 hexadecimal digits of the folder's files that are no weights."""
+    """32 hexadecimal digits of the folder's files, except weights."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in _WEIGHTS:
@@ -102,7 +102,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def numbered(texts: Sequence[str], tokens: Tokens, length: int, labels: torch.Tensor) -> tuple[TextSet, int]:
-    """The texts cut after `length` tokens, those that open and close them included; and how many were cut."""
+    """The texts cut after `length` tokens, including the opening and closing ones, and how many were cut."""
     made = _package().Tokenizer.from_str(tokens.json)
     made.no_padding()
     made.enable_truncation(length)
@@ -124,7 +124,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _package() -> Any:
-    # Its threads would be lost in workers that fork, of which it warns.
+    # Its threads would be lost in forked workers, and it would warn about that.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import tokenizers

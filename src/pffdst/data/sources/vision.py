@@ -22,7 +22,7 @@ __all__ = ["ParquetSource", "VisionSource"]
 @final
 @dataclass(frozen=True)
 class VisionSource(ImageSource):
-    """A published data set, from whichever form lies in the folder `path`.
+    """A published data set, in whichever form is in the folder `path`.
 
     Parquet shards come first, then torchvision's archive (`path` is its root), then, with `download`, torchvision's
     download.
@@ -35,7 +35,7 @@ class VisionSource(ImageSource):
     parquet: Mapping[str, Any]
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Settings out of range, and files that are not there and will not be downloaded."""
+        """Settings out of range, and missing files that will not be downloaded."""
         found = self.shape_problems()
         if self.archive not in ARCHIVES:
             return [*found, f"dataset.archive must be one of {', '.join(ARCHIVES)}, got {self.archive!r}"]
@@ -50,12 +50,12 @@ class VisionSource(ImageSource):
         return found
 
     def test_problems(self) -> list[str]:
-        """Training shards alone."""
+        """Training shards without test shards."""
         folder = folder_of(self.path)
         return self._files.test_problems(folder) if self._takes(self._files.find(folder)) else []
 
     def load(self, seed: int) -> Dataset:
-        """The published split, whatever the seed."""
+        """The published split, independent of the seed."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         folder = folder_of(self.path)
@@ -69,7 +69,7 @@ class VisionSource(ImageSource):
         return self.dataset(*self._archive.load())
 
     def _takes(self, shards: Found) -> bool:
-        """Whether shards are read, not an archive: both splits are there, or one and no archive."""
+        """Whether to read shards instead of an archive: both splits are there, or one and no archive."""
         both, some = shards.train and shards.test, shards.train or shards.test or shards.problems
         return bool(both or (some and not self._archive.present()))
 
@@ -87,35 +87,35 @@ class VisionSource(ImageSource):
             f"dataset {self.name} is not in {folder_of(self.path)} ({reason}). Put one of these there:\n"
             f"  torchvision's archive: {self._archive.expected()}\n"
             f"  parquet shards: {files.train} and {files.test}, with the columns {files.content} and {files.label}\n"
-            "or name the folder that holds them: dataset.path=FOLDER dataset.download=false"
+            "or name the folder that contains them: dataset.path=FOLDER dataset.download=false"
         )
 
 
 @final
 @dataclass(frozen=True)
 class ParquetSource(ImageSource):
-    """Images of one's own in parquet shards, or a data set of the Hugging Face hub as downloaded or saved."""
+    """Your own images in parquet shards, or a data set from the Hugging Face hub as downloaded or saved."""
 
     path: str
     cache: str
     parquet: Mapping[str, Any]
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
-        """Settings out of range, and shards that are not there."""
+        """Settings out of range, and missing shards."""
         found = self.shape_problems()
         if not folder_of(self.path).is_dir():
             return [
                 *found,
-                f"dataset.path must name the folder of the parquet shards, but {folder_of(self.path)} is none",
+                f"dataset.path must name the folder of the parquet shards, but {folder_of(self.path)} is not one",
             ]
         return [*found, *self._files.problems(folder_of(self.path))]
 
     def test_problems(self) -> list[str]:
-        """Test shards that are not there."""
+        """Missing test shards."""
         return self._files.test_problems(folder_of(self.path))
 
     def load(self, seed: int) -> Dataset:
-        """The shards' own split, whatever the seed."""
+        """The shards' own split, independent of the seed."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         return self.assembled(*_read(self, self._files.find(folder_of(self.path)), self._files, self.cache))
@@ -129,12 +129,12 @@ _Splits = tuple[Split[ImageSet], Split[ImageSet] | None]
 
 
 def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> _Splits:
-    """Both splits; the test images take the channels of the training images."""
+    """Both splits; the test images get the channels of the training images."""
     digests = digests_of([*shards.train, *shards.test])
     first, second = ({path: digests[path] for path in split} for split in (shards.train, shards.test))
     kept = SampleCache(Path(cache))
     train = read_shards(first, files, source.form, kept, f"{source.name} train")
     if train is None:
-        raise DataError(f"{shards.train[0]}: it holds no rows; write the images into it, or name another file")
+        raise DataError(f"{shards.train[0]}: it has no rows; write the images into it, or name another file")
     form = replace(source.form, channels=train.samples.images.shape[1])
     return train, read_shards(second, files, form, kept, f"{source.name} test")

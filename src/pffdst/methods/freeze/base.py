@@ -1,4 +1,4 @@
-"""What a freeze schedule is: how a run is divided into stages, what freezes, and from which model a stage starts."""
+"""Freeze schedules: how a run is divided into stages, what freezes, and which model a stage starts from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FreezeSchedule"]
 
 
 class FreezeSchedule(ABC):
-    """Divides the rounds into stages. At the start of every stage but the first weights freeze."""
+    """Divides the rounds into stages. At the start of every stage except the first, weights freeze."""
 
     @abstractmethod
     def stage_lengths(self, rounds: int) -> list[int]:
@@ -22,16 +22,16 @@ class FreezeSchedule(ABC):
 
     @abstractmethod
     def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
-        """Trainable weights per layer of each stage; over the stages they sum to `counts` (k_l)."""
+        """Trainable weights per layer in each stage; over the stages they sum to `counts` (k_l)."""
 
     def start_model(self) -> StartModel:
-        """Keeps what a later stage starts from; made once for a run, and told of every evaluation."""
+        """Keeps what a later stage starts from; created once per run, and told of every evaluation."""
         return Last()
 
     def freezes(self, model: GlobalModel, stage: Stage) -> Positions:
-        """What freezes when `stage` begins, of the alive weights of the model it starts from: all of them.
+        """Which alive weights of the model that `stage` starts from are frozen at its start: by default all of them.
 
-        A weight that does not freeze is drawn anew with the stage's trainable set. What is frozen stays so.
+        A weight that is not frozen is drawn again with the stage's trainable set. What is frozen stays frozen.
         """
         return model.alive_at
 
@@ -44,5 +44,5 @@ class FreezeSchedule(ABC):
         return tuple(stages)
 
     def problems(self, facts: Facts) -> list[str]:
-        """What stands against a run of `facts.rounds` rounds, one sentence each."""
+        """Why a run of `facts.rounds` rounds is not possible, one sentence per problem."""
         return []

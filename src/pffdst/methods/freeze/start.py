@@ -1,4 +1,4 @@
-"""From which model a later stage starts: the one whose weights freeze."""
+"""Which model a later stage starts from: the one whose weights freeze."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["START_MODELS", "Average", "BestTest", "Last", "StartModel"]
 
 
 class StartModel(ABC):
-    """Told of every evaluated round of a stage; gives the model that the next stage starts from."""
+    """Told of every evaluated round of a stage; returns the model that the next stage starts from."""
 
     def note(self, explored: bool, accuracy: float, model: GlobalModel) -> None:
-        """An evaluation: its accuracy on the pooled test set. `explored`: the stage's mask is fixed by now."""
+        """Notes an evaluation: its accuracy on the pooled test set. `explored`: the stage's mask is already fixed."""
 
     @abstractmethod
     def model(self, last: GlobalModel, average: GlobalModel) -> GlobalModel:
@@ -28,7 +28,7 @@ class StartModel(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 @final
@@ -51,7 +51,7 @@ class Average(StartModel):
 
 @final
 class BestTest(StartModel):
-    """The best evaluated round of the stage after exploration ended, as the paper has it: it chooses on test data."""
+    """The best evaluated round of the stage after exploration ended, as in the paper: it chooses on test data."""
 
     def __init__(self) -> None:
         self._best: tuple[float, Positions, Tensor, Tensor] | None = None
@@ -62,7 +62,7 @@ class BestTest(StartModel):
             self._best = (accuracy, model.alive_at, model.held, model.rest)
 
     def model(self, last: GlobalModel, average: GlobalModel) -> GlobalModel:
-        """The best; the last where none was evaluated. The next stage looks for its own."""
+        """The best; the last if none was evaluated. The next stage looks for its own."""
         if self._best is None:
             return last
         _, at, held, rest = self._best

@@ -20,9 +20,9 @@ __all__ = ["TwoStage"]
 class TwoStage(FreezeSchedule):
     """Stages [0, F) and [F, R), each with half of the final alive weights: k_l // 2, then the rest.
 
-    F = floor(`at` R): stage 2 begins after a share `at` of the rounds; half of them in the paper. `start_from` says
+    F = floor(`at` R): stage 2 starts after a share `at` of the rounds; half of them in the paper. `start_from` says
     which stage-1 model is frozen: the `last` one, the server average (`ema`), `best_test`, the best evaluated round
-    after exploration ended, which chooses on test data as the paper does, or a `StartModel` of one's own.
+    after exploration ended, which chooses on test data as the paper does, or your own `StartModel`.
     """
 
     start_from: Literal["last", "ema", "best_test"] | StartModel = "last"
@@ -37,7 +37,7 @@ class TwoStage(FreezeSchedule):
 
     def stage_lengths(self, rounds: int) -> list[int]:
         """F and the rest."""
-        first = math.floor(Fraction(str(self.at)) * rounds)  # of the number as it is written: 0.35 of 700 is 245
+        first = math.floor(Fraction(str(self.at)) * rounds)  # exact for the number as written: 0.35 of 700 is 245
         return [first, rounds - first]
 
     def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:
@@ -49,12 +49,12 @@ class TwoStage(FreezeSchedule):
         return self.start_from if isinstance(self.start_from, StartModel) else START_MODELS[self.start_from]()
 
     def problems(self, facts: Facts) -> list[str]:
-        """Each stage takes a round."""
+        """Each stage needs at least one round."""
         rounds = facts.rounds
         if rounds is None:
             return []
         if rounds < 2:
             return [f"freeze=two_stage needs at least 2 rounds, but rounds={rounds}: raise it, or write freeze=none"]
         if self.stage_lengths(rounds)[0] == 0:
-            return [f"freeze.at={self.at} leaves stage 1 none of the {rounds} rounds: raise freeze.at or rounds"]
+            return [f"freeze.at={self.at} leaves stage 1 without any of the {rounds} rounds: raise freeze.at or rounds"]
         return []

@@ -1,4 +1,4 @@
-"""What a client's local training is: the numbers of the command line, and the parts that are a choice."""
+"""A client's local training: the numbers from the command line, and the parts that can be chosen."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["LocalTraining"]
 @final
 @dataclass(frozen=True)
 class LocalTraining:
-    """E epochs of a client: numbers, and the parts they go to.
+    """E epochs of a client: numbers, and the parts that use them.
 
-    `lr` is that of round 0, which `lr_schedule` changes over the `rounds` of the run; `clip_norm` bounds the 2-norm of
-    the gradient that is applied (0: none); `prox_mu` is FedProx's mu.
+    `lr` is the learning rate of round 0, which `lr_schedule` changes over the `rounds` of the run; `clip_norm` bounds
+    the 2-norm of the gradient that is applied (0: no bound); `prox_mu` is FedProx's mu.
     """
 
     epochs: int
@@ -41,5 +41,5 @@ class LocalTraining:
 
     @property
     def anchored(self) -> bool:
-        """Whether a step needs the parameters that the client began with."""
+        """Whether a step needs the parameters that the client started from."""
         return self.prox_mu != 0.0 or self.objective.anchored

@@ -1,7 +1,7 @@
 """Random changes of a client's training images, on the batch.
 
-They draw from torch's global generator, which every client's turn seeds by round and client: the same images in every
-engine, with any number of workers, after any resume.
+They draw from torch's global generator, which every client's turn seeds by round and client: the images are the same in
+every engine, with any number of workers, and after any resume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Augmentation", "CropFlip", "Plain", "Transforms"]
 
 
 class Augmentation(ABC):
-    """Changes the images of a batch. What it draws it draws on the CPU."""
+    """Changes the images of a batch. Random numbers are drawn on the CPU."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Plain(Augmentation):
 @final
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Each image moved by up to `padding` pixels in each direction, over 0, and mirrored with the chance `flip`."""
+    """Each image shifted by up to `padding` pixels in each direction, over 0, and mirrored with probability `flip`."""
 
     padding: int = 4
     flip: float = 0.5
@@ -68,12 +68,12 @@ class CropFlip(Augmentation):
 @final
 @dataclass(frozen=True)
 class Transforms(Augmentation):
-    """Any transforms of torchvision (v2), one after the other, on each image by itself."""
+    """Any torchvision transforms (v2), applied in order to each image separately."""
 
     transforms: Sequence[Callable[[Tensor], Tensor]]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The transformed images. ValueError where a transform changes their shape or makes them floats."""
+        """The transformed images. ValueError if a transform changes their shape or turns them into floats."""
         made = []
         for image in images:
             for transform in self.transforms:
@@ -83,6 +83,6 @@ class Transforms(Augmentation):
         if found.shape != images.shape or found.dtype != images.dtype:
             raise ValueError(
                 f"Expected `augmentation.transforms` to give uint8 {list(images.shape[1:])}, but got {found.dtype} "
-                f"{list(found.shape[1:])}; leave conversion and normalisation out, they follow by themselves"
+                f"{list(found.shape[1:])}; leave out conversion and normalisation, which are applied automatically"
             )
         return found

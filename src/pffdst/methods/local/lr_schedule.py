@@ -15,7 +15,7 @@ class LearningRateSchedule(ABC):
 
     @abstractmethod
     def at(self, lr: float, t: int, rounds: int) -> float:
-        """The learning rate of round t = 0 .. rounds - 1 of a run that begins with `lr`."""
+        """The learning rate of round t = 0 .. rounds - 1 of a run that starts with `lr`."""
 
 
 @final

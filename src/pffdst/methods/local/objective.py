@@ -1,4 +1,4 @@
-"""What a client minimises: the loss of a batch, and terms that join its gradient."""
+"""What a client minimises: the loss of a batch, and terms added to its gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CrossEntropy", "Objective"]
 
 
 class Objective(ABC):
-    """`anchored`: `regularise_` needs the parameters that the client began the round with."""
+    """`anchored`: `regularise_` needs the parameters that the client started the round with."""
 
     anchored: ClassVar[bool] = False
 
@@ -29,7 +29,7 @@ class Objective(ABC):
 @final
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """Cross-entropy, the loss of every method here; `label_smoothing` spreads so much of a label over all classes."""
+    """Cross-entropy, the loss of every method here; `label_smoothing` is a label's share spread over all classes."""
 
     label_smoothing: float = 0.0
 

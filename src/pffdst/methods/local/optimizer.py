@@ -1,4 +1,4 @@
-"""A client's optimizer. It is fresh in every turn, and masks reach all it does through the gradient."""
+"""A client's optimizer. It is new in every turn, and masks act on it only through the gradient."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["AdamW", "LocalOptimizer", "Sgd"]
 
 
 class LocalOptimizer(ABC):
-    """Makes optimizers whose step leaves a parameter alone whose gradient was always 0.
+    """Makes optimizers whose step does not change a parameter whose gradient was always 0.
 
     Their own weight decay must be off: `weight_decay` is added to the gradient before the mask or, with `decoupled`,
-    taken off the trainable weights before the step, as AdamW has it.
+    subtracted from the trainable weights before the step, as in AdamW.
     """
 
     decoupled: ClassVar[bool] = False
 
     @abstractmethod
     def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
-        """An optimizer of these parameters; `lr` and `momentum` are the numbers of the command line."""
+        """An optimizer of these parameters; `lr` and `momentum` are the numbers from the command line."""
 
 
 @final
@@ -38,13 +38,13 @@ class Sgd(LocalOptimizer):
     nesterov: bool = False
 
     def problems_beside(self, training: LocalTraining) -> list[str]:
-        """Nesterov's step is one of momentum."""
+        """Nesterov's step needs momentum."""
         if not self.nesterov or training.momentum > 0.0:
             return []
         return ["optimizer.nesterov=true needs momentum: write momentum=0.9 or optimizer.nesterov=false"]
 
     def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
-        """A fused SGD, momentum at 0."""
+        """A fused SGD with zero momentum."""
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=self.nesterov, fused=True)
         if momentum != 0.0:
             optimizer.register_step_pre_hook(_begin_momentum)
@@ -52,10 +52,10 @@ class Sgd(LocalOptimizer):
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Momentum 0 of parameters without any: a fused step fails where one gets its first gradient later than others."""
+    """Sets missing momentum to 0: a fused step fails if one parameter gets its first gradient later than others."""
     for group in optimizer.param_groups:
         for p in group["params"]:
-            if not optimizer.state[p]:  # gradient or not: a Trainer has it made within the step
+            if not optimizer.state[p]:  # with or without a gradient: a Trainer computes it within the step
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
@@ -77,5 +77,5 @@ class AdamW(LocalOptimizer):
             raise ValueError(f"Expected `optimizer.eps` to be above 0, but got {self.eps}")
 
     def make(self, parameters: Sequence[Tensor], lr: float, momentum: float) -> torch.optim.Optimizer:
-        """A fused Adam, moments at 0."""
+        """A fused Adam with zero moments."""
         return torch.optim.Adam(parameters, lr=lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

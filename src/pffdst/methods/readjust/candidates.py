@@ -1,4 +1,4 @@
-"""FedTiny's first stage: of several random masks clients find the one of least loss, in two exchanges."""
+"""FedTiny's first stage: clients find the one of several random masks with the lowest loss, in two exchanges."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from pffdst.methods.rule import ClientTurn, Start
 __all__ = ["MOST", "Candidates"]
 
 MOST = 64
-"""Candidates that one message can speak of: each has a section of statistics."""
+"""The most candidates that one message can hold: each has a section of statistics."""
 _LOSSES = "losses"
 
 
 @final
 @dataclass(eq=False)
 class Candidates:
-    """`count` random masks of one sum and random layer ratios, which both ends draw from the stage's seed.
+    """`count` random masks of equal size and random layer ratios, which both ends draw from the stage's seed.
 
-    In round -2 clients estimate the statistics of the normalisation layers anew for each masked model, on one batch; in
+    In round -2 clients re-estimate the statistics of the normalisation layers for each masked model, on one batch; in
     round -1 they get the means, weighted by samples, and answer with the loss of each on one batch, in inference mode.
-    The server takes the mask of least mean loss. Networks without such statistics play both rounds all the same.
+    The server takes the mask with the lowest mean loss. Networks without such statistics run both rounds all the same.
     """
 
     count: int
@@ -42,7 +42,7 @@ class Candidates:
     _samples: int = field(default=0, init=False, repr=False)
 
     def moves(self, layout: Layout, total: int, seed: int) -> list[Move]:
-        """How each candidate is drawn: `total` weights, over the layers by a uniform draw of their densities."""
+        """How each candidate is drawn: `total` weights, divided among the layers by uniformly drawn densities."""
         sizes, found = [e.size for e in layout.layers], []
         for i in range(self.count):
             densities = torch.rand(len(sizes), generator=generator_for(seed, "candidate", i)).tolist()
@@ -53,7 +53,7 @@ class Candidates:
     # ---- client ------------------------------------------------------------------------------------------------------
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """The statistics or the losses, on the host. The network is as it was afterwards."""
+        """The statistics or the losses, on the host. The network is left unchanged."""
         batch, nothing = turn.batch("candidates"), Positions.none(turn.layout)
         masks = [draw(nothing, m.counts, m.seed) for m in self.moves(turn.layout, _total(turn), turn.stage_seed)]
         if turn.t == -2:
@@ -72,7 +72,7 @@ class Candidates:
         return self.statistics() if t == -2 else (Signal(_LOSSES, "values", length=self.count),)
 
     def broadcast(self) -> Signals:
-        """The mean statistics. UserError where no client sent any."""
+        """The mean statistics. UserError if no client sent any."""
         if not self._statistics:
             raise UserError("no client's statistics could be used to choose a candidate; see the log")
         return {_name(i): total / self._samples for i, total in enumerate(self._statistics)}
@@ -91,7 +91,7 @@ class Candidates:
         self._losses = (0 if self._losses is None else self._losses) + losses.double().nan_to_num(worst) * samples
 
     def chosen(self, given: Start) -> Move:
-        """The candidate of least loss; among equals the first. UserError where no client answered."""
+        """The candidate with the lowest loss; among equals the first. UserError if no client answered."""
         if self._losses is None:
             raise UserError("no client's losses could be used to choose a candidate; see the log")
         best = int(self._losses.argmin())
@@ -102,7 +102,7 @@ class Candidates:
         return {"statistics": list(self._statistics), "losses": self._losses, "samples": self._samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._statistics, self._losses, self._samples = list(state["statistics"]), state["losses"], state["samples"]
 
 
@@ -132,7 +132,7 @@ def _masked(turn: ClientTurn, mask: Positions) -> Iterator[None]:
 
 @torch.no_grad()
 def _estimated(turn: ClientTurn, mask: Positions, batch: Any) -> Tensor:
-    """The statistics [s] of the masked network on one batch, forgetting what they were."""
+    """The statistics [s] of the masked network on one batch, without the previous ones."""
     with turn.undisturbed(training=True), _masked(turn, mask), _forgetting(turn.network):
         turn.loss(batch)
         return torch.cat([*(s.detach().reshape(-1) for s in _statistics(turn)), torch.empty(0)]).cpu()
@@ -155,7 +155,7 @@ def _statistics(turn: ClientTurn) -> Sequence[Tensor]:
 
 @contextmanager
 def _forgetting(network: nn.Module) -> Iterator[None]:
-    """Inside, running statistics are those of the batches seen inside alone."""
+    """Inside, running statistics only cover the batches seen inside."""
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     try:

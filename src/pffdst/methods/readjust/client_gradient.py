@@ -19,7 +19,7 @@ __all__ = ["ClientGradient", "pruned_back"]
 @final
 @dataclass(frozen=True)
 class ClientGradient(Rule):
-    """On the rounds of the schedule a share alpha_t of each layer moves, in the first half of a stage.
+    """On the schedule's rounds a share alpha_t of each layer moves, in the first half of a stage.
 
     alpha_t = alpha / 2 (1 + cos(pi t / (L / 2))), t counted from the stage's start.
     """
@@ -59,13 +59,13 @@ class ClientGradient(Rule):
             return {}
         counts = self.moving(turn.start, turn.stage, turn.t)
         start = turn.start
-        # What is pruned may grow back: it competes with the dead, by its gradient.
+        # Pruned weights may grow back: they compete with the dead ones, by gradient.
         trained = start.trainable_at.gather(turn.values()).cpu()
         pruned = smallest(start.trainable_at, trained, counts)
         return {"pruned": pruned, "grown": largest_dead(turn.gradient(), start.alive_at.without(pruned), counts)}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The trained model under the mask that moved; what grew is 0."""
+        """The trained model under the moved mask; grown weights are 0."""
         if "pruned" not in measured:
             return trained
         pruned: Positions = measured["pruned"]
@@ -74,14 +74,14 @@ class ClientGradient(Rule):
         return replace(trained, model=model.with_held(regrown, model.rest), own_mask=True)
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The union of the clients' masks is pruned back to the stage's counts, per layer, by magnitude."""
+        """Prunes the union of the clients' masks back to the stage's counts, per layer, by magnitude."""
         return pruned_back(cohort.mean, cohort.support, stage)
 
 
 def pruned_back(model: GlobalModel, support: Any, stage: Stage) -> GlobalModel:
     """The model with the stage's counts of trainable weights: per layer the largest |w| stay.
 
-    Among exact ties more `support` [A] wins, then the lower index.
+    Exact ties go to the weight with more `support` [A], then to the lower index.
     """
     trainable = model.trainable_at
     if trainable.counts == stage.counts:

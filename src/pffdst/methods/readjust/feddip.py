@@ -22,12 +22,12 @@ __all__ = ["FedDip"]
 @final
 @dataclass(frozen=True)
 class FedDip(Rule):
-    """The mask begins at random with ERK's counts at sparsity s_0 (`initial`) and is cut after rounds of the schedule.
+    """The mask starts at random with ERK's counts at sparsity s_0 (`initial`) and is pruned after scheduled rounds.
 
-    A cut keeps the largest |w| of all layers together, of those that the mask held before: masks are nested and nothing
-    regrows. s_t = s + (s_0 - s) (1 - t / T)^3, t from the stage's start and T its length; the last round trains at s
-    exactly. Clients add lambda_t sum_l ||w_l||_2, norms that are not squared: in segment i = 0 .. n - 1 of the run's n
-    `segments` lambda is 0 at first, then `penalty` (1 + (i - 1) / (n - 1)).
+    Pruning keeps the largest |w| over all layers, out of those that the mask held before: masks are nested and nothing
+    regrows. s_t = s + (s_0 - s) (1 - t / T)^3, t from the stage's start and T its length; the last round trains at
+    exactly s. Clients add lambda_t sum_l ||w_l||_2, norms that are not squared: over the run's n `segments`, i = 0 ..
+    n - 1, lambda is 0 in the first, then `penalty` (1 + (i - 1) / (n - 1)).
     """
 
     initial: float = 0.5
@@ -46,7 +46,7 @@ class FedDip(Rule):
     # ---- the mask --------------------------------------------------------------------------------------------------
 
     def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """ERK's counts at s_0, as far as there is room beside what is frozen, and never fewer than the stage needs."""
+        """ERK's counts at s_0, as far as frozen weights leave room, and never fewer than the stage needs."""
         room = room_left(model)
         wanted = Erk().counts(model.layout, 1.0 - self.initial)
         counts = [min(r, max(n, k)) for r, n, k in zip(room, wanted, stage.counts, strict=True)]
@@ -57,7 +57,7 @@ class FedDip(Rule):
         return stage.stop - 1
 
     def alive_after(self, model: GlobalModel, stage: Stage, t: int) -> int:
-        """How many trainable weights a cut after round t leaves."""
+        """How many trainable weights pruning after round t leaves."""
         final = sum(stage.counts)
         if t >= stage.stop - 2:
             return final
@@ -65,7 +65,7 @@ class FedDip(Rule):
         return final + round((begun - final) * (1 - (t - stage.start) / stage.length) ** 3)
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
-        """The cut after the round before."""
+        """The pruning after the previous round."""
         if t != stage.stop - 1 and not self.schedule.due(stage, t - 1):
             return None
         at = model.trainable_at
@@ -93,30 +93,30 @@ class FedDip(Rule):
                 if weight.grad is not None:
                     weight.grad.add_(weight * (strength / norm.clamp_min(1e-12)))
 
-    # ---- what may be said beforehand -------------------------------------------------------------------------------
+    # ---- what can be checked in advance ----------------------------------------------------------------------------
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
-        """All is cut at once where no round of the schedule lies inside."""
+        """Everything is pruned at once if a stage contains no scheduled round."""
         still = [n for n in stage_lengths if not any(self.schedule.due(Stage(0, 0, n, ()), t) for t in range(1, n - 1))]
         if not still:
             return []
         return [
-            f"readjust.schedule: a stage of {min(still)} rounds is cut once, before its last round; a smaller "
-            "readjust.schedule.interval or more rounds cut it step by step"
+            f"readjust.schedule: a stage of {min(still)} rounds is pruned only once, before its last round; use a "
+            "smaller readjust.schedule.interval or more rounds to prune it step by step"
         ]
 
     def problems(self, facts: Facts) -> list[str]:
-        """A stage must hold its last cut."""
+        """A stage must be long enough for its last pruning."""
         if facts.stage_lengths is None or min(facts.stage_lengths) >= 2:
             return []
         return [
-            f"readjust=feddip cuts the mask before a stage's last round, which takes at least 2 rounds, but the stages "
+            f"readjust=feddip prunes before a stage's last round, which needs at least 2 rounds, but the stages "
             f"have {', '.join(map(str, facts.stage_lengths))}: raise rounds"
         ]
 
 
 def _filled(counts: Sequence[int], room: Sequence[int], total: int) -> tuple[int, ...]:
-    """The counts with so much added where there is room that they sum to `total` at least, most room first."""
+    """The counts, increased where there is room until they sum to at least `total`, most room first."""
     filled, missing = list(counts), total - sum(counts)
     for layer in sorted(range(len(room)), key=lambda i: filled[i] - room[i]):
         if missing <= 0:

@@ -1,4 +1,4 @@
-"""FedMef (Huang et al., CVPR 2024): weights that are about to be pruned are first made small."""
+"""FedMef (Huang et al., CVPR 2024): weights that are about to be pruned are first shrunk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["FedMef"]
 class FedMef(TopGradients):
     """FedTiny's swaps with budget-aware extrusion.
 
-    At the start of an adjust round the n_l smallest |w| of each layer of the received model are marked (w_low), for the
-    round: loss + `lambda_` ||w_low||_2^2, and at local step b of B the learning rate is max(lr_t, p_b (2
-    sigmoid(||w_low||) - 1) lr_0) with p_b = (2B - 2b) / (2B - b), lr_0 that of round 0. The server prunes exactly what
-    was marked.
+    At the start of an adjust round the n_l smallest |w| of each layer of the received model are marked (w_low). In that
+    round `lambda_` ||w_low||_2^2 is added to the loss, and at local step b of B the learning rate is max(lr_t, p_b (2
+    sigmoid(||w_low||) - 1) lr_0) with p_b = (2B - 2b) / (2B - b), lr_0 that of round 0. The server prunes exactly the
+    marked weights.
     """
 
     alpha: float = 0.4
@@ -39,11 +39,11 @@ class FedMef(TopGradients):
             raise ValueError(f"Expected `readjust.lambda_` (lambda) to be at least 0, but got {self.lambda_}")
 
     def marked(self, received: GlobalModel, counts: Sequence[int]) -> Positions:
-        """w_low: both sides make it of the model that was received."""
+        """w_low: both sides derive it from the received model."""
         return smallest(received.trainable_at, received.trained, counts)
 
     def pruned(self, cohort: Cohort, counts: Sequence[int]) -> Positions:
-        """What was marked."""
+        """The marked weights."""
         return self.marked(cohort.received, counts)
 
     def begin(self, turn: ClientTurn) -> None:
@@ -53,7 +53,7 @@ class FedMef(TopGradients):
             turn.scratch.update(low=masks_of(turn, marked), lr=turn.lr)
 
     def before_step(self, turn: ClientTurn) -> None:
-        """The step's learning rate, which a constant schedule leaves as it is: the second term stays below lr_0."""
+        """Sets the step's learning rate. With a constant schedule it never changes: the second term is below lr_0."""
         if "low" not in turn.scratch or turn.scratch["lr"] >= turn.first_lr:
             return
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""FedRTS (NeurIPS 25): masks are drawn by Thompson sampling from what aggregate and clients say of each weight."""
+"""FedRTS (NeurIPS 25): masks are drawn by Thompson sampling from the aggregate's and clients' votes on each weight."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["FedRts"]
 @final
 @dataclass
 class _Beliefs:
-    """Beta(a, b) of every maskable weight, and the votes of the round that goes on."""
+    """Beta(a, b) of every maskable weight, and the votes of the current round."""
 
     a: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     b: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
@@ -38,14 +38,14 @@ class _Beliefs:
 @final
 @dataclass(frozen=True)
 class FedRts(Rule):
-    """On the schedule's rounds clients send the places of their greatest gradients of dead weights; masks are drawn.
+    """On the schedule's rounds clients send the positions of their largest dead gradients, and masks are drawn.
 
     Per weight Beta(a, b), at first Beta(1, 1), never reset. Every round, for alive i, X_i = gamma 1[i in top-kappa_l
     of |mean w|] + (1 - gamma) sum_k p_k 1[i in top-kappa_l of |w_k|], p_k by samples, kappa_l = k_l - zeta_t k_l; on
-    adjusting rounds, for dead i, X_i = gamma / 2 + (1 - gamma) sum_k p_k 1[i in the places of k]. Then a += lambda X,
-    b += lambda (1 - X); on adjusting rounds xi ~ Beta(a, b) is drawn over the whole layer and the top k_l stay.
-    `alpha` is a of zeta_t = a / 2 (1 + cos(pi t / T_end)); `gamma` weighs the aggregate; `step` is lambda. With
-    `sampling` false the means of the Betas stand in for draws.
+    adjusting rounds, for dead i, X_i = gamma / 2 + (1 - gamma) sum_k p_k 1[i among the positions of k]. Then
+    a += lambda X, b += lambda (1 - X); on adjusting rounds xi ~ Beta(a, b) is drawn over the whole layer and the top
+    k_l stay. `alpha` is a of zeta_t = a / 2 (1 + cos(pi t / T_end)); `gamma` weights the aggregate; `step` is lambda.
+    With `sampling` false the means of the Betas are used instead of draws.
     """
 
     any_length: ClassVar[bool] = True
@@ -64,11 +64,11 @@ class FedRts(Rule):
             raise ValueError(f"Expected `readjust.step` (lambda) to be above 0, but got {self.step}")
 
     def exploration_end(self, stage: Stage) -> int:
-        """The last adjusting round is over."""
+        """The round after the last adjusting round."""
         return self.schedule.fixed_from(stage)
 
     def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
-        """zeta_t k_l, at most what is dead of a layer."""
+        """zeta_t k_l, at most the number of dead weights in a layer."""
         return swap_counts(model, share_of(self.alpha, self.schedule, stage, t))
 
     def _kept(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
@@ -79,7 +79,7 @@ class FedRts(Rule):
     # ---- client ------------------------------------------------------------------------------------------------------
 
     def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """The places, on adjusting rounds."""
+        """The positions, on adjusting rounds."""
         return (Signal("places", "positions", among="dead"),) if self.schedule.due(stage, t) else ()
 
     def probes(self, stage: Stage, t: int) -> int:
@@ -87,7 +87,7 @@ class FedRts(Rule):
         return int(self.schedule.due(stage, t))
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """The places of the zeta_t k_l greatest gradients of dead weights, at the trained weights."""
+        """The positions of the zeta_t k_l largest gradients of dead weights, at the trained weights."""
         if not self.schedule.due(turn.stage, turn.t):
             return {}
         start = turn.start
@@ -95,13 +95,13 @@ class FedRts(Rule):
         return {"places": largest_dead(turn.gradient(), start.alive_at, counts)}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The places beside what was trained."""
+        """What was trained, plus the positions."""
         return replace(trained, signals=trained.signals | dict(measured))
 
     # ---- server ------------------------------------------------------------------------------------------------------
 
     def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
-        """The client's votes: its own greatest weights, and the places it sends."""
+        """Adds the client's votes: its own largest weights, and the positions it sends."""
         beliefs = self._begun(model.layout)
         top = largest(model.trainable_at, model.trained, self._kept(model, stage, t))
         beliefs.votes[top.index] += samples
@@ -111,7 +111,7 @@ class FedRts(Rule):
             beliefs.votes[places.index] += samples
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """Beliefs follow the round; on adjusting rounds a mask is drawn from them."""
+        """Updates the beliefs; on adjusting rounds a mask is drawn from them."""
         mean, beliefs = cohort.mean, self._begun(cohort.mean.layout)
         clients = (beliefs.votes / max(beliefs.samples, 1)).numpy()
         alive = mean.trainable_at.index.numpy()
@@ -119,7 +119,7 @@ class FedRts(Rule):
         aggregate[largest(mean.trainable_at, mean.trained, self._kept(mean, stage, t)).index.numpy()] = 1.0
         due = self.schedule.due(stage, t)
         outcome = self.gamma * aggregate + (1 - self.gamma) * clients
-        if due:  # of the dead the server has no opinion
+        if due:  # the server has no vote on dead weights
             outcome[~mean.alive] += self.gamma / 2
         seen = slice(None) if due else alive
         beliefs.a[seen] += self.step * outcome[seen]
@@ -129,7 +129,7 @@ class FedRts(Rule):
         return self._drawn(mean, stage, seed) if due else mean
 
     def _drawn(self, model: GlobalModel, stage: Stage, seed: int) -> GlobalModel:
-        """The model under a drawn mask: per layer the k_l weights of greatest xi; what is new is 0."""
+        """The model under a drawn mask: per layer the k_l weights with the largest xi; new weights are 0."""
         a, b = (x.astype(np.float64) for x in (self._beliefs.a, self._beliefs.b))
         xi = np.random.default_rng(seed).beta(a, b) if self.sampling else a / (a + b)
         free = model.frozen_at.complement()
@@ -145,11 +145,11 @@ class FedRts(Rule):
         return beliefs
 
     def state_dict(self) -> dict[str, Any]:
-        """a and b, compressed: most of them are alike."""
+        """a and b, compressed: most values are equal."""
         return {name: _packed(getattr(self._beliefs, name)) for name in ("a", "b")}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name in ("a", "b"):
             setattr(self._beliefs, name, _unpacked(state[name]))
 

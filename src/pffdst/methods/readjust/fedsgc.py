@@ -1,4 +1,4 @@
-"""FedSGC: clients prune and grow in mid-round, and prefer moves that agree with the global model's last step."""
+"""FedSGC: clients prune and grow mid-round, preferring moves that agree with the global model's last step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["FedSgc", "agreeing_first"]
 @final
 @dataclass
 class _Last:
-    """The model before the last: positions and values of its trainable weights."""
+    """The previous model: positions and values of its trainable weights."""
 
     at: Positions | None = None
     values: Tensor | None = None
@@ -35,7 +35,7 @@ class _Last:
 @final
 @dataclass(frozen=True)
 class FedSgc(Rule):
-    """On the schedule's rounds d = sign(w_t - w_(t-1)) of the global model goes down; clients move zeta_t k_l weights.
+    """On the schedule's rounds clients get d = sign(w_t - w_(t-1)) of the global model and move zeta_t k_l weights.
 
     After A = E // 2 + 1 epochs a client prunes and grows, and trains the remaining epochs with the new mask. Delta is
     sign(local change) of an alive weight and -sign(g) of a dead one. The first floor(lambda k) pruned are the smallest
@@ -63,32 +63,32 @@ class FedSgc(Rule):
         return self.schedule.fixed_from(stage)
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
-        """On the schedule's rounds clients send the masks they ended with."""
+        """On the schedule's rounds clients send the masks they end with."""
         return "layers" if self.schedule.due(stage, t) else None
 
     def probes(self, stage: Stage, t: int) -> int:
-        """One dense batch in mid-round."""
+        """One dense batch mid-round."""
         return int(self.schedule.due(stage, t))
 
     def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
-        """k of each layer, at most what is dead of it."""
+        """k of each layer, at most the number of its dead weights."""
         return swap_counts(model, share_of(self.alpha, self.schedule, stage, t))
 
     # ---- what goes down ----------------------------------------------------------------------------------------------
 
     def down(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """d: which alive weights rose and which stood still (the others fell), and the same of dead ones that moved."""
+        """d: which alive weights rose and which stayed (the others fell), and the same for dead ones that moved."""
         if not self.schedule.due(stage, t):
             return ()
         alive = (Signal("rose", "positions", among="alive"), Signal("stood", "positions", among="alive"))
         return *alive, Signal("dead_rose", "positions", among="dead"), Signal("dead_fell", "positions", among="dead")
 
     def broadcast(self, model: GlobalModel, stage: Stage, t: int) -> Signals:
-        """The signs of the last step, from the model before."""
+        """The signs of the last step, from the previous model."""
         if not self.schedule.due(stage, t):
             return {}
         before, values = self._last.at, self._last.values
-        if before is None or values is None:  # no step was taken yet
+        if before is None or values is None:  # no step has been taken yet
             before, values = model.alive_at, model.held
         change = (model.held - before.carry(values, model.alive_at)).sign()
         gone = before.without(model.alive_at)
@@ -106,7 +106,7 @@ class FedSgc(Rule):
             self._move(turn)
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """With one epoch alone the mask moves at its end."""
+        """With a single epoch the mask moves at its end."""
         if self.schedule.due(turn.stage, turn.t):
             if "moved" not in turn.scratch:
                 self._move(turn)
@@ -134,7 +134,7 @@ class FedSgc(Rule):
         turn.train_on(start.trainable_at.without(gone).plus(new))
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """What was trained, under the mask that moved."""
+        """What was trained, under the moved mask."""
         if "trainable" not in measured:
             return trained
         model = trained.model
@@ -145,17 +145,17 @@ class FedSgc(Rule):
     # ---- server ------------------------------------------------------------------------------------------------------
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The union pruned back; what was sent is remembered for the next d."""
+        """The union pruned back; the sent model is remembered for the next d."""
         self._last.at, self._last.values = cohort.before.alive_at, cohort.before.held
         return pruned_back(cohort.mean, cohort.support, stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """The model before the last."""
+        """The previous model."""
         at = self._last.at
         return {"at": None if at is None else at.packed(), "values": self._last.values}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._last.at = None if state["at"] is None else Positions.unpacked(layout, state["at"])
         self._last.values = state["values"]
 
@@ -177,9 +177,9 @@ def signs_of(model: GlobalModel, received: Signals) -> Any:
 
 
 def agreeing_first(key: Any, agrees: Any, count: int, share: float) -> Any:
-    """Where `count` of least `key` [n] lie: the first floor(share count) of them among those that agree.
+    """The indices of `count` of the smallest `key` [n]: the first floor(share count) of them among those that agree.
 
-    The rest are the least of all others. Where too few agree, others stand in: exactly `count`.
+    The rest are the smallest of all others. If too few agree, others replace them: exactly `count` are returned.
     """
     preferred = np.flatnonzero(agrees)
     few = preferred[first(key[preferred], min(math.floor(share * count), len(preferred)))]

@@ -23,11 +23,11 @@ __all__ = ["FedTiny"]
 @final
 @dataclass
 class FedTiny(TopGradients):
-    """Progressive pruning: of each layer the smallest |w| of the mean leave, as many as grow.
+    """Progressive pruning: in each layer the smallest |w| of the mean leave, as many as grow.
 
-    With `blocks` above 1 the layers are divided into so many runs of neighbours, and each adjust round has one of them:
-    that of the output first, then towards the input, and round again. With `candidates` the first mask is the best of
-    so many (candidates.py), which costs two rounds before round 0.
+    With `blocks` above 1 the layers are divided into that many groups of neighbours, and each adjust round handles one:
+    first the output's, then towards the input, and around again. With `candidates` the first mask is the best of that
+    many (candidates.py), which costs two rounds before round 0.
     """
 
     alpha: float = 0.4
@@ -47,15 +47,15 @@ class FedTiny(TopGradients):
     # ---- rounds -2 and -1 --------------------------------------------------------------------------------------------
 
     def probes(self, stage: Stage, t: int) -> int:
-        """Before round 0 each candidate's pass forward costs about a third of a dense batch, gradients and all."""
+        """Before round 0 each candidate's forward pass costs about a third of a dense batch with its gradients."""
         return super().probes(stage, t) if t >= 0 else math.ceil(self.candidates / 3)
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """What candidates ask, or the largest gradients."""
+        """What the candidates ask for, or the largest gradients."""
         return {"candidates": self._choice.measure(turn)} if turn.t < 0 else super().measure(turn)
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """It goes up."""
+        """What was measured is sent."""
         if t >= 0:
             return super().answer(trained, measured, stage, t)
         return replace(trained, signals=trained.signals | measured["candidates"])
@@ -73,26 +73,26 @@ class FedTiny(TopGradients):
         return self._choice.broadcast() if t == -1 and self.candidates else {}
 
     def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
-        """Adds a client's answer to the sum."""
+        """Adds a client's answer to the sums."""
         if t < 0:
             self._choice.observe(samples, signals, t)
         else:
             super().observe(client, model, samples, signals, stage, t)
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The mean under the mask that moved."""
+        """The mean under the moved mask."""
         return cohort.mean if t < 0 else super().after_round(cohort, stage, t, seed)
 
     def start(self, given: Start) -> Move | None:
-        """The best candidate; later stages draw afresh."""
+        """The best candidate; later stages draw at random."""
         return self._choice.chosen(given) if self.candidates and given.stage.index == 0 else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What candidates were answered."""
+        """The answers about the candidates so far."""
         return self._choice.state_dict() if self.candidates else {}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         if self.candidates:
             self._choice.load_state_dict(state)
 
@@ -103,7 +103,7 @@ class FedTiny(TopGradients):
         return smallest_of_mean(cohort, counts)
 
     def moving(self, model: GlobalModel, stage: Stage, t: int) -> list[int]:
-        """n_l in the layers whose turn it is, 0 in all others."""
+        """n_l in the layers whose turn it is, 0 in the others."""
         counts = super().moving(model, stage, t)
         if self.blocks == 1:
             return counts

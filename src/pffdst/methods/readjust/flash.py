@@ -1,4 +1,4 @@
-"""FLASH: clients find each layer's density before round 0; the mask drawn from it stays, or clients go on moving it."""
+"""FLASH: clients find each layer's density before round 0; the mask drawn from it stays, or clients keep moving it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pffdst.methods.rule import Absent, Answer, ClientTurn, Cohort, Rule, Start
 
 __all__ = ["Flash", "shared_out"]
 
-_MOST = 0.99  # of a layer's free places, that one move fills
+_MOST = 0.99  # the most of a layer's free positions that one move fills
 
 
 @final
@@ -35,19 +35,19 @@ class _Heard:
 @final
 @dataclass(frozen=True)
 class Flash(Rule):
-    """FLASH (Babakniya et al., TMLR 2023): the mask's layers are found by a few clients before round 0.
+    """FLASH (Babakniya et al., TMLR 2023): a few clients find the layers' densities before round 0.
 
-    In round -1 a share `init_share` of all clients gets one random mask, of the first stage's density d in every
+    In round -1 a share `init_share` of all clients gets one random mask, with the first stage's density d in every
     convolution (linear layers are dense, with `dense_linear`), and trains it for `init_epochs` epochs; the mask moves
-    at the end of each but the last. A move takes `rate` (1 - b / B) of each layer's weights, the smallest, b being the
-    steps done of B, and puts as many in random free places: over layers by their share of the sum of mean |w| over
-    alive weights. Clients send their layers' densities; the mean, clients alike, scaled to d and capped at 1, is the
-    density of the mask that is drawn for round 0, on weights initialised anew.
+    at the end of each epoch except the last. A move removes `rate` (1 - b / B) of each layer's weights, the smallest, b
+    being the steps done of B, and grows as many at random free positions, divided among layers by their share of the
+    sum of mean |w| over alive weights. Clients send their layers' densities; their unweighted mean, scaled to d and
+    capped at 1, is the density of the mask that is drawn for round 0, on reinitialised weights.
 
     `mask=fixed` (SPDST) trains that mask. With `moving` (JMWST) clients move masks of their own in every round that is
-    a multiple of `every` (r), at the end of each epoch but the last, or with one epoch once, in its middle. The server
-    takes the plain mean, absent weights 0, and keeps the largest of each layer: so many as the clients' mean count,
-    scaled to the stage's sum.
+    a multiple of `every` (r), at the end of each epoch except the last or, with a single epoch, once in its middle. The
+    server takes the plain mean, with absent weights as 0, and keeps the largest of each layer: as many as the clients'
+    mean count, scaled to the stage's sum.
     """
 
     any_length: ClassVar[bool] = True
@@ -79,7 +79,7 @@ class Flash(Rule):
     # ---- stages ------------------------------------------------------------------------------------------------------
 
     def cohort_size(self, t: int, clients: int, cohort: int) -> int:
-        """The share of all clients, at least one."""
+        """The share of all clients, but at least one."""
         return max(1, round(self.init_share * clients))
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | None:
@@ -87,12 +87,12 @@ class Flash(Rule):
         return Move(None, self._first_counts(model.layout, stage), seed) if t < 0 else None
 
     def start(self, given: Start) -> None:
-        """A random draw of `start_counts`. UserError where no client's densities are known."""
+        """A random draw of `start_counts`. UserError if no client's densities are known."""
         if self._heard.densities is None:
-            raise UserError("no client's densities could be used, so that there is no mask to start from; see the log")
+            raise UserError("no client's densities could be used, so there is no mask to start from; see the log")
 
     def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """The stage's weights, divided by the mean densities; those of round -1 as long as there are none."""
+        """The stage's weights, divided by the mean densities; the counts of round -1 until there are any."""
         if self._heard.densities is None:
             return self._first_counts(model.layout, stage)
         wanted = [d * e.size for d, e in zip(self._heard.densities.tolist(), model.layout.layers, strict=True)]
@@ -105,7 +105,7 @@ class Flash(Rule):
         return tuple(e.size if whole else max(1, round(density * e.size)) for e, whole in layers)
 
     def _stays(self, layout: Layout, t: int) -> list[bool]:
-        """Which layers are dense and stay so: the linear ones before round 0, where there are others."""
+        """Which layers stay dense: the linear ones before round 0, if there are others."""
         linear = [not e.kernel for e in layout.layers]
         apart = t < 0 and self.dense_linear and not all(linear)
         return [apart and one for one in linear]
@@ -117,11 +117,11 @@ class Flash(Rule):
     # ---- client ------------------------------------------------------------------------------------------------------
 
     def epochs(self, t: int, epochs: int) -> int:
-        """Before round 0 the rule's own."""
+        """The rule's own number before round 0."""
         return self.init_epochs if t < 0 else epochs
 
     def before_step(self, turn: ClientTurn) -> None:
-        """The middle of an only epoch; a client of one batch has none."""
+        """Moves in the middle of a single epoch; a client with one batch has no middle."""
         if turn.epochs == 1 and turn.step == turn.steps // 2 > 0 and self.due(turn.stage, turn.t):
             self._move(turn)
 
@@ -131,7 +131,7 @@ class Flash(Rule):
             self._move(turn)
 
     def _move(self, turn: ClientTurn) -> None:
-        """Removes the smallest weights of each layer and grows as many in all."""
+        """Removes the smallest weights of each layer and grows as many in total."""
         rate, at, layout = self.rate * (1 - turn.step / turn.steps), turn.trainable, turn.layout
         stays = self._stays(layout, turn.t)
         values = at.gather(turn.values().cpu())
@@ -141,11 +141,11 @@ class Flash(Rule):
         layers = zip(layout.layers, taken.counts, stays, strict=True)
         room = [0 if whole else e.size - n for e, n, whole in layers]
         grown = grown_counts([values[span].abs() for span in at.spans()], room, sum(counts))
-        turn.train_on(kept)  # what is removed and drawn again is 0 in between
+        turn.train_on(kept)  # weights removed and drawn again are 0 in between
         turn.train_on(kept.plus(draw(taken, grown, turn.generator_seed(f"flash {turn.step}"))))
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """Before round 0 the layers' densities; else what was trained, under the client's own mask where it moved."""
+        """Before round 0 the layers' densities; then what was trained, under the client's own mask if it moved."""
         if t >= 0:
             return replace(trained, own_mask=self.due(stage, t) or trained.own_mask)
         at = trained.model.trainable_at
@@ -159,11 +159,11 @@ class Flash(Rule):
         return (Signal("densities", "values", length=len(stage.counts)),) if t < 0 else ()
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
-        """Masks that moved go up with their weights."""
+        """Moved masks are sent with their weights."""
         return "any" if t >= 0 and self.due(stage, t) else None
 
     def observe(self, client: int, model: GlobalModel, samples: int, signals: Signals, stage: Stage, t: int) -> None:
-        """Adds a client's densities, or its mask's counts; clients count alike."""
+        """Adds a client's densities, or its mask's counts; clients are weighted equally."""
         heard = self._heard
         if t < 0:
             found = signals["densities"]
@@ -175,7 +175,7 @@ class Flash(Rule):
             heard.counts = counts if heard.counts is None else heard.counts + counts
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """On rounds in which masks moved the largest of the mean, by the clients' counts."""
+        """On rounds in which masks moved, the largest of the mean, by the clients' counts."""
         counts, self._heard.counts = self._heard.counts, None
         if counts is None:
             return cohort.mean
@@ -188,29 +188,29 @@ class Flash(Rule):
         return {"densities": self._heard.densities}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._heard.densities, self._heard.counts = state["densities"], None
 
-    # ---- what may be said beforehand ---------------------------------------------------------------------------------
+    # ---- what can be checked in advance ------------------------------------------------------------------------------
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
-        """A mask that is to move and never does."""
+        """Warns of a mask that should move but never does."""
         if self.mask == "fixed" or self.every <= max(stage_lengths):
             return []
         return [f"readjust.every={self.every} is longer than any stage: masks never move, as with readjust.mask=fixed"]
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """Clients send masks of their own: the other rule must leave them."""
+        """Clients send masks of their own, which the other rule must not change."""
         if self.mask == "fixed" or type(other).own_masks is Rule.own_masks:
             return []
-        return ["readjust.mask=moving: clients send masks of their own already: write updates=plain"]
+        return ["readjust.mask=moving: clients already send masks of their own: write updates=plain"]
 
 
 # ---- dividing weights over layers ------------------------------------------------------------------------------------
 
 
 def shared_out(wanted: Sequence[float], room: Sequence[int], total: int) -> tuple[int, ...]:
-    """As `filled`, in whole weights: what rounding down leaves goes to the largest remainders, then the lower index."""
+    """Like `filled`, in whole weights: what rounding down leaves goes to the largest remainders, then lower indices."""
     shares = filled(wanted, room, total)
     counts = [math.floor(share) for share in shares]
     able = [i for i in range(len(room)) if counts[i] < room[i]]
@@ -223,7 +223,7 @@ def shared_out(wanted: Sequence[float], room: Sequence[int], total: int) -> tupl
 def grown_counts(magnitudes: Sequence[Tensor], room: Sequence[int], total: int) -> tuple[int, ...]:
     """How many of `total` grow in each layer, by the mean of its weights' `magnitudes`, in at most .99 of its `room`.
 
-    Where that is too little for all of them, the whole room counts.
+    If that is too little for all of them, the whole room is used.
     """
     means = [float(m.double().mean()) if len(m) else 0.0 for m in magnitudes]
     wanted = [mean if math.isfinite(mean) and free else 0.0 for mean, free in zip(means, room, strict=True)]

@@ -20,9 +20,9 @@ __all__ = ["Grasp"]
 class Grasp(Scored):
     """Gradient signal preservation: S = -w (H g) says by how much the gradient's norm grows when a weight is removed.
 
-    The weights of largest S are removed; what is scored, sent and kept greatest is therefore -S = w (H g), signed. g is
-    the gradient of the loss with the outputs divided by `temperature` (T), H g its product with the Hessian on the same
-    batch, g held constant; normalisation in training mode.
+    The weights with the largest S are removed; the score that is sent, and whose largest values are kept, is therefore
+    -S = w (H g), signed. g is the gradient of the loss with the outputs divided by `temperature` (T), H g its product
+    with the Hessian on the same batch, g held constant; normalisation is in training mode.
     """
 
     temperature: float = 200.0
@@ -33,7 +33,7 @@ class Grasp(Scored):
             raise ValueError(f"Expected `readjust.temperature` (T) to be above 0, but got {self.temperature}")
 
     def probes(self, stage: Stage, t: int) -> int:
-        """In round -1 a gradient and, for twice as much, the gradient of g . dL/dw through it: three dense batches."""
+        """In round -1 a gradient and, at twice the cost, the gradient of g . dL/dw through it: three dense batches."""
         return 3 * (t == -1)
 
     def score(self, turn: ClientTurn) -> Tensor:

@@ -1,4 +1,4 @@
-"""PruneFL (Jiang et al., TNNLS 2022): the mask and its size follow from the squared gradients of all weights."""
+"""PruneFL (Jiang et al., TNNLS 2022): the squared gradients of all weights determine the mask and its size."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pffdst.methods.schedule import Every, UpdateSchedule
 
 __all__ = ["PruneFl"]
 
-_KEPT = "prunefl."  # of its keys in a client's memory, where other parts have theirs
+_KEPT = "prunefl."  # prefix of its keys in a client's memory, which other parts use too
 
 
 @final
 @dataclass
 class PruneFl(Rule):
-    """On adjust rounds clients send the mean g^2 of every weight over their local steps; the server decides by it.
+    """On adjust rounds clients send the mean g^2 of every weight over their local steps, and the server decides by it.
 
-    Of each layer the (1 - dec) k_l largest |w| stay, dec = `decrement` / 2^(t / `halved_in`). All other weights, of all
-    layers, compete: the largest g_j^2 first, each is added while g_j^2 > sum g^2 / (c + n), where the sum is over what
-    is in so far and all parameters that have no mask, n counts the weights that are in, and c = `fixed_time` W is what
-    a round costs whatever is in it (a weight's own cost tau_j is 1); never beyond `max_density`. The density is free:
-    `sparsity` is where it begins.
+    In each layer the (1 - dec) k_l largest |w| stay, dec = `decrement` / 2^(t / `halved_in`). All other weights, of all
+    layers, compete: largest g_j^2 first, each is added while g_j^2 > sum g^2 / (c + n), where the sum is over what has
+    been added so far and all parameters that have no mask, n counts the weights added, and c = `fixed_time` W is the
+    fixed cost of a round (a weight's own cost tau_j is 1); never beyond `max_density`. The density is free: `sparsity`
+    is where it starts.
 
-    `accumulate`: clients measure in every round and keep the sum to themselves until they are asked, as the authors'
-    code does; else in adjust rounds alone. `exact`: the mask keeps its size; the share zeta(t) of each layer that the
-    smallest |w| make up is swapped for the largest mean g^2 among dead weights, as FedTiny swaps.
+    `accumulate`: clients measure in every round and keep the sum until they are asked, as the authors' code does;
+    otherwise only in adjust rounds. `exact`: the mask keeps its size; the smallest |w|, a share zeta(t) of each layer,
+    are swapped for the largest mean g^2 among dead weights, as in FedTiny.
     """
 
     any_length: ClassVar[bool] = True
@@ -67,13 +67,13 @@ class PruneFl(Rule):
         return t >= 0 and self.schedule.due(stage, t)
 
     def exploration_end(self, stage: Stage) -> int:
-        """The round from which on nothing is due."""
+        """The round from which nothing is due."""
         return self.schedule.fixed_from(stage)
 
     # ---- client ----------------------------------------------------------------------------------------------------
 
     def measures(self, stage: Stage, t: int) -> bool:
-        """Whether clients look at their gradients in round t."""
+        """Whether clients measure their gradients in round t."""
         return self.due(stage, t) or (self.accumulate and 0 <= t < self.exploration_end(stage))
 
     def dense_steps(self, stage: Stage, t: int) -> bool:
@@ -81,7 +81,7 @@ class PruneFl(Rule):
         return self.measures(stage, t)
 
     def begin(self, turn: ClientTurn) -> None:
-        """Sums of squares begin at 0: each weight's, and all other parameters' together."""
+        """Starts the sums of squares at 0: one per weight, and one for all other parameters."""
         if self.measures(turn.stage, turn.t):
             rest = torch.zeros((), dtype=torch.float64, device=turn.weights[0].device)
             turn.scratch.update(squares=[torch.zeros_like(w) for w in turn.weights], rest=rest)
@@ -99,7 +99,7 @@ class PruneFl(Rule):
                 turn.scratch["rest"] += parameter.grad.square().sum()
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """The sums over the steps, of this turn and of those it remembers, and how many steps they are."""
+        """The sums over the steps of this turn and of remembered ones, and how many steps they cover."""
         if "squares" not in turn.scratch:
             return {}
         squares = torch.cat([s.reshape(-1) for s in turn.scratch["squares"]]).cpu()
@@ -108,7 +108,7 @@ class PruneFl(Rule):
         return {key: value + turn.memory.get(_KEPT + key, 0.0) for key, value in own.items()}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The means go up in an adjust round; else the client keeps the sums."""
+        """The means are sent in an adjust round; otherwise the client keeps the sums."""
         if not measured:
             return trained
         if not self.due(stage, t):
@@ -122,7 +122,7 @@ class PruneFl(Rule):
     # ---- server ----------------------------------------------------------------------------------------------------
 
     def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
-        """Mean g^2 of every weight that is not frozen, and of the other parameters together."""
+        """Mean g^2 of every weight that is not frozen, and of all other parameters together."""
         if not self.due(stage, t):
             return ()
         return Signal("squares", "dense", among="free"), Signal("rest_squares", "values", length=1)
@@ -139,7 +139,7 @@ class PruneFl(Rule):
         self._rest += rest.item() * samples
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The mean under the mask that moved."""
+        """The mean under the moved mask."""
         if self._squares is None:
             return cohort.mean
         squares, rest = self._squares / cohort.samples, self._rest / cohort.samples
@@ -159,7 +159,7 @@ class PruneFl(Rule):
         return largest(model.trainable_at, model.trained, [k - round(dec * k) for k in model.trainable_at.counts])
 
     def joining(self, free: Positions, squares: Tensor, stay: Positions, rest: float) -> Positions:
-        """Of the positions `free` that do not `stay`, those that are worth their time; `squares` float64 [free]."""
+        """The positions in `free` but not in `stay` that are worth their time; `squares` float64 [free]."""
         W = free.layout.maskable
         others = free.without(stay)
         value = free.carry(squares, others).numpy()
@@ -173,16 +173,16 @@ class PruneFl(Rule):
         number = max(0, min(number, math.floor(self.max_density * W) - len(stay)))
         return Positions(free.layout, index=others.index[torch.from_numpy(np.sort(order[:number]))])
 
-    # ---- what may be said beforehand -------------------------------------------------------------------------------
+    # ---- what can be checked in advance ----------------------------------------------------------------------------
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
-        """The density is not what was asked for."""
+        """The density is not the requested one."""
         if self.exact:
             return []
-        return ["readjust=prunefl finds its own density: sparsity is where it begins, readjust.exact=true keeps it"]
+        return ["readjust=prunefl chooses its own density: sparsity is where it starts, readjust.exact=true keeps it"]
 
     def problems(self, facts: Facts) -> list[str]:
-        """A mask of free size has no share for each stage."""
+        """A mask of free size cannot be divided between stages."""
         if self.exact or not facts.has_stages:
             return []
-        return ["readjust=prunefl finds its own density, which two stages cannot share: write readjust.exact=true"]
+        return ["readjust=prunefl chooses its own density, which two stages cannot share: write readjust.exact=true"]

@@ -24,13 +24,13 @@ __all__ = ["Scored"]
 class Scored(Rule, ABC):
     """In round -1 a share `init_share` of all clients scores every weight of the initial model on one batch.
 
-    The server takes the mean, weighted by samples, and keeps the k weights of greatest mean score over all layers, with
-    at least `least` in each. k is the stage's number of trainable weights; how the allocation divides it over the
-    layers is not used. A later stage keeps the next best, of what is not frozen.
+    The server takes the mean, weighted by samples, and keeps the k weights with the largest mean score over all layers,
+    with at least `least` in each. k is the stage's number of trainable weights; the allocation's division among layers
+    is not used. A later stage keeps the next best of what is not frozen.
 
-    `sent`: clients send `all` their scores, or the `top` k with their positions, the others counting 0. With
-    `normalise=sum` a client's scores are divided by the sum of their magnitudes first: who has a large loss does not
-    outvote the rest.
+    `sent`: clients send `all` their scores, or the `top` k with their positions, the others counting as 0. With
+    `normalise=sum` a client's scores are first divided by the sum of their magnitudes, so that a client with a large
+    loss does not outvote the rest.
     """
 
     any_length: ClassVar[bool] = True
@@ -56,12 +56,12 @@ class Scored(Rule, ABC):
 
     @abstractmethod
     def score(self, turn: ClientTurn) -> Tensor:
-        """A client's scores, flat [W], on the network's device; the greatest are kept."""
+        """A client's scores, flat [W], on the network's device; the largest are kept."""
 
     # ---- client ----------------------------------------------------------------------------------------------------
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """The scores, brought to the host."""
+        """The scores, moved to the host."""
         if turn.t != -1:
             return {}
         score = self.score(turn).detach().float()
@@ -82,7 +82,7 @@ class Scored(Rule, ABC):
     # ---- server ----------------------------------------------------------------------------------------------------
 
     def cohort_size(self, t: int, clients: int, cohort: int) -> int:
-        """The share of all clients, at least one."""
+        """The share of all clients, but at least one."""
         return max(1, round(self.init_share * clients))
 
     def up(self, stage: Stage, t: int) -> tuple[Signal, ...]:
@@ -101,26 +101,26 @@ class Scored(Rule, ABC):
         self._sum = dense.double() * samples if self._sum is None else self._sum.add_(dense, alpha=samples)
 
     def start(self, given: Start) -> Positions:
-        """The k positions of greatest mean score that are not frozen."""
+        """The k positions with the largest mean scores that are not frozen."""
         if self._sum is None:
-            raise UserError("no client's scores could be used, so that there is no mask to start from; see the log")
+            raise UserError("no client's scores could be used, so there is no mask to start from; see the log")
         free, count = given.model.frozen_at.complement(), sum(given.stage.counts)
         chosen = greatest_overall(free, free.gather(self._sum), count, self.least)
         final = round(given.density * given.model.layout.maskable)
-        if len(given.model.frozen_at) + count >= final:  # no stage is left that would ask
+        if len(given.model.frozen_at) + count >= final:  # no later stage will need it
             self._sum = None
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        """The sum of the scores, as long as a stage may need it."""
+        """The sum of the scores, as long as a later stage may need it."""
         return {"sum": self._sum}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._sum = None if state["sum"] is None else state["sum"].clone()
 
     def problems(self, facts: Facts) -> list[str]:
-        """The top k are those of the first stage alone."""
+        """The top k only cover the first stage."""
         if self.sent == "top" and facts.has_stages:
-            return ["readjust.sent=top scores no more weights than the first stage trains: write readjust.sent=all"]
+            return ["readjust.sent=top sends no more scores than the first stage has weights: write readjust.sent=all"]
         return []

@@ -17,11 +17,11 @@ __all__ = ["ServerDifferential"]
 @final
 @dataclass(frozen=True)
 class ServerDifferential(Rule):
-    """The stage begins at density d + f (f = rho d); the server prunes the smallest and regrows at random.
+    """The stage starts at density d + f (f = rho d); the server prunes the smallest and regrows at random.
 
-    On the rounds of the schedule (every Delta R in the first quarter of the stage) n_l = round(rho k_l) weights per
-    layer move; at the quarter's end n_l are pruned and none grown, and the mask is fixed at density d. Clients do
-    nothing.
+    On the schedule's rounds (every Delta R in the first quarter of the stage) n_l = round(rho k_l) weights per layer
+    move; at the quarter's end n_l are pruned and none grown, and the mask is fixed at density d. Clients do nothing
+    extra.
     """
 
     any_length: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class ServerDifferential(Rule):
         return min(self.schedule.fixed_from(stage), stage.stop - 1)
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> Move | GlobalModel | None:
-        """Prune and grow on readjustment rounds; prune alone when exploration ends; else nothing."""
+        """Prune and grow on readjustment rounds; only prune when exploration ends; else nothing."""
         last = t == self.exploration_end(stage)
         if not last and not self.schedule.due(stage, t):
             return None
@@ -55,23 +55,23 @@ class ServerDifferential(Rule):
         return Move(pruned, (0,) * len(counts) if last else counts, seed)
 
     def remarks(self, stage_lengths: list[int]) -> list[str]:
-        """A quarter of a stage shorter than the interval holds no readjustment."""
+        """If a quarter of a stage is shorter than the interval, no readjustment falls in it."""
         still = [n for n in stage_lengths if not any(self.schedule.due(Stage(0, 0, n, ()), t) for t in range(1, n))]
         if not still:
             return []
         return [
-            f"readjust.schedule: no readjustment falls into the first part of a stage of {min(still)} rounds, the mask "
-            "is only pruned once; a smaller readjust.schedule.interval or more rounds readjust it"
+            f"readjust.schedule: no readjustment falls in the first part of a stage of {min(still)} rounds, so its "
+            "mask is only pruned once; use a smaller readjust.schedule.interval or more rounds to readjust it"
         ]
 
     def problems(self, facts: Facts) -> list[str]:
-        """A stage must be long enough to hold its final prune."""
+        """A stage must be long enough for its final prune."""
         stage_lengths = facts.stage_lengths
         if stage_lengths is None or min(stage_lengths) >= 2:
             return []
-        enough = max(2 * len(stage_lengths), sum(stage_lengths) + 1)  # more where stages differ much in length
+        enough = max(2 * len(stage_lengths), sum(stage_lengths) + 1)  # more if stage lengths differ a lot
         return [
-            f"readjust=server_differential prunes to the target within a stage, which takes at least 2 rounds, but the "
+            f"readjust=server_differential prunes to the target within a stage, which needs at least 2 rounds, but the "
             f"stages have {', '.join(map(str, stage_lengths))}: raise rounds to at least {enough}, or write "
             "readjust=static"
         ]

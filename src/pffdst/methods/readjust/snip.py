@@ -17,10 +17,10 @@ __all__ = ["Snip"]
 @final
 @dataclass
 class Snip(Scored):
-    """Connection sensitivity: the score of a weight is |dL/dw w|, L the mean loss of one batch, no step taken.
+    """Connection sensitivity: the score of a weight is |dL/dw w|, L the mean loss of one batch, without any step.
 
-    `score_mode`: normalisation layers in inference mode (`eval`) or as in training (`train`); running statistics stay
-    as they are.
+    `score_mode`: normalisation layers in inference mode (`eval`) or as in training (`train`); running statistics are
+    not changed.
     """
 
     score_mode: Literal["eval", "train"] = "eval"

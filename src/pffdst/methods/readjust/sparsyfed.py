@@ -1,4 +1,4 @@
-"""SparsyFed (Guastella et al., ICLR-25): powers of weights train, clients prune them, the union travels."""
+"""SparsyFed (Guastella et al., ICLR-25): clients train powers of weights and prune them; the union is sent down."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["SparsyFed"]
 @final
 @dataclass(frozen=True)
 class SparsyFed(Rule):
-    """The network's weights are w = sign(theta) |theta|^beta (beta: `power`); theta trains and travels.
+    """The network's weights are w = sign(theta) |theta|^beta (beta: `power`); theta is what is trained and sent.
 
-    It begins as sign(u) |u|^(1 / beta) of the initial weights u, dense. After training a client keeps the largest
-    |theta| of all layers together, as many as the stage has trainable weights, and sends their places. The mean is over
-    all clients, 0 where a client has none; the next round has the union. A theta of 0 has no gradient, so what is dead
-    comes back by the union alone. With `activations` the gradient of a layer's weights is taken with the largest
-    1 - s_l of its input, of the whole batch, s_l being the layer's sparsity; all else is exact.
+    It starts as sign(u) |u|^(1 / beta) of the initial weights u, dense. After training a client keeps the largest
+    |theta| over all layers, as many as the stage has trainable weights, and sends their positions. The mean is over all
+    clients, 0 where a client has none; the next round uses the union. A theta of 0 has no gradient, so dead weights
+    only come back through the union. With `activations` the gradient of a layer's weights uses only the largest
+    1 - s_l of its input, over the whole batch, s_l being the layer's sparsity; everything else is exact.
     """
 
     any_length: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class SparsyFed(Rule):
         return model.with_held(_signed_power(model.held, 1 / self.power), model.rest)
 
     def exploration_end(self, stage: Stage) -> int:
-        """The mask moves to the end."""
+        """The mask moves until the end."""
         return stage.stop
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
@@ -88,7 +88,7 @@ class SparsyFed(Rule):
                 weight.copy_(_signed_power(weight, self.power))
 
     def after_backward(self, turn: ClientTurn) -> None:
-        """theta is back, with the gradient beta |theta|^(beta - 1) dL/dw."""
+        """Restores theta, with the gradient beta |theta|^(beta - 1) dL/dw."""
         with torch.no_grad():
             for weight, theta in zip(turn.weights, turn.scratch["theta"], strict=True):
                 weight.copy_(theta)
@@ -96,7 +96,7 @@ class SparsyFed(Rule):
                     weight.grad.mul_(self.power * theta.abs().pow_(self.power - 1))
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """The network is as it was."""
+        """Leaves the network as it was."""
         for handle in turn.scratch["sparsyfed"]:
             handle.remove()
         return {"trained": turn.t >= 0}
@@ -111,19 +111,19 @@ class SparsyFed(Rule):
         model = trained.model.moved(Positions(at.layout, index=at.index[kept]))
         return replace(trained, model=model, own_mask=True)
 
-    # ---- what may be said beforehand -------------------------------------------------------------------------------
+    # ---- what can be checked in advance ----------------------------------------------------------------------------
 
     def problems(self, facts: Facts) -> list[str]:
-        """A later stage would begin with zeros, which do not train."""
+        """A later stage would start from zeros, which do not train."""
         if not facts.has_stages:
             return []
-        return ["readjust=sparsyfed trains powers of weights, which never leave 0: write freeze=none"]
+        return ["readjust=sparsyfed trains powers of weights, so weights at 0 stay 0: write freeze=none"]
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """Clients prune what they send: the other rule must leave it."""
+        """Clients prune what they send, which the other rule must not change."""
         if type(other).own_masks is Rule.own_masks:
             return []
-        return ["readjust=sparsyfed: clients send masks of their own already: write updates=plain"]
+        return ["readjust=sparsyfed: clients already send masks of their own: write updates=plain"]
 
 
 def _signed_power(values: Tensor, power: float) -> Tensor:
@@ -131,9 +131,9 @@ def _signed_power(values: Tensor, power: float) -> Tensor:
 
 
 def _prune_inputs(layer: nn.Module, share: float) -> list[Any]:
-    """The layer keeps the largest |x| of a `share` of its input for the gradient of its weights; hooks to remove.
+    """The layer keeps a `share` of its input, the largest |x|, for the gradient of its weights; returns its hooks.
 
-    What a layer saves for its backward pass is its input and its weights; the input's gradient takes the weights alone.
+    A layer saves its input and its weights for the backward pass; the input's gradient only needs the weights.
     """
     saving: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""No readjustment: the mask drawn at a stage's start stays."""
+"""No readjustment: the mask drawn at a stage's start is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks whose weights are swapped at the server, by what clients measure of dead weights."""
+"""Masks whose weights the server swaps, according to what clients measure for dead weights."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def share_of(alpha: float, schedule: UpdateSchedule, stage: Stage, t: int) -> fl
 
 
 def swap_counts(model: GlobalModel, share: float) -> list[int]:
-    """round(share k_l) weights of each layer, as far as it has dead ones to put in their places."""
+    """round(share k_l) weights of each layer, limited by its number of dead weights."""
     dead = [e.size - k for e, k in zip(model.layout.layers, model.alive_at.counts, strict=True)]
     return [min(round(share * k), d) for k, d in zip(model.trainable_at.counts, dead, strict=True)]
 
 
 def swapped(model: GlobalModel, pruned: Positions, grown: Positions) -> GlobalModel:
-    """The model without `pruned`, none of it frozen, and with `grown`, all of it dead, which starts at 0."""
+    """The model without `pruned` (not frozen) and with `grown` (dead until now), which starts at 0."""
     return model.moved(model.alive_at.without(pruned).plus(grown))
 
 
 def checked_alpha(alpha: float) -> None:
-    """ValueError where `alpha` (a) is no share."""
+    """ValueError if `alpha` (a) is not in [0, 1]."""
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"Expected `readjust.alpha` (a) to be in [0, 1], but got {alpha}; write e.g. 0.4")
 
@@ -46,9 +46,9 @@ class TopGradients(Rule, ABC):
     """On adjust rounds clients send their largest gradients of dead weights, and the server swaps by their mean.
 
     Clients train with the mask they were sent, then take the gradient of one batch at the trained weights; the top
-    zeta(t) k_l of each layer's dead weights go up, signed, with their positions, and what a client does not send counts
-    0. The server averages by samples, takes magnitudes after the mean, grows the top n_l = zeta(t) k_l and prunes as
-    many. Both are chosen by the old mask: what was just pruned is not grown, what grows is 0.
+    zeta(t) k_l of each layer's dead weights are sent, signed, with their positions, and what a client does not send
+    counts as 0. The server averages by samples, takes magnitudes after the mean, grows the top n_l = zeta(t) k_l and
+    prunes as many. Both are chosen under the old mask: what was just pruned is not grown, and grown weights are 0.
     """
 
     any_length: ClassVar[bool] = True
@@ -90,7 +90,7 @@ class TopGradients(Rule, ABC):
         return {"gradient": Chosen(at, gradient.index_select(0, at.index.to(gradient.device)).cpu())}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The gradients go up."""
+        """The gradients are sent."""
         if "gradient" not in measured:
             return trained
         return replace(trained, signals=trained.signals | {"gradient": measured["gradient"]})
@@ -112,23 +112,23 @@ class TopGradients(Rule, ABC):
         self._gradients.add(sent.at, sent.values.double() * samples, samples)
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The mean under the mask that moved."""
+        """The mean under the moved mask."""
         if self._gradients is None:
             return cohort.mean
         at, sums, _ = self._gradients.sums()
         self._gradients = None
         wanted = self.moving(cohort.before, stage, t)
-        counts = [min(n, there) for n, there in zip(wanted, at.counts, strict=True)]  # clients say what they like
+        counts = [min(n, there) for n, there in zip(wanted, at.counts, strict=True)]  # clients may send anything
         return swapped(cohort.mean, self.pruned(cohort, counts), largest(at, sums, counts))
 
 
 def smallest_of_mean(cohort: Cohort, counts: Sequence[int]) -> Positions:
-    """The `counts[l]` trainable weights of smallest magnitude of each layer, after the mean."""
+    """The `counts[l]` trainable weights of smallest magnitude in each layer, after the mean."""
     return smallest(cohort.mean.trainable_at, cohort.mean.trained, counts)
 
 
 def masks_of(turn: ClientTurn, at: Positions) -> list[Tensor]:
-    """Positions as 0/1 tensors, in the shapes of the turn's weights and where they lie."""
+    """Positions as 0/1 tensors, in the shapes of the turn's weights and on their device."""
     bits = at.bits
     return [
         weight.new_zeros(weight.shape).copy_(bits[entry.span].view(entry.shape))

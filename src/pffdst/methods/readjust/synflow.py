@@ -22,10 +22,10 @@ __all__ = ["SynFlow"]
 class SynFlow(Rule):
     """Iterative synaptic flow: after iteration i of n a share d^(i/n) of the weights is left, over all layers.
 
-    The score is |w dR/dw| at the weights left, R the sum of the logits of an input of ones (of tokens: of all of them
-    in turn) through the network with all parameters and buffers replaced by their magnitudes, in inference mode and
-    float64. What is dead stays dead. The initial weights are scored, with their signs they are trained. A later stage's
-    positions are chosen likewise among what is not frozen, with the frozen ones always in place.
+    The score is |w dR/dw| at the weights left, R the sum of the logits for an input of ones (for tokens: all of them in
+    turn) through the network with all parameters and buffers replaced by their magnitudes, in inference mode and
+    float64. Dead weights stay dead. The initial weights are scored; training uses them with their signs. A later
+    stage's positions are chosen in the same way among what is not frozen, with the frozen ones always in place.
     """
 
     any_length: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class SynFlow(Rule):
 
 
 class _Flow:
-    """A network of magnitudes that says what its weights let through. It is changed: nobody else may use it."""
+    """A network of magnitudes that measures the flow through its weights. It is modified: nothing else may use it."""
 
     def __init__(self, network: nn.Module, layout: Layout, inputs: Inputs) -> None:
         self._network = network.double().eval()
@@ -67,7 +67,7 @@ class _Flow:
         self._initial = torch.cat([w.detach().reshape(-1) for w in self._weights])
 
     def scores(self, left: Positions) -> Tensor:
-        """|w dR/dw| float64 [W] with the weights at the positions `left` in place and all others 0."""
+        """|w dR/dw| float64 [W] with only the weights at the positions `left`, all others 0."""
         masked = self._initial * left.bits
         with torch.no_grad():
             for (_, part), weight in zip(self._layout.split(masked), self._weights, strict=True):

@@ -1,4 +1,4 @@
-"""APF, adaptive parameter freezing (Chen et al., ICDCS-21): weights that have settled are held and not sent."""
+"""APF, adaptive parameter freezing (Chen et al., ICDCS-21): weights that have settled are held fixed and not sent."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _CROWDED = 0.8
 @final
 @dataclass(eq=False)
 class Freezing(Rule):
-    """The server freezes each weight of a dense model for as long as it has been found stable.
+    """The server freezes each weight of a dense model, for longer the more often it is found stable.
 
     With delta the change of a weight in a round in which it was active, E = a E + (1 - a) delta and A = a A + (1 - a)
-    |delta|, both from 0 (a: `decay`). It is stable if A > 0 and |E| / A < `threshold`: then L += 1, else L = L // 2. It
-    is frozen for just L rounds. After a round with more than 80 % frozen the threshold halves. Clients hold what is
-    frozen; up go active values, down the active mask and the weights that changed since the client's last download.
+    |delta|, both starting from 0 (a: `decay`). It is stable if A > 0 and |E| / A < `threshold`: then L += 1, else
+    L = L // 2. It is frozen for exactly L rounds. After a round with more than 80 % frozen the threshold halves.
+    Clients hold frozen weights fixed; they send active values, and receive the active mask and the weights that changed
+    since their last download.
     """
 
     any_length: ClassVar[bool] = True
@@ -45,14 +46,14 @@ class Freezing(Rule):
         self._length = self._until = torch.empty(0, dtype=torch.int32)  # L, and the round in which it is active again
 
     def before_round(self, model: GlobalModel, stage: Stage, t: int, seed: int) -> GlobalModel | None:
-        """The model with what is frozen in round t."""
+        """The model with the weights that are frozen in round t."""
         if len(self._until) == 0:
             return None
         frozen = Positions(model.layout, bits=self._until > t)
         return None if frozen == model.frozen_at else model.freezing(frozen)
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """Looks at the weights that were active, and decides how long each is frozen."""
+        """Checks the weights that were active, and decides how long each is frozen."""
         if t < 0:
             return cohort.mean
         before = cohort.before
@@ -75,18 +76,18 @@ class Freezing(Rule):
         self._until = torch.zeros(len(weights), dtype=torch.int32)
 
     def state_dict(self) -> dict[str, Any]:
-        """E, A, L, when each weight is active again, and the threshold."""
+        """E, A, L, the round in which each weight is active again, and the threshold."""
         return {name: getattr(self, f"_{name}") for name in ("limit", "mean", "size", "length", "until")}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name, value in state.items():
             setattr(self, f"_{name}", value)
 
     def problems(self, facts: Facts) -> list[str]:
-        """What stages freeze is frozen for ever."""
+        """What stages freeze stays frozen for good."""
         return ["updates=apf freezes weights for a while: write freeze=none"] if facts.has_stages else []
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """The model is dense."""
+        """The model must be dense."""
         return [] if isinstance(other, Static) else ["updates=apf freezes a dense model: write readjust=static"]

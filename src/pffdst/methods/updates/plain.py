@@ -1,4 +1,4 @@
-"""Nothing beside training: a client sends what it trained."""
+"""Nothing besides training: a client sends what it trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SCAFFOLD (Karimireddy et al., ICML-20): control variates take the clients' drift out of every local step."""
+"""SCAFFOLD (Karimireddy et al., ICML-20): control variates correct every local step for the clients' drift."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _AT, _OWN = "scaffold_at", "scaffold_own"
 
 @final
 class Scaffold(Rule):
-    """y - eta (g(y) - c_k + c); the c_k of a client and the server's c begin at 0 (Algorithm 1, option II).
+    """y - eta (g(y) - c_k + c); the c_k of a client and the server's c start at 0 (Algorithm 1, option II).
 
     After S steps a client has c_k' = c_k - c + (x - y) / (S eta) and sends y and c_k' - c_k; the server's step is the
-    mean (its learning rate 1), and c grows by the sum of the c_k' - c_k over C. Variates hold what is trained: the
-    trainable weights and the parameters; they follow the mask, and begin at 0 where it grows. They travel by the run's
-    codec; a client's own c_k is exact.
+    mean (its learning rate is 1), and c grows by the sum of the c_k' - c_k over C. Variates cover what is trained: the
+    trainable weights and the parameters; they follow the mask, and start at 0 where it grows. They are sent in the
+    run's codec; a client's own c_k is exact.
     """
 
     any_length: ClassVar[bool] = True
@@ -69,11 +69,11 @@ class Scaffold(Rule):
         return cohort.mean
 
     def state_dict(self) -> dict[str, Any]:
-        """c, and where it lies."""
+        """c and its positions."""
         return {"at": None if self._at is None else self._at.packed(), "c": self._c}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._at = None if state["at"] is None else Positions.unpacked(layout, state["at"])
         self._c = state["c"]
 
@@ -101,14 +101,14 @@ class Scaffold(Rule):
                     gradient.add_(correction)
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """What c_k' is made from: tensors of the host."""
+        """What c_k' is computed from: tensors on the host."""
         if turn.t < 0:
             return {}
         own, shared = turn.scratch["scaffold_own"], turn.scratch["scaffold_shared"]
         return {"start": turn.start, "own": own, "shared": shared, "path": turn.steps * turn.lr}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The trained model, with c_k' - c_k; what left the mask in this turn keeps its c_k."""
+        """The trained model, with c_k' - c_k; weights that left the mask in this turn keep their c_k."""
         if not measured:
             return trained
         start, own, model = measured["start"], measured["own"], trained.model
@@ -126,12 +126,12 @@ class Scaffold(Rule):
         )
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """(x - y) / (S eta) is the mean gradient under plain SGD alone."""
+        """(x - y) / (S eta) is only the mean gradient under plain SGD."""
         lines = []
         if training.momentum != 0.0:
-            lines.append(f"updates=scaffold takes plain SGD, but momentum={training.momentum}: write momentum=0")
+            lines.append(f"updates=scaffold needs plain SGD, but momentum={training.momentum}: write momentum=0")
         if not isinstance(training.optimizer, Sgd):
-            lines.append("updates=scaffold takes plain SGD: write optimizer=sgd momentum=0")
+            lines.append("updates=scaffold needs plain SGD: write optimizer=sgd momentum=0")
         return lines
 
 
@@ -143,7 +143,7 @@ def _signals() -> tuple[Signal, ...]:
 
 
 def _as_signals(variate: Tensor, trainable: int) -> dict[str, Tensor]:
-    """A variate [T + p] as it travels."""
+    """A variate [T + p] as it is sent."""
     return {_WEIGHTS: variate[:trainable], _PARAMETERS: variate[trainable:]}
 
 
@@ -155,7 +155,7 @@ def _from_signals(signals: Mapping[str, Tensor | Positions | Chosen]) -> Tensor:
 
 
 def _variate(before: Positions | None, variate: Tensor, model: GlobalModel) -> Tensor:
-    """A variate [T + p] at the positions that are trainable in `model`; 0 at those that are new, and at first."""
+    """A variate [T + p] at the positions that are trainable in `model`; 0 at new ones, and everywhere at first."""
     at, parameters = model.trainable_at, model.layout.parameters - model.layout.maskable
     if before is None:
         return torch.zeros(len(at) + parameters, dtype=model.dtype)

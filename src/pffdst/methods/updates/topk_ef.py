@@ -27,11 +27,11 @@ _RESIDUAL, _ROUND = "topk_residual", "topk_round"
 class TopK(Rule):
     """A client sends the largest of its changes and remembers the others.
 
-    u = (w_k - w) + residual; sent are the k = round((1 - `left`) T) largest |u| of the T trainable weights, whatever
-    their layers; residual = u - sent. The server adds sum_k (n_k / n) sent_k: what a client does not send counts as
-    unchanged. Parameters that are not maskable are sent whole. A residual counts `decay` less for each round that its
-    client missed. With `both_ways` the server's step is treated alike, with a residual of its own, and clients are sent
-    the weights that changed since their last download.
+    u = (w_k - w) + residual; sent are the k = round((1 - `left`) T) largest |u| of the T trainable weights, regardless
+    of layer; residual = u - sent. The server adds sum_k (n_k / n) sent_k: what a client does not send counts as
+    unchanged. Parameters that are not maskable are sent whole. A residual is multiplied by `decay` for each round that
+    its client missed. With `both_ways` the server's step is treated likewise, with its own residual, and clients are
+    only sent the weights that changed since their last download.
     """
 
     any_length: ClassVar[bool] = True
@@ -49,11 +49,11 @@ class TopK(Rule):
         self.sends_changes = self.both_ways
 
     def own_masks(self, stage: Stage, t: int) -> Literal["layers", "any"] | None:
-        """Each client has places of its own."""
+        """Each client has its own positions."""
         return "any" if t >= 0 else None
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """What the client began with, and what it remembers: tensors of the host."""
+        """What the client started from, and what it remembers: tensors on the host."""
         if turn.t < 0:
             return {}
         residual = turn.memory.get(_RESIDUAL, torch.zeros(len(turn.start.trainable_at), dtype=turn.start.dtype))
@@ -61,7 +61,7 @@ class TopK(Rule):
         return {"start": turn.start, "residual": residual * self.decay**missed}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
-        """The largest changes, as the values that they lead to."""
+        """The largest changes, as the values that they result in."""
         if not measured:
             return trained
         start: GlobalModel = measured["start"]
@@ -69,14 +69,14 @@ class TopK(Rule):
         taken = self.largest(change)
         reached = start.trained[taken] + change[taken]
         residual = change.clone()
-        residual[taken] -= reached - start.trained[taken]  # what a single cannot hold stays
+        residual[taken] -= reached - start.trained[taken]  # what single precision cannot represent stays
         places = Positions(at.layout, index=at.index[taken])
         model = start.moved(start.frozen_at.plus(places)).with_trained(reached, trained.model.rest)
         kept = {_RESIDUAL: residual, _ROUND: torch.tensor(t)}
         return replace(trained, model=model, own_mask=True, memory={**trained.memory, **kept})
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The mean or, both ways, the largest of the server's changes."""
+        """The mean or, with `both_ways`, the largest of the server's changes."""
         if t < 0 or not self.both_ways:
             return cohort.mean
         before, after = cohort.before.trained, cohort.before.trained.clone()
@@ -91,22 +91,22 @@ class TopK(Rule):
         return {"residual": self._residual}
 
     def load_state_dict(self, state: dict[str, Any], layout: Layout) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._residual = state["residual"]
 
     def largest(self, change: Tensor) -> Tensor:
-        """Where the k largest |u| of u [T] lie, int64 [k], increasing; among equals the lower index."""
+        """The indices of the k largest |u| of u [T], int64 [k], increasing; among equals the lower index."""
         count = max(1, round((1 - self.left) * len(change)))
         return torch.from_numpy(first(-change.abs().numpy(), count))
 
     def problems(self, facts: Facts) -> list[str]:
-        """Residuals are of one set of trainable weights."""
+        """Residuals belong to one set of trainable weights."""
         if not facts.has_stages:
             return []
-        return ["updates=topk_ef remembers changes of weights that stay trainable: write freeze=none"]
+        return ["updates=topk_ef needs weights that stay trainable: write freeze=none"]
 
     def problems_beside(self, training: LocalTraining, other: Rule) -> list[str]:
-        """The same of a mask that moves."""
+        """The same for a mask that moves."""
         if isinstance(other, Static):
             return []
-        return ["updates=topk_ef remembers changes of weights that stay alive: write readjust=static"]
+        return ["updates=topk_ef needs weights that stay alive: write readjust=static"]

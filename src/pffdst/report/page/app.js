@@ -1,4 +1,4 @@
-// The page's life: read the data, draw, listen, and, where it is served, ask for what changed.
+// The page's main loop: read the data, draw, listen and, if it is served, ask for changes.
 
 function render() {
   const focused = document.activeElement?.id;
@@ -55,7 +55,7 @@ function plots(seen) {
     clients: clientAccuracies,
     partition: partitionMap,
   };
-  // Their heights are known beforehand: nothing moves under the reader's pointer when they are drawn.
+  // Their heights are known in advance: nothing moves under the reader's pointer when they are drawn.
   byId("plot-changed").style.height = `${lanesHeight(seen)}px`;
   byId("plot-parts").style.height = `${partsHeight(seen)}px`;
   for (const [name, figure] of Object.entries(figures)) plot(`plot-${name}`, () => figure(seen));
@@ -66,7 +66,7 @@ function notes(seen) {
   const words = [
     `${data.accuracies[state.accuracy][0].toUpperCase()}${data.accuracies[state.accuracy].slice(1)}; mean ± standard deviation over n seeds.`,
   ];
-  if (!seen.anyDone) words.push("No run is finished: figures are those of now.");
+  if (!seen.anyDone) words.push("No run is finished: figures are the current ones.");
   else if (open > 0)
     words.push(
       state.unfinished
@@ -74,8 +74,8 @@ function notes(seen) {
         : `${open} unfinished runs are not counted.`,
     );
   const unsaid = unsaidSettings(seen);
-  if (unsaid !== "") words.push(`Where nothing else is named: ${unsaid}.`);
-  if (state.accuracy.startsWith("acc_")) words.push("A single last round swings by points with its cohort.");
+  if (unsaid !== "") words.push(`Unless stated otherwise: ${unsaid}.`);
+  if (state.accuracy.startsWith("acc_")) words.push("The last round alone varies by several points with its cohort.");
   return words.join(" ");
 }
 
@@ -166,7 +166,7 @@ function controls(seen) {
 
 const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-// What all runs have in common and a reader asks first.
+// What all runs have in common and readers want to know first.
 function settings(seen) {
   const shared = (key) => new Set(seen.usable.map((run) => run.config[key])).size === 1 && seen.usable[0].config[key];
   const [dataset, model, rounds, clients, cohort] = ["dataset.name", "model", "rounds", "clients", "cohort"].map(
@@ -232,12 +232,12 @@ function groupBy(seen) {
         render();
       },
     },
-    "What tells all apart",
+    "Everything that differs",
   );
   fill(
     "group-by-list",
     seen.differing.length === 0
-      ? el("p", { class: "quiet" }, "The runs differ in their seeds alone.")
+      ? el("p", { class: "quiet" }, "The runs only differ in their seeds.")
       : [usual, ...seen.differing.map(item)],
   );
 }
@@ -273,8 +273,8 @@ function listen() {
       event.target.setAttribute("aria-invalid", String(wrong));
       event.target.title = wrong
         ? id === "targets"
-          ? "Write percentages, such as 60, 80"
-          : "Write sizes, such as 1 MB, 2.5 GB"
+          ? "Enter percentages, such as 60, 80"
+          : "Enter sizes, such as 1 MB, 2.5 GB"
         : "";
       if (!wrong) set(id)(text);
     });
@@ -327,7 +327,7 @@ async function unpacked(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-// Runs that did not change are kept; those that are gone leave.
+// Runs that did not change are kept; those that are gone are removed.
 function merge(news) {
   const known = new Map(data.runs.map((run) => [run.id, run]));
   for (const run of news.runs) known.set(run.id, run);
@@ -339,7 +339,7 @@ async function refresh() {
   const note = byId("live");
   try {
     const answer = await fetch(`data.json?since=${data.version}&session=${data.session}`, { cache: "no-store" });
-    if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     const news = await answer.json();
     if (news.session !== data.session) data = { ...data, runs: [] };
     const moved = news.version !== data.version || news.session !== data.session;
@@ -348,7 +348,7 @@ async function refresh() {
     note.textContent = `Live, ${new Date().toTimeString().slice(0, 8)}`;
     note.classList.remove("lost");
   } catch {
-    note.textContent = "Live: the server does not answer";
+    note.textContent = "Live: the server is not responding";
     note.classList.add("lost");
   }
 }
@@ -382,7 +382,7 @@ async function start() {
   document.body.dataset.ready = "yes";
   if (document.body.dataset.mode === "live") followLive();
   performance.mark("tables");
-  // The tables are on the screen before the library of the plots is read.
+  // The tables are on the screen before the plotting library is loaded.
   const draw = () =>
     requestAnimationFrame(() =>
       setTimeout(() => {

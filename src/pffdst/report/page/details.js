@@ -1,15 +1,15 @@
-// Pictures of what a figure is made of: bytes by part, the model over rounds, the clients.
+// Plots of what is behind a figure: bytes by part, the model over rounds, the clients.
 
 // ---- bytes by part
 
 const PARTS_OF = Object.keys(PART_WORDS);
-// Means over the runs that tell the figure: one without a summary knows its bytes, not their parts.
+// Means over the runs that have the figure: one without a summary knows its bytes, not their parts.
 const partOf = (group, way, part) =>
   spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? null)).mean || 0;
 const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? null)).mean || 0;
 const partsSum = (group, way) => PARTS_OF.reduce((sum, part) => sum + partOf(group, way, part), 0);
 
-// Rows have places of their own, not their names: two long names that are cut short alike stay two rows.
+// Rows are identified by position, not name: two long names that are shortened alike stay two rows.
 function parts(seen) {
   const rows = seen.shown.toReversed();
   const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
@@ -58,7 +58,7 @@ function partTrace(rows, way, part, i, scale) {
 const partsHeight = (seen) => 110 + partsPlaces(seen.shown).total;
 const rowHeight = (lines) => (isPaper() ? 7 + 13 * lines : 12 + 14 * Math.max(lines, isNarrow() ? 2 : 1.3));
 
-// The middles of rows that are as high as their names, in pixels from the lowest up, and the height of all.
+// The centres of rows that are as high as their names, in pixels from the bottom, and the total height.
 function partsPlaces(rows) {
   const places = [];
   let total = 0;
@@ -69,7 +69,7 @@ function partsPlaces(rows) {
   return { places, total };
 }
 
-// A name in lines of so many letters, broken between its parts.
+// A name in lines of so many characters, broken between its parts.
 function rowLines(group) {
   const most = isNarrow() ? 18 : 28;
   const lines = [];
@@ -147,7 +147,7 @@ function meanOverRounds(group, column) {
 const groupsOver = (seen, column) =>
   seen.shown.filter((group) => group.runs.some((run) => (run.model[column] ?? []).some((value) => value > 0)));
 
-// Moves are events: a lane for each group, in it a stem at each round with a move, as high as the largest is a lane.
+// Moves are events: a lane for each group, with a stem at each round with a move; the largest fills its lane.
 function stems(found) {
   const most = Math.max(...found.flatMap(({ points }) => points.map((p) => p.y.mean)));
   return found.map(({ group, points }, nth) => {
@@ -175,7 +175,7 @@ function stems(found) {
 
 const lanesHeight = (seen) => Math.max(170, 66 + (isPaper() ? 20 : isNarrow() ? 30 : 26) * groupsOver(seen, "changed").length);
 
-// The lanes' names stand where an axis has its numbers.
+// The lanes' names take the place of an axis' numbers.
 const lanes = (found) =>
   axis("", {
     tickvals: found.map((_, nth) => found.length - 1 - nth + 0.3),
@@ -267,7 +267,7 @@ function heat(more) {
 
 const hasDensity = (run) => Object.keys(run.model.density?.layers ?? {}).length > 0;
 const moves = (run) => (run.model.changed ?? []).some((value) => value > 0);
-// The run asked for; else the most accurate sparse one, of those whose mask moves where one does.
+// The requested run; else the most accurate sparse one, preferring runs whose mask moves.
 function densityRun(seen) {
   const known = seen.usable.filter(hasDensity);
   const asked = known.find((run) => run.id === state.density);
@@ -278,7 +278,7 @@ function densityRun(seen) {
   return among.toSorted((a, b) => (b.final[state.accuracy] ?? 0) - (a.final[state.accuracy] ?? 0))[0];
 }
 
-// A line for a layer, from the first one's colour to the last one's.
+// A line per layer, from the first one's colour to the last one's.
 function densityMap(seen) {
   const run = densityRun(seen);
   if (run === undefined) return null;
@@ -357,20 +357,20 @@ function clientAccuracies(seen) {
   );
   return {
     traces,
-    empty: "No run has written down its clients' accuracies yet: they do when they end.",
+    empty: "No run has recorded its clients' accuracies yet: runs do so when they end.",
     layout: layoutOf({
       xaxis: axis("accuracy on a client's own test share, %"),
       yaxis: axis("% of the clients at or below", { range: [0, 100.5] }),
       margin: { l: 52, r: 12, t: 8, b: 44 },
     }),
     label: `Distribution of accuracy over clients. A tenth of the clients are at or below: ${tenth.join("; ")}.`,
-    caption: `How many clients do how well at the end, ${model === "average" ? "server average" : "last round"}; lines to the right are better. The worst tenth is a column of the table above.`,
+    caption: `Distribution of the clients' accuracies at the end, ${model === "average" ? "server average" : "last round"}; lines to the right are better. The worst tenth is a column of the table above.`,
   };
 }
 
 function partitionMap(seen) {
   const run = runNamed(state.partition, seen, (each) => (each.clients.train ?? []).length > 0);
-  if (run === undefined) return { traces: [], empty: "No run has written down its clients' classes." };
+  if (run === undefined) return { traces: [], empty: "No run has recorded its clients' classes." };
   const { train, shown, classes, clients } = run.clients;
   const sizes = train.map((row) => row.reduce((a, b) => a + b, 0));
   const order = shown.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a]);

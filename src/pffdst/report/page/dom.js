@@ -1,4 +1,4 @@
-// Elements are made, never parsed: a run's name is text whatever it holds.
+// Elements are created, never parsed: a run's name is text whatever it contains.
 
 const byId = (id) => document.getElementById(id);
 
@@ -24,7 +24,7 @@ const say = (text) => {
   byId("announce").textContent = text;
 };
 
-// Plotly reads a few tags in its labels: none may come from a name.
+// Plotly interprets a few tags in its labels: none may come from a name.
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 // Radio buttons that look like one control.

@@ -1,4 +1,4 @@
-// The pictures of accuracy: what each draws and the sentence that tells it.
+// The accuracy plots: what each draws and the sentence that describes it.
 
 const X_AXES = {
   round: { words: "round", of: (point) => point.round, text: (x) => `round ${x}`, axis: { tickformat: "d" } },
@@ -12,7 +12,7 @@ const X_AXES = {
   },
   flops: { words: "training", of: (point) => point.flops, text: flopsText, units: FLOPS },
 };
-// The same with figures in the unit that its axis counts in.
+// The same with figures in the axis' unit.
 function axisFor(values) {
   const chosen = X_AXES[state.x];
   if (state.x === "round") return { ...chosen, title: chosen.words };
@@ -241,7 +241,7 @@ function pareto(seen) {
   };
 }
 
-// What is left for points between the axes' words.
+// The room left for points between the axis labels.
 const plotSize = (id) => ({ width: byId(id).clientWidth - 66, height: byId(id).clientHeight - 52 });
 
 function paddedShare(values) {
@@ -257,8 +257,8 @@ function paddedLog(values) {
   return [low - room, high + room];
 }
 
-// Beside their points, those of the front first: each takes the first place that covers no label, point or front;
-// where there is none, the name stays with the legend and the pointer.
+// Next to their points, those of the front first: each takes the first place that covers no label, point or front;
+// if there is none, the name is only in the legend and on hover.
 function pointLabels(points, front, size, [bottom, top]) {
   const logs = points.map((each) => Math.log10(each.bytes.mean));
   const ys = points.map((each) => 100 * each.accuracy.mean);

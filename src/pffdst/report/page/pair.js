@@ -1,6 +1,6 @@
 // Two groups, or two runs, side by side: their figures, the difference seed by seed, and their curves.
 
-// What can be chosen, by its word in the address: groups by label, runs by name.
+// What can be chosen, by its key in the address: groups by label, runs by name.
 function sides(seen) {
   const groups = seen.groups.map((group) => [`group:${group.label}`, group]);
   const alone = seen.counted.map((run) => {
@@ -31,7 +31,7 @@ function pairChoices(seen) {
   }
 }
 
-// Name, figure of a run, how it is written, and how two of them are compared.
+// Name, figure of a run, how it is formatted, and how two of them are compared.
 function pairRows(seen) {
   const points = (value) => `${fixed(100 * value, 1)} %`;
   const final = (key) => (run) => run.final[key] ?? null;
@@ -50,12 +50,12 @@ function pairRows(seen) {
   ];
 }
 
-// Twice the standard error of the paired difference; below that, seeds alone would do it.
+// Twice the standard error of the paired difference; below that, seeds alone could explain it.
 const isDoubtful = ({ mean: middle, sd, n }, none) => n > 1 && Math.abs(middle - none) < (2 * sd) / Math.sqrt(n);
 
 function pairTable(seen) {
   const [left, right] = chosenPair(seen);
-  if (left === undefined || right === undefined) return el("p", { class: "empty" }, "There is one group alone.");
+  if (left === undefined || right === undefined) return el("p", { class: "empty" }, "There is only one group.");
   const told = (side, figure, text) => {
     const spread = spreadOf(side.runs.map(figure));
     return spread.n === 0
@@ -65,7 +65,7 @@ function pairTable(seen) {
   const columns = [
     { name: "Figure", left: true },
     ...[left, right].map((side) => ({ name: el("span", { class: "named" }, swatch(side.look), side.label) })),
-    { name: "Second to first" },
+    { name: "Second vs. first" },
   ];
   const rows = pairRows(seen).map(([name, figure, text, compare]) => ({
     cells: [name, told(left, figure, text), told(right, figure, text), comparedText(left, right, figure, compare)],
@@ -108,6 +108,6 @@ function pairCurves(seen) {
     traces,
     layout: { ...curveLayout(found, axisOf, ""), annotations: [], margin: { l: 52, r: 12, t: 8, b: 44 } },
     label: `The two curves of accuracy against ${axisOf.words}. At the end: ${ends.join("; ")}.`,
-    caption: "Against what the curves above are drawn against; bands are one standard deviation.",
+    caption: "Against the same axis as the curves above; bands are one standard deviation.",
   };
 }

@@ -1,4 +1,4 @@
-// Drawing with plotly: one look for all, only what is on the screen, and a cursor for the keyboard.
+// Drawing with plotly: one look for all, only what is on the screen, and a keyboard cursor.
 
 const waiting = new Map(); // plots that are not on the screen yet: how to draw them
 const drawn = new Set();
@@ -47,7 +47,7 @@ function layoutOf(more = {}) {
   };
 }
 
-// A linear axis counts in one unit, which its title names: the ticks are plain numbers at every zoom.
+// A linear axis uses one unit, given in its title: the ticks are plain numbers at every zoom level.
 const unitOf = (values, units) => {
   const power = powerOf(Math.max(...values, 1), units);
   return { scale: 1000 ** power, unit: units[power] };
@@ -73,7 +73,7 @@ function logAxis(values, text) {
   };
 }
 
-// `figure` makes {traces, layout, caption, label} when the plot comes into sight, or null where there is nothing to draw.
+// `figure` returns {traces, layout, caption, label} when the plot comes into view, or null if there is nothing to draw.
 function plot(id, figure) {
   waiting.set(id, figure);
   if (drawn.has(id)) drawNow(id);
@@ -137,7 +137,7 @@ function watchPrinting() {
   window.addEventListener("afterprint", forScreen);
 }
 
-// Left and right go from point to point of the lines, and the values are said.
+// Left and right go from point to point along the lines, and the values are announced.
 function withCursor(node) {
   node.tabIndex = 0;
   if (node.dataset.cursor !== undefined) return;
@@ -162,8 +162,8 @@ function withCursor(node) {
 
 const brief = (text, most = isNarrow() ? 24 : 36) => plain(text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-// Labels at the ends of lines, moved apart so that none covers another and all stay between `low` and `high`: those of
-// the highest lines, where there is not room for all. Points: {y, text, color}, room in the axis' units.
+// Labels at the ends of lines, moved apart so that none covers another and all stay between `low` and `high`: only
+// those of the highest lines if there is not enough room. Points: {y, text, color}, room in the axis' units.
 function endLabels(points, room, [low, high]) {
   const most = Math.floor((high - low) / room) + 1;
   const sorted = [...points].sort((a, b) => a.y - b.y).slice(-most);

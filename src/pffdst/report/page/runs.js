@@ -140,7 +140,7 @@ function differenceTable(seen) {
   );
   const note =
     runs.length < 2
-      ? "Choose two runs or more in the table above."
+      ? "Choose two or more runs in the table above."
       : keys.length === 0
         ? "Their configurations are the same."
         : `${keys.length} keys differ.`;
@@ -164,7 +164,7 @@ function leftTable() {
   const left = data.runs.filter((run) => !run.counted || run.remarks.length > 0);
   const why = (run) =>
     [
-      ...(run.twin ? [`same configuration as ${run.twin}, which is counted`] : []),
+      ...(run.twin ? [`same configuration as ${run.twin}, which is counted instead`] : []),
       ...run.remarks,
       ...(run.counted ? ["its figures are counted"] : []),
     ].join("; ");

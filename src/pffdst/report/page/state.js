@@ -1,4 +1,4 @@
-// What the reader chose, kept in the address so that a reload or a link shows the same; and what follows from it.
+// What the reader chose, kept in the address so that a reload or a link shows the same, and what follows from it.
 
 const DEFAULTS = {
   accuracy: "ema_acc_global",
@@ -29,7 +29,7 @@ const DEFAULTS = {
 const state = { ...DEFAULTS };
 let data = { shared: "", runs: [], keys: { differing: {}, chosen: [], words: {} }, accuracies: {} };
 
-// `filter=pffdst&x=bytes`: words as they are, all else as json.
+// `filter=pffdst&x=bytes`: words unchanged, everything else as JSON.
 function readAddress(text) {
   const pairs = [...new URLSearchParams(text)].filter(([key]) => key in DEFAULTS);
   return Object.fromEntries(
@@ -63,14 +63,14 @@ function saveState() {
     history.replaceState(null, "", text);
     localStorage.setItem("pffdst-theme", state.theme);
   } catch {
-    // nothing is kept, all else works
+    // nothing is kept, everything else works
   }
 }
 
-// ---- looks: hues that the colour-blind tell apart, dashes and markers beside them
+// ---- looks: hues that the colour-blind can distinguish, with dashes and markers
 
 const HUES = {
-  // as in looks.py, place by place
+  // as in looks.py, in the same order
   light: [
     ...["#c2410c", "#0a63a8", "#007a5a", "#9c3587", "#8a6500", "#4a5568"],
     ...["#0b7f96", "#8f1d3f", "#5b4bc4", "#4d7c0f", "#7c4a2d", "#c02679"],
@@ -120,7 +120,7 @@ const lookOf = (group) => ({
   symbol: SYMBOLS[group.style % SYMBOLS.length],
 });
 
-// A variant's shade of its method's hue: away from the paper, so that it is never harder to read.
+// A variant's shade of its method's hue: away from the background, so that it is never harder to read.
 function shaded(color, share) {
   const towards = dark() ? 255 : 0;
   const parts = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
@@ -143,7 +143,7 @@ const isMatch = (run, words, told) => {
 function view() {
   const differing = Object.keys(data.keys.differing);
   const asked = state.keys ?? data.keys.chosen;
-  // Accuracies on test and on validation samples share no mean, whatever is asked.
+  // Accuracies on test and on validation samples never share a mean, whatever is chosen.
   const keys = differing.filter((key) => asked.includes(key) || key === "evaluated on");
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const told = [...new Set(["method_name", "seed", "dataset.name", "model", ...differing])];
@@ -152,7 +152,7 @@ function view() {
   const anyDone = data.runs.some((run) => run.counted);
   const counted = usable.filter((run) => run.counted || state.unfinished || !anyDone);
   const groups = groupRuns(counted, keys, data.keys.words);
-  // Looks are of all the runs there are: a filter changes none.
+  // Looks depend on all runs: a filter changes none.
   const everyone = data.runs.filter((run) => run.figures && run.twin === "");
   const looks = looksOf(groupRuns(everyone, keys, data.keys.words), data.hues);
   for (const group of groups) group.look = lookOf(looks.get(group.mark));
@@ -161,7 +161,7 @@ function view() {
 }
 
 const levelsNow = (seen) => parseLevels(state.targets) ?? levelsFor(seen.groups, state.accuracy, data.chance);
-// By the run's own model of time, where it has one.
+// By the run's own model of time, if it has one.
 const timeOf = ({ final, config }) =>
   final.deployment_seconds ??
   deploymentSeconds(final.bytes_up ?? NaN, final.bytes_down ?? NaN, final.flops ?? NaN, config.cohort, state);
@@ -173,7 +173,7 @@ function sharedFolder() {
   const length = first.findIndex((part, i) => folders.some((each) => each[i] !== part));
   return first.slice(0, length === -1 ? first.length : length).join("/");
 }
-// A sweep's jobs are called by numbers: their folder says which sweep.
+// A sweep's jobs are named by number: their folder says which sweep.
 const nameOf = (run) => {
   const short = data.shared === "" ? run.id : run.id.slice(data.shared.length + 1);
   return /^\d+$/.test(short) ? run.id.split("/").slice(-2).join("/") : short;

@@ -1,4 +1,4 @@
-// Figures of runs and groups. figures.py says the same for the files of --csv, --latex and --png.
+// Figures of runs and groups. figures.py computes the same for the files of --csv, --latex and --png.
 
 const ABSENT = "–";
 
@@ -27,13 +27,13 @@ function curveOf(run, accuracy) {
   return known[accuracy];
 }
 
-// At most `most` of the points, evenly spaced, the first and the last among them: for drawing, never for a figure.
+// At most `most` of the points, evenly spaced, including the first and last: for drawing, never for a figure.
 function thinned(points, most = 1200) {
   if (points.length <= most) return points;
   return Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]);
 }
 
-// Of runs without an evaluation that can be read only the final figures are known.
+// For runs without a readable evaluation only the final figures are known.
 const drawnRuns = (runs, accuracy) => runs.filter((run) => curveOf(run, accuracy).length > 0);
 
 function meanCurve(runs, accuracy) {
@@ -63,7 +63,7 @@ const accuracyAt = (run, accuracy, budget) =>
     .filter((point) => point[2] <= budget)
     .at(-1)?.[1] ?? null;
 
-// What `compare` makes of a figure and the reference's, seed by seed over the seeds of both.
+// `compare` applied to a figure and the reference's, seed by seed over the seeds that both share.
 function paired(group, reference, figure, compare) {
   const theirs = new Map(reference.runs.map((run) => [run.config.seed, figure(run)]));
   const shared = group.runs.filter((run) => theirs.has(run.config.seed));
@@ -78,7 +78,7 @@ function paired(group, reference, figure, compare) {
 const ratioOf = (own, other) => (other === 0 ? null : own / other);
 const differenceOf = (own, other) => own - other;
 
-// Points {x, y} that no other one beats in both: fewer bytes and more accuracy.
+// Points {x, y} that no other beats in both: fewer bytes and more accuracy.
 function paretoFront(points) {
   const sorted = points
     .filter((p) => Number.isFinite(p.x) && Number.isFinite(p.y))
@@ -104,8 +104,8 @@ const orderOf = (a, b) => {
   return String(a) < String(b) ? -1 : String(a) > String(b) ? 1 : 0;
 };
 
-// Runs with equal values of `keys`. What goes without saying is not told: a key in which the groups of one method (the
-// first key's value) agree, or, of words, the value of more than half of them. The family has the colour, the variant
+// Runs with equal values of `keys`. The usual is not shown: a key in which the groups of one method (the first key's
+// value) agree or, for words, the value of more than half of them. The family determines the colour, the variant
 // (numbers, such as the sparsity) the dashes.
 function groupRuns(runs, keys, words) {
   const divided = new Map();
@@ -139,7 +139,7 @@ function groupRuns(runs, keys, words) {
   return found;
 }
 
-// {value} of what goes without saying, null where every group of the method tells its own.
+// The usual {value}, null if every group of the method shows its own.
 function usualValue(groups, i) {
   const counts = new Map();
   for (const group of groups) counts.set(group.values[i], (counts.get(group.values[i]) ?? 0) + 1);
@@ -148,7 +148,7 @@ function usualValue(groups, i) {
   return isUsual ? { value, alone: counts.size === 1 } : null;
 }
 
-// By group's mark: one hue for a method; its variants differ in shade, dash and marker.
+// By group: one hue per method; its variants differ in shade, dash and marker.
 function looksOf(groups, hues) {
   const methodOf = (group) => {
     const names = new Set(group.runs.map((run) => String(run.config.method_name ?? "")));
@@ -160,14 +160,14 @@ function looksOf(groups, hues) {
   [...members].forEach(([method, own], place) => {
     const hue = hues[method] ?? place;
     own.forEach((group, nth) =>
-      // two methods of one hue, where there are more methods than hues, differ in their markers at least
+      // two methods of one hue, if there are more methods than hues, at least differ in their markers
       looks.set(group.mark, { hue, style: nth + (method in hues ? 0 : place), shade: own.length > 1 ? nth / (own.length - 1) : 0 }),
     );
   });
   return apart(looks);
 }
 
-// Where two looks are the same, the later one takes the next marker.
+// If two looks are the same, the later one takes the next marker.
 function apart(looks) {
   const taken = new Set();
   for (const look of looks.values()) {
@@ -214,7 +214,7 @@ const durationText = (seconds) => {
     : `${m}:${String(s).padStart(2, "0")}`;
 };
 
-// One unit for a column, so that its numbers stand under each other.
+// One unit per column, so that its numbers line up.
 function columnScale(values, units) {
   const known = values.filter((value) => Number.isFinite(value) && value > 0);
   const power = known.length === 0 ? 0 : powerOf(Math.min(...known), units);
@@ -225,7 +225,7 @@ function columnScale(values, units) {
   return { unit: units[power + shift], text: (value) => fixed(value / 1000 ** (power + shift), digits) };
 }
 
-// "1 MB, 2.5 GB" as numbers of bytes, or null where something else is written.
+// "1 MB, 2.5 GB" as numbers of bytes, or null for anything else.
 function parseBytes(text) {
   const parts = text
     .split(",")
@@ -267,8 +267,8 @@ function levelsFor(groups, accuracy, chance = 0) {
   return [...new Set(levels)].sort((a, b) => a - b).map((level) => level / 100);
 }
 
-// Budgets, in two digits, within what at least half of the groups have evaluated and still spend: the least, the one
-// that most groups share, the most.
+// Budgets, to two digits, within what at least half of the groups have evaluated and still spend: the smallest, the one
+// that most groups share, the largest.
 function budgetsFor(groups, accuracy) {
   const spans = groups
     .map((group) => drawnRuns(group.runs, accuracy).map((run) => curveOf(run, accuracy)))
@@ -287,7 +287,7 @@ function budgetsFor(groups, accuracy) {
   return [...new Set([wide[0], most, wide.at(-1)])].sort((a, b) => a - b);
 }
 
-// Seconds of a deployment: a cohort's clients at once, each with a link of so many Mbit/s and a device of GFLOP/s.
+// Seconds of a deployment: a cohort's clients in parallel, each with a link of so many Mbit/s and a device of GFLOP/s.
 function deploymentSeconds(up, down, flops, cohort, link) {
   if (!(cohort > 0)) return NaN;
   return (

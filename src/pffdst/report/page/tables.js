@@ -14,7 +14,7 @@ function groupFigures(group) {
   };
 }
 
-// The papers' formula: 4 bytes a value and a bit a position, and the first downloads of frozen weights.
+// The papers' formula: 4 bytes per value and a bit per position, plus the first downloads of frozen weights.
 const formulaBytes = (run) =>
   run.final.paper_bytes === undefined ? null : run.final.paper_bytes + (run.final.frozen_bytes ?? 0);
 const worstTenth = (run) => {
@@ -65,7 +65,7 @@ function mostAccurate(seen) {
   return figureCard("Most accurate", best.group, plusMinus(100 * middle, 100 * sd, 1), "%", lines);
 }
 
-// Compared on the seeds that both have, where the second may well be ahead.
+// Compared on the seeds that both share, where the second may well be ahead.
 function leadText(best, second) {
   const lead = paired(best.group, second.group, (run) => run.final[state.accuracy] ?? null, differenceOf);
   const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
@@ -74,12 +74,12 @@ function leadText(best, second) {
   return isDoubtful(lead, 0) ? `${text}, within twice its standard error` : text;
 }
 
-// From which seeds a comparison is, where it is not from all of both.
+// Which seeds a comparison uses, if not all of both.
 function seedsText(shared, best, second) {
   if (shared.n === 0) return ", from different seeds";
   const all = Math.max(best.accuracy.n, second.accuracy.n);
   if (shared.n === all) return all === 1 ? ", from one seed" : "";
-  return shared.n === 1 ? ", by the one seed of both" : `, by the ${shared.n} seeds of both`;
+  return shared.n === 1 ? ", on the one shared seed" : `, on the ${shared.n} shared seeds`;
 }
 
 function fewestBytes(seen) {
@@ -171,7 +171,7 @@ function groupColumns(figures, level) {
       key: "formula",
       name: "By formula",
       unit: sizes.unit,
-      hint: "The papers' formula: 32 bits a value, a bit a position; measured bytes are what was sent",
+      hint: "The papers' formula: 32 bits per value, one bit per position; measured bytes are what was sent",
       of: (each) => each.formula.mean,
       cell: (each) => el("span", { class: "quiet" }, sizes.text(each.formula.mean)),
     },
@@ -230,7 +230,7 @@ function groupTable(seen) {
   });
 }
 
-// The best figure of each column, where there is something to be best among; bytes to a level count whole groups alone.
+// The best figure of each column, if there is more than one; for bytes to a level only whole groups count.
 const BETTER = { accuracy: 1, bytes: -1, reached: -1, time: -1, flops: -1, tenth: 1 };
 function bestOf(figures, column) {
   const whole = figures.filter((each) => column.key !== "reached" || each.reached.n === each.reached.of);
@@ -240,10 +240,10 @@ function bestOf(figures, column) {
 }
 
 const timeWords = () =>
-  `The time of a deployment: by a run's own model of time, else of a round's clients at once, ` +
+  `The time of a deployment: by a run's own model of time, else with a round's clients in parallel, ` +
   `each at ${state.uplink} Mbit/s up, ${state.downlink} down and ${state.device} GFLOP/s`;
 
-// A second click on a heading turns the order round; figures begin with the largest where that is the best.
+// A second click on a heading reverses the order; figures start with the largest if that is the best.
 function sorting(place) {
   const [by, down] = state[place];
   const set = (key) => {
@@ -322,7 +322,7 @@ function dots({ group, accuracy }, [low, high]) {
 
 // ---- equal accuracy, equal bytes
 
-// The reference of a column: the group asked for, else the best one of those whose runs all have the figure.
+// The reference of a column: the chosen group, else the best of those whose runs all have the figure.
 function referenceOf(seen, figure, isBetter) {
   const asked = seen.groups.find((group) => group.label === state.reference);
   if (asked !== undefined) return asked;
@@ -357,7 +357,7 @@ function equalTable(seen, { caption, name, given, figure, isBetter, compare, cel
 
 function reachTable(seen) {
   return equalTable(seen, {
-    caption: "Bytes to reach an accuracy, mean ± standard deviation over seeds, and times the reference",
+    caption: "Bytes to reach an accuracy, mean ± standard deviation over seeds, and as a multiple of the reference",
     given: levelsNow(seen),
     figure: reach,
     name: (level) => `${Number((100 * level).toFixed(1))} %`,
@@ -372,7 +372,7 @@ function reachTable(seen) {
 
 function atTable(seen) {
   return equalTable(seen, {
-    caption: "Accuracy at so many bytes, mean ± standard deviation over seeds, and points from the reference",
+    caption: "Accuracy within a byte budget, mean ± standard deviation over seeds, and points from the reference",
     given: budgetsNow(seen),
     figure: at,
     name: (budget) => bytesText(budget),
@@ -382,7 +382,7 @@ function atTable(seen) {
     cell: (spread, _, group, budget) => {
       if (spread.n === 0) return el("span", { class: "none" }, "none yet");
       const spent = spreadOf(group.runs.map(totalBytes)).mean;
-      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all its ${bytesText(spent)}`);
+      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all of its ${bytesText(spent)}`);
       return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
     },
     relative: (points, own) =>

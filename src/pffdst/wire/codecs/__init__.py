@@ -1,4 +1,4 @@
-"""How values travel: one file for each kind of codec, and the pair of them that a run uses."""
+"""How values are encoded: one file for each kind of codec, and the pair of codecs that a run uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as bytes. A codec turns a float vector into a section and back, knowing how many values are due.
+"""Values as bytes. A codec turns a float vector into a section and back, given how many values to expect.
 
 The coding of a value section is a format in its low four bits, and flags:
 
@@ -6,21 +6,21 @@ The coding of a value section is a format in its low four bits, and flags:
     2 fp64    double precision, for runs in float64
     3 fp16    e as i8, then half precision of value * 2^-e
     4 bf16    the upper halves of single precision
-    5 int8    block length B as u16, one bf16 scale a block, one signed byte a value: value = scale * (-127 .. 127)
-    6 int4    the same with four bits a value in two's complement, -7 .. 7, the first of two in the low half of a byte;
-              an odd number of values ends with -8
-    7 to 9    the package's to come; 10 to 15 are for codecs of one's own
+    5 int8    block length B as u16, one bf16 scale per block, one signed byte per value: value = scale * (-127 .. 127)
+    6 int4    the same with four bits per value in two's complement, -7 .. 7, the first of two in the low half of a
+              byte; an odd number of values ends with -8
+    7 to 9    reserved for this package; 10 to 15 are for your own codecs
 
-    0x10      compressed: before each plane stands a u32, the length of the zstandard frame that holds it, or 0 where it
-              stands as it is
+    0x10      compressed: each plane is preceded by a u32, the length of the zstandard frame that holds it, or 0 if the
+              plane is not compressed
     0x20      difference: what is sent is to be added to what the receiver holds. In fp32 and fp64, which stay exact,
-              the bit patterns are added as integers; of their difference d, modulo 2^32 or 2^64 and taken as signed,
-              the zigzag code is sent: 2 d where d >= 0, else -2 d - 1
+              the bit patterns are added as integers; what is sent is the zigzag code of their difference d (modulo
+              2^32 or 2^64, taken as signed): 2 d where d >= 0, else -2 d - 1
 
 A body is the head (e or B), then planes: the first bytes of all scales, their second bytes, the first bytes of all
-values, their second bytes, and so on. All numbers are little-endian. Lossy formats round at random, so that the error
-has mean 0; the seed is the sender's. They bring values beyond half of single precision's range to its end, so that
-what was finite decodes finite.
+values, their second bytes, and so on. All numbers are little-endian. Lossy formats use stochastic rounding, so that the
+error has mean 0; the sender chooses the seed. They clamp values to half of single precision's range, so that finite
+values decode to finite values.
 """
 
 from __future__ import annotations
@@ -60,20 +60,20 @@ COMPRESSED, DIFFERENCE = 0x10, 0x20
 _BLOCK = 1 << 15
 _HALF = torch.finfo(torch.float32).max / 2
 _SMALL_TABLE = 8
-_LARGE, _PIECES, _PIECE, _WORTH = 1 << 16, 8, 1 << 10, 0.01  # pieces of a large plane tell whether it is worth while
+_LARGE, _PIECES, _PIECE, _WORTH = 1 << 16, 8, 1 << 10, 0.01  # samples of a large plane show if compression pays
 _LENGTH = struct.Struct("<I")
 
 Bytes = NDArray[np.uint8]
 
 
 class ValueCodec(ABC):
-    """How values travel. Both ends use the codec of the run's configuration; a section names its coding as well.
+    """How values are encoded. Both ends use the codec of the run's configuration; a section also names its coding.
 
-    `level` is zstandard's (1 .. 19; 0 does not compress). With `difference` a client's update is sent as what it
-    changes. `exact`: what is decoded is what was encoded. `repeats`: its planes hold stretches that come again, for
-    which the compressor looks; else only bytes that are more frequent than others. With `client_feedback` (lossy
-    codecs) a client keeps what rounding took from its update and adds it to its next. ValueError where a number is out
-    of its range.
+    `level` is zstandard's (1 .. 19; 0 turns compression off). With `difference`, a client's update is sent as the
+    difference it makes. `exact`: what is decoded is what was encoded. `repeats`: its planes hold repeated stretches,
+    which the compressor looks for; otherwise only some bytes are more frequent than others. With `client_feedback`
+    (lossy codecs) a client keeps the rounding error of its update and adds it to the next one. ValueError where a
+    number is out of its range.
     """
 
     exact: ClassVar[bool] = False
@@ -95,20 +95,20 @@ class ValueCodec(ABC):
 
     @abstractmethod
     def planes(self, form: int, head: bytes, count: int) -> list[int]:
-        """The lengths of the planes that hold `count` values. ValueError where the head is none."""
+        """The lengths of the planes that hold `count` values. ValueError where the head is invalid."""
 
     @abstractmethod
     def read(self, form: int, head: bytes, planes: Sequence[Bytes], count: int, base: Tensor | None) -> Tensor:
-        """The values [count] of planes that have their due lengths. ValueError if no codec can have written them."""
+        """The values [count] of planes of the expected lengths. ValueError if no codec can have written them."""
 
     def head_bytes(self, form: int) -> int:
-        """How many bytes a head has."""
+        """The length of the head in bytes."""
         return 0
 
     # ---- there and back ----------------------------------------------------------------------------------------------
 
     def encode(self, values: Tensor, *, seed: int = 0, base: Tensor | None = None) -> Section:
-        """A flat vector [n] as a section; `base` [n] is what the receiver holds, `seed` the rounding's."""
+        """A flat vector [n] as a section; `base` [n] is what the receiver holds, `seed` is used for rounding."""
         if not self.difference:
             base = None
         if not self.exact:
@@ -122,11 +122,11 @@ class ValueCodec(ABC):
         """A section back to float [count]. Raises WireError naming `name` where it is malformed or not finite."""
         form, flags = section.coding & 0x0F, section.coding & 0xF0
         if form not in self.formats or flags & ~(COMPRESSED | DIFFERENCE):
-            raise WireError(f"{name}: value coding {section.coding} is not one of this run's codec")
+            raise WireError(f"{name}: value coding {section.coding} does not belong to this run's codec")
         if not flags & DIFFERENCE:
             base = None
         elif base is None:
-            raise WireError(f"{name}: a difference was sent where the receiver holds no values")
+            raise WireError(f"{name}: a difference was sent, but the receiver holds no values")
         head = bytes(section.body[: self.head_bytes(form)])
         try:
             lengths = self.planes(form, head, count)
@@ -140,7 +140,7 @@ class ValueCodec(ABC):
 
 
 def pack_planes(head: bytes, planes: Sequence[Bytes], level: int, *, repeats: bool = True) -> tuple[int, bytes]:
-    """The flag COMPRESSED or 0, and a body of the head and the planes, compressed where that pays and `level` > 0."""
+    """The flag COMPRESSED or 0, and a body of the head and the planes, compressed if that pays and `level` > 0."""
     packed = [_packed(plane, level, repeats) for plane in planes] if level else []
     saved = sum(len(plane) - len(small) for plane, small in zip(planes, packed, strict=False) if small)
     if saved <= _LENGTH.size * len(packed):
@@ -152,7 +152,7 @@ def pack_planes(head: bytes, planes: Sequence[Bytes], level: int, *, repeats: bo
 
 
 def _packed(plane: Bytes, level: int, repeats: bool) -> bytes:
-    """The plane compressed; empty where that does not pay."""
+    """The plane compressed; empty if that does not pay."""
     compressor = _compressor(level, repeats)
     if not repeats and len(plane) >= _LARGE:
         step = len(plane) // _PIECES
@@ -164,7 +164,7 @@ def _packed(plane: Bytes, level: int, repeats: bool) -> bytes:
 
 
 def split_planes(body: bytes | memoryview, at: int, lengths: Sequence[int], *, packed: bool) -> list[Bytes]:
-    """The planes of a body, from offset `at`. ValueError where the body does not hold just them."""
+    """The planes of a body, from offset `at`. ValueError where the body does not hold exactly these."""
     view, planes = memoryview(body), []
     for length in lengths:
         size = 0
@@ -184,14 +184,14 @@ def split_planes(body: bytes | memoryview, at: int, lengths: Sequence[int], *, p
     return planes
 
 
-_own = threading.local()  # a compressor serves one thread at a time: two that enter it crash the process
+_own = threading.local()  # a compressor is not thread-safe: two threads using one crash the process
 
 
 def _compressor(level: int, repeats: bool) -> zstandard.ZstdCompressor:
-    """This thread's compressor of a level.
+    """This thread's compressor for a level.
 
-    Where nothing repeats, the lowest level makes no more of a plane with a table of 256 places to look for repetitions
-    than with a large one, of exponents even less, and takes half the time.
+    Where nothing repeats, the lowest level gains nothing from a larger table than 256 entries for finding repetitions,
+    on exponents even less, and the small table takes half the time.
     """
     made = _own.__dict__.setdefault("compressors", {})
     if (level, repeats) not in made:
@@ -206,10 +206,10 @@ def _compressor(level: int, repeats: bool) -> zstandard.ZstdCompressor:
 
 
 def _unpacked(frame: memoryview, length: int) -> bytes:
-    """The content of a frame, which says that it has `length` bytes."""
+    """The content of a frame that declares `length` bytes."""
     size = zstandard.frame_content_size(frame)
     if size != length:
-        raise ValueError(f"a frame of {size} bytes cannot hold the {length} that are due")
+        raise ValueError(f"a frame of {size} bytes cannot hold the {length} expected")
     if "decompressor" not in _own.__dict__:
         _own.decompressor = zstandard.ZstdDecompressor()
     content: bytes = _own.decompressor.decompress(frame, max_output_size=length, allow_extra_data=False)
@@ -220,22 +220,22 @@ def _unpacked(frame: memoryview, length: int) -> bytes:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """`count` values in blocks that stay in the processor's cache with all that is made of them on the way.
+    """`count` values in blocks small enough for the processor's cache, intermediate results included.
 
-    What is made of all values at once would each time be new pages of memory, which cost more than the work on them.
+    Processing all values at once would allocate new pages of memory for every step, which cost more than the work.
     """
     return (slice(at, min(at + _BLOCK, count)) for at in range(0, count, _BLOCK))
 
 
 def planes_of(codes: NDArray[Any], made_of: Callable[[slice], NDArray[Any]] | None = None) -> list[Bytes]:
-    """Codes [n] of several bytes as their planes, the low bytes first; with `made_of` those that it gives for a block.
+    """Codes [n] of several bytes as planes, low bytes first; with `made_of`, the codes that it returns for a block.
 
     The planes are rows of one array.
     """
     planes = np.empty((codes.itemsize, len(codes)), np.uint8)
     for part in blocks(len(codes)):
         words = (codes[part] if made_of is None else made_of(part)).view(f"u{codes.itemsize}")
-        for k, plane in enumerate(planes):  # shifted and cut, which takes half the time of reading every fourth byte
+        for k, plane in enumerate(planes):  # shift and truncate: half the time of reading every fourth byte
             np.copyto(plane[part], words >> (8 * k) if k else words, casting="unsafe")
     return list(planes)
 
@@ -259,35 +259,35 @@ def pattern_of(values: Tensor) -> NDArray[np.signedinteger[Any]]:
 
 
 def generator(seed: int) -> torch.Generator:
-    """The draw that rounds."""
+    """The generator used for rounding."""
     return torch.Generator().manual_seed(seed)
 
 
 def change_of(values: Tensor, base: Tensor | None) -> Tensor:
-    """What is sent of `values` to who holds `base`, in single precision and `within` its range."""
+    """What is sent of `values` to a receiver that holds `base`, in single precision and `within` its range."""
     return (values if base is None else within(values - base, values)).float()
 
 
 def within(values: Tensor, of: Tensor | None = None) -> Tensor:
-    """Values beyond half of single precision's range, brought to its end: however they are rounded, they stay finite.
+    """Clamps values to half of single precision's range: however they are rounded, they stay finite.
 
-    What is not finite stays as it is and is refused where it arrives; of a difference [n] it is what is not finite in
-    the values `of` [n] that it was made from.
+    Values that are not finite are left alone and refused on arrival; for a difference [n], those are the ones that are
+    not finite in the values `of` [n] that it was made from.
     """
     if values.numel() == 0:
         return values
     low, high = torch.aminmax(values)
-    if bool(low >= -_HALF) and bool(high <= _HALF):  # neither holds of NaN
+    if bool(low >= -_HALF) and bool(high <= _HALF):  # neither is true for NaN
         return values
     finite = torch.isfinite(values if of is None else of)
     return torch.where(finite, values.clamp(-_HALF, _HALF), values)
 
 
 def added_to(values: Tensor, base: Tensor | None) -> Tensor:
-    """What the receiver makes of it."""
+    """What the receiver reconstructs."""
     return values if base is None else base + values
 
 
 def from_upper(upper: NDArray[Any]) -> NDArray[np.float32]:
-    """The floats whose patterns' upper halves, u16, these are."""
+    """The floats whose bit patterns have these upper halves, u16."""
     return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

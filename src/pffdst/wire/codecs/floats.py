@@ -1,4 +1,4 @@
-"""Floating-point codecs: exact single and double precision, and upper halves and half precision, rounded at random."""
+"""Floating-point codecs: exact single and double precision; bfloat16 and half precision, stochastically rounded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Integers = NDArray[np.signedinteger[Any]]
 
 @final
 class Float32(ValueCodec):
-    """Exactly the values: 4 bytes each (8 in a float64 run), less what compression takes."""
+    """Exactly the values: 4 bytes each (8 in a float64 run), less what compression saves."""
 
     exact = True
     repeats = False
@@ -63,7 +63,7 @@ class Float32(ValueCodec):
 
 
 def _zigzag_(change: Integers) -> Integers:
-    """2 d where d >= 0, else -2 d - 1; in place of d, or not."""
+    """2 d where d >= 0, else -2 d - 1; may reuse d's memory."""
     codes: Integers = change << 1
     change >>= 8 * change.itemsize - 1
     codes ^= change
@@ -71,7 +71,7 @@ def _zigzag_(change: Integers) -> Integers:
 
 
 def _from_zigzag_(codes: Integers) -> Integers:
-    """The other way round, in place."""
+    """The inverse, in place."""
     sign = -(codes & 1)
     half = codes.view(f"u{codes.itemsize}")
     half >>= 1
@@ -80,7 +80,7 @@ def _from_zigzag_(codes: Integers) -> Integers:
 
 
 class _Rounded(ValueCodec):
-    """Single precision with the lower bits of the mantissa rounded away, at random."""
+    """Single precision with the lower bits of the mantissa removed by stochastic rounding."""
 
     dropped: ClassVar[int]
 
@@ -89,11 +89,11 @@ class _Rounded(ValueCodec):
         self.client_feedback = client_feedback
 
     def planes(self, form: int, head: bytes, count: int) -> list[int]:
-        """Two bytes a value."""
+        """Two bytes per value."""
         return [count, count]
 
     def _rounded(self, values: Tensor, seed: int) -> Tensor:
-        """Float32 values whose lowest `dropped` bits are 0; what is not finite stays as it is."""
+        """Float32 values whose lowest `dropped` bits are 0; values that are not finite are unchanged."""
         pattern = values.view(torch.int32)
         noise = torch.randint(1 << self.dropped, values.shape, generator=generator(seed), dtype=torch.int32)
         rounded = (pattern + noise) >> self.dropped << self.dropped
@@ -102,7 +102,7 @@ class _Rounded(ValueCodec):
 
 @final
 class BFloat16(_Rounded):
-    """2 bytes a value: the range of single precision with 8 bits of mantissa."""
+    """2 bytes per value: the range of single precision with 8 bits of mantissa."""
 
     formats = (4,)
     repeats = False
@@ -121,7 +121,7 @@ class BFloat16(_Rounded):
 
 @final
 class Float16(_Rounded):
-    """2 bytes a value: 11 bits of mantissa, the largest value scaled to the upper end of the range."""
+    """2 bytes per value: 11 bits of mantissa, the largest value scaled to the upper end of the range."""
 
     formats = (3,)
     dropped = 13

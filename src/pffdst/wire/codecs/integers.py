@@ -26,7 +26,7 @@ __all__ = ["Int4", "Int8"]
 
 
 class _Blocks(ValueCodec):
-    """Integers in -`most` .. `most` under one scale for each `block` values."""
+    """Integers in -`most` .. `most`, with one scale per `block` values."""
 
     most: ClassVar[int]
 
@@ -44,11 +44,11 @@ class _Blocks(ValueCodec):
         return 2
 
     def codes(self, count: int) -> int:
-        """Bytes of `count` values."""
+        """The number of bytes for `count` values."""
         return count
 
     def planes(self, form: int, head: bytes, count: int) -> list[int]:
-        """Two bytes a scale, then the values."""
+        """Two bytes per scale, then the values."""
         block = int.from_bytes(head, "little")
         if len(head) != 2 or block == 0:
             raise ValueError(f"expected a block length in 1 .. 65535, but got {head!r}")
@@ -58,7 +58,7 @@ class _Blocks(ValueCodec):
         """The block length as bytes, the planes of the scales, and the integers [n]."""
         count = change.numel()
         padded = torch.nn.functional.pad(change, (0, -count % self.block)).view(-1, self.block)
-        # the next bf16 above, so that no integer is out of range
+        # rounded up to the next bf16, so that no integer is out of range
         pattern = pattern_of(padded.abs().amax(1) / self.most).view(np.uint32)
         upper = (pattern >> np.uint32(16)) + (pattern & np.uint32(0xFFFF) > 0)
         scales = torch.from_numpy((upper << np.uint32(16)).view(np.float32)).unsqueeze(1)
@@ -72,14 +72,14 @@ class _Blocks(ValueCodec):
             raise ValueError(f"an integer is below {-self.most}")
         block = int.from_bytes(head, "little")
         each = np.repeat(from_upper(joined(scales, "<u2")), block)[: len(integers)]
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in its place
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused elsewhere
             values = each * integers.astype(np.float32)
         return added_to(torch.from_numpy(values), base)
 
 
 @final
 class Int8(_Blocks):
-    """1 byte a value."""
+    """1 byte per value."""
 
     formats = (5,)
     most = 127
@@ -96,13 +96,13 @@ class Int8(_Blocks):
 
 @final
 class Int4(_Blocks):
-    """Half a byte a value."""
+    """Half a byte per value."""
 
     formats = (6,)
     most = 7
 
     def codes(self, count: int) -> int:
-        """Two values a byte."""
+        """Two values per byte."""
         return (count + 1) // 2
 
     def write(self, values: Tensor, base: Tensor | None, seed: int) -> tuple[int, bytes, Sequence[Bytes]]:

@@ -62,8 +62,8 @@ def check_readable(state: Mapping[str, Any]) -> None:
         except Exception as error:  # whatever a part's own objects, or torch reading them, raise
             why = one_line(error, 200)
             raise UserError(
-                f"checkpoint: the state of {name} cannot be read back ({why}); a state_dict() returns tensors and plain "
-                "values: numbers, text, lists and mappings"
+                f"checkpoint: the state of {name} cannot be read back ({why}); a state_dict() returns tensors and "
+                "plain values: numbers, text, lists and mappings"
             ) from error
 
 

@@ -343,7 +343,7 @@ def _instead(output: Any) -> str:
     fields = [str(f) for f in getattr(output, "_fields", None) or (output if isinstance(output, dict) else ())]
     if any(f.startswith("aux") for f in fields):
         return "disable its auxiliary heads (torchvision: model.aux_logits=false)"
-    return f"return its `{next((f for f in fields if f == 'logits'), 'logits')}` alone"
+    return "return its `logits` alone"
 
 
 def _words(error: Exception) -> str:

@@ -194,7 +194,7 @@ class FlowerEngine(Engine):
         return found
 
     def _check_usable(self, tasks: Mapping[int, ClientTask], found: Mapping[int, Update], needed: int) -> None:
-        """UserError if too few updates came back. Answers that report a problem, such as a lost memory, count."""
+        """UserError if too few updates came back. Answers with a problem that the server can cure count."""
         usable = [c for c, update in found.items() if update.payload is not None or c in self._curable]
         if len(usable) >= needed:
             return

@@ -24,8 +24,8 @@ _TRAIN = (
     ("--cfg job --resolve", "show the configuration and run nothing"),
 )
 _OTHERS = (
-    ("report", "logs -o report.html", "compares runs on one page"),
-    ("status", "", "shows what is done, running, failed, stopped or missing"),
+    ("report", "logs -o report.html", "compare runs on one page"),
+    ("status", "", "show what is done, running, failed, stopped or missing"),
 )
 
 

@@ -54,7 +54,7 @@ def test_layers_that_get_their_first_gradient_later_than_others_train_alike(tmp_
 
 
 def test_a_network_that_writes_to_its_weights_goes_without_freezing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"writes to body\.weight, and frozen weights .* or write freeze=none"):
+    with pytest.raises(ConfigError, match=r"writes to body\.weight, but frozen weights .* or write freeze=none"):
         build(configuration("Clamped", ["freeze=two_stage"]), tmp_path, "identity")
     assert configuration("Clamped", []).freeze._target_.endswith("NoFreezing")
 

@@ -13,10 +13,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import f1_score, recall_score
 from torch import nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from pffdst.config.compose import compose
+from pffdst.core.errors import UserError
 from pffdst.core.inputs import ImageInputs
 from pffdst.data.samples import ImageSet
 from pffdst.experiment import Experiment
@@ -50,6 +51,36 @@ def predictions(model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     images = torch.from_numpy(data.images * 15.9375).round().to(torch.uint8).float()[:600] / 255
     with torch.no_grad():
         return data.target[:600], model((images - MEAN[0]) / STD[0]).argmax(1).numpy()
+
+
+class Constant(Metric):
+    """A metric of somebody's own that computes this."""
+
+    full_state_update = False
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Looks at nothing."""
+
+    def compute(self) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize("value", [None, "high", [1.0, "a"], {"a": None}, object()])
+def test_a_result_that_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(UserError, match=r"metrics\.own.* is not a number"):
+        evaluator(own=Constant(value)).evaluate(network(0))
+    numbers = {"one": 1, "two": [1.0, 2.0], "three": torch.ones(1)}
+    found = evaluator(own=Constant(numbers)).evaluate(network(0)).metrics
+    assert {name: found[name] for name in found if name.startswith("own")} == {
+        "own/one": 1.0,
+        "own/two/0": 1.0,
+        "own/two/1": 2.0,
+        "own/three": 1.0,
+    }
 
 
 def test_they_are_those_of_scikit_learn_over_all_batches() -> None:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.classification import multiclass_stat_scores
 
+from pffdst.core.errors import UserError
 from pffdst.core.inputs import Inputs
 from pffdst.data.samples import Samples
 
@@ -143,11 +144,16 @@ def _values(name: str, found: Any) -> Iterator[tuple[str, float]]:
     if isinstance(found, Mapping):
         for key, value in found.items():
             yield from _values(f"{name}/{key}", value)
-    elif torch.as_tensor(found).numel() == 1:
-        yield name, float(found)
-    else:
-        for i, value in enumerate(torch.as_tensor(found).flatten().tolist()):
-            yield f"{name}/{i}", float(value)
+        return
+    try:
+        numbers = [float(value) for value in torch.as_tensor(found).flatten().tolist()]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"metrics.{name}: its result {found!r:.60} is not a number; compute() returns a number, a tensor, a list "
+            "or a mapping of them"
+        ) from error
+    names = [name] if len(numbers) == 1 else [f"{name}/{i}" for i in range(len(numbers))]
+    yield from zip(names, numbers, strict=True)
 
 
 @contextlib.contextmanager

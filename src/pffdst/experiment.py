@@ -223,16 +223,20 @@ class Experiment:
             if progress.t % self.checkpoint_every == 0 or progress.t >= self.rounds or progress.stop:
                 self.save()
             else:
-                progress.unsaved = checkpoint.packed(self._state()) if seconds > _SLOW else None
+                progress.unsaved = self._packed() if seconds > _SLOW else None
 
     def save(self) -> None:
         """Saves everything the next round depends on."""
+        self.progress.unsaved = self._packed()
+        self.save_unsaved()
+
+    def _packed(self) -> memoryview:
+        """A checkpoint's body. UserError if it is the run's first one and could not be read back."""
         state = self._state()
         if not self.progress.readable:
             checkpoint.check_readable(state)
             self.progress.readable = True
-        self.progress.unsaved = checkpoint.packed(state)
-        self.save_unsaved()
+        return checkpoint.packed(state)
 
     def save_unsaved(self) -> None:
         """Writes the last round's checkpoint if it is not on disk yet. UserError if the run's folder is gone."""

@@ -100,6 +100,20 @@ def test_all_clients_without_samples_leave_the_model_as_it_is(make_experiment: M
     assert experiment.progress.rejected == 9
 
 
+@pytest.mark.parametrize(
+    ("kind", "advised"),
+    [("not_finite", True), ("huge", True), ("truncated", False), ("wrong_samples faults.count=0", False)],
+)
+def test_a_lower_rate_is_advised_where_values_are_out_of_range_and_nowhere_else(
+    make_experiment: MakeExperiment, play: Play, kind: str, advised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = kind.split()
+    with caplog.at_level(logging.WARNING):
+        play(make_experiment("rounds=1", "method=random_mask", "faults.share=1", f"faults={words[0]}", *words[1:]))
+    [line] = [line for line in caplog.messages if "no update was usable" in line]
+    assert ("a lower lr may help" in line) == advised
+
+
 def test_without_faults_nothing_is_said_of_them(make_experiment: MakeExperiment, play: Play) -> None:
     experiment = make_experiment("rounds=2", "method=fedavg")
     play(experiment)

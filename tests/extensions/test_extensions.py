@@ -171,11 +171,13 @@ def test_a_part_of_another_kind_is_refused_by_name(tmp_path: Path, key: str, kin
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_first_one(tmp_path: Path) -> None:
-    experiment = made(tmp_path, "engine.exact=true")
-    experiment = replace(experiment, observers=(Hoarder(),))
+    experiment = replace(made(tmp_path, "engine.exact=true"), observers=(Hoarder(),))
+    experiment.progress.t = 1
     with experiment.engine.open(experiment.setup):
         with pytest.raises(UserError, match="the state of observers cannot be read back"):
             experiment.save()
+        with pytest.raises(UserError, match="the state of observers cannot be read back"):
+            experiment.save_if_due(seconds=60.0)  # kept in memory after a slow round
         assert not experiment.checkpoints.exists()
         replace(experiment, observers=()).save()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from pffdst.core.program import command_line, deployed
+from pffdst.core.program import command_line, is_package
 
 __all__ = ["commit", "machine", "provenance", "versions"]
 
@@ -35,10 +35,9 @@ def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _own_command() -> str:
-    started = Path(sys.argv[0])
-    if deployed() or started.name in ("pffdst", "pffdst.exe") or started.parts[-2:] == ("pffdst", "__main__.py"):
+    if is_package():
         return command_line("train", sys.argv[1:])
-    return " ".join(["python", started.name, *sys.argv[1:]])
+    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def machine() -> dict[str, Any]:

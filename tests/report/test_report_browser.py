@@ -155,6 +155,13 @@ def test_the_page_and_the_files_have_the_same_figures(tab, groups):
             else:
                 assert float(cell.split(" ")[0]) == pytest.approx(found.mean / scale, rel=0.02)
     assert sum(count > 0 for count in rows.values()) > 0
+    most = [rows[label, 0.55] > 0 for label in labels]  # who reaches the highest level stands first, and by its bytes
+    assert most == sorted(most, reverse=True)
+    needed = [float(cell.split(" ")[0]) for cell in tab.column("reach", 3) if cell != "not reached"]
+    assert needed == sorted(needed)
+    last = [float(cell.split(" ")[0]) for cell in tab.column("at", 3) if cell[0].isdigit()]
+    assert last == sorted(last, reverse=True)
+    assert len(last) > 1
     for number, budget in ((2, 100e6), (3, 500e6)):
         for label, cell in zip(tab.column("at", 1), tab.column("at", number), strict=True):
             group = next(g for g in groups if g.label == label)

@@ -340,19 +340,31 @@ function equalTable(seen, { caption, name, given, figure, isBetter, compare, cel
     { name: "Method", left: true },
     ...given.map((value, i) => ({ name: name(value), unit: units[i].unit })),
   ];
-  const rows = seen.groups.map((group, g) => ({
-    cells: [
-      el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)),
-      ...given.map((value, i) => {
-        const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
-        return [
-          cell(spreads[g][i], units[i], group, value),
-          against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group)),
-        ];
-      }),
-    ],
-  }));
+  const rows = byLastColumn(spreads, isBetter).map((g) => {
+    const group = seen.groups[g];
+    const cells = given.map((value, i) => {
+      const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
+      return [
+        cell(spreads[g][i], units[i], group, value),
+        against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group)),
+      ];
+    });
+    return { cells: [el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)), ...cells] };
+  });
   return table({ caption, columns, rows });
+}
+
+// The places of the rows, the best of the last column first; rows without a figure there follow, by the column before.
+function byLastColumn(spreads, isBetter) {
+  const better = (a, b) => {
+    for (let i = spreads[a].length - 1; i >= 0; i--) {
+      const [one, other] = [spreads[a][i], spreads[b][i]];
+      if (one.n > 0 !== other.n > 0) return one.n > 0 ? -1 : 1;
+      if (one.n > 0 && one.mean !== other.mean) return isBetter(one.mean, other.mean) ? -1 : 1;
+    }
+    return a - b;
+  };
+  return spreads.map((_, g) => g).sort(better);
 }
 
 function reachTable(seen) {

@@ -229,6 +229,14 @@ def test_a_compression_level_out_of_range_is_refused(level: int) -> None:
 # ---- all --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("formats", [None, (), (0,), (10, 16)])
+def test_a_codec_without_formats_that_fit_is_refused(formats: tuple[int, ...] | None) -> None:
+    methods = dict.fromkeys(("write", "planes", "read"))
+    own = type("Own", (ValueCodec,), methods if formats is None else {**methods, "formats": formats})
+    with pytest.raises(ValueError, match=r"Own: name its formats, e.g. formats = \(10,\)"):
+        own()
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_view_with_gaps_is_sent_as_what_it_shows(codec: ValueCodec) -> None:
     values = torch.arange(-7.0, 7.0)[::7]

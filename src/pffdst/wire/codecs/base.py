@@ -72,8 +72,9 @@ class ValueCodec(ABC):
     `level` is zstandard's (1 .. 19; 0 turns compression off). With `difference`, a client's update is sent as the
     difference it makes. `exact`: what is decoded is what was encoded. `repeats`: its planes hold repeated stretches,
     which the compressor looks for; otherwise only some bytes are more frequent than others. With `client_feedback`
-    (lossy codecs) a client keeps the rounding error of its update and adds it to the next one. ValueError where a
-    number is out of its range.
+    (lossy codecs) a client keeps the rounding error of its update and adds it to the next one. `formats` are the
+    numbers, 1 .. 15, of the encodings that it writes; 10 .. 15 are for codecs outside the package. ValueError where a
+    number is out of its range, or there are no formats.
     """
 
     exact: ClassVar[bool] = False
@@ -82,6 +83,9 @@ class ValueCodec(ABC):
     formats: ClassVar[tuple[int, ...]]
 
     def __init__(self, level: int = 1, difference: bool = True) -> None:
+        formats = getattr(self, "formats", ())
+        if not formats or not all(0 < form < 16 for form in formats):
+            raise ValueError(f"{type(self).__name__}: name its formats, e.g. formats = (10,); 10 .. 15 are free")
         if not 0 <= level <= 19:
             raise ValueError(f"Expected `codec.level` to be in 0 .. 19, 0 for no compression, but got {level}")
         self.level = level

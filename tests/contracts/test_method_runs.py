@@ -15,6 +15,7 @@ from pffdst.methods.rule import Rule
 from pffdst.models.saved import SavedModel
 from pffdst.wire.downlink import Memory, decode_downlink, remember
 from pffdst.wire.frame import Tag, unpack
+from pffdst.wire.uplink import decode_uplink
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -115,6 +116,21 @@ def test_the_run_ends_at_its_sparsity_to_the_weight(run: Any) -> None:
     assert int(last.alive.sum()) == asked
     assert summary["alive"] == asked
     assert summary["sparsity"] == last.sparsity
+
+
+def test_a_mask_that_clients_choose_moves_and_what_nobody_holds_is_dead(run: Any) -> None:
+    experiment, rounds, _ = run
+    setup, moved = experiment.setup, 0
+    rule = setup.method.readjust
+    choosing = [r for r in rounds if rule.own_masks(r.plan.stage, r.t) is not None]
+    for r in choosing:
+        form = setup.uplink(r.t)
+        held = r.concluded.frozen.clone()
+        for update in r.updates:
+            held |= decode_uplink(update.payload, r.sent, update.client, r.t, form).at.bits
+        assert not bool((r.concluded.alive & ~held).any())
+        moved += int((r.concluded.alive != r.planned.alive).sum())
+    assert not choosing or moved > 0
 
 
 def test_only_trainable_weights_are_what_training_moves(run: Any) -> None:

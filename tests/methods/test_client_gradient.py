@@ -211,6 +211,27 @@ def test_among_grown_zeros_more_samples_win_then_the_lower_index() -> None:
     assert (pruned.alive[:60] & ~model.alive[:60]).nonzero().flatten().tolist() == dead[[1, 2]].tolist()
 
 
+@pytest.mark.parametrize("frozen", [0.0, 0.3])
+def test_what_every_client_dropped_goes_however_large_it_is(frozen: float) -> None:
+    """The server's own value of a weight that nobody holds any more competes with nothing, grown zeros win."""
+    model = model_of((30, 20), frozen=frozen)
+    gone = model.trainable_at.index[[0, -1]]
+    dead = torch.stack([(~model.alive[e.span]).nonzero().flatten()[-1] + e.offset for e in LAYOUT.layers])
+    held = model.moved(model.alive_at.plus(Positions(LAYOUT, index=dead)))
+    support = model.trainable.double() * 100
+    support[gone], support[dead] = 0.0, 1.0
+    pruned = after(ClientGradient(), held, support)
+    assert LAYOUT.per_layer(pruned.trainable) == [30, 20]
+    assert not bool(pruned.alive[gone].any())
+    assert bool(pruned.alive[dead].all())
+    assert torch.equal(pruned.frozen, model.frozen)
+
+
+def test_where_no_values_came_back_the_mask_stays() -> None:
+    model = model_of((30, 20), frozen=0.3)
+    assert after(ClientGradient(), model, torch.zeros(W)) is model
+
+
 def test_support_does_not_outweigh_a_magnitude() -> None:
     model = model_of((3, 20))
     small, large = (int(j) for j in model.alive[:60].nonzero().flatten()[:2])

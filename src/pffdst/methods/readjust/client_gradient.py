@@ -75,16 +75,21 @@ class ClientGradient(Rule):
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
         """Prunes the union of the clients' masks back to the stage's counts, per layer, by magnitude."""
-        return pruned_back(cohort.mean, cohort.support, stage)
+        return pruned_back(cohort, stage)
 
 
-def pruned_back(model: GlobalModel, support: Any, stage: Stage) -> GlobalModel:
-    """The model with the stage's counts of trainable weights: per layer the largest |w| stay.
+def pruned_back(cohort: Cohort, stage: Stage) -> GlobalModel:
+    """The mean with the stage's counts of trainable weights: per layer the largest |w| of those that clients hold stay.
 
-    Exact ties go to the weight with more `support` [A], then to the lower index.
+    A weight that every client dropped goes, however large it was on the server. Exact ties, such as grown zeros, go to
+    the weight that more samples hold, then to the lower index.
     """
-    trainable = model.trainable_at
-    if trainable.counts == stage.counts:
+    model, frozen = cohort.mean, cohort.mean.frozen_at
+    support = cohort.support if len(frozen) == 0 else cohort.support[~model.alive_at.inside(frozen)]
+    trainable, score, held = model.trainable_at, model.trained, support > 0
+    if not bool(held.all()) and bool(held.any()):  # nobody holds any where no values came back
+        trainable = Positions(model.layout, index=trainable.index[held])
+        score, support = score[held], support[held]
+    elif trainable.counts == stage.counts:
         return model
-    among = support[~model.alive_at.inside(model.frozen_at)] if len(model.frozen_at) else support
-    return model.moved(largest(trainable, model.trained, stage.counts, among).plus(model.frozen_at))
+    return model.moved(largest(trainable, score, stage.counts, support).plus(frozen))

@@ -145,9 +145,9 @@ class FedSgc(Rule):
     # ---- server ------------------------------------------------------------------------------------------------------
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
-        """The union pruned back; the sent model is remembered for the next d."""
+        """The union of the clients' masks pruned back; the sent model is remembered for the next d."""
         self._last.at, self._last.values = cohort.before.alive_at, cohort.before.held
-        return pruned_back(cohort.mean, cohort.support, stage)
+        return pruned_back(cohort, stage)
 
     def state_dict(self) -> dict[str, Any]:
         """The previous model."""

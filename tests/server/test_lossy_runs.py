@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,15 +12,17 @@ import torch
 
 from pffdst.core.messages import Residual, Update
 from pffdst.core.model import GlobalModel, Layout
+from pffdst.core.positions import Positions
 from pffdst.experiment import Experiment
-from pffdst.methods.rule import Cohort
+from pffdst.methods.aggregation import RunningMean
+from pffdst.methods.rule import Absent, Cohort
 from pffdst.runs import checkpoint
 from pffdst.server.server import Server
 from pffdst.wire.codecs import Codecs, ValueCodec
 from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
 from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.downlink import Memory, decode_downlink, remember
-from pffdst.wire.uplink import Report, UplinkForm, decode_uplink, encode_uplink, with_residual
+from pffdst.wire.uplink import Report, Upload, UplinkForm, decode_uplink, encode_uplink, with_residual
 
 LOSSY = ["bf16", "fp16", "int8", "int4"]
 RUN = ("rounds=8", "readjust.schedule.interval=1", "sparsity=0.9")
@@ -95,6 +98,32 @@ def test_what_no_client_holds_keeps_its_exact_value(make_server: Callable[..., S
     cohort = Cohort(now.sent, torch.zeros(len(now.sent.alive_at)), 10, 1, exact)
     assert torch.equal(now._whole(cohort).values, exact.values)
     assert not torch.equal(coarse + (exact.trained - coarse), exact.trained)
+
+
+@pytest.mark.parametrize("absent", ["left_out", "zero", "unchanged"])
+def test_the_mean_is_the_one_that_exact_messages_would_have_given(
+    make_server: Callable[..., Server], absent: Absent
+) -> None:
+    """Clients hold some of the weights each, the first weight nobody: what rounding took is theirs by their share."""
+    now = make_server(codec=Int4()).begin(0)
+    exact, draw = now.planned, torch.Generator().manual_seed(0)
+    now.sent = sent = exact.with_trained(exact.trained + torch.randn(len(exact.trained), generator=draw), exact.rest)
+    now.server = SimpleNamespace(rules=SimpleNamespace(method=SimpleNamespace(absent=absent)))  # type: ignore[assignment]
+    means = {model: RunningMean(model, absent) for model in (exact, sent)}
+    for client in range(3):
+        held = torch.rand(len(exact.trained), generator=draw) < 0.6
+        held[0] = False
+        change = torch.randn(int(held.sum()), generator=draw)
+        at = Positions(exact.layout, index=exact.trainable_at.index[held])
+        for model, mean in means.items():
+            parameters, statistics, _ = exact.layout.parts_of(exact.rest)
+            report = Report(10 * client + 5, 0.5, 0.5)
+            mean.add(Upload(client, report, at, model.trained[held] + change, parameters, statistics))
+    wanted, found = (mean.result() for mean in means.values())
+    assert wanted is not None
+    assert found is not None
+    assert torch.allclose(now._whole(found).held, wanted.mean.held, atol=1e-6)
+    assert not torch.allclose(found.mean.held, wanted.mean.held, atol=1e-2)
 
 
 @pytest.mark.parametrize("codec", [Int8(block=8), Int4(block=8)])

@@ -177,7 +177,7 @@ class RunningMean(Aggregator):
             if len(model.frozen_at):
                 values = torch.where(alive.inside(model.frozen_at), model.alive_at.carry(model.held, alive), values)
             mean = GlobalModel.of(alive, model.frozen_at, values, self._mean_rest())
-        return Cohort(mean, support, self._samples, self._clients, model)
+        return Cohort(mean, support, self._samples, self._clients, model, total=self._total)
 
     def _values(self, own: Tensor, sums: Tensor, support: Tensor) -> Tensor:
         """The mean at each position, from what the server sent, the sums and the total weight of its holders."""

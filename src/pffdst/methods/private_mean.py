@@ -80,7 +80,7 @@ class PrivateMean(Aggregation):
             part += deviation * torch.randn(part.shape, generator=draw, dtype=torch.float64)
         model = sent.with_trained(trained.to(sent.dtype), rest.to(sent.dtype))
         support = (~sent.alive_at.inside(sent.frozen_at)).double() * expected
-        return Cohort(model, support, expected, expected, sent)
+        return Cohort(model, support, expected, expected, sent, total=expected)
 
     def figures(self, rounds: int, clients: int, cohort: int) -> Mapping[str, float]:
         """epsilon after so many rounds at `delta`, for cohorts of K of C clients on average."""

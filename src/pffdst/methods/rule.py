@@ -211,7 +211,8 @@ class Cohort:
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
     that hold each alive position (or the clients, if all have equal weight); `samples` is the sum over all accepted
     clients, `clients` their number and `population` that of all clients (C). `before` is the model that was sent;
-    `sent` is what clients decoded, if a lossy codec made that different.
+    `sent` is what clients decoded, if a lossy codec made that different. `total` is what `support` is where every client
+    holds a position.
     """
 
     mean: GlobalModel
@@ -221,6 +222,7 @@ class Cohort:
     before: GlobalModel
     sent: GlobalModel | None = None
     population: int = 0
+    total: float = 0.0
 
     @property
     def received(self) -> GlobalModel:

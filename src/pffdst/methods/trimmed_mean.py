@@ -113,7 +113,7 @@ class _Gathered(Aggregator):
             still = alive.inside(model.frozen_at)
             values, support = torch.where(still, own, values), support.masked_fill(still, 0.0)
         mean = GlobalModel.of(alive, model.frozen_at, values, self._rest())
-        return Cohort(mean, support, self._samples, self._clients, model)
+        return Cohort(mean, support, self._samples, self._clients, model, total=len(self._uploads))
 
     def _union(self) -> Positions:
         alive = self._model.alive_at

@@ -223,13 +223,17 @@ class Round:
     def _whole(self, cohort: Cohort) -> GlobalModel:
         """The mean plus what a lossy codec rounded off on the way down: error feedback at the server.
 
-        Clients started from `sent`, so the server adds their mean change to the exact values that it kept.
+        Clients started from `sent`, so the server adds their mean change to the exact values that it kept. Where absent
+        clients count as 0, only the holders' share of the mean started from what was sent.
         """
         mean, exact, sent = cohort.mean, self.planned, self.sent
         if exact is sent:
             return mean
         lost = exact.trainable_at.carry(exact.trained - sent.trained, mean.alive_at)
+        absent = self.server.rules.method.absent
+        if absent == "zero":
+            lost = lost * (cohort.support / max(cohort.total, 1)).to(lost.dtype)
         whole = mean.held + lost
-        if self.server.rules.method.absent == "left_out":  # what nobody held stays exactly as it was
+        if absent == "left_out":  # what nobody held stays exactly as it was
             whole = torch.where(cohort.support > 0, whole, exact.alive_at.carry(exact.held, mean.alive_at))
         return mean.with_held(whole, mean.rest)

@@ -69,6 +69,24 @@ def test_a_convolution_takes_pruned_inputs_for_its_weights_alone(share: float) -
     assert int((largest_share(x, share) != 0).sum()) == round(share * x.numel())
 
 
+def test_inputs_that_autocast_rounds_are_pruned_too() -> None:
+    """The layer casts its input and saves that: the first layer's is in single precision."""
+    layer, x = nn.Linear(6, 6), torch.randn(6, 6, generator=generator_for(0, "test"))
+    upstream = torch.randn(6, 6, generator=generator_for(1, "test"), dtype=torch.bfloat16)
+    handles = _prune_inputs(layer, 0.25)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.backward(upstream)
+    for handle in handles:
+        handle.remove()
+    weight = upstream.float().T @ largest_share(x.bfloat16(), 0.25).float()
+    assert layer.weight.grad is not None
+    assert torch.allclose(layer.weight.grad, weight, atol=0.02)
+    assert not torch.allclose(layer.weight.grad, upstream.float().T @ x, atol=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(out, layer(x))
+
+
 def test_the_first_model_is_the_networks_own_as_theta(layout: Layout, make_model: MakeModel) -> None:
     rule, model = SparsyFed(), make_model(layout, alive=1.0)
     theta = rule.start(Start(model, Stage(0, 0, 5, (2, 1)), 0.1, 0))

@@ -22,7 +22,7 @@ from pffdst.wire.codecs import Codecs, ValueCodec
 from pffdst.wire.codecs.floats import BFloat16, Float16, Float32
 from pffdst.wire.codecs.integers import Int4, Int8
 from pffdst.wire.downlink import Memory, decode_downlink, remember
-from pffdst.wire.uplink import Report, Upload, UplinkForm, decode_uplink, encode_uplink, with_residual
+from pffdst.wire.uplink import Report, UplinkForm, Upload, decode_uplink, encode_uplink, with_residual
 
 LOSSY = ["bf16", "fp16", "int8", "int4"]
 RUN = ("rounds=8", "readjust.schedule.interval=1", "sparsity=0.9")

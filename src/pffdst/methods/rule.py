@@ -211,7 +211,7 @@ class Cohort:
     `mean` holds the union of the clients' positions; `support` [A] counts, in its order, the samples of the clients
     that hold each alive position (or the clients, if all have equal weight); `samples` is the sum over all accepted
     clients, `clients` their number and `population` that of all clients (C). `before` is the model that was sent;
-    `sent` is what clients decoded, if a lossy codec made that different. `total` is what `support` is where every client
+    `sent` is what clients decoded, if a lossy codec made that different. `total` is the support where every client
     holds a position.
     """
 

@@ -137,10 +137,12 @@ def _prune_inputs(layer: nn.Module, share: float) -> list[Any]:
     """
     saving: list[Any] = []
 
-    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if not torch.is_grad_enabled():
-            return
-        x = inputs[0]
+            return None
+        x, kind = inputs[0], inputs[0].device.type
+        if torch.is_autocast_enabled(kind):  # the layer would cast it, and save that
+            x = x.to(torch.get_autocast_dtype(kind))
 
         def pack(saved: Tensor) -> Tensor:
             own = saved.data_ptr() == x.data_ptr() and saved.numel() == x.numel()
@@ -148,6 +150,7 @@ def _prune_inputs(layer: nn.Module, share: float) -> list[Any]:
 
         saving.append(torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved))
         saving[-1].__enter__()
+        return x, *inputs[1:]
 
     def after(*_: Any) -> None:
         if saving:

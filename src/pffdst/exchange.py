@@ -20,8 +20,15 @@ def exchange(experiment: Experiment, now: Round) -> None:
     If more clients are asked than wanted, this happens once all updates exist, when it is known who is late.
     """
     ledger, setup, watch, plan = experiment.ledger, experiment.setup, experiment.progress.watch, now.plan
-    probes, dense = setup.method.probes(plan.stage, plan.t), setup.method.dense_steps(plan.stage, plan.t)
-    ledger.begin(now.planned, epochs=setup.epochs(plan.t), probes=probes, dense=dense, news=now.news)
+    method, moment = setup.method, (plan.stage, plan.t)
+    ledger.begin(
+        now.planned,
+        epochs=setup.epochs(plan.t),
+        probes=method.probes(*moment),
+        forwards=method.forwards(*moment),
+        dense=method.dense_steps(*moment),
+        news=now.news,
+    )
     with watch.part("encode"):
         tasks = now.tasks({**experiment.engine.away(plan.cohort, plan.t), **setup.untrainable(plan.cohort)})
     for task in tasks:

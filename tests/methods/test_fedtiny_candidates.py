@@ -107,6 +107,7 @@ def test_it_keeps_the_laws_of_rules_and_its_mask_is_the_winner() -> None:
     moves = choice.moves(planned.layout, len(planned.alive_at), derive_seed(rounds[-1].server.rules.seed, "grow", 0))
     winner = moves[int(choice._losses.argmin())]
     assert planned.alive_at == draw(Positions.none(planned.layout), winner.counts, winner.seed)
+    assert [(rule.probes(STAGE, t), rule.forwards(STAGE, t)) for t in (-2, -1, 0)] == [(0, 3), (0, 3), (1, 0)]
 
 
 def test_without_candidates_nothing_is_asked_before_round_0() -> None:

@@ -84,20 +84,22 @@ class Ledger:
         *,
         epochs: int,
         probes: int,
+        forwards: int = 0,
         dense: bool = False,
         news: tuple[bool, bool] = (True, True),
     ) -> None:
         """Starts a round of `epochs` with `model`; each client also computes `probes` dense batches.
 
+        `forwards`: batches that it only passes forward.
         `dense`: training takes the gradients of all weights.
         `news`: whether this mask, and whether these frozen weights, have not been sent to any client before.
         """
         self.round = Counter()
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
         every = self._flops.dense_gradient(alive) if probes or dense else {}
-        self._epochs, self._per_sample = epochs, every if dense else self._flops.parts(alive, trainable)
-        self._per_probe = every if probes else {}
-        self._probes = probes
+        sparse = self._flops.parts(alive, trainable)
+        per_sample, forward = every if dense else sparse, {"forward": sparse["forward"]}
+        self._work = ((per_sample, epochs), (every, probes), (forward, forwards))
         self._paper = 4 * (sum(trainable) + self._leftovers)
         self._paper_frozen = 4 * (sum(alive) - sum(trainable))
         self._old = [part for part, new in zip(("mask", "frozen"), news, strict=True) if not new]
@@ -137,11 +139,11 @@ class Ledger:
     def flops(self, samples: int) -> Counter[str]:
         """The FLOPs of a turn with so many `samples`, by part and in total."""
         found: Counter[str] = Counter()
-        probe = samples if steps(samples, self._batch_size) == 1 else self._batch_size
-        for counts, images in ((self._per_sample, self._epochs * samples), (self._per_probe, self._probes * probe)):
+        batch = samples if steps(samples, self._batch_size) == 1 else self._batch_size
+        for (counts, times), each in zip(self._work, (samples, batch, batch), strict=True):
             for name, count in counts.items():
-                found[f"flops_{name}"] += images * count
-                found["flops"] += images * count
+                found[f"flops_{name}"] += times * each * count
+                found["flops"] += times * each * count
         return found
 
     def missing(self, what: Literal["lost", "late"]) -> None:

@@ -70,6 +70,10 @@ class Method:
         """Dense gradient batches that a client computes besides its steps."""
         return sum(rule.probes(stage, t) for rule in self)
 
+    def forwards(self, stage: Stage, t: int) -> int:
+        """Batches that a client only passes forward."""
+        return sum(rule.forwards(stage, t) for rule in self)
+
     def dense_steps(self, stage: Stage, t: int) -> bool:
         """Whether local steps also compute the gradients of dead weights."""
         return any(rule.dense_steps(stage, t) for rule in self)

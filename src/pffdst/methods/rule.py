@@ -360,6 +360,10 @@ class Rule(ABC):
         """How many dense gradient batches a client computes in round t besides its steps, for counting FLOPs."""
         return 0
 
+    def forwards(self, stage: Stage, t: int) -> int:
+        """How many batches a client of round t only passes forward, at the model's density, for counting FLOPs."""
+        return 0
+
     def dense_steps(self, stage: Stage, t: int) -> bool:
         """Whether local steps also compute the gradients of dead weights, for counting FLOPs."""
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -47,8 +46,12 @@ class FedTiny(TopGradients):
     # ---- rounds -2 and -1 --------------------------------------------------------------------------------------------
 
     def probes(self, stage: Stage, t: int) -> int:
-        """Before round 0 each candidate's forward pass costs about a third of a dense batch with its gradients."""
-        return super().probes(stage, t) if t >= 0 else math.ceil(self.candidates / 3)
+        """One dense batch on adjusting rounds, none before round 0."""
+        return super().probes(stage, t) if t >= 0 else 0
+
+    def forwards(self, stage: Stage, t: int) -> int:
+        """Before round 0, one batch for each candidate."""
+        return self.candidates if t < 0 else 0
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
         """What the candidates ask for, or the largest gradients."""

@@ -106,7 +106,7 @@ class FedSgc(Rule):
             self._move(turn)
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """With a single epoch the mask moves at its end."""
+        """With a single epoch the mask moves at its end. With two, `epoch_end` has moved it after the second."""
         if self.schedule.due(turn.stage, turn.t):
             if "moved" not in turn.scratch:
                 self._move(turn)

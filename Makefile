@@ -9,7 +9,7 @@
 # make sbom   the installed packages with their licences, in .sbom/
 # make dashboard   a page that compares the runs in logs/
 PYTHON ?= python3
-VENV ?= .venv
+VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pffdst.core.errors import UserError
 from pffdst.core.words import counted
 from reproduce import packing, page, tuning
-from reproduce.play import Player
+from reproduce.play import Player, matters
 from reproduce.record import Record
 from reproduce.sitting import Sitting
 from reproduce.study import Study, load, names
@@ -44,10 +44,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="how runs are computed, such as engine=batched"
     )
-    made.add_argument("--again", action="store_true", help="play what is on the page already, and compare the models")
     made.add_argument("--rehearse", action="store_true", help="every run tiny, the page beside the runs")
-    made.add_argument("--list", action="store_true", help="say what is done and how far the rest is, play nothing")
-    made.add_argument("--write-only", action="store_true", help="write the page from what is kept, play nothing")
+    instead = made.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--again", action="store_true", help="play what is on the page already, and compare the models"
+    )
+    instead.add_argument("--list", action="store_true", help="say what is done and how far the rest is, play nothing")
+    instead.add_argument("--write-only", action="store_true", help="write the page from what is kept, play nothing")
     return made
 
 
@@ -99,6 +102,11 @@ def _main(given: argparse.Namespace) -> int:
         raise UserError(f"--data {given.data}: there is no such folder")
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: expected at least 1")
+    if changing := [word for word in given.set if "=" not in word or matters(word)]:
+        raise UserError(
+            f"--set {' '.join(changing)}: only what changes no result can be set, such as engine=batched; for other "
+            "settings write a study of your own"
+        )
     runs = (given.runs / ("rehearsal" if given.rehearse else "") / name).resolve()
     results = runs.parent if given.rehearse else given.results
     record, path = Record.read(results / name), results / f"{name}.md"
@@ -135,6 +143,8 @@ def _extra(study: Study, given: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _deadline(minutes: float | None) -> float | None:
+    if minutes is not None and not minutes >= 0:
+        raise UserError(f"--minutes {minutes:g}: expected a number of at least 0")
     return None if minutes is None else time.monotonic() + 60 * minutes
 
 
@@ -176,7 +186,7 @@ def _words(text: str) -> list[str]:
 
 
 def _number(word: str) -> int:
-    if not word.isdigit():
+    if not word.isdecimal():
         raise UserError(f"--seeds {word}: expected whole numbers; write e.g. --seeds 0,1,2")
     return int(word)
 

@@ -75,6 +75,8 @@ def pack(path: Path, name: str, record: Record, player: Player, left: Sequence[J
             source = newest if file == _CHECKPOINT else folder / file
             if source.is_file():
                 content[f"runs/{job.name}/{file}"] = source
+    if not content:
+        raise UserError(f"{name}: nothing is done or begun yet, so there is nothing to pack")
     told = {"format": FORMAT, "study": name, "versions": versions(), "runs": runs}
     try:
         size = _write(path, told, {inside: source.read_bytes() for inside, source in content.items()})

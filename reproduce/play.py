@@ -23,7 +23,7 @@ from pffdst.runs.files import OVERRIDES, read_yaml
 from pffdst.runs.jobs import has_checkpoint, in_use
 from reproduce.study import Job
 
-__all__ = ["LOG", "Outcome", "Player", "play"]
+__all__ = ["LOG", "Outcome", "Player", "matters", "play"]
 
 LOG = "output.log"
 Outcome = Literal["done", "failed", "stopped"]
@@ -56,7 +56,7 @@ class Player:
         recorded = folder / OVERRIDES
         if recorded.exists():
             found, wanted = set(read_yaml(recorded) or ()), {*job.overrides, *self.extra}
-            other = sorted(word for word in found ^ wanted if _matters(word))
+            other = sorted(word for word in found ^ wanted if matters(word))
             if other:
                 raise UserError(
                     f"{folder} holds a run of other settings ({', '.join(other)}): remove it, or give another --runs"
@@ -100,7 +100,8 @@ class Player:
         return self.stop.is_set() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
 
-def _matters(override: str) -> bool:
+def matters(override: str) -> bool:
+    """Whether an override changes what a run's results are."""
     key = override.split("=")[0].lstrip("+~")
     return key == "seed" or not is_neutral(key)
 

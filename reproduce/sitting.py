@@ -83,6 +83,8 @@ class Sitting:
         """Plays runs of the record once more, apart from it; 1 if one failed or gave another model."""
         player = replace(self._player, runs=self._player.runs.with_name(f"{self._player.runs.name}_again"))
         anew, jobs = Record(player.runs), [job for job in self.jobs if self.record.holds(job)]
+        if not jobs:
+            print("nothing of that is on the page yet")
         known = {job.name: self.record.entries[job.row, job.seed] for job in jobs}
         then = [replace(job, overrides=(*job.overrides, *known[job.name].older)) for job in jobs]
         checked(then, extra=player.extra)

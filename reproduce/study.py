@@ -179,12 +179,15 @@ def jobs_of(
     """Every run once, in the study's order, in which what tells most comes first; a row's tries before the row.
 
     Only those of the given `rows` and `seeds`, where some are given, and the tries that they wait for; `picked` is the
-    best try by row, as far as it is known. UserError for a row that there is not.
+    best try by row, as far as it is known. UserError for a row or a seed that there is not.
     """
     unknown = [row for row in rows if row not in study.rows]
     if unknown:
         raise UserError(f"{', '.join(unknown)}: no such row; there are {', '.join(study.rows)}")
     wanted = dict.fromkeys((row, seed) for _, row, seed in _wanted(study))
+    known = {seed for _, seed in wanted}
+    if strange := [str(seed) for seed in seeds if seed not in known]:
+        raise UserError(f"seed {', '.join(strange)}: not in the study; there are {', '.join(map(str, sorted(known)))}")
     found: dict[Job, None] = {}
     for row, seed in wanted:
         if (not rows or row in rows) and (not seeds or seed in seeds):

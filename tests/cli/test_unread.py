@@ -34,6 +34,17 @@ def test_what_is_printed_to_nobody_ends_nothing_and_is_told_once(quiet: bool, mo
     sys.stdout.close()  # nothing is left in it to fail
 
 
+def test_ctrl_c_ends_a_command_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(given: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pffdst.cli.evaluate.main", interrupted)
+    assert main(["evaluate", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "evaluate: stopped\n"
+
+
 def test_what_is_read_is_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -17,7 +18,9 @@ from torch import Tensor
 import pffdst
 from pffdst.cli import evaluate, export
 from pffdst.config.compose import compose
+from pffdst.core.errors import UserError
 from pffdst.models.cnn import SmallCNN
+from pffdst.runs import files
 
 ROOT = Path(__file__).resolve().parents[2]
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -153,6 +156,37 @@ def test_what_cannot_be_evaluated_is_one_message(
 ) -> None:
     assert evaluate.main([str(run), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_average_is_another_file_than_the_one_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for program in (evaluate.main, lambda words: export.main([*words, "--to", "plain"])):
+        assert program([str(run / "model.safetensors"), "--average"]) == 2
+        assert "the server average is another file" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"its model_ema\.safetensors"):
+        pffdst.load(run / "model.safetensors", average=True)
+    assert pffdst.load(run / "model_ema.safetensors", average=True) is not None
+
+
+def test_a_runs_own_files_are_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    assert export.main([str(run), "--to", "plain", "-o", str(run / "model.safetensors")]) == 2
+    assert "name another with -o FILE" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["plain", "sparse", "pt2"])
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(
+    run: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (old := tmp_path / "out").write_bytes(b"old")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        export.main([str(run), "--to", form, "-o", str(old)])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert old.read_bytes() == b"old"
 
 
 def test_a_folder_without_a_model_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,10 +205,13 @@ def test_the_page_names_them() -> None:
 RUN = ("method=pffdst", *PRIVATE, "clients=10", "cohort=2", "rounds=12", "readjust.schedule.interval=1", "eval_every=4")
 
 
-def test_a_run_tells_its_epsilon_and_no_clients_loss(make_experiment: MakeExperiment, tmp_path: Path) -> None:
+def test_a_run_tells_its_epsilon_and_no_clients_loss(
+    make_experiment: MakeExperiment, caplog: pytest.LogCaptureFixture
+) -> None:
     """Rounds without a client among them: they have noise too."""
     from pffdst.run import play_round
 
+    caplog.set_level("INFO")
     experiment, rows, sizes, moved = make_experiment(*RUN), [], Counter[int](), []
     with experiment.engine.open(experiment.setup), experiment.loggers as loggers:
         loggers.open(experiment.info, None)
@@ -219,6 +222,8 @@ def test_a_run_tells_its_epsilon_and_no_clients_loss(make_experiment: MakeExperi
             moved.append(not done.server.model.same_as(done.planned))
     assert sizes[0] > 0
     assert all(moved)
+    assert caplog.text.count("no update arrived, only the private mean's noise was added") == sizes[0]
+    assert "unchanged" not in caplog.text
     spent = [row["privacy/epsilon"] for row in rows]
     assert spent == [epsilon(0.2, 1.0, t + 1, 1e-3) for t in range(12)]
     assert spent == sorted(spent)
@@ -227,6 +232,17 @@ def test_a_run_tells_its_epsilon_and_no_clients_loss(make_experiment: MakeExperi
     assert (summary["privacy_epsilon"], summary["privacy_delta"]) == (spent[-1], 1e-3)
     model = experiment.server.model
     assert bool((model.weights[~model.alive] == 0).all())
+
+
+@pytest.mark.parametrize("model", ["resnet18", "cnn"])
+def test_statistics_that_stay_as_they_began_are_told(
+    make_experiment: MakeExperiment, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    width = ["model.width=8"] if model == "resnet18" else []
+    experiment = make_experiment(*RUN, f"model={model}", *width)
+    told = "clients send no normalisation statistics" in caplog.text
+    assert told == (experiment.setup.layout.rest[1] > 0)
+    assert told == (model == "resnet18")
 
 
 def test_the_number_of_workers_changes_nothing(make_experiment: MakeExperiment, play: Callable[..., Any]) -> None:

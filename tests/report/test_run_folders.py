@@ -91,6 +91,12 @@ def test_a_run_stopped_after_its_last_round_yields_to_the_finished_one(tmp_path,
     assert {run.id: (run.status, run.twin) for run in runs} == {"a": ("done", ""), "z": ("stopped", "a")}
 
 
+def test_of_two_finished_runs_the_whole_one_counts(tmp_path, write):
+    write(tmp_path / "logs/a")
+    (write(tmp_path / "logs/z") / files.METRICS).write_text("")
+    assert {run.id: run.twin for run in Library([tmp_path / "logs"]).look().runs} == {"a": "", "z": "a"}
+
+
 def test_a_run_that_has_just_begun_is_not_damaged(tmp_path, write):
     folder = write(tmp_path / "logs/a", done=1)
     (folder / "metrics.csv").unlink()

@@ -83,6 +83,13 @@ def test_runs_of_other_settings_are_not_taken(
         (["--data", "/nowhere"], "no such folder"),
         (["--jobs", "0"], "at least 1"),
         (["--seeds", "a"], "--seeds 0,1,2"),
+        (["--seeds", "²"], "--seeds 0,1,2"),
+        (["--seeds", "0,99"], "seed 99: not in the study; there are 0, 1"),
+        (["--minutes", "nan"], "--minutes nan"),
+        (["--minutes", "-5"], "--minutes -5"),
+        (["--set", "engine.workers=0", "lr=0.5"], "--set lr=0.5: only what changes no result"),
+        (["--set", "method=fedavg", "seed=3"], "--set method=fedavg seed=3"),
+        (["--set", "engine"], "--set engine"),
         (["--only", "nothing"], "there are fixed, moving"),
     ],
 )
@@ -91,6 +98,20 @@ def test_wrong_options_are_refused(
 ) -> None:
     assert main([*command, *wrong]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_is_done_instead_of_playing_is_one_thing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--again", "--list"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert main([*command, "--again", "--only", "fixed"]) == 0
+    assert "nothing of that is on the page yet" in capsys.readouterr().out
+
+
+def test_nothing_is_not_packed(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", *command, "-o", str(tmp_path / "x.zip")]) == 2
+    assert "masks: nothing is done or begun yet" in capsys.readouterr().err
+    assert not (tmp_path / "x.zip").exists()
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(

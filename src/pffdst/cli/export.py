@@ -9,11 +9,12 @@ onnx    the same for ONNX runtimes; needs pip install 'pffdst[onnx]'
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import torch
 from torch import Tensor
@@ -21,10 +22,12 @@ from torch import Tensor
 from pffdst.core.errors import UserError, needs
 from pffdst.metrics.units import format_bytes
 from pffdst.models.saved import Classifier, SavedModel, path_of
-from pffdst.runs.files import write_whole
+from pffdst.runs.files import CONFIG, METRICS, MODEL, MODEL_AVERAGE, PROVENANCE, RUN, SUMMARY, write_whole
 from pffdst.runs.foreign import foreign
 
 __all__ = ["FORMATS", "export", "main"]
+
+_OF_A_RUN = (MODEL, MODEL_AVERAGE, CONFIG, METRICS, SUMMARY, RUN, PROVENANCE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, help="the file; default: model.FORMAT... in the run's folder")
     parser.add_argument("--average", action="store_true", help="use the server average instead of the last model")
     given = parser.parse_args(argv)
-    source = path_of(given.run, average=given.average)
     try:
-        path = export(SavedModel.read(source), given.to, given.output or source.with_suffix(FORMATS[given.to][0]))
+        source = path_of(given.run, average=given.average)
+        wanted = given.output or source.with_suffix(FORMATS[given.to][0])
+        if wanted.exists() and wanted.name in _OF_A_RUN:
+            raise UserError(f"{wanted}: that is a file of a run; name another with -o FILE")
+        path = export(SavedModel.read(source), given.to, wanted)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -61,17 +67,19 @@ def export(saved: SavedModel, to: str, path: Path) -> Path:
     elif path.exists() and not path.is_file():
         raise UserError(f"{path}: it is not a regular file; name another with -o FILE")
     path.parent.mkdir(parents=True, exist_ok=True)
-    FORMATS[to][1](saved, path)
+    made = io.BytesIO()
+    FORMATS[to][1](saved, made)
+    write_whole(path, made.getbuffer())
     return path
 
 
-def _plain(saved: SavedModel, path: Path) -> None:
-    write_whole(path, saved.plain())
+def _plain(saved: SavedModel, file: BinaryIO) -> None:
+    file.write(saved.plain())
 
 
-def _sparse(saved: SavedModel, path: Path) -> None:
+def _sparse(saved: SavedModel, file: BinaryIO) -> None:
     """CSR for weights with dead positions, with int32 indices: 8 bytes per alive weight."""
-    torch.save({name: _compressed(tensor, saved.alive.get(name)) for name, tensor in saved.tensors.items()}, path)
+    torch.save({name: _compressed(tensor, saved.alive.get(name)) for name, tensor in saved.tensors.items()}, file)
 
 
 def _compressed(tensor: Tensor, alive: Tensor | None) -> Tensor:
@@ -88,30 +96,30 @@ def _compressed(tensor: Tensor, alive: Tensor | None) -> Tensor:
         )
 
 
-def _pt2(saved: SavedModel, path: Path) -> None:
+def _pt2(saved: SavedModel, file: BinaryIO) -> None:
     model, images = _example(saved)
     batch = torch.export.Dim("batch", min=1)
-    torch.export.save(torch.export.export(model, (images,), dynamic_shapes={"samples": {0: batch}}), path)
+    torch.export.save(torch.export.export(model, (images,), dynamic_shapes={"samples": {0: batch}}), file)
 
 
-def _onnx(saved: SavedModel, path: Path) -> None:
+def _onnx(saved: SavedModel, file: BinaryIO) -> None:
     try:
         import onnx  # noqa: F401 - torch needs both, but would only fail halfway through
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise needs("--to onnx", error, "onnx") from error
     model, images = _example(saved)
-    torch.onnx.export(
+    program = torch.onnx.export(
         model,
         (images,),
-        path,
         input_names=[saved.card.inputs.noun],
         output_names=["logits"],
         dynamic_shapes={"samples": {0: torch.export.Dim("batch", min=1)}},
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    assert program is not None
+    file.write(program.model_proto.SerializeToString())
 
 
 def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
@@ -119,7 +127,7 @@ def _example(saved: SavedModel) -> tuple[Classifier, Tensor]:
     return saved.tried(), saved.card.inputs.raw(2)
 
 
-FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, Path], None]]]] = {
+FORMATS: Final[dict[str, tuple[str, Callable[[SavedModel, BinaryIO], None]]]] = {
     "plain": (".plain.safetensors", _plain),
     "sparse": (".sparse.pt", _sparse),
     "pt2": (".pt2", _pt2),

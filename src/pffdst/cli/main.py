@@ -58,6 +58,9 @@ def _run(command: str, given: Sequence[str]) -> int:
     with outlived(quiet=True):
         try:
             return int(module.main(given))
+        except KeyboardInterrupt:
+            print(f"{command}: stopped", file=sys.stderr)
+            return 130
         except Exception as error:
             if (told := user_error(error)) is None:
                 raise

@@ -16,7 +16,7 @@ from pffdst.core.probe import written_in_forward
 from pffdst.core.seeding import seeded_global_state
 from pffdst.methods.allocation import Dense
 
-__all__ = ["check_built", "tell_of_lone_samples", "tell_of_unused_sparsity"]
+__all__ = ["check_built", "tell_of_lone_samples", "tell_of_still_statistics", "tell_of_unused_sparsity"]
 
 _LONE = "model cannot be trained on one sample (normalisation of a single value)"
 _COUNTED = 10**5  # clients among whom those of one sample are counted
@@ -85,6 +85,15 @@ def tell_of_unused_sparsity(cfg: DictConfig) -> None:
         return
     if "${sparsity}" not in OmegaConf.to_yaml(cfg):
         _log.warning("sparsity=%s is not used: allocation=dense trains all weights", cfg.sparsity)
+
+
+def tell_of_still_statistics(setup: ClientSetup) -> None:
+    """Warns if normalisation statistics stay as they were initialised: the model is evaluated with them."""
+    if not setup.send_statistics and setup.layout.rest[1] > 0:
+        _log.warning(
+            "clients send no normalisation statistics (aggregation.statistics=keep_server), so the model is evaluated "
+            "with those it began with: use a model without running statistics, with GroupNorm for example"
+        )
 
 
 def tell_of_lone_samples(setup: ClientSetup) -> None:

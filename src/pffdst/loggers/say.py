@@ -35,14 +35,15 @@ def warm_up(done: Round, ledger: Ledger) -> None:
 def rejected(done: Round) -> None:
     """Names the clients that were left out of the round, and why."""
     record, number = done.record, done.plan.t + 1
+    after = "the model is unchanged" if done.server.model is done.planned else "only the private mean's noise was added"
     for client, problem in record.rejected.items():
         _log.warning("round %d: client %d is left out: %s", number, client, problem)
     if record.rejected and not record.reports:
         diverged = all(_DIVERGED.search(problem) for problem in record.rejected.values())
         advice = "; a lower lr may help" if diverged else ""
-        _log.warning("round %d: no update was usable, the model is unchanged%s", number, advice)
+        _log.warning("round %d: no update was usable, %s%s", number, after, advice)
     elif not record.reports:
-        _log.info("round %d: no update arrived, the model is unchanged", number)
+        _log.info("round %d: no update arrived, %s", number, after)
     if record.problem is not None:
         _log.warning(
             "round %d: %s, so it is unchanged; a lower lr or server_optimizer.eta may help", number, record.problem

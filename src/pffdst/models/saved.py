@@ -284,8 +284,10 @@ def load(run: str | Path, *, average: bool = False, network: nn.Module | None = 
 
 
 def path_of(run: str | Path, *, average: bool = False) -> Path:
-    """The model's file in a run's folder; a file is returned unchanged."""
+    """The model's file in a run's folder; a file is returned unchanged. UserError for another file than the average."""
     path = Path(run)
+    if average and path.is_file() and path.name != MODEL_AVERAGE:
+        raise UserError(f"{path}: the server average is another file; name the run's folder, or its {MODEL_AVERAGE}")
     return path if path.is_file() else path / (MODEL_AVERAGE if average else MODEL)
 
 

@@ -68,8 +68,9 @@ def with_twins(runs: Iterable[Run]) -> list[Run]:
     return [_twin(run, counted.get(run.fingerprint)) for run in runs]
 
 
-def _worth(run: Run) -> tuple[bool, bool, int, str]:
-    return run.status == "done", run.status == "running", run.rounds, run.id
+def _worth(run: Run) -> tuple[bool, bool, bool, int, int, str]:
+    whole = not run.remarks
+    return run.status == "done", run.status == "running", whole, run.rounds, len(run.rows), run.id
 
 
 def _twin(run: Run, counted: Run | None) -> Run:

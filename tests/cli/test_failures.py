@@ -54,7 +54,7 @@ def test_every_command_tells_what_the_machine_lacks(tmp_path, monkeypatch, capsy
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(main_module._COMMANDS, "report", ("full", "as good as any"))
     assert main_module.main(["report", "/x.html"]) == 2
-    assert capsys.readouterr().err.startswith("report: /x.html: Permission denied: choose a writable folder")
+    assert capsys.readouterr().err == "report: /x.html: Permission denied: choose a writable folder\n"
 
 
 def test_a_package_that_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch, capsys):

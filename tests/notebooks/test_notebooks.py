@@ -25,8 +25,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, own in enumerate(("seed=0", "seed=1", "lr=0.05", "method=fedavg")):
         folder = root / str(number)
         folder.mkdir()
-        experiment = build(compose([*TINY, own], ROOT / "configs"), folder, "test")
-        recorded_run(experiment, None, "test")
+        experiment = build(compose([*TINY, own], ROOT / "configs"), folder, f"test {number}")
+        recorded_run(experiment, None, f"test {number}")
     return root
 
 
@@ -56,6 +56,10 @@ def test_the_notebooks_are_these() -> None:
 
 
 def test_finished_runs_are_drawn(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a run counts once, and a damaged one not at all."""
+    shutil.copytree(logs / "0", logs / "copy")
+    shutil.copytree(logs / "1", logs / "damaged")
+    (logs / "damaged" / "summary.json").write_text("{")
     monkeypatch.setenv("PFFDST_LOGS", str(logs))
     shown = played("runs", tmp_path)
     assert shown.count("<image>") == 2, "accuracy against bytes, bytes by part"

@@ -11,8 +11,9 @@ from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["user_error"]
 
-_ROOM = "free some space, or choose another folder (paths.logs=FOLDER)"
-_RIGHTS = "choose a writable folder (paths.logs=FOLDER)"
+_LOGS = " (paths.logs=FOLDER)"
+_ROOM = f"free some space, or choose another folder{_LOGS}"
+_RIGHTS = f"choose a writable folder{_LOGS}"
 _HANDLES = "allow more open files (ulimit -n 1024), or use fewer engine.workers"
 _ADVICE = {
     errno.ENOSPC: _ROOM,
@@ -23,6 +24,7 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EMFILE: _HANDLES,
     errno.ENFILE: _HANDLES,
+    errno.EISDIR: "a folder is there; name a file",
     errno.EEXIST: "a file exists where a folder must be created; choose another folder",
     errno.ENOTDIR: "a file exists where a folder is expected; choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -30,25 +32,31 @@ _ADVICE = {
 }
 
 
-def user_error(error: BaseException) -> UserError | None:
-    """The user error in a chain of causes (Hydra wraps constructor errors), or one for what the machine lacked."""
+def user_error(error: BaseException, *, training: bool = True) -> UserError | None:
+    """The user error in a chain of causes (Hydra wraps constructor errors), or one for what the machine lacked.
+
+    `training`: a run can be resumed, and its folder is a setting.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, UserError):
             return seen
-        lacked = _lacked(seen)
+        lacked = _lacked(seen, training)
         if lacked is not None:
             return UserError(lacked)
         seen = seen.__cause__
     return None
 
 
-def _lacked(error: BaseException) -> str | None:
+def _lacked(error: BaseException, training: bool) -> str | None:
     words = one_line(error)
     if is_out_of_memory(error):
         told = words[:200] or type(error).__name__
+        if not training:
+            return f"There is not enough memory ({told})"
         return f"There is not enough memory ({told}): use fewer engine.workers or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         what = f"{Path(str(error.filename))}: " if error.filename is not None else ""
-        return f"{what}{error.strerror}: {_ADVICE[error.errno]}; to resume a run: resume=FOLDER"
+        told = f"{what}{error.strerror}: {_ADVICE[error.errno]}"
+        return f"{told}; to resume a run: resume=FOLDER" if training else told.replace(_LOGS, "")
     return None

@@ -62,7 +62,7 @@ def _run(command: str, given: Sequence[str]) -> int:
             print(f"{command}: stopped", file=sys.stderr)
             return 130
         except Exception as error:
-            if (told := user_error(error)) is None:
+            if (told := user_error(error, training=False)) is None:
                 raise
             print(f"{command}: {told}", file=sys.stderr)
             return 2

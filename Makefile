@@ -8,6 +8,10 @@
 # make fault-check   every way a run can be stopped, and what it leaves behind
 # make sbom   the installed packages with their licences, in .sbom/
 # make dashboard   a page that compares the runs in logs/
+# make check   style, types and layers alone
+# make bench, bench-gpu, bench-peers   the benchmarks; make gpu-check   what must hold on a GPU
+# make lock, hashes   new versions, or new hashes, of the pinned packages
+# make clean   removes the virtual environment and what the tools made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,9 +52,13 @@ picture: $(STAMP)
 	cp logs/readme/figures/accuracy_by_bytes.png docs/report.png
 
 # DATA: the dataset's folder, if not in data/; JOBS: runs in parallel; ARGS: further options, such as --minutes 60
+ifeq ($(STUDY),)
+reproduce:
+	@echo "write e.g. make reproduce STUDY=lenet_cifar10"; exit 2
+else
 reproduce: $(STAMP)
-	@test -n "$(STUDY)" || { echo "write e.g. make reproduce STUDY=lenet_cifar10"; exit 2; }
-	$(BIN)/python -m reproduce $(STUDY) $(if $(DATA),--data $(DATA)) --jobs $(or $(JOBS),1) $(ARGS)
+	$(BIN)/python -m reproduce "$(STUDY)" $(if $(DATA),--data "$(DATA)") --jobs $(or $(JOBS),1) $(ARGS)
+endif
 
 dashboard: $(STAMP)
 	$(BIN)/python -m pffdst.report logs -o logs/report.html

@@ -138,4 +138,4 @@ fault-check: $(STAMP)
 	$(BIN)/python benchmarks/fault_check.py
 
 clean:
-	rm -rf $(VENV) .lock .sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .lock .sbom .peers site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from pffdst import records
 from pffdst.client.turn import ClientSetup
-from pffdst.config.built import check_built, tell_of_lone_samples, tell_of_still_statistics, tell_of_unused_sparsity
+from pffdst.config.built import check_built, tell_of_built
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate, of_kind
 from pffdst.config.training import local_training
@@ -227,9 +227,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
     _tell(made, engine.channels_last)
-    tell_of_lone_samples(setup)
-    tell_of_unused_sparsity(cfg)
-    tell_of_still_statistics(setup)
+    tell_of_built(cfg, setup)
     network = FlatModule(copy_of(made.network).to(engine.device), setup.layout)
     return Experiment(
         info=_run_info(cfg, plain, folder, setup),

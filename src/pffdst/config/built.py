@@ -16,7 +16,7 @@ from pffdst.core.probe import written_in_forward
 from pffdst.core.seeding import seeded_global_state
 from pffdst.methods.allocation import Dense
 
-__all__ = ["check_built", "tell_of_lone_samples", "tell_of_still_statistics", "tell_of_unused_sparsity"]
+__all__ = ["check_built", "tell_of_built"]
 
 _LONE = "model cannot be trained on one sample (normalisation of a single value)"
 _COUNTED = 10**5  # clients among whom those of one sample are counted
@@ -78,7 +78,14 @@ def _check_batches(setup: ClientSetup) -> None:
         raise ConfigError([f"batch_size=1: this {_LONE}; write batch_size=2 or more"])
 
 
-def tell_of_unused_sparsity(cfg: DictConfig) -> None:
+def tell_of_built(cfg: DictConfig, setup: ClientSetup) -> None:
+    """Warns of what is allowed and seldom meant. ConfigError if no client can train."""
+    _tell_of_lone_samples(setup)
+    _tell_of_unused_sparsity(cfg)
+    _tell_of_still_statistics(setup)
+
+
+def _tell_of_unused_sparsity(cfg: DictConfig) -> None:
     """Warns if the command line sets a sparsity, but all weights are trained and no other key uses it."""
     typed = "sparsity" in Choices.current().typed
     if not typed or cfg.sparsity == 0 or located(cfg.allocation) is not Dense:
@@ -87,7 +94,7 @@ def tell_of_unused_sparsity(cfg: DictConfig) -> None:
         _log.warning("sparsity=%s is not used: allocation=dense trains all weights", cfg.sparsity)
 
 
-def tell_of_still_statistics(setup: ClientSetup) -> None:
+def _tell_of_still_statistics(setup: ClientSetup) -> None:
     """Warns if normalisation statistics stay as they were initialised: the model is evaluated with them."""
     if not setup.send_statistics and setup.layout.rest[1] > 0:
         _log.warning(
@@ -96,7 +103,7 @@ def tell_of_still_statistics(setup: ClientSetup) -> None:
         )
 
 
-def tell_of_lone_samples(setup: ClientSetup) -> None:
+def _tell_of_lone_samples(setup: ClientSetup) -> None:
     """Reports clients left out because the network cannot train on one sample. ConfigError if that is all of them."""
     if setup.least == 1:
         return

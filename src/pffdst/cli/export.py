@@ -67,7 +67,7 @@ def export(saved: SavedModel, to: str, path: Path) -> Path:
     elif path.exists() and not path.is_file():
         raise UserError(f"{path}: it is not a regular file; name another with -o FILE")
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = io.BytesIO()
+    made = io.BytesIO()  # where a disk is full, torch's own writers end in errors of C++, or the process
     FORMATS[to][1](saved, made)
     write_whole(path, made.getbuffer())
     return path

@@ -11,9 +11,8 @@ from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["user_error"]
 
-_LOGS = " (paths.logs=FOLDER)"
-_ROOM = f"free some space, or choose another folder{_LOGS}"
-_RIGHTS = f"choose a writable folder{_LOGS}"
+_ROOM = "free some space, or choose another folder{logs}"
+_RIGHTS = "choose a writable folder{logs}"
 _HANDLES = "allow more open files (ulimit -n 1024), or use fewer engine.workers"
 _ADVICE = {
     errno.ENOSPC: _ROOM,
@@ -57,6 +56,6 @@ def _lacked(error: BaseException, training: bool) -> str | None:
         return f"There is not enough memory ({told}): use fewer engine.workers or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         what = f"{Path(str(error.filename))}: " if error.filename is not None else ""
-        told = f"{what}{error.strerror}: {_ADVICE[error.errno]}"
-        return f"{told}; to resume a run: resume=FOLDER" if training else told.replace(_LOGS, "")
+        logs, resuming = (" (paths.logs=FOLDER)", "; to resume a run: resume=FOLDER") if training else ("", "")
+        return f"{what}{error.strerror}: {_ADVICE[error.errno].format(logs=logs)}{resuming}"
     return None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, final
 from pffdst.core.masks import largest, largest_dead, smallest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
-from pffdst.methods.readjust.swap import checked_alpha, share_of
+from pffdst.methods.readjust.swap import checked_alpha, held_of, share_of
 from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule
 from pffdst.methods.schedule import Every, UpdateSchedule
 
@@ -84,12 +84,9 @@ def pruned_back(cohort: Cohort, stage: Stage) -> GlobalModel:
     A weight that every client dropped goes, however large it was on the server. Exact ties, such as grown zeros, go to
     the weight that more samples hold, then to the lower index.
     """
-    model, frozen = cohort.mean, cohort.mean.frozen_at
-    support = cohort.support if len(frozen) == 0 else cohort.support[~model.alive_at.inside(frozen)]
-    trainable, score, held = model.trainable_at, model.trained, support > 0
-    if not bool(held.all()) and bool(held.any()):  # nobody holds any where no values came back
-        trainable = Positions(model.layout, index=trainable.index[held])
-        score, support = score[held], support[held]
-    elif trainable.counts == stage.counts:
+    model = held_of(cohort)
+    trainable = model.trainable_at
+    if trainable.counts == stage.counts:
         return model
-    return model.moved(largest(trainable, score, stage.counts, support).plus(frozen))
+    support = cohort.mean.alive_at.carry(cohort.support, trainable)
+    return model.moved(largest(trainable, model.trained, stage.counts, support).plus(model.frozen_at))

@@ -14,6 +14,7 @@ from pffdst.core.masks import first
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
 from pffdst.methods.local import LocalTraining
+from pffdst.methods.readjust.swap import held_of
 from pffdst.methods.rule import Absent, Answer, ClientTurn, Cohort, Rule, Start
 
 __all__ = ["SparsyFed"]
@@ -59,10 +60,7 @@ class SparsyFed(Rule):
 
     def after_round(self, cohort: Cohort, stage: Stage, t: int, seed: int) -> GlobalModel:
         """The mean over the union of the clients' masks."""
-        if t < 0:
-            return cohort.mean
-        at = cohort.mean.alive_at
-        return cohort.mean.moved(Positions(at.layout, index=at.index[cohort.support > 0]))
+        return cohort.mean if t < 0 else held_of(cohort)
 
     def effective(self, model: GlobalModel) -> GlobalModel:
         """w."""

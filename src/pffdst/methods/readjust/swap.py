@@ -127,6 +127,18 @@ def smallest_of_mean(cohort: Cohort, counts: Sequence[int]) -> Positions:
     return smallest(cohort.mean.trainable_at, cohort.mean.trained, counts)
 
 
+def held_of(cohort: Cohort) -> GlobalModel:
+    """The mean without weights that no client holds any more; all of it where no values came back."""
+    mean, held = cohort.mean, cohort.support > 0
+    if not bool(held.any()):
+        return mean
+    if len(mean.frozen_at):
+        held |= mean.alive_at.inside(mean.frozen_at)
+    if bool(held.all()):
+        return mean
+    return mean.moved(Positions(mean.layout, index=mean.alive_at.index[held]))
+
+
 def masks_of(turn: ClientTurn, at: Positions) -> list[Tensor]:
     """Positions as 0/1 tensors, in the shapes of the turn's weights and on their device."""
     bits = at.bits

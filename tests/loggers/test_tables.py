@@ -3,7 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
+from pffdst.cost.ledger import Ledger
 from pffdst.loggers.tables import print_summary
+from pffdst.metrics.names import PART_WORDS
 
 SUMMARY = {
     "method": "pffdst",
@@ -68,3 +70,22 @@ def test_further_metrics_have_a_line_each_unless_there_is_one_per_class():
     lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
     assert (lines["f1"], lines["ema_f1"]) == (["0.8765"], ["0.5000"])
     assert "class_acc" not in text
+
+
+def test_every_part_of_a_message_has_a_line_so_that_the_parts_add_up():
+    assert set(PART_WORDS) == set(Ledger.PARTS)
+    summary = SUMMARY | {f"bytes_up_{part}": 1000 * (i + 2) for i, part in enumerate(Ledger.PARTS)}
+    lines = [line.strip() for line in shown(print_summary, summary, 100).splitlines()]
+    for i, part in enumerate(Ledger.PARTS):
+        assert any(line.split(f"{i + 2}.00 kB")[0].strip() == PART_WORDS[part] for line in lines), part
+
+
+def test_what_only_some_runs_have_is_shown_for_those():
+    text = shown(print_summary, SUMMARY | {"lost": 0, "late": 0}, 100)
+    assert not any(word in text for word in ("deployment", "privacy", "lost clients", "late clients"))
+    more = {"deployment_seconds": 7265.0, "lost": 4, "late": 0, "privacy_epsilon": 3.21987, "privacy_delta": 1e-5}
+    text = shown(print_summary, SUMMARY | more, 100)
+    lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
+    assert (lines["deployment"], lines["lost clients"]) == (["2:01:05"], ["4"])
+    assert lines["privacy"] == ["epsilon", "3.22", "at", "delta", "1e-05"]
+    assert "late clients" not in text

@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from pffdst.metrics.names import PART_WORDS
 from pffdst.report.exports import latex_text, runs_csv
 from pffdst.report.html import packed, page
 from pffdst.report.library import Library
@@ -148,3 +149,9 @@ def test_rows_are_thinned_for_pictures_and_never_for_figures(tmp_path, write):
     (run,) = payload(Library([tmp_path / "logs"]).look())["runs"]
     assert len(run["curves"]["round"]) == 3000
     assert len(run["model"]["round"]) == len(run["model"]["density"]["round"]) == 240
+
+
+def test_every_part_of_a_message_is_drawn(shelf):
+    parts = payload(shelf)["parts"]
+    assert list(parts) == list(PART_WORDS)
+    assert all(len(set(part["hues"])) == 2 for part in parts.values())

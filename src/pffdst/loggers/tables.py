@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pffdst.core.words import counted
+from pffdst.metrics.names import PART_WORDS
 from pffdst.metrics.units import format_bytes, format_flops, format_percent, format_seconds
 
 __all__ = ["final_table", "print_summary"]
@@ -99,13 +100,15 @@ def _costs(summary: Summary) -> list[tuple[str, str, str]]:
     return [
         *_zeros(summary),
         ("bytes sent", show("bytes_up", format_bytes, "up {}"), show("bytes_down", format_bytes, "down {}")),
-        *((f"  {words}", *both(part)) for part, words in _PARTS.items()),
+        *((f"  {words}", *both(part)) for part, words in PART_WORDS.items()),
         ("paper's formula", show("paper_bytes", format_bytes), show("frozen_bytes", format_bytes, "plus {} frozen")),
         ("training", show("flops", format_flops), ""),
         ("  forward", show("flops_forward", format_flops), ""),
         ("  gradients", *gradients),
         ("time, memory", show("wall_s", format_seconds), show("peak_rss_mb", _megabytes)),
         *_times(summary),
+        *_deployed(summary),
+        *_private(summary),
         ("rejected updates", show("rejected", str), ""),
     ]
 
@@ -117,6 +120,22 @@ def _zeros(summary: Summary) -> list[tuple[str, str, str]]:
     words = "{:.2%} of {:,} {}"
     masked = words.format(summary["sparsity"], summary["maskable"], "with masks")
     return [("zeros", masked, words.format(summary["sparsity_overall"], summary["parameters"], "parameters"))]
+
+
+def _deployed(summary: Summary) -> list[tuple[str, str, str]]:
+    """How long the rounds would take by the run's model of time, and the clients that never answered or too late."""
+    timed = {"deployment": "deployment_seconds"} if "deployment_seconds" in summary else {}
+    missing = {f"{name} clients": name for name in ("lost", "late") if summary.get(name)}
+    return [(words, format_seconds(summary[key]), "") for words, key in timed.items()] + [
+        (words, str(summary[key]), "") for words, key in missing.items()
+    ]
+
+
+def _private(summary: Summary) -> list[tuple[str, str, str]]:
+    """What a private run has spent."""
+    if "privacy_epsilon" not in summary:
+        return []
+    return [("privacy", f"epsilon {summary['privacy_epsilon']:.4g}", f"at delta {summary['privacy_delta']:.4g}")]
 
 
 def _times(summary: Summary) -> list[tuple[str, str, str]]:
@@ -144,15 +163,6 @@ def _megabytes(value: float) -> str:
     return format_bytes(value * 1e6)
 
 
-_PARTS: Final = {
-    "values": "values",
-    "mask": "masks",
-    "frozen": "frozen weights",
-    "catch_up": "catching up",
-    "dense": "biases, statistics",
-    "state": "constants, buffers",
-    "header": "headers",
-}
 _TIMES: Final = {
     "plan": "planning",
     "encode": "encoding",

@@ -113,6 +113,18 @@ ROUND_DEPLOYMENT: Final = "round/deployment_seconds"
 ROUND_REJECTED: Final = "round/rejected"
 ROUND_SECONDS: Final = "round/seconds"
 
+PART_WORDS: Final = {
+    "values": "values",
+    "mask": "masks",
+    "frozen": "frozen weights",
+    "catch_up": "catching up",
+    "dense": "biases, statistics",
+    "signals": "signals",
+    "state": "constants, buffers",
+    "header": "headers",
+}
+"""What the parts of a message are called where they are shown, in this order; `bytes_up_*` in a summary."""
+
 SPARSITY: Final = "model/sparsity"
 ALIVE: Final = "model/alive"
 FROZEN: Final = "model/frozen"

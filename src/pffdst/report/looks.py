@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 
-__all__ = ["HUES", "hues_of"]
+__all__ = ["HUES", "PART_HUES", "hues_of"]
 
 # As distinguishable for the colour-blind as twelve hues can be; page/state.js has matching ones for a dark page.
 HUES = (
@@ -22,6 +22,17 @@ HUES = (
     "#7c4a2d",
     "#c02679",
 )
+# Of the parts of a message, on a light and on a dark page.
+PART_HUES = {
+    "values": ("#2f6fa7", "#6aa9de"),
+    "mask": ("#d98200", "#f0b040"),
+    "frozen": ("#3f8f77", "#58b99b"),
+    "catch_up": ("#a84a86", "#d987bb"),
+    "dense": ("#8d8d86", "#9a9a94"),
+    "signals": ("#b3412f", "#e8806f"),
+    "state": ("#7a5bb5", "#a58be0"),
+    "header": ("#30343b", "#e6e6e2"),
+}
 _KNOWN = ("pffdst", "feddst", "fedavg", "random_mask", "fedprox", "static")
 _RELATIVES = {"pffdst_lean": 11, "pffdst_paper": 7, "feddst_prox": 8, "fedavgm": 9}
 

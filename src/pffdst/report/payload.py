@@ -11,7 +11,7 @@ from pffdst.metrics.clients import evenly_spaced
 from pffdst.report.figures import ACCURACIES, chance_of, sample_words
 from pffdst.report.groups import is_counted, keys_of
 from pffdst.report.library import Shelf
-from pffdst.report.looks import hues_of
+from pffdst.report.looks import PART_HUES, hues_of
 from pffdst.report.reading import Run, encodable, numbers
 from pffdst.report.rows import DENSITY, SHOWN_ROUNDS, Rows
 
@@ -32,6 +32,7 @@ def payload(shelf: Shelf, since: int = 0, wanted: Sequence[str] | None = None) -
         "keys": {"differing": keys.differing, "chosen": keys.chosen, "words": keys.words},
         "all": [run.id for run in shelf.runs],
         "chance": chance_of(usable),
+        "parts": {part: {"words": words, "hues": PART_HUES[part]} for part, words in names.PART_WORDS.items()},
         "runs": [_run(run) for run in shelf.runs if shelf.changed[run.id] > since],
     }
 

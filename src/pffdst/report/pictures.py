@@ -13,24 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from pffdst.metrics.names import PART_WORDS
 from pffdst.report.exports import total_bytes
 from pffdst.report.figures import accuracy_words, mean_curve, spread_of
 from pffdst.report.groups import Group
-from pffdst.report.looks import HUES, hues_of
+from pffdst.report.looks import HUES, PART_HUES, hues_of
 
 __all__ = ["STYLE", "write_curves", "write_pictures"]
 
 _DASHES = ("-", "--", ":", "-.")
 _MARKS = "osD^v"
-_PARTS = {
-    "values": ("values", "#2f6fa7"),
-    "mask": ("masks", "#d98200"),
-    "frozen": ("frozen weights", "#3f8f77"),
-    "catch_up": ("catching up", "#a84a86"),
-    "dense": ("biases, statistics", "#8d8d86"),
-    "state": ("constants, buffers", "#7a5bb5"),
-    "header": ("headers", "#30343b"),
-}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -146,11 +138,11 @@ def _points(ax: Axes, groups: Sequence[Group], accuracy: str) -> None:
 def _parts(ax: Axes, groups: Sequence[Group]) -> None:
     rows = [(group, way) for group in groups for way in ("up", "down")]
     left = [0.0] * len(rows)
-    for part, (words, color) in _PARTS.items():
+    for part, words in PART_WORDS.items():
         sizes = [
             spread_of([run.final.get(f"bytes_{way}_{part}", 0.0) for run in group.runs]).mean for group, way in rows
         ]
-        ax.barh(range(len(rows)), sizes, left=left, color=color, label=words, height=0.7)
+        ax.barh(range(len(rows)), sizes, left=left, color=PART_HUES[part][0], label=words, height=0.7)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
     ax.set_yticks(range(len(rows)), [f"{_words(group)}, {way}" for group, way in rows])
     ax.invert_yaxis()

@@ -13,11 +13,11 @@ function render() {
   );
   fill(
     "keys-parts",
-    Object.entries(PART_WORDS).map(([part, words]) =>
+    Object.entries(data.parts).map(([part, { words }]) =>
       el(
         "li",
         {},
-        el("span", { class: "chip", style: { "--chip": PART_HUES[dark() ? "dark" : "light"][part] } }),
+        el("span", { class: "chip", style: { "--chip": partHue(part) } }),
         words,
       ),
     ),

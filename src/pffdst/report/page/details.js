@@ -2,19 +2,19 @@
 
 // ---- bytes by part
 
-const PARTS_OF = Object.keys(PART_WORDS);
+const partNames = () => Object.keys(data.parts);
 // Means over the runs that have the figure: one without a summary knows its bytes, not their parts.
 const partOf = (group, way, part) =>
   spreadOf(group.runs.map((run) => run.final[`bytes_${way}_${part}`] ?? null)).mean || 0;
 const wayOf = (group, way) => spreadOf(group.runs.map((run) => run.final[`bytes_${way}`] ?? null)).mean || 0;
-const partsSum = (group, way) => PARTS_OF.reduce((sum, part) => sum + partOf(group, way, part), 0);
+const partsSum = (group, way) => partNames().reduce((sum, part) => sum + partOf(group, way, part), 0);
 
 // Rows are identified by position, not name: two long names that are shortened alike stay two rows.
 function parts(seen) {
   const rows = seen.shown.toReversed();
   const most = Math.max(...rows.flatMap((group) => [wayOf(group, "up"), wayOf(group, "down")]), 1);
   const { scale, unit } = unitOf([most], BYTES);
-  const traces = ["up", "down"].flatMap((way, i) => PARTS_OF.map((part) => partTrace(rows, way, part, i, scale)));
+  const traces = ["up", "down"].flatMap((way, i) => partNames().map((part) => partTrace(rows, way, part, i, scale)));
   const masks = (group) =>
     ["mask", "catch_up"]
       .flatMap((part) => [partOf(group, "up", part), partOf(group, "down", part)])
@@ -33,7 +33,7 @@ function parts(seen) {
 }
 
 function partTrace(rows, way, part, i, scale) {
-  const color = PART_HUES[dark() ? "dark" : "light"][part];
+  const color = partHue(part);
   const value = {
     bytes: (group) => partOf(group, way, part) / scale,
     share: (group) => (100 * partOf(group, way, part)) / Math.max(partsSum(group, way), 1),
@@ -45,13 +45,13 @@ function partTrace(rows, way, part, i, scale) {
       : { type: "bar", orientation: "h", width: 0.65 * rowHeight(1), marker: { color, line: { width: 0 } } };
   return {
     ...shape,
-    name: PART_WORDS[part],
+    name: data.parts[part].words,
     y: partsPlaces(rows).places,
     x: rows.map(value),
     xaxis: i === 0 ? "x" : "x2",
     meta: {},
     customdata: rows.map((group) => [bytesText(partOf(group, way, part)), plain(group.label)]),
-    hovertemplate: `%{customdata[1]}<br>${PART_WORDS[part]}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
+    hovertemplate: `%{customdata[1]}<br>${data.parts[part].words}, ${way}: <b>%{customdata[0]}</b><extra></extra>`,
   };
 }
 
@@ -86,7 +86,7 @@ function partsAxis(rows, unit, domain) {
   if (state.partsAs === "share") return axis("%", { domain, range: [0, 100], nticks: 4 });
   if (state.partsAs === "bytes")
     return axis(unit, { domain, range: [0, (1.06 * Math.max(...sums, 1)) / 1000 ** BYTES.indexOf(unit)], nticks: 4 });
-  const sizes = rows.flatMap((g) => ["up", "down"].flatMap((way) => PARTS_OF.map((part) => partOf(g, way, part))));
+  const sizes = rows.flatMap((g) => ["up", "down"].flatMap((way) => partNames().map((part) => partOf(g, way, part))));
   const known = sizes.filter((size) => size > 0);
   const powers = Array.from({ length: 18 }, (_, power) => 10 ** power);
   const [low, high] = [Math.min(...known), Math.max(...known)];

@@ -27,7 +27,7 @@ const DEFAULTS = {
 };
 
 const state = { ...DEFAULTS };
-let data = { shared: "", runs: [], keys: { differing: {}, chosen: [], words: {} }, accuracies: {} };
+let data = { shared: "", runs: [], keys: { differing: {}, chosen: [], words: {} }, accuracies: {}, parts: {} };
 
 // `filter=pffdst&x=bytes`: words unchanged, everything else as JSON.
 function readAddress(text) {
@@ -82,37 +82,9 @@ const HUES = {
 };
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down"];
-const PART_HUES = {
-  light: {
-    values: "#2f6fa7",
-    mask: "#d98200",
-    frozen: "#3f8f77",
-    catch_up: "#a84a86",
-    dense: "#8d8d86",
-    state: "#7a5bb5",
-    header: "#30343b",
-  },
-  dark: {
-    values: "#6aa9de",
-    mask: "#f0b040",
-    frozen: "#58b99b",
-    catch_up: "#d987bb",
-    dense: "#9a9a94",
-    state: "#a58be0",
-    header: "#e6e6e2",
-  },
-};
-const PART_WORDS = {
-  values: "values",
-  mask: "masks",
-  frozen: "frozen weights",
-  catch_up: "catching up",
-  dense: "biases, statistics",
-  state: "constants, buffers",
-  header: "headers",
-};
 
 const dark = () => document.documentElement.dataset.theme === "dark";
+const partHue = (part) => data.parts[part].hues[dark() ? 1 : 0];
 const hues = () => HUES[dark() ? "dark" : "light"];
 const lookOf = (group) => ({
   color: shaded(hues()[group.hue % HUES.light.length], group.shade),

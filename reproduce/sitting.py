@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from pffdst.core.words import counted
+from pffdst.core.words import counted, one_line
 from pffdst.metrics.units import format_seconds
 from pffdst.report.reading import read_run
 from reproduce import tuning
@@ -110,13 +110,14 @@ class Sitting:
         if run.rounds:
             return f"{job.name}: {run.status}, {counted(run.rounds, 'round')} done"
         broke = log.exists() and run.status not in ("running", "stopped")
-        return f"{job.name}: failed (see {log})" if broke else job.name
+        return f"{job.name}: failed (see {log}){_last_words(log)}" if broke else job.name
 
     def _play(self, following: Callable[[], Job | None], player: Player, keep: Callable[[Job], None]) -> int:
         def said(job: Job, outcome: Outcome, seconds: float) -> None:
             if outcome == "done":
                 keep(job)
-            where = f" (see {player.folder(job) / LOG})" if outcome == "failed" else ""
+            log = player.folder(job) / LOG
+            where = f" (see {log}){_last_words(log)}" if outcome == "failed" else ""
             if seconds > 0:  # it was begun
                 told = f"{job.name}: {outcome} after {format_seconds(seconds)}{where}"
                 print(f"{time.strftime('%X')}  {told}", flush=True)
@@ -125,6 +126,13 @@ class Sitting:
 
     def _keep(self, job: Job, record: Record, player: Player) -> None:
         record.keep(job, player.folder(job), _digests(self._data, self._patterns))
+
+
+def _last_words(log: Path) -> str:
+    """What a failed run said last, which is its error, after a colon; nothing if it said nothing."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    said = [words for line in lines if (words := one_line(line, 200))]
+    return f": {said[-1]}" if said else ""
 
 
 @functools.cache

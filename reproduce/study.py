@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from pffdst.config.check import ConfigError, check
 from pffdst.config.compose import session
+from pffdst.config.constructors import did_you_mean
 from pffdst.core.errors import UserError
 
 __all__ = ["CONFIGS", "STUDIES", "Job", "Row", "Section", "Study", "Tuning", "checked", "jobs_of", "load", "names"]
@@ -126,7 +127,7 @@ def load(name: str) -> Study:
     """The study `name`, or that of a file. UserError where there is none, or its file says what cannot be."""
     path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"{name}: there is no such study; there are {', '.join(names())}, or name a YAML file")
+        raise UserError(f"{name}: there is no such study; {_instead(name, names())}, or name a YAML file")
     try:
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError) as error:
@@ -138,6 +139,11 @@ def load(name: str) -> Study:
     for problem in _problems(found):
         raise UserError(f"{path}: {problem}")
     return found
+
+
+def _instead(word: str, known: Sequence[str]) -> str:
+    """What to write in its place."""
+    return f"{did_you_mean(word, known)} there are {', '.join(known)}".lstrip()
 
 
 _NAME = re.compile(r"\w+", re.ASCII)
@@ -183,7 +189,7 @@ def jobs_of(
     """
     unknown = [row for row in rows if row not in study.rows]
     if unknown:
-        raise UserError(f"{', '.join(unknown)}: no such row; there are {', '.join(study.rows)}")
+        raise UserError(f"{', '.join(unknown)}: no such row; {_instead(unknown[0], list(study.rows))}")
     wanted = dict.fromkeys((row, seed) for _, row, seed in _wanted(study))
     known = {seed for _, seed in wanted}
     if strange := [str(seed) for seed in seeds if seed not in known]:

@@ -83,6 +83,8 @@ def changed(old: str, new: str, study_file: Path) -> str:
 def test_wrong_files_are_refused_by_name(study_file: Path) -> None:
     with pytest.raises(UserError, match=r"there is no such study; there are .*lenet_cifar10"):
         load("nothing")
+    with pytest.raises(UserError, match=r"no such study; did you mean lenet_cifar10\?"):
+        load("lenet_cifar")
     with pytest.raises(UserError, match="names gone, which is no key of `rows`"):
         load(changed("rows: [fixed, moving]", "rows: [fixed, gone]", study_file))
     with pytest.raises(UserError, match="expected `reference` to be one of its rows"):
@@ -107,6 +109,8 @@ def test_jobs_come_in_the_order_of_the_file(study_file: Path) -> None:
     assert [job.name for job in jobs_of(study, rows=["fixed"], seeds=[2])] == ["fixed/2"]
     with pytest.raises(UserError, match="no such row; there are fixed, moving"):
         jobs_of(study, rows=["other"])
+    with pytest.raises(UserError, match=r"no such row; did you mean moving\?"):
+        jobs_of(study, rows=["movin"])
 
 
 TWO = """rows: [moving, fixed], seeds: []}

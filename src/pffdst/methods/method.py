@@ -80,15 +80,13 @@ class Method:
 
     def asks(self, stages: tuple[Stage, ...], rounds: int) -> list[str]:
         """A line for each rule that tells the server more about individual clients than the mean of their updates."""
-        found = []
-        for name, rule in (("readjust", self.readjust), ("updates", self.updates)):
-            if any(rule.asks(stage_of(stages, t), t) for t in range(-self.warm_up, rounds)):
-                found.append(
-                    f"{name}={type(rule).__name__} asks individual clients for signals or masks of their own, which a "
-                    "private mean does not cover: write readjust=server_differential, readjust=static or "
-                    "updates=plain, or aggregation=masked_mean"
-                )
-        return found
+        private = {"readjust": "readjust=server_differential, readjust=static", "updates": "updates=plain"}
+        return [
+            f"`{name}` ({type(rule).__name__}) asks individual clients for signals or masks of their own, which a "
+            f"private mean does not cover: write {private[name]} or aggregation=masked_mean"
+            for name, rule in (("readjust", self.readjust), ("updates", self.updates))
+            if any(rule.asks(stage_of(stages, t), t) for t in range(-self.warm_up, rounds))
+        ]
 
     def uplink(self, codecs: Codecs, stage: Stage, t: int, *, statistics: bool) -> UplinkForm:
         """What the updates of round t contain."""

@@ -118,7 +118,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def play(
-    following: Callable[[], Job | None], player: Player, at_once: int, said: Callable[[Job, Outcome, float], None]
+    following: Callable[[], Job | None],
+    player: Player,
+    at_once: int,
+    said: Callable[[Job, Outcome, float], None],
+    begun: Callable[[], None] = lambda: None,
 ) -> int:
     """Plays what `following` gives, `at_once` side by side, each with its share of the cores and of the GPUs.
 
@@ -137,6 +141,7 @@ def play(
             while True:
                 while len(running) < at_once and (job := following()) is not None:
                     running[pool.submit(lambda job: player.run(job, own.environment), job)] = job
+                begun()
                 if not running:
                     return failed
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -61,11 +61,20 @@ class Sitting:
                     self._keep(job, self.record, self._player)
 
     def play(self, write: Callable[[], None]) -> int:
-        """Checks all that is left, then plays and keeps it, and writes the page after each; gives how many failed."""
+        """Checks all that is left, then plays and keeps it, and writes the page after each; gives how many failed.
+
+        The page, which takes a while, is written when the next run has begun.
+        """
+        new: list[Job] = []
 
         def kept(job: Job) -> None:
             self._keep(job, self.record, self._player)
-            write()
+            new.append(job)
+
+        def written() -> None:
+            if new:
+                new.clear()
+                write()
 
         checked(self.left, extra=self._player.extra)
         begun: set[str] = set()
@@ -77,7 +86,7 @@ class Sitting:
                 begun.add(job.name)
             return job
 
-        return self._play(following, self._player, kept)
+        return self._play(following, self._player, kept, written)
 
     def again(self) -> int:
         """Plays runs of the record once more, apart from it; 1 if one failed or gave another model."""
@@ -112,7 +121,13 @@ class Sitting:
         broke = log.exists() and run.status not in ("running", "stopped")
         return f"{job.name}: failed (see {log}){_last_words(log)}" if broke else job.name
 
-    def _play(self, following: Callable[[], Job | None], player: Player, keep: Callable[[Job], None]) -> int:
+    def _play(
+        self,
+        following: Callable[[], Job | None],
+        player: Player,
+        keep: Callable[[Job], None],
+        begun: Callable[[], None] = lambda: None,
+    ) -> int:
         def said(job: Job, outcome: Outcome, seconds: float) -> None:
             if outcome == "done":
                 keep(job)
@@ -122,7 +137,7 @@ class Sitting:
                 told = f"{job.name}: {outcome} after {format_seconds(seconds)}{where}"
                 print(f"{time.strftime('%X')}  {told}", flush=True)
 
-        return play(following, player, self._at_once, said)
+        return play(following, player, self._at_once, said, begun)
 
     def _keep(self, job: Job, record: Record, player: Player) -> None:
         record.keep(job, player.folder(job), _digests(self._data, self._patterns))

@@ -101,3 +101,20 @@ def test_no_place_stands_idle_while_a_run_could_begin(
     assert sorted(began[:3]) == ["fixed.fast/7", "fixed.slow/7", "moving.slow/7"]
     assert sorted(began[3:]) == ["fixed/0", "fixed/1", "moving.fast/7", "moving/0", "moving/1"]
     assert not sitting.left
+
+
+def test_the_next_run_begins_before_the_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    jobs = iter([Job("a", 0, ()), Job("b", 0, ())])
+    monkeypatch.setattr(play.Player, "run", lambda self, job, environment: ("done", 1.0))
+
+    def following() -> Job | None:
+        job = next(jobs, None)
+        told.append(f"begin {job.row}" if job else "nothing left")
+        return job
+
+    def keep(job: Job, *_: object) -> None:
+        told.append(f"keep {job.row}")
+
+    play.play(following, play.Player(tmp_path), 1, keep, lambda: told.append("write"))
+    assert told == ["begin a", "write", "keep a", "begin b", "write", "keep b", "nothing left", "write"]

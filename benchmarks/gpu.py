@@ -45,7 +45,7 @@ from pffdst.client.loaded import Loaded
 from pffdst.client.turn import Turn
 from pffdst.config.compose import compose
 from pffdst.core.messages import ClientTask
-from pffdst.engines.batched import numerics
+from pffdst.engines.base import numerics
 from pffdst.engines.slots import Slot, SlotSettings
 from pffdst.experiment import Experiment
 from pffdst.wire.downlink import Received

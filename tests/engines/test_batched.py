@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from pffdst.build import build
 from pffdst.client import callbacks
 from pffdst.client.callbacks import BrokenMaskError
 from pffdst.config.compose import compose
 from pffdst.core.flat import FlatModule
-from pffdst.engines.base import Job
+from pffdst.engines.base import Engine, Job, numerics
 from pffdst.engines.batched import BatchedEngine
+from pffdst.engines.fabric import FabricEngine
+from pffdst.engines.trainer import TrainerEngine
 from pffdst.experiment import Experiment
+from pffdst.methods.readjust.candidates import Candidates
 from pffdst.server.round import Round, RoundRecord
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -49,7 +54,7 @@ def made(folder: Path, *overrides: str) -> Experiment:
 def play(experiment: Experiment) -> list[RoundRecord]:
     records = []
     with experiment.engine.open(experiment.setup):
-        for t in range(experiment.rounds):
+        for t in range(experiment.first, experiment.rounds):
             now = experiment.server.begin(t)
             for update in experiment.engine.run(now.tasks()):
                 now.absorb(update)
@@ -235,3 +240,63 @@ def test_jobs_are_what_every_engine_takes(tmp_path: Path) -> None:
         task = now.tasks()[0]
         (update,) = experiment.engine.train([Job(task, experiment.engine.memories.of(task.client))])
     assert update.payload is not None
+
+
+def test_a_rule_that_changes_weights_between_two_passes_sees_them_in_bf16(tmp_path: Path) -> None:
+    losses: dict[str, list[Tensor]] = {"fp32": [], "bf16": []}
+    measure = Candidates.measure
+    for precision, seen in losses.items():
+
+        def noted(self: Candidates, turn: Any, seen: list[Tensor] = seen) -> dict[str, Any]:
+            found = measure(self, turn)
+            seen.extend(value for name, value in found.items() if name == "losses")
+            return found
+
+        own = [f"engine.precision={precision}", "method=fedtiny", "readjust=fedtiny_candidates", "rounds=2"]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Candidates, "measure", noted)
+            play(made(tmp_path / precision, *BATCHED, *own, "readjust.candidates=3"))
+    assert len(set(losses["bf16"][0].tolist())) == 3
+    torch.testing.assert_close(losses["bf16"][0], losses["fp32"][0], rtol=0.1, atol=0.1)
+
+
+def test_cuda_s_options_are_set_for_all_kinds_of_layers_and_restored() -> None:
+    backends = torch.backends
+
+    def options() -> list[object]:
+        flags = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic]
+        return [*flags, backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()]
+
+    before = options()
+    with numerics("fp32", deterministic=True):
+        assert options() == [False, False, True, False, True]
+        with backends.cudnn.flags(enabled=True):  # as a model may: it reads the flag that speaks for all kinds
+            pass
+    assert options() == before
+    with numerics("tf32", deterministic=False):
+        assert options() == [True, True, False, False, False]
+    assert options() == before
+
+
+def test_another_program_s_own_precisions_are_left_as_they_were() -> None:
+    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        kinds[0].fp32_precision, kinds[1].fp32_precision = "tf32", "ieee"
+        with numerics("fp32", deterministic=False):
+            assert not torch.backends.cudnn.allow_tf32
+        assert [kind.fp32_precision for kind in kinds] == ["tf32", "ieee"]
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("engine", [FabricEngine(workers=0), TrainerEngine(), BatchedEngine(device="cpu")])
+def test_every_engine_computes_on_cuda_as_it_says(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    with engine.computing():
+        assert torch.are_deterministic_algorithms_enabled() == before  # the CPU's are exact as they are
+    monkeypatch.setattr(engine, "device", "cuda")
+    with engine.computing():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.are_deterministic_algorithms_enabled() == before

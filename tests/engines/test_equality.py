@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pffdst.build import build
 from pffdst.config.compose import compose
@@ -72,8 +74,17 @@ def test_workers_that_start_afresh_give_the_same(tmp_path: Path, monkeypatch: py
     from pffdst.engines import pool
 
     alone = played(tmp_path, ["engine.workers=0"])
-    monkeypatch.setattr(pool, "default_start_method", lambda: "spawn")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)  # then a forked process has no backward pass
+    assert pool.default_start_method() == "spawn"
+    seen = []
+    start = BaseProcess.start
+    monkeypatch.setattr(
+        BaseProcess, "start", lambda self: (seen.append(os.environ["CUDA_VISIBLE_DEVICES"]), start(self))[1]
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert same(alone, played(tmp_path, ["engine.workers=2"]))
+    assert seen == ["", ""]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_updates_that_wait_for_their_turn_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def _lacked(error: BaseException, training: bool) -> str | None:
         told = words[:200] or type(error).__name__
         if not training:
             return f"There is not enough memory ({told})"
-        return f"There is not enough memory ({told}): use fewer engine.workers or a smaller batch_size"
+        fewer = "engine.streams" if "cuda" in words.lower() else "engine.workers"
+        return f"There is not enough memory ({told}): use fewer {fewer} or a smaller batch_size"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         what = f"{Path(str(error.filename))}: " if error.filename is not None else ""
         logs, resuming = (" (paths.logs=FOLDER)", "; to resume a run: resume=FOLDER") if training else ("", "")

@@ -136,6 +136,13 @@ class ClientModule(LightningModule):
                 else:
                     group["lr"] = lr
 
+    @property
+    def _rate(self) -> float | Tensor:
+        """The learning rate as a step reads it: a recorded one reads a tensor, since it would repeat a number."""
+        if self._in_place and self._optimizer is not None:
+            return self._optimizer.param_groups[0]["lr"]  # type: ignore[no-any-return]
+        return self.lr
+
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def forward(self, samples: Tensor) -> Tensor:
@@ -173,7 +180,7 @@ class ClientModule(LightningModule):
         if self.turn is not None:
             self.turn.shape_gradient_()
         if decoupled and numbers.weight_decay != 0.0:
-            decay_(parameters, self.masks.both, self.lr * numbers.weight_decay)
+            decay_(parameters, self.masks.both, self._rate * numbers.weight_decay)
 
     def on_train_epoch_end(self) -> None:
         """An epoch is over."""
@@ -188,6 +195,9 @@ class ClientModule(LightningModule):
             if self._in_place:
                 for group in self._optimizer.param_groups:
                     group["lr"] = torch.tensor(float(self.lr), device=self.totals.device)
+                    if "capturable" in group:  # Adam's steps are counted on the device
+                        group["capturable"] = True
+                        self._optimizer._warned_capturable_if_run_uncaptured = True
         if self._in_place:
             memory = [v for state in self._optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
             if memory:

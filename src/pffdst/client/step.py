@@ -54,12 +54,15 @@ def mask_gradients_(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def decay_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], amount: float) -> None:
+def decay_(parameters: Sequence[Tensor], masks: Sequence[Sequence[Tensor]], amount: float | Tensor) -> None:
     """Decoupled weight decay: shrinks every parameter that is not frozen by `amount` (lr times decay) of itself."""
     masked = len(masks[0]) if masks else 0
     for p, *own in zip(parameters[:masked], *masks, strict=True):
         factor = own[0] if len(own) == 1 else own[0] * own[1]
-        p.addcmul_(p, factor, value=-amount)
+        if isinstance(amount, Tensor):
+            p.addcmul_(p, factor * -amount)
+        else:
+            p.addcmul_(p, factor, value=-amount)
     if masked < len(parameters):
         torch._foreach_mul_(list(parameters[masked:]), 1.0 - amount)
 

@@ -273,10 +273,11 @@ class FlatModule:
     def read(self, out: Tensor | None = None) -> Tensor:
         """The module's values as a flat vector [N] on the CPU, written into `out` if given."""
         self.settle_()
-        flat = torch.empty(self.layout.total, dtype=self.tensors[0].dtype) if out is None else out
+        first = self.tensors[0]
+        flat = torch.empty(self.layout.total, dtype=first.dtype, device=first.device) if out is None else out
         for entry, tensor in zip(self.layout.entries, self.tensors, strict=True):
             flat[entry.span].view(entry.shape).copy_(tensor)
-        return flat
+        return flat.cpu() if out is None else flat  # one copy from a device instead of one per tensor
 
     @torch.no_grad()
     def write_buffers_(self, values: Sequence[Tensor]) -> None:

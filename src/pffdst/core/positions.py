@@ -142,7 +142,7 @@ class Positions:
 
     def gather(self, weights: Tensor) -> Tensor:
         """The values [k] of a flat [W] at these positions, in order."""
-        return weights if self.everything else weights.index_select(0, self.index)
+        return weights if self.everything else weights.index_select(0, self.index.to(weights.device))
 
     def spread(self, values: Tensor) -> Tensor:
         """A flat [W] with `values` [k] at these positions and 0 elsewhere."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 
@@ -18,7 +19,21 @@ from pffdst.engines.memories import ClientMemories
 from pffdst.wire.downlink import Memory
 from pffdst.wire.frame import WireError
 
-__all__ = ["Engine", "EngineError", "Job", "checked_device", "device_problems", "one_thread", "run_in_process"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "Job",
+    "Precision",
+    "checked_device",
+    "device_problems",
+    "named",
+    "numerics",
+    "one_thread",
+    "run_in_process",
+    "turn_of",
+]
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 @final
@@ -38,7 +53,8 @@ class EngineError(RuntimeError):
 class Engine(ABC):
     """Runs the clients of a round. Used as `with engine.open(setup): ...`.
 
-    `device` and `channels_last` are the networks' device and memory format, for training and for evaluation.
+    `device` and `channels_last` are the networks' device and memory format, for training and for evaluation, and
+    `precision` and `deterministic` how CUDA computes.
     `simulates`: the clients run here on local samples, so faults and absences can be simulated too.
     `beside`: processes of the run on this machine, which share its cores; `cohort`: K, if known. `brief` is what remote
     clients learn about the run before the first round: its configuration and the kind of samples.
@@ -47,6 +63,8 @@ class Engine(ABC):
     simulates: ClassVar[bool] = True
     device: str = "cpu"
     channels_last: bool = False
+    precision: Precision = "fp32"
+    deterministic: bool = True
     memories: ClientMemories
     beside: int = 1
     brief: Mapping[str, Any] = MappingProxyType({})
@@ -56,11 +74,18 @@ class Engine(ABC):
     def open(self, setup: ClientSetup) -> Iterator[Engine]:
         """Prepares to run clients of `setup` and releases everything afterwards, whatever happens."""
         self.memories = ClientMemories(setup.clients, setup.layout, setup.codecs, setup.known)
-        try:
-            self.start(setup)
-            yield self
-        finally:
-            self.close()
+        with self.computing():
+            try:
+                self.start(setup)
+                yield self
+            finally:
+                self.close()
+
+    def computing(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, CUDA computes as `precision` and `deterministic` say."""
+        if self.device == "cpu":
+            return contextlib.nullcontext()
+        return numerics(self.precision, deterministic=self.deterministic)
 
     @abstractmethod
     def start(self, setup: ClientSetup) -> None:
@@ -111,6 +136,55 @@ def device_problems(device: str) -> list[str]:
     if device == "cuda" and not torch.cuda.is_available():
         return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=cpu"]
     return []
+
+
+@contextlib.contextmanager
+def numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
+    """Sets torch's options for products, convolutions and algorithms on CUDA and restores them afterwards.
+
+    `deterministic` warns of an operation that has no deterministic algorithm.
+    """
+    backends, filled = torch.backends, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    before = backends.cudnn.deterministic, backends.cudnn.benchmark
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if deterministic:  # read by cuBLAS when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
+    # benchmarking would try algorithms per length and slot
+    backends.cudnn.deterministic, backends.cudnn.benchmark = deterministic, False
+    try:
+        with _tf32(precision != "fp32"):
+            yield
+    finally:
+        backends.cudnn.deterministic, backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether products, convolutions and recurrent layers may use TF32.
+
+    Set by the flags that speak for all of them: with one kind set apart, torch refuses to read these flags, as
+    `torch.backends.cudnn.flags` does in a model.
+    """
+    backends = torch.backends
+    kinds = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn  # type: ignore[attr-defined]
+    own = [kind.fp32_precision for kind in kinds]
+    try:
+        flags = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    except RuntimeError:  # the program has set one kind apart
+        flags = None
+    backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        if flags is not None:
+            backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = flags
+        else:
+            for kind, precision in zip(kinds, own, strict=True):
+                kind.fp32_precision = precision
 
 
 @contextlib.contextmanager

@@ -8,15 +8,13 @@ for finished updates and encodes them in threads while others train.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import queue
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, final, get_args
+from typing import final, get_args
 
 import torch
 from torch import Tensor
@@ -34,17 +32,16 @@ from pffdst.core.seeding import generator_for, seeded_global_state
 from pffdst.core.state import changes
 from pffdst.data.batches import batch_indices
 from pffdst.data.samples import Samples
-from pffdst.engines.base import Engine, Job, named, one_thread
+from pffdst.engines.base import Engine, Job, Precision, named, one_thread
 from pffdst.engines.fabric import FabricEngine, available_cores
 from pffdst.engines.slots import Figures, Slot, SlotSettings
 from pffdst.wire.downlink import Received
 from pffdst.wire.frame import WireError
 
-__all__ = ["BatchedEngine", "numerics"]
+__all__ = ["BatchedEngine"]
 
 _log = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "tf32", "bf16"]
 _WINDOW = 16  # clients per stream that are dispatched before the first of them must have been consumed
 
 
@@ -89,7 +86,7 @@ class BatchedEngine(Engine):
         deterministic: bool = True,
     ) -> None:
         _check(device, streams, precision)
-        self._wanted, self._precision, self._deterministic = device, precision, deterministic
+        self._wanted, self.precision, self.deterministic = device, precision, deterministic
         self._fallback: FabricEngine | None = None
         if device == "auto" and not torch.cuda.is_available():
             self._fallback = FabricEngine(channels_last=channels_last)
@@ -97,10 +94,13 @@ class BatchedEngine(Engine):
         self.channels_last = channels_last
         self._streams = streams if self.device == "cuda" else 1
         self._settings = SlotSettings(
-            torch.device(self.device), channels_last, precision == "bf16", record and self.device == "cuda"
+            torch.device(self.device),
+            channels_last,
+            bf16=precision == "bf16",
+            record=record and self.device == "cuda",
+            several=self._streams > 1,
         )
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
-        self._undo = contextlib.ExitStack()
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """What this machine lacks."""
@@ -108,7 +108,7 @@ class BatchedEngine(Engine):
             return []
         if self._wanted == "cuda":
             return ["engine.device=cuda, but torch sees no CUDA device here: write engine.device=auto or engine=fabric"]
-        if self._wanted == "auto" and self._precision == "bf16":
+        if self._wanted == "auto" and self.precision == "bf16":
             return ["engine.precision=bf16 needs a CUDA device or engine.device=cpu: write engine.precision=fp32"]
         return []
 
@@ -119,8 +119,8 @@ class BatchedEngine(Engine):
             self._fallback.start(setup)
             return
         self._setup, self._inbox = setup, Inbox(setup)
-        self._undo.enter_context(numerics(self._precision, deterministic=self._deterministic))
         samples = setup.data.open()
+        self._host_labels = samples.labels
         if self.device == "cuda":
             samples = samples.to(self.device)
         self._executor = ThreadPoolExecutor(min(8, available_cores()), "encode")
@@ -142,7 +142,6 @@ class BatchedEngine(Engine):
                 torch.cuda.synchronize()
         finally:
             self._slots = []
-            self._undo.close()
 
     def _recording(self, setup: ClientSetup) -> SlotSettings:
         """Does not record steps in which a rule, a callback or clipping takes part, and logs that once."""
@@ -224,13 +223,13 @@ class BatchedEngine(Engine):
         def batches(stream: str) -> Iterator[tuple[Tensor, Tensor]]:
             return map(slot.batch, order(stream, 1)[0])
 
-        slot.serve(self._as_labelled(task.client, own))
         figures = self._figures.get()  # waits until the answers of earlier clients have freed some
         clock = _Clock(slot.stream)
         turn = Turn(setup, task, waiting.received, waiting.job.kept.memory, batches)
         epochs = order("client", setup.epochs(task.t))
         with torch.cuda.stream(slot.stream), seeded_global_state(setup.seed, "forward", task.t, task.client):
             clock.begin()
+            slot.serve(self._as_labelled(task.client, own))  # on the stream whose steps read the labels
             slot.train(self._loaded, turn, training.lr_at(task.t), epochs)
             slot.read(turn, figures)
             clock.end()
@@ -241,9 +240,9 @@ class BatchedEngine(Engine):
         samples, faulty = self._samples, self._setup.faulty
         if not faulty.relabels(client):
             return samples
-        at = own.to(samples.labels.device)
-        labels = faulty.labels(client, samples.labels[at].cpu()).to(at.device)
-        return samples.numbered(samples.labels.index_copy(0, at, labels), samples.owners)
+        given, device = faulty.labels(client, self._host_labels[own]), samples.labels.device
+        labels = samples.labels.index_copy(0, own.to(device), given.to(device))
+        return samples.numbered(labels, samples.owners)
 
     def _submit(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Future[Update]:
         return self._executor.submit(self._answer, waiting, figures, clock)
@@ -316,30 +315,3 @@ def _check(device: str, streams: int, precision: str) -> None:
         raise ValueError(f"Expected `engine.streams` to be a number of at least 1, but got {streams!r}")
     if precision not in get_args(Precision):
         raise ValueError(f"Expected `engine.precision` to be fp32, tf32 or bf16, but got {precision!r}")
-
-
-@contextlib.contextmanager
-def numerics(precision: Precision, *, deterministic: bool) -> Iterator[None]:
-    """Sets torch's options for products and convolutions on CUDA and restores them afterwards."""
-    backends = torch.backends
-    before = (
-        backends.cuda.matmul.fp32_precision,
-        backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
-        backends.cudnn.deterministic,
-        backends.cudnn.benchmark,
-    )
-    if deterministic:  # read by cuBLAS when it starts
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    fast = "ieee" if precision == "fp32" else "tf32"
-    _set_numerics(fast, fast, deterministic, benchmark=False)  # benchmarking would try algorithms per length and slot
-    try:
-        yield
-    finally:
-        _set_numerics(*before)
-
-
-def _set_numerics(matmul: str, conv: str, deterministic: bool, benchmark: bool) -> None:
-    backends = torch.backends
-    backends.cuda.matmul.fp32_precision = matmul
-    backends.cudnn.conv.fp32_precision = conv  # type: ignore[attr-defined]
-    backends.cudnn.deterministic, backends.cudnn.benchmark = deterministic, benchmark

@@ -7,6 +7,7 @@ be resumed with any number of ranks, and the number does not change the result i
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import traceback
@@ -65,6 +66,7 @@ class Distributed(Engine):
     def __init__(self, own: Engine, ranks: Ranks, configuration: str = "") -> None:
         self._own, self._ranks, self._configuration = own, ranks, configuration
         self.device, self.channels_last = own.device, own.channels_last
+        self.precision, self.deterministic = own.precision, own.deterministic
         own.beside = ranks.beside
 
     def start(self, setup: ClientSetup) -> None:
@@ -147,9 +149,11 @@ def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> N
     `make` builds the engine and the setup from the configuration that rank 0 sends.
     """
     ready: tuple[str | None, str]
+    as_rank_0 = contextlib.ExitStack()  # for as long as this process lives
     try:
         engine, setup = make(ranks.receive(0).decode())
         engine.beside = ranks.beside
+        as_rank_0.enter_context(engine.computing())
         engine.start(setup)
         ready = None, data_digest(setup)
     except Exception as error:

@@ -1,14 +1,15 @@
 """Worker processes that train clients, one thread each.
 
-On Linux they are forked, like a DataLoader's: they share the imported libraries (most of a small run's memory) and
-the training samples with this process. Elsewhere they are spawned and map the samples from files. They fork before any
-logger starts threads, and use one thread, so they need no thread pool of this process. A worker ends when this process
-does, for whatever reason. Pipes connect processes of one program on one machine, so they may carry pickles; messages
-between clients and server are the wire's bytes inside them.
+On Linux without a GPU they are forked, like a DataLoader's: they share the imported libraries (most of a small run's
+memory) and the training samples with this process. Elsewhere they are spawned and map the samples from files. They fork
+before any logger starts threads, and use one thread, so they need no thread pool of this process. A worker ends when
+this process does, for whatever reason. Pipes connect processes of one program on one machine, so they may carry
+pickles; messages between clients and server are the wire's bytes inside them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -99,7 +100,7 @@ class WorkerPool:
         process = context.Process(  # type: ignore[attr-defined]
             target=_serve, args=(theirs, inherited, slab, setup, channels_last), daemon=True
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_accelerators():
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
             process.start()
         theirs.close()
@@ -248,8 +249,27 @@ def _is_small(worker: Worker, job: Job) -> bool:
 
 
 def default_start_method() -> str:
-    """fork if it is safe with the system's libraries, else spawn."""
-    return "fork" if sys.platform == "linux" else "spawn"
+    """fork if it is safe with the system's libraries, else spawn.
+
+    Where torch sees an accelerator, autograd starts threads for it with the first backward pass, whatever that is on,
+    and a process forked later can make none.
+    """
+    return "fork" if sys.platform == "linux" and not torch.accelerator.is_available() else "spawn"
+
+
+@contextlib.contextmanager
+def _without_accelerators() -> Iterator[None]:
+    """Processes that start inside see no GPU: they train on the CPU, and would hold memory on it for nothing."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _slab(size: int) -> Slab | None:

@@ -8,12 +8,17 @@ needs no masking, and normalisation sees only the batch's own samples.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
 from pffdst.client.loaded import Loaded
@@ -22,25 +27,33 @@ from pffdst.client.step import Hooks, local_step
 from pffdst.client.turn import ClientSetup, Turn
 from pffdst.core.flat import FlatModule
 from pffdst.core.positions import Positions
+from pffdst.core.seeding import seeded_global_state
 from pffdst.core.trace import copy_of
+from pffdst.core.words import one_line
 from pffdst.data.samples import Samples
+from pffdst.measure.memory import is_out_of_memory
 
 __all__ = ["Figures", "Slot", "SlotSettings"]
 
 Shape = tuple[int, ...]  # of a batch of raw samples
 _Key = tuple[Shape, bool, bool]
-_WARM_UPS = 2  # steps before a recording, in which momentum is created and libraries choose their algorithms
+_OWN_DRAWS = "2.15"  # the first torch in which recordings replayed at the same time draw apart from each other
+_log = logging.getLogger(__name__)
 
 
 @final
 @dataclass(frozen=True)
 class SlotSettings:
-    """How clients train on `device`: `bf16` is autocast to bfloat16; `record` replays recorded steps (CUDA)."""
+    """How clients train on `device`: `bf16` is autocast to bfloat16; `record` replays recorded steps (CUDA).
+
+    `several`: there are several slots, which train at the same time.
+    """
 
     device: torch.device
     channels_last: bool
     bf16: bool
     record: bool
+    several: bool = False
 
 
 @final
@@ -79,7 +92,7 @@ class Slot:
             layout=setup.layout,
         )
         self.flat = self._module.flat
-        self._hooks = Hooks([*setup.callbacks, MaskCallback(), FreezeCallback()])
+        self._hooks = Hooks([*setup.callbacks, MaskCallback(check=False), FreezeCallback(check=False)])  # `read` does
         self._size = setup.training.batch_size + 1
         self._samples: dict[tuple[int, ...], Tensor] = {}  # what recorded steps read, by the shape of a sample
         self._labels = torch.zeros(self._size, dtype=torch.int64, device=device)
@@ -102,7 +115,8 @@ class Slot:
         module = self._module
         if self._settings.record and epochs:
             shapes = {self._data.batch_shape(batch) for epoch in epochs for batch in epoch}
-            self._prepare(loaded, lr, sorted(shapes))  # changes weights, so it comes before any are loaded
+            with seeded_global_state(self._setup.seed, "recording"):  # a client's own draws do not depend on it
+                self._prepare(loaded, lr, sorted(shapes))  # changes weights, so it comes before any are loaded
         module.begin(loaded, lr, turn)
         optimizer = module.configure_optimizers()
         self._hooks("on_train_start", module)
@@ -158,27 +172,29 @@ class Slot:
             copied.copy_(buffer, non_blocking=True)
         into.totals.copy_(torch.cat([module.totals, broken]), non_blocking=True)
         into.trainable = module.trainable
-        with torch.enable_grad(), self._autocast():
+        with torch.enable_grad(), self._autocast(cache=False):  # a rule may change weights between two passes
             into.measured = turn.measure()
 
     # ---- recording ---------------------------------------------------------------------------------------------------
 
     def _prepare(self, loaded: Loaded, lr: float, shapes: Sequence[Shape]) -> None:
-        """Records the step for batches of these shapes, unless already recorded."""
+        """Records the step for batches of these shapes, unless already recorded; from now on none if one cannot be."""
         self._module.begin(loaded, lr)
-        if any(self._key(shape) not in self._recorded for shape in shapes):
-            optimizer = self._module.configure_optimizers()
-            for shape in shapes:
-                if self._key(shape) not in self._recorded:
-                    self._recorded[self._key(shape)] = self._record(shape, optimizer)
+        new = [shape for shape in shapes if self._key(shape) not in self._recorded]
+        optimizer = self._module.configure_optimizers() if new else None
+        for shape in new:
+            step = functools.partial(self._recordable, shape, optimizer)
+            if why := why_not_replayed(step, several=self._settings.several):
+                _log.info("engine=batched: %s: steps are not recorded", why)
+                self._settings = replace(self._settings, record=False)
+                return
+            self._recorded[self._key(shape)] = self._record(step)
 
-    def _record(self, shape: Shape, optimizer: Any) -> torch.cuda.CUDAGraph:
-        for _ in range(_WARM_UPS):
-            self._recordable(shape, optimizer)
+    def _record(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # only this thread records: encoding threads may continue to use the device
         with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
-            self._recordable(shape, optimizer)
+            step()
         return graph
 
     def _recordable(self, shape: Shape, optimizer: Any) -> None:
@@ -191,7 +207,54 @@ class Slot:
         batch = self._fed(shape, self._setup.inputs.raw(0).dtype)
         local_step(self._module, batch, 0, optimizer, self._hooks, forward=forward)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def _autocast(self, *, cache: bool = True) -> contextlib.AbstractContextManager[object]:
+        """`cache`: weights are cast once within it, however often they are read."""
         if not self._settings.bf16:
             return contextlib.nullcontext()
-        return torch.autocast(self._settings.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self._settings.device.type, dtype=torch.bfloat16, cache_enabled=cache)
+
+
+def why_not_replayed(step: Callable[[], None], *, several: bool) -> str:
+    """Warms a step up and says what it does that a replay would not repeat; an empty string if nothing.
+
+    A replay runs no Python. It cannot wait for the device, and what Python drew at the recording stays drawn.
+    `several`: recordings are replayed at the same time.
+    """
+    step()  # creates momentum; libraries choose their algorithms
+    before, device = _states(), _device_state()
+    try:
+        with _waiting_refused():
+            step()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return f"a step cannot be recorded ({one_line(error, 200)})"
+    if before != _states():
+        return "the model draws random numbers in Python or on the CPU"
+    if several and device != _device_state() and TorchVersion(torch.__version__) < _OWN_DRAWS:
+        return f"the model draws on the device, which torch {torch.__version__} replays on one stream only"
+    return ""
+
+
+def _states() -> tuple[object, ...]:
+    """Of the generators that Python draws from."""
+    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+
+
+def _device_state() -> bytes:
+    """Of the current device's generator."""
+    return torch.cuda.get_rng_state().numpy().tobytes() if torch.cuda.is_initialized() else b""  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """Inside, whatever would wait for a CUDA device raises a RuntimeError."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import final
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from pffdst.client.callbacks import FreezeCallback, MaskCallback
@@ -25,13 +26,14 @@ class TrainerFit:
     """Runs a client's epochs with a Trainer created once: a new one per client costs milliseconds and leaks."""
 
     def __init__(self, device: str = "cpu", callbacks: Sequence[Callback] = ()) -> None:
+        self._device = device
         # otherwise it would log its start, its stop and its disabled features for every client
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*barebones.*")
             self.trainer = Trainer(
                 accelerator="cpu" if device == "cpu" else "gpu",
-                devices=1,
+                devices=1 if device == "cpu" else [torch.cuda.current_device()],  # a rank's own
                 barebones=True,
                 callbacks=[*callbacks, MaskCallback(), FreezeCallback()],
             )
@@ -43,6 +45,7 @@ class TrainerFit:
             # from Lightning's own use of torch's pytrees; nothing a user could change
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             self.trainer.fit(module, train_dataloaders=batches)
+        module.to(self._device)  # the Trainer has moved it to the CPU
 
     def _rewind(self, count: int) -> None:
         """Without this, the second fit would find its epochs done and silently train nothing."""

@@ -103,7 +103,7 @@ class Evaluator:
     def _score(self, model: nn.Module, inputs: Tensor, part: slice, predictions: Tensor, loss: Tensor) -> int:
         """One batch: writes the predicted classes [B] and the summed loss; returns the number of classes."""
         logits = model(inputs).float()
-        labels = self._labels[part].to(logits.device)
+        labels = self._held_at.labels[part].to(logits.device)
         predictions.copy_(logits.argmax(dim=1))
         loss.copy_(cross_entropy(logits, labels, reduction="sum"))
         for metric in self._metrics.values():

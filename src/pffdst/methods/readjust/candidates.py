@@ -135,7 +135,7 @@ def _estimated(turn: ClientTurn, mask: Positions, batch: Any) -> Tensor:
     """The statistics [s] of the masked network on one batch, without the previous ones."""
     with turn.undisturbed(training=True), _masked(turn, mask), _forgetting(turn.network):
         turn.loss(batch)
-        return torch.cat([*(s.detach().reshape(-1) for s in _statistics(turn)), torch.empty(0)]).cpu()
+        return torch.cat([*(s.detach().reshape(-1).cpu() for s in _statistics(turn)), torch.empty(0)])
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Whether engine=batched is right on this accelerator: under two minutes, a line for each check.
+"""Whether engine=batched is right on this accelerator: under four minutes, a line for each check.
 
     python benchmarks/gpu_check.py                  on a CUDA device (`make gpu-check`)
     python benchmarks/gpu_check.py --device cpu     a rehearsal, without streams and recordings
@@ -6,8 +6,9 @@
 Scikit-learn's digits; clients of different sizes, so that last batches are of many lengths. Checks: fp32 against
 engine=trainer on the CPU, with and without normalisation (the largest difference of a weight after one round is at most
 TOLERANCE, and the masks are the same), gradient rounds, the same seed twice (the same sha256), every codec, tf32, bf16
-and `deterministic=false` (finite, and no further from fp32 than their products are), and a run that goes on from its
-checkpoint. The exit code is 1 where one fails.
+and `deterministic=false` (finite, and no further from fp32 than their products are), a run that goes on from its
+checkpoint, dropout, AdamW, relabelled clients, the other engines on this device, worker processes beside it, and three
+rounds of every method. The exit code is 1 where one fails.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from rich.markup import escape
+from torch import Tensor, nn
 
 from common import ROOT, console, describe, write_result
 from pffdst.build import build
@@ -38,6 +40,21 @@ CLIENTS = ["clients=40", "cohort=3", "partition.alpha=0.3", "batch_size=16", "lo
 SMALL = ["logger=csv", "eval_every=100", *CLIENTS]
 RESNET = ["model=resnet18", "model.width=4", "lr=0.001"]  # larger steps make rounding grow in them
 MOVING = "readjust.schedule.interval=1"
+CANDIDATES = ["method=fedtiny", "readjust=fedtiny_candidates", "readjust.candidates=3", *RESNET]
+DROPOUT = "model._target_=gpu_check.Dropping"
+ADAMW = ["optimizer=adamw", "lr=0.001", "lr_schedule=cosine", "weight_decay=0.1"]
+
+
+class Dropping(nn.Module):
+    """A network that draws in every pass."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(channels * size * size, 32), nn.Linear(32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, channels, size, size] to logits [B, classes]."""
+        return self.last(nn.functional.dropout(self.first(x.flatten(1)).relu(), 0.5, self.training))  # type: ignore[no-any-return]
 
 
 def played(folder: Path, rounds: int, *overrides: str) -> Experiment:
@@ -45,7 +62,7 @@ def played(folder: Path, rounds: int, *overrides: str) -> Experiment:
     settings = [*SMALL, f"rounds={max(rounds, 4)}", *overrides]
     experiment = build(compose(settings, ROOT / "configs"), folder, "check")
     with experiment.engine.open(experiment.setup):
-        for t in range(rounds):
+        for t in range(experiment.first, rounds):
             now = experiment.server.begin(t)
             for update in experiment.engine.run(now.tasks()):
                 now.absorb(update)
@@ -76,7 +93,8 @@ class Checks:
         """Against the trainer in fp32; `own` are settings of this engine alone."""
 
         def check() -> str:
-            ours = played(self.folder, rounds, *overrides, *self.batched, *own)
+            batched = [] if own and own[0].startswith("engine=") else self.batched
+            ours = played(self.folder, rounds, *overrides, *batched, *own)
             found = difference(ours, played(self.folder, rounds, *overrides, "engine=trainer"))
             if found > TOLERANCE * rounds:
                 raise AssertionError(f"a weight is off by {found:.1e}, at most {TOLERANCE * rounds:.1e} are allowed")
@@ -96,6 +114,32 @@ class Checks:
 
         return check
 
+    def same(self, one: list[str], other: list[str], rounds: int = 3) -> Callable[[], str]:
+        """Two ways to compute what must not differ by a bit."""
+
+        def check() -> str:
+            first, second = (played(self.folder, rounds, *settings) for settings in (one, other))
+            if not torch.equal(first.server.model.values, second.server.model.values):
+                raise AssertionError(f"two models, {difference(first, second):.1e} apart")
+            return "the same to the bit"
+
+        return check
+
+    def every_method(self) -> str:
+        """A few rounds of each; of those with a schedule of readjustments, every round is one."""
+        names = sorted(path.stem for path in (ROOT / "configs" / "method").glob("*.yaml"))
+        for name in names:
+            scheduled = "schedule" in compose([f"method={name}"], ROOT / "configs").readjust
+            try:
+                found = played(
+                    self.folder, 3, f"method={name}", *([MOVING] if scheduled else []), "rounds=12", *self.batched
+                )
+            except Exception as error:
+                raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
+            if not found.server.model.values.isfinite().all():
+                raise AssertionError(f"{name}: a weight is not finite")
+        return f"{len(names)} methods"
+
     def repeats(self, *overrides: str) -> Callable[[], str]:
         """Twice the same seed."""
 
@@ -106,6 +150,10 @@ class Checks:
             return "the same to the bit"
 
         return check
+
+    def alone(self, engine: str) -> tuple[str, ...]:
+        """One of the engines that train a client at a time, on this device."""
+        return f"engine={engine}", f"engine.device={self.device}"
 
     def resumes(self) -> str:
         """Killed in the third round of eight and gone on with from its checkpoint: the sha256 of a run in one go."""
@@ -146,6 +194,16 @@ class Checks:
             "the same seed twice": self.repeats("method=pffdst", *RESNET),
             "twice, with client gradients and bf16": self.repeats("method=feddst", *RESNET, "engine.precision=bf16"),
             "resumed": self.resumes,
+            "worker processes": self.same(["engine.workers=2"], ["engine.workers=0"]),
+            "dropout, 1 and 4 streams": self.same(
+                [DROPOUT, *self.batched, "engine.streams=1"], [DROPOUT, *self.batched, "engine.streams=4"]
+            ),
+            "AdamW with a schedule": self.repeats(*ADAMW),
+            "relabelled clients": self.as_trainer("faults=shuffled_labels", "faults.share=0.7"),
+            "candidates": self.repeats(*CANDIDATES),
+            "the trainer here": self.as_trainer("method=feddst", MOVING, *RESNET, own=self.alone("trainer")),
+            "fabric here": self.as_trainer("method=feddst", MOVING, *RESNET, own=self.alone("fabric")),
+            "every method": self.every_method,
             **{f"codec {name}, twice": self.repeats("method=pffdst", f"codec={name}") for name in codecs},
             "tf32": self.close("engine.precision=tf32"),
             "bf16": self.close("engine.precision=bf16"),

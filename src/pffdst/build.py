@@ -22,6 +22,7 @@ from pffdst.client.turn import ClientSetup
 from pffdst.config.built import check_built, tell_of_built
 from pffdst.config.check import ConfigError, data_problems
 from pffdst.config.constructors import accepted_keys, locate, of_kind
+from pffdst.config.identity import but_for_the_seed
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.flat import FlatModule, coverage, described, initialise, layout_of
@@ -370,10 +371,10 @@ def _run_info(cfg: DictConfig, plain: dict[str, Any], folder: Path, setup: Clien
     """The run's name and its model's size, for all loggers."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     sweep = Path(hydra.sweep.dir).name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
-    name = f"{cfg.label} s={cfg.sparsity} seed={cfg.seed}"
     alive = sum(sum(stage.counts) for stage in setup.stages)
     size = (coverage(setup.layout).parameters, setup.layout.maskable, alive)
-    return RunInfo(plain, folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size)
+    name = f"{cfg.label} {'dense' if alive == setup.layout.maskable else f's={cfg.sparsity}'} seed={cfg.seed}"
+    return RunInfo(plain, folder, name, sweep, (*cfg.tags, cfg.method_name, cfg.name), *size, but_for_the_seed(cfg))
 
 
 def _loggers(cfg: DictConfig, layout: Layout) -> Loggers:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from pffdst.build import build
 from pffdst.cli.dashboard import GROUPED_BY, SECTIONS, main, workspace
 from pffdst.config.compose import compose
+from pffdst.config.identity import but_for_the_seed
 from pffdst.launch import recorded_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +59,17 @@ def test_lines_are_drawn_over_the_axis_their_metric_is_logged_with(run: Path, of
 
 def test_runs_are_grouped_by_keys_that_every_configuration_has(run: Path) -> None:
     cfg = OmegaConf.load(run / "config.yaml")
-    assert [key for key in GROUPED_BY if OmegaConf.select(cfg, key) is None] == []
+    assert [key for key in GROUPED_BY if key != "group_key" and OmegaConf.select(cfg, key) is None] == []
     assert "seed" not in GROUPED_BY
+
+
+def test_only_runs_that_differ_in_their_seed_alone_are_one_line() -> None:
+    def key(*overrides: str) -> str:
+        return but_for_the_seed(compose(["experiment=debug", *overrides], ROOT / "configs"))
+
+    assert key() == key("seed=5") == key("tags=[x]") == key("logger=csv")
+    others = ["lr=0.3", "clients=9", "validation_share=0.2", "readjust.ratio=0.2", "codec=int8", "sparse_init=true"]
+    assert len({key(), *map(key, others)}) == 1 + len(others)
 
 
 # wandb-workspaces itself still uses what pydantic has deprecated

@@ -21,22 +21,22 @@ _FULL, _LAST = 1, 4
 
 
 def read_offline_history(folder: Path, patience: float = 5.0) -> list[dict]:
-    """The rows of the offline runs below a run's folder, by round; a resumed run's rows replace those before it."""
-    rows: dict[int, dict] = {}
+    """The rows of the offline runs below a run's folder, as `wandb sync` sends them: one file after the other."""
+    rows = []
     for record in read_records(folder, patience):
         if record.WhichOneof("record_type") == "history":
             row = {_key(item): json.loads(item.value_json) for item in record.history.item}
-            rows[row["round"]] = {key: value for key, value in row.items() if not key.startswith("_")}
-    return [rows[t] for t in sorted(rows)]
+            rows.append({key: value for key, value in row.items() if not key.startswith("_")})
+    return rows
 
 
 def read_records(folder: Path, patience: float = 5.0) -> list[wandb_internal_pb2.Record]:
-    """Every record of every offline run below the folder, oldest run first.
+    """Every record of every offline run below the folder that would be uploaded, oldest run first.
 
     W&B's own process writes the end of a file some milliseconds after `finish` returned: a file without its end is
     read again for `patience` seconds (give 0 for the file of a killed run), then taken as it is.
     """
-    files = sorted(folder.rglob("*.wandb"))
+    files = sorted(folder.rglob("offline-run-*/*.wandb"))
     if not files:
         raise FileNotFoundError(f"no .wandb file below {folder}")
     deadline = time.monotonic() + patience

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,13 @@ def log(folder, rounds, resume=None, status="finished"):
     loggers.summary(SUMMARY)
     loggers.close(status)
     return loggers.state_dict()
+
+
+def another_second():
+    """W&B names a run's folder by the second it began in."""
+    began = int(time.time())
+    while int(time.time()) == began:
+        time.sleep(0.02)
 
 
 def without_extra_axes(history):
@@ -153,6 +161,74 @@ def test_a_resumed_run_has_the_same_id_and_every_round_once(tmp_path, offline_ru
     after = log(tmp_path, range(5, 9), resume=state)
     assert after["wandb"]["run_id"] == state["wandb"]["run_id"]
     assert without_extra_axes(offline_run.read_offline_history(tmp_path)) == [row_of(t) for t in range(1, 9)]
+
+
+def test_a_killed_offline_run_is_uploaded_with_every_round_once(tmp_path, offline_run):
+    """`wandb sync` appends: the file that the resumed run replaces is kept, under a name it does not look for."""
+    state = log(tmp_path, range(1, 5))
+    another_second()
+    log(tmp_path, range(5, 7), resume=state)
+    another_second()
+    log(tmp_path, range(5, 9), resume=state)
+    assert [row[names.ROUND] for row in offline_run.read_offline_history(tmp_path)] == list(range(1, 9))
+    assert len(list((tmp_path / "wandb").glob("replaced-offline-run-*"))) == 2
+
+
+def test_what_was_uploaded_already_is_not_in_the_next_file(tmp_path, offline_run):
+    state = log(tmp_path, range(1, 5))
+    offline_run.read_records(tmp_path)
+    [first] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    first.with_name(first.name + ".synced").touch()  # as `wandb sync` leaves it
+    another_second()
+    log(tmp_path, range(5, 9), resume=state)
+    assert [row[names.ROUND] for row in offline_run.read_offline_history(tmp_path)] == list(range(1, 9))
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_id(tmp_path, offline_run):
+    first = log(tmp_path, range(1, 3))
+    (tmp_path / "metrics.csv").unlink()
+    another_second()
+    assert log(tmp_path, range(1, 5))["wandb"]["run_id"] == first["wandb"]["run_id"]
+    assert [row[names.ROUND] for row in offline_run.read_offline_history(tmp_path)] == list(range(1, 5))
+
+
+def test_a_run_resumed_with_wandb_after_a_start_without_it_has_all_its_rounds(tmp_path, offline_run):
+    state = log(tmp_path, range(1, 5))
+    shutil.rmtree(tmp_path / "wandb")
+    log(tmp_path, range(5, 9), resume={"csv": state["csv"], "wandb": {}})
+    assert [row[names.ROUND] for row in offline_run.read_offline_history(tmp_path)] == list(range(1, 9))
+
+
+def test_a_resumed_run_stays_in_its_group_and_the_environment_names_what_it_may(tmp_path, offline_run, monkeypatch):
+    state = log(tmp_path, range(1, 3))
+    for name, value in {"WANDB_NAME": "mine", "WANDB_TAGS": "a, tag"}.items():
+        monkeypatch.setenv(name, value)
+    loggers = Loggers({"wandb": WandbLogger("pffdst", mode="offline")})
+    loggers.open(RunInfo(CONFIG, tmp_path, "other", "another sweep", ("tag",)), state)
+    loggers.close("finished")
+    run = [r.run for r in offline_run.read_records(tmp_path) if r.WhichOneof("record_type") == "run"][-1]
+    assert (run.run_group, run.display_name, list(run.tags)) == ("g", "mine", ["tag", "a"])
+
+
+def test_an_upload_that_does_not_end_says_how_to_end_it(tmp_path, monkeypatch, caplog):
+    logger = WandbLogger("pffdst", mode="offline")
+    logger.open(RunInfo(CONFIG, tmp_path), None)
+    real = logger._run
+
+    def never(**options):
+        real.finish(**options)
+        raise TimeoutError("timed out")
+
+    logger._run = SimpleNamespace(finish=never, dir=real.dir)
+    with caplog.at_level(logging.WARNING):
+        logger.close("finished")
+    assert f"not everything was uploaded (timed out); `wandb sync {Path(real.dir).parent}`" in caplog.text
+
+
+def test_no_folder_of_this_machine_is_sent(tmp_path):
+    dataset = {"archive": "x", "path": "/home/somebody/data", "cache": "/home/somebody/.cache", "name": "cifar10"}
+    told = RunInfo({"dataset": dataset, "seed": 0}, tmp_path, group_key="abc").settings
+    assert told == {"dataset": {"archive": "x", "name": "cifar10"}, "seed": 0, "group_key": "abc"}
 
 
 def test_wandb_mode_of_the_environment_wins(tmp_path, monkeypatch):

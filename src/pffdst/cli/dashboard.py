@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPED_BY", "SECTIONS", "Panel", "main", "spec", "workspace"]
 
-GROUPED_BY = (
-    *("dataset.name", "model._target_", "method_name", "sparsity", "rounds"),
-    *("allocation._target_", "readjust._target_", "freeze._target_", "codec._target_"),
-)
-"""Keys of a run's configuration; runs that agree in all of them are drawn as one line over their seeds."""
+GROUPED_BY = ("label", "dataset.name", "sparsity", "group_key")
+"""Keys of a run's configuration; runs that agree in all of them are drawn as one line over their seeds.
+
+The first ones are to be read. `group_key` tells apart what differs in anything but the seed.
+"""
 
 
 @final

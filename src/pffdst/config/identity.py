@@ -55,6 +55,11 @@ def essence(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
+def but_for_the_seed(cfg: DictConfig) -> str:
+    """A digest that runs share which differ in their seed alone."""
+    return _digest({key: value for key, value in essence(cfg).items() if key != "seed"})
+
+
 def _digest(plain: Any) -> str:
     text = json.dumps(_canonical(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -33,6 +33,7 @@ class RunInfo:
     `config` is the resolved configuration, `folder` the run's own folder (it exists), `name` the run's name, `group`
     the sweep or search it belongs to (None for a single run), `tags` words to find it by. Of all `parameters`,
     `maskable` can have a mask and `alive` are alive when the last stage starts; 0 parameters if that is not known.
+    Runs with the same `group_key` differ in their seed alone.
     """
 
     config: Mapping[str, Any]
@@ -43,6 +44,7 @@ class RunInfo:
     parameters: int = 0
     maskable: int = 0
     alive: int = 0
+    group_key: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,7 +53,10 @@ class RunInfo:
         With the `commit` and `command` of provenance.json, if the folder has it, which are needed to rerun it.
         """
         kept = {key: value for key, value in self.config.items() if key not in _OF_THE_START}
-        return kept | self._provenance()
+        if isinstance(dataset := kept.get("dataset"), Mapping):
+            places = {"cache", "path"} if "archive" in dataset else {"cache"}
+            kept["dataset"] = {key: value for key, value in dataset.items() if key not in places}
+        return kept | ({"group_key": self.group_key} if self.group_key else {}) | self._provenance()
 
     def _provenance(self) -> dict[str, Any]:
         try:

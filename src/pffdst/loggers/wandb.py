@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.loggers.csv import CsvLogger, read_metrics
 from pffdst.metrics.names import ACCURACIES, COST_BYTES, ROUND, Row, as_test, by_bytes, only_in
@@ -26,11 +27,14 @@ __all__ = ["LOGIN_HINT", "WandbLogger", "login_exists"]
 
 _RUN: Final = "run_id"
 _ROUND: Final = "round"
+_GROUP: Final = "group"
 _MODES: Final = ("auto", "online", "offline", "disabled")
 # summary labels that W&B already has from the configuration, and the folder, which only means something here
 _IN_CONFIG: Final = ("seed", "sparsity_target", "folder")
 _OLD_NAMES: Final = {"dryrun": "offline", "run": "online"}
 _ENVIRONMENT: Final = "WANDB_MODE"
+_REPLACED: Final = "replaced-"
+_PATIENCE, _PATIENCE_WITH_MODELS = 60.0, 600.0  # seconds that the upload may take after the last round
 LOGIN_HINT: Final = "log in with `wandb login` or set WANDB_API_KEY"
 
 _log = logging.getLogger(__name__)
@@ -54,13 +58,15 @@ class WandbLogger(RunLogger):
         self._folder = Path()
         self._run: wandb.Run | None = None
         self._id: str | None = None
+        self._group: str | None = None
         self._row: Row = {}
         self._round = 0
 
     def open(self, run: RunInfo, state: State | None) -> None:
-        """Starts the run, or continues the run of `state` after its rows."""
-        state = state or {}
-        self._id, self._round, self._folder = state.get(_RUN), int(state.get(_ROUND, 0)), run.folder
+        """Starts the run, or continues the run of `state` after its rows; one without a checkpoint begins it again."""
+        known = state or {}
+        self._id, self._round, self._folder = known.get(_RUN) or _earlier_id(run.folder), 0, run.folder
+        self._round, self._group = int(known.get(_ROUND, 0)), known.get(_GROUP) or run.group
         mode = _environment_mode() or self._mode
         if mode == "disabled":
             return
@@ -68,7 +74,10 @@ class WandbLogger(RunLogger):
             self._run = self._start(run, _resolved(mode))
             self._id = self._run.id
             _define_axes(self._run)
-            self._replay(run.folder)
+            if _is_to_be_sent(self._run):
+                self._replay(run.folder, resumed=state is not None)
+        except ModuleNotFoundError as error:
+            self._give_up("is not installed: pip install wandb, or write logger=csv", error)
         except Exception as error:
             self._give_up("could not start", error)
 
@@ -94,14 +103,21 @@ class WandbLogger(RunLogger):
             self._give_up("did not accept the summary", error)
 
     def close(self, status: Status) -> None:
-        """Ends the run; W&B shows it as failed unless it is finished."""
+        """Ends the run; W&B shows it as failed unless it is finished. Says so if the upload does not end in time."""
         run, self._run = self._run, None
-        if run is not None:
+        if run is None:
+            return
+        try:
             run.finish(exit_code=0 if status == "finished" else 1)
+        except Exception as error:
+            again = f"`wandb sync {Path(run.dir).parent}`"
+            _log.warning("W&B: not everything was uploaded (%s); %s uploads the rest", one_line(error, 200), again)
 
     def state_dict(self) -> dict[str, str]:
-        """The run's id and the last round sent to it; empty if there is no run."""
-        return {} if self._id is None else {_RUN: self._id, _ROUND: str(self._round)}
+        """The run's id, its group and the last round sent to it; empty if there is no run."""
+        if self._id is None:
+            return {}
+        return {_RUN: self._id, _ROUND: str(self._round), **({_GROUP: self._group} if self._group else {})}
 
     def _start(self, info: RunInfo, mode: str) -> wandb.Run:
         try:
@@ -118,35 +134,67 @@ class WandbLogger(RunLogger):
         run = wandb.init(
             project=self._project,
             entity=self._entity,
-            group=info.group,
-            tags=info.tags,
-            name=info.name or None,
+            group=self._group,
+            tags=[*dict.fromkeys((*info.tags, *_words_of("WANDB_TAGS")))],
+            name=os.environ.get("WANDB_NAME") or info.name or None,
             config=info.settings,
             dir=info.folder,
             id=self._id,
             resume="allow",
-            settings=_settings(mode=mode),
+            settings=_settings(mode=mode, patience=_PATIENCE if not self._log_model else _PATIENCE_WITH_MODELS),
         )
         where = run.url if mode == "online" else f"offline; upload it with `wandb sync {Path(run.dir).parent}`"
         _log.info("W&B run %s: %s", run.id, where)
         return run
 
-    def _replay(self, folder: Path) -> None:
-        """Sends a resumed run's earlier rows again, from the CSV.
+    def _replay(self, folder: Path, *, resumed: bool) -> None:
+        """Sends a resumed run's earlier rows again, from the CSV, which ends at the checkpoint.
 
         If a process is killed, rows that W&B had not written yet are lost, and an offline run continues in a new file:
         this completes that file. Online, W&B itself drops the steps it already has.
         """
         path = folder / CsvLogger.FILE
-        rows = read_metrics(path) if self._round > 0 and path.is_file() else []
+        rows = read_metrics(path) if resumed and path.is_file() else []
         for row in rows:
-            if self._run is not None and int(row[ROUND]) <= self._round:
+            if self._run is not None and int(row[ROUND]) <= (self._round or int(row[ROUND])):
                 _send(self._run, row)
                 self._row = row
 
     def _give_up(self, what: str, error: Exception) -> None:
         _log.warning("W&B %s (%s: %s); the run continues without it", what, type(error).__name__, error)
         self._run = None
+
+
+def _earlier(folder: Path, run_id: str = "*") -> list[Path]:
+    """The folders in which W&B has kept this run so far, oldest first."""
+    return sorted(folder.glob(f"wandb/*run-*-{run_id}"), key=lambda path: path.name.partition("run-")[2])
+
+
+def _earlier_id(folder: Path) -> str | None:
+    """The id of a run that was begun in this folder and left no checkpoint."""
+    earlier = [path for path in _earlier(folder) if not path.name.startswith(_REPLACED)]
+    return earlier[-1].name.rpartition("-")[2] if earlier else None
+
+
+def _is_to_be_sent(run: wandb.Run) -> bool:
+    """Whether a resumed run's earlier rows are to be sent again; files that the new one replaces are set aside.
+
+    `wandb sync` appends a file to what the server has. So of a run that is kept offline only the last file, which is
+    complete, may be found by it; and if a part was uploaded, the new file must begin after it.
+    """
+    own = Path(run.dir).parent
+    earlier = [path for path in _earlier(own.parent.parent, run.id) if path.name != own.name]
+    uploaded = [path for path in earlier if path.name.startswith("run-") or any(path.glob("*.synced"))]
+    if uploaded and own.name.startswith("offline-"):
+        return False
+    for path in earlier:
+        if path.name.startswith("offline-") and path not in uploaded:
+            path.rename(path.with_name(_REPLACED + path.name))
+    return True
+
+
+def _words_of(variable: str) -> list[str]:
+    return [word.strip() for word in os.environ.get(variable, "").split(",") if word.strip()]
 
 
 def _environment_mode() -> str | None:
@@ -170,6 +218,8 @@ def _resolved(mode: str) -> str:
         if login_exists(mode):
             return "online"
         problem = "no login was found"
+    except ModuleNotFoundError:
+        raise
     except Exception as error:
         problem = f"the login cannot be used: {error}"
     if mode == "online" or problem != "no login was found":
@@ -187,7 +237,7 @@ def login_exists(mode: str) -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
-def _settings(mode: str | None) -> wandb.Settings:
+def _settings(mode: str | None, patience: float = _PATIENCE) -> wandb.Settings:
     """No capture of console, code or git: the run's folder holds what is needed to rerun it."""
     import wandb
 
@@ -200,7 +250,8 @@ def _settings(mode: str | None) -> wandb.Settings:
         "save_code": False,
         "x_save_requirements": False,
         "init_timeout": 30.0,
-        "finish_timeout": 300.0,
+        "finish_timeout": patience,
+        "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": 1.0,
     }
     known = wandb.Settings.model_fields

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
     return {
         "machine": machine(),
         "versions": versions(),
-        "command": _own_command() if command is None else " ".join(["python", *command]),
+        "command": _own_command() if command is None else shlex.join(["python", *command]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": commit(),
     }
@@ -37,7 +38,7 @@ def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
 def _own_command() -> str:
     if is_package():
         return command_line("train", sys.argv[1:])
-    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def machine() -> dict[str, Any]:

@@ -76,13 +76,13 @@ class Pretended(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Pretended:
-        made: Pretended = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Pretended = Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=DEVICE,
+            device=torch.device(DEVICE),
         )
         made.inner = inner
         return made
@@ -92,7 +92,7 @@ class Pretended(Tensor):
         return _computed(func, args, kwargs or {})
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The same values, without their history."""
         return self.detach()
 
@@ -263,10 +263,8 @@ class _Here(TorchDispatchMode):
 @contextlib.contextmanager
 def pretended_device() -> Iterator[None]:
     """Inside, this thread can put tensors on `DEVICE`; optimizers take it for one that they have kernels for."""
-    fused, foreach = (
-        optimizers._get_fused_kernels_supported_devices,
-        foreach_utils._get_foreach_kernels_supported_devices,
-    )
+    fused = foreach_utils._get_fused_kernels_supported_devices
+    foreach = foreach_utils._get_foreach_kernels_supported_devices
     with contextlib.ExitStack() as stack:
         for place, name, value in (
             (torch, "tensor", functools.partial(_tensor, torch.tensor)),
@@ -278,6 +276,9 @@ def pretended_device() -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(place, name, value))
         stack.enter_context(_Here())
+        future = torch.__future__
+        stack.callback(future.set_swap_module_params_on_conversion, future.get_swap_module_params_on_conversion())
+        future.set_swap_module_params_on_conversion(True)  # a parameter stays the same object, as where CUDA gets it
         yield
 
 
@@ -287,9 +288,9 @@ def _tensor(make: Any, data: Any, *, device: Any = None, **settings: Any) -> Ten
     return made if device is None else made.to(device)
 
 
-def _autocasts(enabled: Any, device: str = "cpu") -> bool:
+def _autocasts(enabled: Any, *device: str) -> bool:
     """torch.is_autocast_enabled, which does not know "meta"."""
-    return device != DEVICE and bool(enabled(device))
+    return DEVICE not in device and bool(enabled(*device))
 
 
 # ---- a run on it -----------------------------------------------------------------------------------------------------

@@ -191,9 +191,10 @@ def test_so_does_every_other_way_to_train(tmp_path: Path, overrides: list[str]) 
     assert_alike(there, here)
 
 
-def test_so_does_a_network_with_random_layers(tmp_path: Path) -> None:
-    """Its draws are the CPU's here; on a device it has its own."""
-    cfg = configured(*lively("feddst"), network="Drawn")
+@pytest.mark.parametrize("network", ["Drawn", "Tied"])
+def test_so_do_networks_with_random_layers_and_with_shared_weights(tmp_path: Path, network: str) -> None:
+    """Random layers draw as on the CPU here; a CUDA device draws for itself."""
+    cfg = configured(*lively("feddst"), network=network)
     here, there = played(cfg, tmp_path / "here", there=False), played(cfg, tmp_path / "there", there=True)
     assert_alike(there, here)
 

@@ -15,6 +15,7 @@ from pffdst.core.masks import draw
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
+from pffdst.methods.freeze.two_stage import TwoStage
 from pffdst.methods.readjust.candidates import Candidates
 from pffdst.methods.readjust.fedtiny import FedTiny
 from pffdst.methods.rule import Start
@@ -116,3 +117,16 @@ def test_without_candidates_nothing_is_asked_before_round_0() -> None:
     assert rule.state_dict() == {}
     with pytest.raises(ValueError, match=r"candidates` to be 0 \(none\) or 2 to 64, but got 1"):
         FedTiny(candidates=1)
+
+
+def test_a_second_stage_takes_the_room_that_the_candidate_has_left(make_model: MakeModel, layout: Layout) -> None:
+    """A candidate may fill a layer; what is frozen of it leaves no room for the layer's own share."""
+    full = torch.arange(layout.maskable) >= 20  # the second layer
+    model, rule = make_model(layout).with_masks(full, full), FedTiny(candidates=2)
+    assert rule.start_counts(model, Stage(1, 5, 10, (8, 4))) == (12, 0)
+    assert rule.start_counts(make_model(layout), Stage(0, 0, 5, (8, 4))) == (8, 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_candidates_and_two_stages_train_to_the_end(seed: int) -> None:
+    SmallRun(readjust=FedTiny(candidates=2), freeze=TwoStage(), seed=seed).play()

@@ -34,10 +34,11 @@ from torch import Tensor
 
 from pffdst.core.facts import Facts
 from pffdst.core.inputs import Inputs
-from pffdst.core.masks import Move
+from pffdst.core.masks import Move, room_left
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen, Signal, Signals
+from pffdst.methods.allocation import divided
 
 if TYPE_CHECKING:
     from torch import nn
@@ -257,8 +258,10 @@ class Rule(ABC):
     # ---- stages ----------------------------------------------------------------------------------------------------
 
     def start_counts(self, model: GlobalModel, stage: Stage) -> tuple[int, ...]:
-        """Trainable weights per layer when the stage starts; `model` holds what is frozen by then."""
-        return stage.counts
+        """Trainable weights per layer when the stage starts, as far as what `model` holds frozen leaves room."""
+        room = room_left(model)
+        fits = all(k <= r for k, r in zip(stage.counts, room, strict=True))
+        return stage.counts if fits else divided(stage.counts, room, sum(stage.counts))
 
     def start(self, given: Start) -> Move | Positions | GlobalModel | None:
         """The trainable positions of a stage's first round; None for a random draw of `start_counts`.

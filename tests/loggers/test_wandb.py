@@ -225,6 +225,24 @@ def test_an_upload_that_does_not_end_says_how_to_end_it(tmp_path, monkeypatch, c
     assert f"not everything was uploaded (timed out); `wandb sync {Path(real.dir).parent}`" in caplog.text
 
 
+def test_a_server_that_does_not_answer_is_waited_for_once(tmp_path, monkeypatch, caplog):
+    tried = []
+
+    def init(self, info, mode):
+        tried.append(mode)
+        if mode == "online":
+            raise OSError("no answer in 30 seconds")
+        raise SystemExit
+
+    monkeypatch.setattr(WandbLogger, "_answers", True)
+    monkeypatch.setattr(WandbLogger, "_init", init)
+    for _ in range(2):
+        with pytest.raises(SystemExit), caplog.at_level(logging.WARNING):
+            WandbLogger("pffdst")._start(RunInfo(CONFIG, tmp_path), "online")
+    assert tried == ["online", "offline", "offline"]
+    assert caplog.text.count("no answer in 30 seconds") == 1
+
+
 def test_no_folder_of_this_machine_is_sent(tmp_path):
     dataset = {"archive": "x", "path": "/home/somebody/data", "cache": "/home/somebody/.cache", "name": "cifar10"}
     told = RunInfo({"dataset": dataset, "seed": 0}, tmp_path, group_key="abc").settings

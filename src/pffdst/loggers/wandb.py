@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pffdst.core.errors import UserError
 from pffdst.core.words import one_line
@@ -51,6 +51,8 @@ class WandbLogger(RunLogger):
     There is never a prompt, and no W&B error stops a run: it is reported once in the log, and the run continues
     offline, or without W&B.
     """
+
+    _answers: ClassVar[bool] = True  # the server, as far as this process knows
 
     def __init__(self, project: str, entity: str | None = None, mode: str = "auto", *, log_model: bool = False) -> None:
         self._mode = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
@@ -120,12 +122,15 @@ class WandbLogger(RunLogger):
         return {_RUN: self._id, _ROUND: str(self._round), **({_GROUP: self._group} if self._group else {})}
 
     def _start(self, info: RunInfo, mode: str) -> wandb.Run:
+        """The run, offline where it cannot be online; the jobs of a sweep do not wait for the server again."""
+        if mode == "offline" or not WandbLogger._answers:
+            return self._init(info, "offline")
         try:
             return self._init(info, mode)
         except Exception as error:
-            if mode == "offline":
-                raise
-            _log.warning("W&B could not start online (%s); this run is kept offline in %s", error, info.folder)
+            WandbLogger._answers = False
+            kept = f"this run is kept offline in {info.folder}, and later jobs of this process are not tried online"
+            _log.warning("W&B could not start online (%s); %s", error, kept)
             return self._init(info, "offline")
 
     def _init(self, info: RunInfo, mode: str) -> wandb.Run:

@@ -202,3 +202,9 @@ def test_schema_is_typed_and_closed(configs: Path) -> None:
         cfg.rounds = "abc"
     with pytest.raises(Exception, match="zzz"):
         cfg.zzz = 1
+
+
+@pytest.mark.parametrize("tags", ["['']", f"[{'x' * 65}]"])
+def test_tags_that_a_logger_would_refuse_are_refused_before_any_work(configs: Path, tags: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected words of 1 to 64 characters; write e\.g\. tags=\[mine,first\]"):
+        check(compose([f"tags={tags}"], configs))

@@ -96,6 +96,11 @@ def _of_a_folder(name: str) -> bool:
 _DATASET_NAME = "${oc.select:dataset.name,run}"
 _SEED = Allowed(_number(lambda v: 0 <= v < 2**63), "0 <= seed < 2**63", "0")
 _NAME = Allowed(_of_a_folder, "text allowed in a folder name", "digits")
+_TAGS = Allowed(
+    lambda v: all(isinstance(tag, str) and 0 < len(tag.strip()) <= 64 for tag in v),
+    "words of 1 to 64 characters",
+    "[mine,first]",
+)
 _RESUME = Allowed(
     lambda v: isinstance(v, bool | str) and v != "", "a run's folder or a checkpoint", "logs/runs/DAY/RUN"
 )
@@ -137,7 +142,9 @@ class RootConfig:
     print_config: bool = setting(False, "true shows the whole configuration before the run", neutral=True)
     resume: Any = setting(False, "a run's folder, or a checkpoint in it, to resume", _RESUME, neutral=True)
     name: str = setting(_DATASET_NAME, "of the run, in its folder's name and the logs", _NAME, neutral=True)
-    tags: list[str] = field(default_factory=list, metadata={"help": "of the run, in the logs", "neutral": True})
+    tags: list[str] = field(
+        default_factory=list, metadata={"help": "of the run, in the logs", "allowed": _TAGS, "neutral": True}
+    )
     label: str = setting("", "the label of its method; empty = the method and what is changed in it", neutral=True)
     method_name: str = field(default=MISSING, metadata={"allowed": _NAME})
 

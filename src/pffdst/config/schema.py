@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -97,7 +97,7 @@ _DATASET_NAME = "${oc.select:dataset.name,run}"
 _SEED = Allowed(_number(lambda v: 0 <= v < 2**63), "0 <= seed < 2**63", "0")
 _NAME = Allowed(_of_a_folder, "text allowed in a folder name", "digits")
 _TAGS = Allowed(
-    lambda v: all(isinstance(tag, str) and 0 < len(tag.strip()) <= 64 for tag in v),
+    lambda v: isinstance(v, Sequence) and all(isinstance(tag, str) and 0 < len(tag.strip()) <= 64 for tag in v),
     "words of 1 to 64 characters",
     "[mine,first]",
 )

@@ -124,11 +124,10 @@ def _zeros(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _deployed(summary: Summary) -> list[tuple[str, str, str]]:
     """How long the rounds would take by the run's model of time, and the clients that never answered or too late."""
-    timed = {"deployment": "deployment_seconds"} if "deployment_seconds" in summary else {}
-    missing = {f"{name} clients": name for name in ("lost", "late") if summary.get(name)}
-    return [(words, format_seconds(summary[key]), "") for words, key in timed.items()] + [
-        (words, str(summary[key]), "") for words, key in missing.items()
-    ]
+    found = [(f"{name} clients", str(summary[name]), "") for name in ("lost", "late") if summary.get(name)]
+    if "deployment_seconds" in summary:
+        found.insert(0, ("deployment", format_seconds(summary["deployment_seconds"]), ""))
+    return found
 
 
 def _private(summary: Summary) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ only in the history; in the run's summary every figure appears once, under its c
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ class WandbLogger(RunLogger):
     def open(self, run: RunInfo, state: State | None) -> None:
         """Starts the run, or continues the run of `state` after its rows; one without a checkpoint begins it again."""
         known = state or {}
-        self._id, self._round, self._folder = known.get(_RUN) or _earlier_id(run.folder), 0, run.folder
+        self._folder, self._id = run.folder, known.get(_RUN) or _earlier_id(run.folder)
         self._round, self._group = int(known.get(_ROUND, 0)), known.get(_GROUP) or run.group
         mode = _environment_mode() or self._mode
         if mode == "disabled":
@@ -76,7 +77,7 @@ class WandbLogger(RunLogger):
             self._run = self._start(run, _resolved(mode))
             self._id = self._run.id
             _define_axes(self._run)
-            if _is_to_be_sent(self._run):
+            if _replaces_earlier(self._run):
                 self._replay(run.folder, resumed=state is not None)
         except ModuleNotFoundError as error:
             self._give_up("is not installed: pip install wandb, or write logger=csv", error)
@@ -160,8 +161,9 @@ class WandbLogger(RunLogger):
         """
         path = folder / CsvLogger.FILE
         rows = read_metrics(path) if resumed and path.is_file() else []
+        last = self._round or math.inf  # not known where W&B was not used before
         for row in rows:
-            if self._run is not None and int(row[ROUND]) <= (self._round or int(row[ROUND])):
+            if self._run is not None and int(row[ROUND]) <= last:
                 _send(self._run, row)
                 self._row = row
 
@@ -181,8 +183,8 @@ def _earlier_id(folder: Path) -> str | None:
     return earlier[-1].name.rpartition("-")[2] if earlier else None
 
 
-def _is_to_be_sent(run: wandb.Run) -> bool:
-    """Whether a resumed run's earlier rows are to be sent again; files that the new one replaces are set aside.
+def _replaces_earlier(run: wandb.Run) -> bool:
+    """Sets earlier offline files aside, so that all rows are to be sent again; False where it must go on after them.
 
     `wandb sync` appends a file to what the server has. So of a run that is kept offline only the last file, which is
     complete, may be found by it; and if a part was uploaded, the new file must begin after it.

@@ -70,6 +70,7 @@ __all__ = [
     "evaluated_on",
     "is_further",
     "is_of_an_option",
+    "last5_of",
     "metric",
     "on",
     "only_in",

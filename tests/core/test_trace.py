@@ -162,3 +162,14 @@ def test_a_network_is_seen_the_same_twice_whatever_was_drawn_before() -> None:
     assert trace(network, SHAPE) == first
     assert first.samples > 2
     assert "second.weight" in first.reached
+
+
+def test_a_compiled_part_costs_what_it_costs_uncompiled_at_its_first_run_and_later() -> None:
+    plain = Two()
+    compiled = Two()
+    compiled.first = torch.compile(compiled.first, backend="eager")
+    torch._dynamo.reset()
+    seen = [trace(compiled, SHAPE).flops for _ in range(2)]
+    named = {(n.replace("_orig_mod.", "") if n else n, part): f for (n, part), f in seen[0].items()}
+    assert seen[0] == seen[1]
+    assert named == trace(plain, SHAPE).flops

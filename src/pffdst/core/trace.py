@@ -134,6 +134,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        number = torch._C._autograd._get_sequence_nr() - 1  # read first: torch.compile may make nodes in what follows
         packet = getattr(func, "_overloadpacket", func)
         if packet not in flop_registry and packet is not func:
             with self:
@@ -143,14 +144,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         node = None if torch.is_grad_enabled() else torch._C._current_autograd_node()
         if packet in flop_registry:
-            self._product(packet, args, kwargs, out, node)
+            self._product(packet, args, kwargs, out, node, number)
         if node is None:
             self._follow(func, args, kwargs, out)
         return out
 
     # ---- products ------------------------------------------------------------------------------------------------
 
-    def _product(self, packet: Any, args: Any, kwargs: Any, out: Any, node: Any) -> None:
+    def _product(self, packet: Any, args: Any, kwargs: Any, out: Any, node: Any, number: int) -> None:
+        """Counts a product: of the forward pass, where its autograd node has this `number`, or of `node`, backward."""
         if packet is _aten.convolution_backward:
             self._convolution_backward(args)
             return
@@ -159,7 +161,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if node is None:
             origins = [self._origin_of(t) for t in operands]
             weight = self._weight(operands)
-            self._made[torch._C._autograd._get_sequence_nr() - 1] = _Record(weight, origins)
+            self._made[number] = _Record(weight, origins)
             self._tally.note(weight)
             if weight is not None and weight.keeps_zeros:
                 self.derived += [t for t in operands if t.requires_grad and self._is_derived(t, weight)]

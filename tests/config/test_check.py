@@ -147,6 +147,8 @@ def test_values_that_fit_their_types(configs: Path, override: str) -> None:
 
 def test_constructor_refusals_are_problems(configs: Path) -> None:
     assert problems(configs, "readjust.ratio=2") == ["readjust=rule: expected 0 <= ratio <= 1, got 2"]
+    told = ["logger.two: expected mode auto or offline, got loud"]
+    assert problems(configs, "logger=[one,two]", "+logger.two.mode=loud") == told
 
 
 def test_hooks_are_asked(configs: Path) -> None:

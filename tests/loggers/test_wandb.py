@@ -256,14 +256,24 @@ def test_wandb_mode_of_the_environment_wins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["argument", "environment"])
-def test_an_unknown_mode_is_refused(tmp_path, monkeypatch, where):
+def test_an_unknown_mode_is_refused(monkeypatch, where):
     if where == "argument":
         with pytest.raises(UserError, match=r"logger.wandb.mode.*'on'"):
             WandbLogger("pffdst", mode="on")
     else:
         monkeypatch.setenv("WANDB_MODE", "on")
         with pytest.raises(UserError, match=r"WANDB_MODE to be online, offline or disabled.*'on'"):
-            WandbLogger("pffdst").open(RunInfo({}, tmp_path), None)
+            WandbLogger("pffdst")
+
+
+@pytest.mark.parametrize("name", ["team/pffdst", "50%", "p" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused_before(name):
+    import wandb
+
+    with pytest.raises(UserError, match=r"logger.wandb.project.*128 characters"):
+        WandbLogger(name)
+    with pytest.raises(wandb.UsageError):
+        wandb.Settings(project=name)
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "summary"])

@@ -166,7 +166,7 @@ class RootConfig:
     participation: Any = component()
     time: Any = component(optional=True)
     faults: Any = component(optional=True)
-    logger: dict[str, Any] = components(made=False, neutral=True)
+    logger: dict[str, Any] = components(neutral=True)
     metrics: dict[str, Any] = components(made=False, neutral=True)
     callbacks: dict[str, Any] = components()
     observers: dict[str, Any] = components()

@@ -69,7 +69,8 @@ class RunInfo:
 class RunLogger(ABC):
     """Records one run: opened once, a row per round, a summary at the end, and always closed.
 
-    A constructor only takes the keys of its yaml; the run itself is passed to `open`.
+    A constructor only takes the keys of its yaml and opens nothing: it is also called when a configuration is checked.
+    The run itself is passed to `open`.
     """
 
     def open(self, run: RunInfo, state: State | None) -> None:

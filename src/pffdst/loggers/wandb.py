@@ -47,7 +47,8 @@ class WandbLogger(RunLogger):
 
     `mode` is auto (online if a login exists, else offline), online, offline or disabled; the environment variable
     WANDB_MODE overrides it. `log_model` uploads the finished models as an artifact. W&B's configuration is the run's,
-    plus the `commit` and the `command` it was started with. UserError for an unknown mode.
+    plus the `commit` and the `command` it was started with. UserError for an unknown mode, and for a `project` that
+    W&B would refuse.
 
     There is never a prompt, and no W&B error stops a run: it is reported once in the log, and the run continues
     offline, or without W&B.
@@ -56,8 +57,9 @@ class WandbLogger(RunLogger):
     _answers: ClassVar[bool] = True  # the server, as far as this process knows
 
     def __init__(self, project: str, entity: str | None = None, mode: str = "auto", *, log_model: bool = False) -> None:
-        self._mode = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
-        self._project, self._entity, self._log_model = project, entity, log_model
+        own = _checked(mode, "logger.wandb.mode", "auto, online, offline or disabled")
+        self._mode = _environment_mode() or own
+        self._project, self._entity, self._log_model = _project(project), entity, log_model
         self._folder = Path()
         self._run: wandb.Run | None = None
         self._id: str | None = None
@@ -70,11 +72,10 @@ class WandbLogger(RunLogger):
         known = state or {}
         self._folder, self._id = run.folder, known.get(_RUN) or _earlier_id(run.folder)
         self._round, self._group = int(known.get(_ROUND, 0)), known.get(_GROUP) or run.group
-        mode = _environment_mode() or self._mode
-        if mode == "disabled":
+        if self._mode == "disabled":
             return
         try:
-            self._run = self._start(run, _resolved(mode))
+            self._run = self._start(run, _resolved(self._mode))
             self._id = self._run.id
             _define_axes(self._run)
             if _replaces_earlier(self._run):
@@ -215,6 +216,14 @@ def _checked(mode: str, source: str, allowed: str) -> str:
     if mode not in _MODES:
         raise UserError(f"Expected {source} to be {allowed}, but got {mode!r}. Write e.g. {source}=offline")
     return mode
+
+
+def _project(name: str) -> str:
+    """The name, if W&B accepts it."""
+    if len(name) > 128 or set(name) & set("/\\#?%:"):
+        wanted = "at most 128 characters, none of / \\ # ? % :"
+        raise UserError(f"Expected logger.wandb.project to have {wanted}, but got {name!r}. Write e.g. pffdst")
+    return name
 
 
 def _resolved(mode: str) -> str:

@@ -99,9 +99,11 @@ def test_missing_values_are_named(configs: Path) -> None:
 
 
 def test_unresolvable_values_are_named(configs: Path) -> None:
-    [line] = problems(configs, "dataset.name=${nowhere}")
-    assert line.startswith("dataset.name: ")
-    assert "nowhere" in line
+    for key in ("dataset.name", "label", "method_name", "readjust.ratio"):
+        [line] = problems(configs, f"{key}=${{nowhere}}")
+        assert line == f"{key}: Interpolation key 'nowhere' not found; write {key}=..."
+    [line] = problems(configs, "tags=[${nowhere}]")
+    assert line == "tags: Interpolation key 'nowhere' not found; write tags=..."
 
 
 def test_model_and_dataset_must_fit(configs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, final
 
@@ -78,8 +79,9 @@ def tidy(cfg: DictConfig, choices: Choices) -> DictConfig:
         with open_dict(node):
             for key in keys:
                 del node[key]
-    if "label" in kept and not kept.label:
-        kept.label = label_of(kept, choices)
+    if OmegaConf.select(kept, "label", throw_on_resolution_failure=False) == "":
+        with suppress(OmegaConfBaseException):  # what cannot be resolved is told by its key
+            kept.label = label_of(kept, choices)
     return kept
 
 
@@ -155,8 +157,9 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
     pending: list[tuple[str, Any]] = [("", cfg)]
     while pending:
         path, node = pending.pop()
-        for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-            name = f"{path}.{key}" if path else str(key)
+        within = isinstance(node, DictConfig)
+        for key in list(node) if within else range(len(node)):
+            name = path if not within else f"{path}.{key}" if path else str(key)  # a list is written as a whole
             if OmegaConf.is_missing(node, key):
                 missing.append(name)
                 continue
@@ -167,7 +170,7 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
                 continue
             if OmegaConf.is_config(value):
                 pending.append((name, value))
-    return sorted(missing), unresolved
+    return sorted(set(missing)), unresolved
 
 
 def _targets(cfg: DictConfig) -> tuple[Targets, list[str]]:

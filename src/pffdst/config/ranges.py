@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pffdst.config.schema import allowed
@@ -16,9 +16,10 @@ __all__ = ["range_problems"]
 def range_problems(cfg: DictConfig) -> list[str]:
     """One line for every root value out of range; missing values are not checked here."""
     given: dict[str, Any] = {}
-    for key in map(str, cfg):
+    for key in allowed():
         with suppress(OmegaConfBaseException):  # missing, or an interpolation that cannot be resolved
-            given[key] = cfg[key]
+            value = cfg[key]
+            given[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     lines = [
         f"{key}={given[key]}: expected {rule.expected.format(key=key)}; write e.g. {key}={rule.example}"
         for key, rule in allowed().items()

@@ -103,7 +103,7 @@ class Player:
 def matters(override: str) -> bool:
     """Whether an override changes what a run's results are."""
     key = override.split("=")[0].lstrip("+~")
-    return key == "seed" or not is_neutral(key)
+    return key == "seed" or not (is_neutral(key) or key == "dataset.path")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from pffdst.core.errors import UserError
 from pffdst.metrics import names
-from pffdst.report.groups import is_counted
+from pffdst.report.groups import group_runs, is_counted, keys_of
 from pffdst.report.library import Library
 from pffdst.report.reading import FINALS
 from pffdst.report.rows import read_columns
@@ -95,6 +95,22 @@ def test_of_two_finished_runs_the_whole_one_counts(tmp_path, write):
     write(tmp_path / "logs/a")
     (write(tmp_path / "logs/z") / files.METRICS).write_text("")
     assert {run.id: run.twin for run in Library([tmp_path / "logs"]).look().runs} == {"a": "", "z": "a"}
+
+
+def test_of_two_whole_runs_the_newest_counts_whatever_its_folder_is_called(tmp_path, write):
+    for name, date in (("runs/2026-02-01", "2026-02-01T00:00:00+00:00"), ("sweeps/a", "2025-01-01T00:00:00+00:00")):
+        (write(tmp_path / "logs" / name) / files.PROVENANCE).write_text(json.dumps([{"date": date}]))
+    twins = {run.id: run.twin for run in Library([tmp_path / "logs"]).look().runs}
+    assert twins == {"runs/2026-02-01": "", "sweeps/a": "runs/2026-02-01"}
+
+
+@pytest.mark.parametrize(("archive", "count"), [({}, 2), ({"archive": "CIFAR10"}, 1)])
+def test_own_data_in_two_folders_are_two_groups_and_an_archive_is_one_wherever_it_lies(tmp_path, write, archive, count):
+    for seed, place in enumerate(("clean", "noisy")):
+        dataset = {"_target_": "pffdst.data.sources.vision.VisionSource", "name": "own", "path": f"/data/{place}"}
+        write(tmp_path / "logs" / place, seed=seed, dataset=dataset | archive)
+    runs = Library([tmp_path / "logs"]).look().runs
+    assert len(group_runs(runs, keys_of(runs))) == count
 
 
 def test_a_run_that_has_just_begun_is_not_damaged(tmp_path, write):

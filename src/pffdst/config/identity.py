@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pffdst.config.schema import NEUTRAL, NEUTRAL_DATASET, NEUTRAL_PARTITION, OPTIONAL
+from pffdst.core.places import places_of
 from pffdst.core.words import dotted, typed
 
 __all__ = [
@@ -95,8 +96,7 @@ def _essence(plain: Any) -> dict[str, Any]:
     kept = {key: value for key, value in plain.items() if key not in NEUTRAL and (value or key not in OPTIONAL)}
     dataset = kept.get("dataset")
     if isinstance(dataset, Mapping):
-        # A known archive is the same wherever it is stored; the user's own files are identified only by their path.
-        neutral = NEUTRAL_DATASET | ({"path"} if "archive" in dataset else set())
+        neutral = NEUTRAL_DATASET | places_of(dataset)
         kept["dataset"] = {key: value for key, value in dataset.items() if key not in neutral}
     partition = kept.get("partition")
     if isinstance(partition, Mapping):

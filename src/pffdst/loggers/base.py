@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
+from pffdst.core.places import places_of
 from pffdst.metrics.names import Row
 from pffdst.runs import files
 
@@ -54,8 +55,7 @@ class RunInfo:
         """
         kept = {key: value for key, value in self.config.items() if key not in _OF_THE_START}
         if isinstance(dataset := kept.get("dataset"), Mapping):
-            places = {"cache", "path"} if "archive" in dataset else {"cache"}
-            kept["dataset"] = {key: value for key, value in dataset.items() if key not in places}
+            kept["dataset"] = {key: value for key, value in dataset.items() if key not in places_of(dataset)}
         return kept | ({"group_key": self.group_key} if self.group_key else {}) | self._provenance()
 
     def _provenance(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ __all__ = ["NEUTRAL", "Group", "Keys", "differing_keys", "group_runs", "is_count
 NEUTRAL = schema.NEUTRAL | {"seed"}
 _NEUTRAL_KEYS = frozenset(
     {
-        "dataset.path",
         *(f"dataset.{key}" for key in schema.NEUTRAL_DATASET),
         *(f"partition.{key}" for key in schema.NEUTRAL_PARTITION),
     }

@@ -11,6 +11,7 @@ from typing import final
 
 from pffdst.report.folders import Stamp, common_base, run_folders, stamp
 from pffdst.report.reading import Run, encodable, read_run
+from pffdst.runs.files import PROVENANCE, FileProblem, read_json
 from pffdst.runs.jobs import in_use
 
 __all__ = ["Library", "Shelf"]
@@ -64,13 +65,21 @@ def with_twins(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         if run.fingerprint and run.has_figures:
             same[run.fingerprint].append(run)
-    counted = {mark: max(group, key=_worth) for mark, group in same.items()}
+    counted = {mark: max(group, key=_worth) for mark, group in same.items() if len(group) > 1}
     return [_twin(run, counted.get(run.fingerprint)) for run in runs]
 
 
-def _worth(run: Run) -> tuple[bool, bool, bool, int, int, str]:
+def _worth(run: Run) -> tuple[bool, bool, bool, int, int, str, str]:
     whole = not run.remarks
-    return run.status == "done", run.status == "running", whole, run.rounds, len(run.rows), run.id
+    return run.status == "done", run.status == "running", whole, run.rounds, len(run.rows), _begun(run), run.id
+
+
+def _begun(run: Run) -> str:
+    """The date and time when the run last began, in UTC; empty if that is not known."""
+    try:
+        return str(read_json(run.folder / PROVENANCE)[-1]["date"])
+    except (FileProblem, LookupError, TypeError):
+        return ""
 
 
 def _twin(run: Run, counted: Run | None) -> Run:

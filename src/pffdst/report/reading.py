@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
+from pffdst.core.places import places_of
 from pffdst.core.words import dotted, one_line
 from pffdst.metrics import names
 from pffdst.metrics.names import Row
@@ -189,7 +190,11 @@ class _Reader:
     def config(self) -> dict[str, Scalar]:
         """The resolved configuration with dotted keys; `freeze._target_` becomes `freeze`, with the class's name."""
         found = self._read(files.CONFIG, files.read_yaml)
-        flat = _flat(found if isinstance(found, dict) else self._not(files.CONFIG, found, "is not a configuration"))
+        whole = found if isinstance(found, dict) else self._not(files.CONFIG, found, "is not a configuration")
+        dataset = whole.get("dataset")
+        if isinstance(dataset, dict):  # of two runs it says nothing that they lie on different machines
+            whole = whole | {"dataset": {key: v for key, v in dataset.items() if key not in places_of(dataset)}}
+        flat = _flat(whole)
         return dict(flat) if len(flat) <= _KEYS else self._not(files.CONFIG, flat, f"has more than {_KEYS} keys")
 
     def rows(self) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,6 +122,9 @@ def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str 
     missing = [name for name in names if not isinstance(row.get(name), int | float)]
     if missing:
         return {}, f"its last round has no {' and no '.join(missing)}"
+    lost = [f"{name} {row[name]}" for name in names if not math.isfinite(row[name])]
+    if lost:
+        return {}, f"its last round has {' and '.join(lost)}"
     return {name: float(row[name]) for name in names}, None
 
 

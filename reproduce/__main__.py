@@ -14,7 +14,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.words import counted
 from reproduce import packing, page, tuning
 from reproduce.play import Player, matters
-from reproduce.record import Record
+from reproduce.record import Entry, Record
 from reproduce.sitting import Sitting
 from reproduce.study import Study, load, names
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="how runs are computed, such as engine=batched"
     )
     made.add_argument("--rehearse", action="store_true", help="every run tiny, the page beside the runs")
+    made.add_argument("--forget", action="store_true", help="remove from the record what fits no run of the study")
     instead = made.add_mutually_exclusive_group()
     instead.add_argument(
         "--again", action="store_true", help="play what is on the page already, and compare the models"
@@ -122,17 +123,34 @@ def _main(given: argparse.Namespace) -> int:
         return 0
 
     def write() -> None:
-        record.only(tuning.jobs(study, record))
-        page.write(study, name, record, path)
+        _write_page(study, name, record, path)
 
     failed = 0 if given.write_only else sitting.play(write)
+    if given.forget:
+        record.forget(record.strays(tuning.jobs(study, record)))
     write()
     print(f"written: {path}")
+    if strays := record.strays(tuning.jobs(study, record)):
+        print(_told_of(strays, record))
     if sitting.left and not given.write_only:
         verb = "is" if len(sitting.left) == 1 else "are"
         broken = f" ({failed} failed)" if failed else ""
         print(f"{counted(len(sitting.left), 'run')} {verb} left{broken}; --list shows them, the same command resumes")
     return 1 if failed else 0
+
+
+def _write_page(study: Study, name: str, record: Record, path: Path) -> None:
+    """The page of what fits the study as it is now; the record keeps the rest."""
+    page.write(study, name, record.fitting(tuning.jobs(study, record)), path)
+
+
+def _told_of(strays: Sequence[Entry], record: Record) -> str:
+    named = [f"{entry.row}/{entry.seed}" for entry in strays]
+    shown = ", ".join([*named[:5], *([f"and {len(named) - 5} more"] if len(named) > 5 else [])])
+    return (
+        f"{counted(len(strays), 'finished run')} of {record.folder} fit no run of the study as it is now: {shown}. "
+        "They stay there and off the page; --write-only --forget removes them"
+    )
 
 
 def _extra(study: Study, given: argparse.Namespace) -> tuple[str, ...]:
@@ -170,7 +188,7 @@ def _unpack(given: argparse.Namespace) -> int:
         lines, changed = packing.unpack(pack, study, record, player)
     print("\n".join(lines))
     if changed:
-        page.write(study, own, record, given.results / f"{own}.md")
+        _write_page(study, own, record, given.results / f"{own}.md")
     print(f"to resume: {_again(given, given.study or own)}")
     return 0
 

@@ -34,9 +34,9 @@ from reproduce.figures import (
     spent_at,
     training,
 )
-from reproduce.intervals import ranks
+from reproduce.intervals import adjusted, ranks
 
-__all__ = ["at_budget", "board", "by_seed", "front", "write_front"]
+__all__ = ["at_budget", "board", "by_seed", "front", "left_out", "write_front"]
 
 
 def at_budget(group: Group, budget: int, key: str = JUDGED) -> dict[int, float]:
@@ -50,21 +50,36 @@ def _end(run: Run, budget: int) -> float:
 
 
 def board(table: Table) -> list[list[str]]:
-    """A line per row, the best first: ranks, the accuracy at the budget, what accuracies cost, what was spent."""
+    """A line per row, the best first: ranks, the accuracy at the budget, what accuracies cost, what was spent.
+
+    Only rows of the pooled spread have ranks at 95 %, among themselves; see `left_out` for rows without a line.
+    """
     section = table.section
     head = ["rank", "at 95 %", "run", "n", "server average", "- reference"]
     head += [f"bytes to {100 * level:g} %" for level in section.levels]
     head += ["bytes sent", "paper_bytes", "training", "last 5"]
-    values = {name: own for name, group in table.groups.items() if (own := at_budget(group, section.budget))}
-    possible = ranks(values, table.rows.noise[JUDGED])
-    order = sorted(values, key=lambda name: -statistics.fmean(values[name].values()))
-    return [head, *(_line(table, name, values, place, possible[name]) for place, name in enumerate(order, start=1))]
+    values = _read(table)
+    together = {name: own for name, own in values.items() if name not in table.rows.apart}
+    possible, height = ranks(together, table.rows.noise[JUDGED]), adjusted(values)
+    order = sorted(values, key=lambda name: -height[name])
+    return [head, *(_line(table, name, values, i, possible.get(name)) for i, name in enumerate(order, start=1))]
+
+
+def left_out(table: Table) -> list[str]:
+    """The labels of rows with a run that cannot be read at the budget: its first evaluation comes after it."""
+    values = _read(table)
+    return [g.label for name, g in table.groups.items() if len(values.get(name, ())) < len(g.runs)]
+
+
+def _read(table: Table) -> dict[str, dict[int, float]]:
+    """The accuracies at the budget by row and seed."""
+    return {name: own for name, group in table.groups.items() if (own := at_budget(group, table.section.budget))}
 
 
 def by_seed(table: Table) -> list[list[str]]:
     """A line per row: each seed's server average at the budget, and its difference to the reference's."""
     section = table.section
-    values = {name: at_budget(group, section.budget) for name, group in table.groups.items()}
+    values = _read(table)
     theirs = values.get(section.reference, {})
     lines = []
     for name, own in values.items():
@@ -75,12 +90,12 @@ def by_seed(table: Table) -> list[list[str]]:
 
 
 def _line(
-    table: Table, name: str, values: Mapping[str, Mapping[int, float]], place: int, possible: tuple[int, int]
+    table: Table, name: str, values: Mapping[str, Mapping[int, float]], place: int, possible: tuple[int, int] | None
 ) -> list[str]:
-    group, budget, (first, last) = table.groups[name], table.section.budget, possible
+    group, budget = table.groups[name], table.section.budget
     prices = [_price(group, level, budget) for level in table.section.levels]
-    where = str(first) if first == last else f"{first} to {last}"
-    reached = [group.label, str(len(group.runs)), mean_share(values[name]), _ahead(table, name, values)]
+    where = "" if possible is None else " to ".join(map(str, dict.fromkeys(possible)))
+    reached = [group.label, str(len(values[name])), mean_share(values[name]), _ahead(table, name, values)]
     return [str(place), where, *reached, *prices, *_spent(group, budget), mean_share(at_budget(group, budget, LAST_5))]
 
 
@@ -102,13 +117,11 @@ def _price(group: Group, level: float, budget: int) -> str:
 
 
 def _spent(group: Group, budget: int) -> list[str]:
-    """Bytes sent, paper_bytes and training until the budget, means over the seeds."""
+    """Bytes sent, paper_bytes and training until the budget, means over the seeds that can be read there."""
     ends = [(run, _end(run, budget)) for run in group.runs]
     shown = ((sent, format_bytes), (by_formula, format_bytes), (training, format_flops))
-    return [
-        words(statistics.fmean(spent_at(run, sent, end, cost) or math.nan for run, end in ends))
-        for cost, words in shown
-    ]
+    spent = {cost: [spent_at(run, sent, end, cost) for run, end in ends] for cost, _ in shown}
+    return [words(statistics.fmean(x for x in spent[cost] if x is not None)) for cost, words in shown]
 
 
 # ---- the best line -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 from pffdst.metrics.units import format_bytes, format_seconds
 from pffdst.report.pictures import write_curves
 from pffdst.runs.files import write_whole
-from reproduce.board import board, by_seed, write_front
-from reproduce.figures import JUDGED, LAST_5, Rows, Table, tables_of
-from reproduce.intervals import Noise, seeds_to_tell
+from reproduce.board import board, by_seed, left_out, write_front
+from reproduce.figures import JUDGED, LAST_5, Rows, Table, finals, tables_of
+from reproduce.intervals import LEVEL, Noise, alike, honest, seeds_to_tell
 from reproduce.record import Entry, Record
 from reproduce.study import Job, Study, names
 from reproduce.told import Told
@@ -48,9 +49,10 @@ final server averages: above 1 the run is cheaper. "To the reference's final acc
 may not reach. Ratios are geometric means over the seeds, with their lowest and highest."""
 _RANKS = """\
 Rows are read where they have spent the budget, on a straight line between evaluations; who spends less in all, at the
-end. "At 95 %" are the ranks that a row may have: rows count as different where Tukey's test over all of them says so,
-so all these ranks hold together in 95 of 100 such tables. Bytes to an accuracy are those of the first evaluation that
-has it."""
+end. "At 95 %" are the ranks that a row may have among the rows of one spread: two of them count as different where
+Tukey's test over all of them says so, and all these ranks hold together in 95 of 100 such tables. Rows judged by their
+own spread have none: three seeds leave nearly every rank open. Where a row lacks seeds, order and ranks allow for how
+easy those are that it has. Bytes to an accuracy are those of the first evaluation that has it."""
 
 
 def write(study: Study, name: str, record: Record, path: Path) -> None:
@@ -104,10 +106,19 @@ def _leaderboard(table: Table, pictures: Mapping[str, str], name: str) -> list[s
     section = table.section
     reference = table.groups.get(section.reference)
     against = f"Reference: {reference.label}." if reference else "The reference is not done yet."
-    lines = [f"## {section.title}", f"{section.about} {against}", _RANKS, _markdown(board(table))]
+    lines = [f"## {section.title}", f"{section.about} {against}", _RANKS + _told_apart(table), _markdown(board(table))]
+    if late := left_out(table):
+        lines.append(f"With runs that are first evaluated after the budget, which are left out: {', '.join(late)}.")
     if len(section.seeds) > 1:
         lines += ["Server average at the budget, seed by seed:", _markdown(by_seed(table))]
     return [*lines, f"![accuracy against measured bytes, the best line dotted]({name}/{pictures['front']})"]
+
+
+def _told_apart(table: Table) -> str:
+    """From what difference on two rows with all seeds count as different."""
+    together, n = table.groups.keys() - table.rows.apart, len(table.section.seeds)
+    bound = honest(len(together), table.rows.noise[JUDGED], n)
+    return f" With {n} seeds each, rows {100 * bound:.2f} points apart count as different." if bound < 1 else ""
 
 
 def _choice(study: Study, record: Record) -> list[str]:
@@ -149,7 +160,8 @@ def _how_sure(study: Study, record: Record) -> str:
             "No two rows have two seeds in common, so nothing here tells what chance does: differences come without an "
             "interval, and a single seed decides nothing between methods that are a few points apart."
         )
-    several = [name for name, group in rows.groups.items() if len(group.runs) > 1 and name not in rows.apart]
+    together = {name: finals(group, JUDGED) for name, group in rows.groups.items() if name not in rows.apart}
+    several = [name for name, own in together.items() if len(own) > 1]
     apart = [study.rows[name].label for name in study.apart if name in rows.groups]
     needed = seeds_to_tell(0.01, noise)
     return " ".join(
@@ -163,10 +175,26 @@ def _how_sure(study: Study, record: Record) -> str:
             "both rows."
             if needed
             else "",
+            _alike(study, together),
             f"Left out of the pool, and judged by its own spread: {', '.join(apart)}." if apart else "",
             "Rows were compared many at a time and intervals are not widened for it: of twenty differences that are "
             "none one is expected to look like one.",
         ]
+    )
+
+
+def _alike(study: Study, values: Mapping[str, Mapping[int, float]]) -> str:
+    """Whether the rows of the pool have one spread, and if not, which differ."""
+    p, shares = alike(values)
+    if math.isnan(p):
+        return ""
+    if p > 1 - LEVEL:
+        return f"That all these rows have one spread is not contradicted (Bartlett's statistic, p = {p:.2g})."
+    most = sorted(shares, key=lambda name: -shares[name])[:2]
+    shown = " and ".join(f"{study.rows[name].label} {100 * shares[name]:.0f} %" for name in most)
+    return (
+        f"That all these rows have one spread is contradicted (Bartlett's statistic, p = {p:.2g}): of the squares of "
+        f"what is left {shown}. Differences of these rows are less sure than their ± says, those of others surer."
     )
 
 

@@ -114,13 +114,24 @@ class Record:
         self.entries[job.row, job.seed] = Entry(job.row, job.seed, job.overrides, config, summary, made, rows)
         self.write()
 
-    def only(self, jobs: Iterable[Job]) -> None:
-        """Drops what is of no job any more, or of other overrides."""
+    def fitting(self, jobs: Iterable[Job]) -> Record:
+        """What is of these jobs, with their overrides: what a page shows. The record itself keeps all it has."""
+        held = [(job.row, job.seed) for job in jobs if self.holds(job)]
+        return Record(self.folder, {key: self.entries[key] for key in held})
+
+    def strays(self, jobs: Iterable[Job]) -> list[Entry]:
+        """What is of none of these jobs any more, or has other overrides; not what waits for its tries."""
         wanted = {(job.row, job.seed): job for job in jobs}
-        kept = {key: e for key, e in self.entries.items() if key in wanted and self.holds(wanted[key])}
-        if kept != self.entries:
-            self.entries = kept
-            self.write()
+        waiting = {key for key, job in wanted.items() if job.waits}
+        return [
+            e for key, e in self.entries.items() if key not in waiting | self.fitting(wanted.values()).entries.keys()
+        ]
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """Drops these, on disk too."""
+        gone = {(entry.row, entry.seed) for entry in entries}
+        self.entries = {key: entry for key, entry in self.entries.items() if key not in gone}
+        self.write()
 
     def write(self) -> None:
         """Writes both files, runs in order of row and seed."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pffdst.report.groups import Group
-from reproduce.board import at_budget, board, by_seed, front, write_front
+from reproduce.board import at_budget, board, by_seed, front, left_out, write_front
 from reproduce.figures import tables_of
 from reproduce.page import text, write
 from reproduce.record import Entry, Record
@@ -54,6 +54,28 @@ def test_rows_are_read_at_the_budget_and_ranked_by_it(ranked: Study, record: Rec
     assert [line["bytes to 45 %"] for line in shown] == ["150 B (1 of 2)", "not reached"]
     assert [line["bytes sent"] for line in shown] == ["150 B", "250 B"]
     assert [line["paper_bytes"] for line in shown] == ["225 B", "375 B"]
+
+
+def test_a_run_that_is_first_evaluated_after_the_budget_is_left_out_and_told(
+    ranked: Study, record: Record, make_entry: MakeEntry
+) -> None:
+    record.entries["moving", 1] = make_entry("moving", 1, [0.2, 0.3], 300)
+    (table,) = tables_of(ranked, record)
+    head, first, _ = board(table)
+    shown = dict(zip(head, first, strict=True))
+    assert (shown["run"], shown["n"], shown["bytes sent"]) == ("PFFDST", "1", "150 B")
+    assert left_out(table) == ["PFFDST"]
+    assert "after the budget, which are left out: PFFDST." in text(ranked, "masks", record)
+    record.entries["moving", 0] = make_entry("moving", 0, [0.2, 0.3], 300)
+    assert [line[2] for line in board(tables_of(ranked, record)[0])[1:]] == ["a fixed mask"]
+
+
+def test_a_row_of_its_own_spread_has_no_ranks_and_opens_nobody_s(ranked: Study, record: Record) -> None:
+    ranked.apart = ["moving"]
+    assert [line[:3] for line in board(tables_of(ranked, record)[0])[1:]] == [
+        ["1", "", "PFFDST"],
+        ["2", "1", "a fixed mask"],
+    ]
 
 
 def test_what_comes_after_the_budget_changes_nothing(ranked: Study, record: Record, make_entry: MakeEntry) -> None:

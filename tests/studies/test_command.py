@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reproduce.__main__ import main
-from reproduce.record import Record
+from reproduce.record import Entry, Record
 
 pytestmark = pytest.mark.usefixtures("warm_runs")
 
@@ -131,3 +132,18 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     assert damaged.read_bytes() == b"no checkpoint"
     assert main([*command, "--list"]) == 0
     assert re.search(r"  fixed/0: failed \(see .*\): .*last\.ckpt", capsys.readouterr().out)
+
+
+def test_finished_runs_of_an_older_study_stay_in_the_record_until_they_are_to_be_forgotten(
+    command: list[str], tmp_path: Path, make_entry: Callable[..., Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = make_entry("a row of then", 0, [0.1, 0.2], 100)
+    Record(tmp_path / "results" / "masks", {(gone.row, gone.seed): gone}).write()
+    assert main([*command, "--write-only"]) == 0
+    said = capsys.readouterr().out
+    assert "1 finished run of" in said
+    assert "fit no run of the study as it is now: a row of then/0. They stay there" in said
+    assert Record.read(tmp_path / "results" / "masks").entries
+    assert main([*command, "--write-only", "--forget"]) == 0
+    assert "fit no run" not in capsys.readouterr().out
+    assert not Record.read(tmp_path / "results" / "masks").entries

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from reproduce.intervals import UNKNOWN, Noise, pooled, power, ranks, seeds_to_tell
+from reproduce.intervals import UNKNOWN, Noise, adjusted, alike, pooled, power, ranks, seeds_to_tell
 
 
 def test_the_pooled_spread_by_hand() -> None:
@@ -65,3 +65,40 @@ def test_ranks_are_open_where_differences_are_small() -> None:
     # one seed of a row leaves it more open than two
     alone = values | {"good": {0: 9.5}}
     assert ranks(alone, Noise(0.5 * 2 / 3.877 * 0.99, 10))["good"] == (1, 2)
+
+
+def test_a_row_that_only_has_an_easy_seed_stands_no_higher() -> None:
+    values = {"a": {0: 1.0, 1: 5.0}, "b": {0: 2.0, 1: 6.0}, "late": {1: 5.5}}
+    assert adjusted(values) == pytest.approx({"a": 3.0, "b": 4.0, "late": 3.5})
+    assert ranks(values, Noise(0.01, 20)) == {"a": (3, 3), "b": (1, 1), "late": (2, 2)}
+    # without a seed in common nothing is known of the difference
+    lone = {"a": {0: 1.0}, "b": {1: 9.0}}
+    assert adjusted(lone) == {"a": 1.0, "b": 9.0}
+    assert ranks(lone, Noise(0.01, 20)) == {"a": (1, 2), "b": (1, 2)}
+
+
+@pytest.mark.parametrize("early", [(0, 1, 2), (0,), (1, 2)])
+def test_ranks_of_equal_rows_are_wrong_in_one_table_of_twenty_whatever_seeds_are_there(early: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(400):
+        drawn = generator.normal(size=(10, 3)) + 3 * generator.normal(size=(1, 3))
+        seeds = [range(3) if row < 5 else early for row in range(10)]
+        values = {str(row): {seed: float(drawn[row, seed]) for seed in seeds[row]} for row in range(10)}
+        wrong += any(bounds != (1, 10) for bounds in ranks(values, pooled(values)).values())
+    assert wrong / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_one_row_of_a_wider_spread_is_found_and_equal_ones_are_not() -> None:
+    generator = np.random.default_rng(2)
+    found, honest = 0, 0
+    for _ in range(60):
+        drawn = generator.normal(size=(12, 3)) + generator.normal(size=(1, 3))
+        values = {str(row): dict(enumerate(map(float, own))) for row, own in enumerate(drawn)}
+        honest += alike(values)[0] < 0.05
+        p, shares = alike(values | {"0": {seed: 8 * x for seed, x in values["0"].items()}})
+        found += p < 0.05 and max(shares, key=lambda row: shares[row]) == "0"
+    assert honest <= 8
+    assert found >= 45
+    assert math.isnan(alike({"a": {0: 1.0, 1: 2.0}})[0])
+    assert math.isnan(alike({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0}})[0])

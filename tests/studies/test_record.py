@@ -31,8 +31,24 @@ def test_a_run_of_other_overrides_is_another_run(study: Study, make_entry: MakeE
     record = Record(tmp_path, {(job.row, job.seed): run})
     assert record.holds(job)
     assert not record.holds(replace(job, overrides=(*job.overrides, "lr=0.5")))
-    record.only([replace(job, overrides=("lr=0.5",))])
-    assert record.entries == {}
+
+
+def test_a_page_shows_what_fits_the_study_and_the_record_keeps_the_rest(
+    study: Study, make_entry: MakeEntry, tmp_path: Path
+) -> None:
+    job = next(job for job in jobs_of(study) if job.row == "fixed")
+    run = replace(make_entry("fixed", job.seed, [0.1], 1), overrides=job.overrides)
+    gone = make_entry("a row of then", 0, [0.1], 1)
+    record = Record(tmp_path, {(own.row, own.seed): own for own in (run, gone)})
+    record.write()
+    assert list(record.fitting([job]).entries.values()) == [run]
+    assert record.strays([job]) == [gone]
+    changed, waiting = replace(job, overrides=("lr=0.5",)), replace(job, overrides=("lr=0.5",), waits=True)
+    assert record.strays([changed]) == [run, gone]
+    assert record.strays([waiting]) == [gone], "its tries may yet choose what it was played with"
+    assert len(Record.read(tmp_path).entries) == 2
+    record.forget(record.strays([job]))
+    assert list(Record.read(tmp_path).entries) == [("fixed", job.seed)]
 
 
 @pytest.mark.parametrize("damage", ["evaluations.csv", "runs.json"])

@@ -122,10 +122,10 @@ def _figures(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], str 
     missing = [name for name in names if not isinstance(row.get(name), int | float)]
     if missing:
         return {}, f"its last round has no {' and no '.join(missing)}"
-    lost = [f"{name} {row[name]}" for name in names if not math.isfinite(row[name])]
-    if lost:
+    reached = {name: float(row[name]) for name in names}
+    if lost := [f"{name} {value}" for name, value in reached.items() if not math.isfinite(value)]:
         return {}, f"its last round has {' and '.join(lost)}"
-    return {name: float(row[name]) for name in names}, None
+    return reached, None
 
 
 def _launcher(opened: Session, search: Search, task: Task) -> Any:

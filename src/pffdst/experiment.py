@@ -244,6 +244,7 @@ class Experiment:
             self.look_for_folder()
             checkpoint.save_packed(self.checkpoints, self.progress.unsaved)
             self.progress.unsaved = None
+            self.engine.saved()
 
     def look_for_folder(self) -> None:
         """UserError if the run's folder is gone or was replaced, so that nothing is recreated in its place."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,12 @@ pytest.importorskip("flwr", reason="needs flwr: pip install 'pffdst[deploy]'")
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
+from pffdst.config.check import ConfigError, check
+from pffdst.config.compose import compose
+from pffdst.core.program import DEPLOYED
 from pffdst.deploy import commands
 from pffdst.deploy.__main__ import main
+from pffdst.deploy.flower import FlowerEngine
 
 LONG = ".".join(["a" * 60] * 3)
 
@@ -74,3 +81,58 @@ def test_without_flower_its_programs_are_named(
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "/nowhere")
     assert Path(commands.program("flwr")).is_file(), "beside this Python, whether its environment is active or not"
+
+
+class Flower:
+    """Flower's command line, which shows nothing of a run and then says how it ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, shown: int, ending: dict[str, str]) -> None:
+        self.asked: list[str] = []
+        self.ending = ending
+        monkeypatch.setattr(commands.subprocess, "call", lambda words: shown)
+        monkeypatch.setattr(commands, "flwr", self.answer)
+
+    def answer(self, *words: str) -> str:
+        if words[0] == "run":
+            self.asked = tomllib.loads(Path(words[4]).read_text())["overrides"].split()
+            return json.dumps({"success": True, "run-id": 7})
+        return json.dumps({"success": True, "runs": [self.ending]})
+
+
+def test_a_run_that_flower_ended_says_why_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Flower(monkeypatch, 0, {"status": "finished:completed"})
+    assert main(["run", "here", "rounds=4"]) == 0
+    assert capsys.readouterr().err == ""
+    Flower(monkeypatch, 0, {"status": "finished:failed", "status-details": "No heartbeat received"})
+    assert main(["run", "here", "rounds=4"]) == 1
+    said = "The run did not complete: Flower says failed, No heartbeat received. If it has a checkpoint, resume=true"
+    assert said in capsys.readouterr().err
+    Flower(monkeypatch, 3, {})
+    assert main(["run", "here", "rounds=4"]) == 3
+    assert "output ended (flwr log: 3). If it has a checkpoint, resume=true" in capsys.readouterr().err
+
+
+def test_flags_of_hydra_go_to_the_run_and_a_sweep_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flower = Flower(monkeypatch, 0, {"status": "finished:completed"})
+    given = ["--config-dir", "/own", "method=pffdst", "--lr=0.1"]
+    assert main(["run", "here", *given]) == 0
+    assert flower.asked == given
+    assert main(["run", "here", "-m", "seed=0,1"]) == 2
+    assert "a deployed run is one run" in capsys.readouterr().err
+
+
+def test_a_deployed_run_does_not_simulate(monkeypatch: pytest.MonkeyPatch, config_dir: Path) -> None:
+    cfg = compose(["engine=fabric"], config_dir)
+    check(cfg)
+    monkeypatch.setattr(sys, "argv", [DEPLOYED])
+    with pytest.raises(ConfigError, match="simulates the clients on this machine: leave it out to train on the nodes"):
+        check(cfg)
+
+
+def test_an_answer_s_limit_is_checked_with_the_other_settings() -> None:
+    with pytest.raises(ValueError, match=r"engine\.max_bytes` to be above 0 or null, but got 0"):
+        FlowerEngine(max_bytes=0)

@@ -64,9 +64,16 @@ def test_faults_come_to_what_a_simulation_with_the_same_cohorts_gives(nodes: Nod
     assert same(deployed, run(replace(experiment("simulated"), engine=script)))
 
 
+@pytest.mark.parametrize("slow", [1.0, 0.0], ids=["", "slow"])
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_server_killed_in_any_round_goes_on_with_the_same_clients(nodes: Nodes, experiment: Make, every: int) -> None:
-    """The clients are a round ahead of the checkpoint; where they moved their masks, the round is played anew."""
+def test_a_server_killed_in_any_round_goes_on_with_the_same_clients(
+    nodes: Nodes, experiment: Make, every: int, slow: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients are a round ahead of the checkpoint; where they moved their masks, the round is played anew.
+
+    After slow rounds the server also has a newer checkpoint in memory, which a kill takes with it.
+    """
+    monkeypatch.setattr("pffdst.experiment._SLOW", slow)
     whole = run(experiment("simulated", "engine.workers=0"))
     killed = experiment("deployed", *FLOWER, f"checkpoint_every={every}")
     with killed.engine.open(killed.setup), killed.loggers as loggers:

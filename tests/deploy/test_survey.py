@@ -20,7 +20,7 @@ pytest.importorskip("flwr", reason="needs flwr: pip install 'pffdst[deploy]'")
 from flwr.app import ConfigRecord, RecordDict
 
 from pffdst.build import build, parts
-from pffdst.config.check import ConfigError
+from pffdst.config.check import ConfigError, check
 from pffdst.config.compose import compose
 from pffdst.config.overrides import preflight
 from pffdst.core.errors import UserError
@@ -70,6 +70,7 @@ def test_a_server_without_training_images_makes_the_simulated_model(
     nodes: Nodes, tmp_path: Path, config_dir: Path, experiment: Make
 ) -> None:
     told = settings(nodes, tmp_path, held_out(tmp_path, config_dir))
+    check(compose(told, config_dir))  # what is printed is complete
     (tmp_path / "deployed").mkdir()
     kept = [line for line in OVERRIDES if not line.startswith("dataset.")]
     deployed = run(build(compose([*kept, *told, *QUICK], config_dir), tmp_path / "deployed", "test"))

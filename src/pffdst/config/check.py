@@ -30,6 +30,7 @@ from pffdst.config.schema import Group, groups
 from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
+from pffdst.core.program import deployed
 from pffdst.core.words import counted
 from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
@@ -320,7 +321,7 @@ _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
     """What parts report about each other: rules about training and other rules, the dataset about its test split."""
     lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
-    lines += _elsewhere(cfg, made, choices)
+    lines += [*_elsewhere(cfg, made, choices), *_simulated(cfg, made, choices)]
     lines += _ask(made.get("aggregation"), "problems_among", made)
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
         return lines
@@ -349,6 +350,14 @@ def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[
     if _known(cfg, "validation_share"):
         lines.append(f"validation_share: {dataset} has no training samples here to hold out; write validation_share=0")
     return lines
+
+
+def _simulated(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
+    """A deployed run whose engine would simulate its clients."""
+    if not deployed() or "engine" not in made or not getattr(made["engine"], "simulates", True):
+        return []
+    engine = choices.called("engine", cfg.engine)
+    return [f"{engine} simulates the clients on this machine: leave it out to train on the nodes, or use pffdst train"]
 
 
 def _ask(part: Any, hook: str, *given: Any) -> list[str]:

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     command("key", _key, "create a node's key pair: FILE and FILE.pub").add_argument("file", type=Path)
     run = command("run", _run, "start a run on a SuperLink from Flower's configuration and show its output")
     run.add_argument("superlink", help="its name in Flower's config.toml")
-    run.add_argument("overrides", nargs="*", help="as for train.py")
+    run.add_argument("overrides", nargs=argparse.REMAINDER, help="as for train.py, flags of Hydra too")
     survey = command("survey", _survey, "ask the nodes for their sample counts per class and write them to a table")
     survey.add_argument("superlink", help="its name in Flower's config.toml")
     survey.add_argument("counts", type=Path, help="the table to write: client,class,samples")
@@ -83,8 +83,11 @@ def _key(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from pffdst.config.flags import CommandLine
     from pffdst.deploy.bundle import write_overrides
 
+    if CommandLine.of(given.overrides).multirun:
+        raise UserError("a deployed run is one run: start each job of a sweep with its own `pffdst deploy run`")
     return _started(given.superlink, lambda path: write_overrides(path, given.overrides))
 
 

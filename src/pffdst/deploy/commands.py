@@ -20,6 +20,7 @@ __all__ = ["SEARCHED", "flwr", "program", "run_to_the_end"]
 SEARCHED: Final = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 """Where Flower's programs are looked for: beside this Python, activated or not, then where the shell looks."""
 
+_COMPLETED: Final = "finished:completed"
 _CLOSING: Final = 30.0  # seconds that Flower may take to note how a run ended
 
 
@@ -50,19 +51,30 @@ def run_to_the_end(superlink: str, app: Path, config: Path) -> int:
     run = str(_answer("run", str(app), superlink, "--run-config", str(config))["run-id"])
     try:
         code = subprocess.call([program("flwr"), "log", run, superlink, "--stream"])
-        return code or int(_ending(run, superlink) != "finished:completed")
+        if code != 0:
+            return _ended(f"the SuperLink's output ended (flwr log: {code})", code)
+        status, why = _ending(run, superlink)
+        if status == _COMPLETED:
+            return 0
+        return _ended(f"Flower says {status.partition(':')[2] or status}{f', {why}' if why else ''}", 1)
     except KeyboardInterrupt:
         print(f"The run continues on the SuperLink; to stop it: flwr stop {run} {superlink}", file=sys.stderr)
         return 130
 
 
-def _ending(run: str, superlink: str) -> str:
-    """How Flower says that a run ended."""
+def _ended(how: str, code: int) -> int:
+    """Tells that a run is not completed, and what to do; returns the exit code."""
+    print(f"The run did not complete: {how}. If it has a checkpoint, resume=true continues it", file=sys.stderr)
+    return code
+
+
+def _ending(run: str, superlink: str) -> tuple[str, str]:
+    """How Flower says that a run ended, and why if it says so."""
     until = time.monotonic() + _CLOSING
     while True:
         (found,) = _answer("list", superlink, "--run-id", run)["runs"]
         if str(found["status"]).startswith("finished") or time.monotonic() > until:
-            return str(found["status"])
+            return str(found["status"]), str(found.get("status-details") or "")
         time.sleep(0.5)
 
 

@@ -55,6 +55,8 @@ class FlowerEngine(Engine):
         for name, value in (("patience", patience), ("gather", gather)):
             if not value >= 0:
                 raise ValueError(f"Expected `engine.{name}` to be seconds, 0 or more, but got {value}")
+        if max_bytes is not None and not max_bytes > 0:
+            raise ValueError(f"Expected `engine.max_bytes` to be above 0 or null, but got {max_bytes}")
         self.deadline, self.min_clients, self.patience = deadline, min_clients, patience
         self.gather, self.poll, self.max_bytes, self.channels_last = gather, poll, max_bytes, channels_last
         self._grid: Any = None
@@ -63,8 +65,9 @@ class FlowerEngine(Engine):
         self._gathered = False
         self._curable = set[int]()
         self._run = secrets.token_hex(8)
-        self._last: dict[int, int] = {}
-        self._saved: dict[int, int] = {}
+        self._last: dict[int, int] = {}  # the round of each client's newest state
+        self._told: dict[int, int] = {}  # as `state_dict` gave it last
+        self._saved: dict[int, int] = {}  # as the checkpoint on disk has it
 
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:
         """Not running inside Flower, or fewer clients than `min_clients`."""
@@ -233,13 +236,17 @@ class FlowerEngine(Engine):
     # ---- checkpoint --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The round from which each client's state continues; the clients keep what they need for it."""
-        self._saved = dict(self._last)
+        """The round from which each client's state continues."""
+        self._told = dict(self._last)
         return {"run": self._run, "last": dict(self._last)}
+
+    def saved(self) -> None:
+        """From now on clients need to keep nothing older than the checkpoint."""
+        self._saved = self._told
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what `state_dict` gave. UserError if the run was simulated."""
         if "run" not in state:
             raise UserError("the clients of this run were simulated: resume it with its own engine, not with flower")
         self._run, self._last = state["run"], dict(state["last"])
-        self._saved = dict(self._last)
+        self._saved = self._told = dict(self._last)

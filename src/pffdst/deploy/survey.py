@@ -162,7 +162,7 @@ def survey(grid: Any, ask: Ask) -> list[str]:
         *("engine=flower", "dataset=counted", f"dataset.counts={ask.counts}"),
         *(f"dataset.{key}={typed(value)}" for key, value in form.items()),
         *(f"dataset.mean={_written(mean)}", f"dataset.std={_written(std)}"),
-        *("partition=column", "partition.column=client", f"clients={ask.clients}"),
+        *("partition=column", "partition.column=client", f"clients={ask.clients}", f"cohort={ask.clients}"),
     ]
 
 

@@ -117,6 +117,9 @@ class Engine(ABC):
         """The state of the simulated clients, for the checkpoint."""
         return self.memories.state_dict()
 
+    def saved(self) -> None:
+        """Called when a checkpoint with what `state_dict` gave last is on disk; resuming begins there or later."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the clients from a checkpoint. UserError if they were not simulated."""
         if "index" not in state:

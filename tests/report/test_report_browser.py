@@ -23,20 +23,7 @@ from pffdst.report.payload import payload
 from pffdst.report.serve import open_server
 from tests.report.stats import accuracy_at, paired_ratio
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-CHROMIUM = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="apt-get install chromium, or name one in PFFDST_TEST_CHROMIUM"
-)
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ __all__ = [
     "drawn_runs",
     "first_at",
     "mean_curve",
+    "rounded",
     "sample_words",
     "spread_of",
 ]
@@ -52,6 +53,11 @@ def sample_words(runs: Iterable[Run]) -> str:
 def accuracy_words(groups: Sequence[Group], accuracy: str) -> str:
     """An accuracy in words, with the samples it was measured on."""
     return ACCURACIES[accuracy][1].replace("test set", sample_words(run for group in groups for run in group.runs))
+
+
+def rounded(share: float) -> float:
+    """A share to nine digits: page and files compare these, and a mean of 0.39999999999999997 reaches 40 %."""
+    return float(f"{share:.9g}")
 
 
 def chance_of(runs: Iterable[Run]) -> float:
@@ -127,7 +133,7 @@ def curve(run: Run, accuracy: str) -> list[Point]:
     columns = [numbers(run.rows, name) for name in shown]
     frozen = numbers(run.rows, names.COST_FROZEN_BYTES)
     return [
-        Point(int(t), y, size, flops, (paper or 0.0) + (extra or 0.0), seconds)
+        Point(int(t), rounded(y), size, flops, (paper or 0.0) + (extra or 0.0), seconds)
         for (t, y, size, flops, paper), extra, seconds in zip(
             zip(*columns, strict=True), frozen, _seconds(run), strict=True
         )
@@ -161,4 +167,4 @@ def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
 
 def first_at(run: Run, accuracy: str, level: float) -> Point | None:
     """The first evaluation of at least `level`, a share; None if it is not reached."""
-    return next((point for point in curve(run, accuracy) if point.accuracy >= level), None)
+    return next((point for point in curve(run, accuracy) if point.accuracy >= rounded(level)), None)

@@ -56,7 +56,9 @@ function meanCurve(runs, accuracy) {
   });
 }
 
-const bytesToReach = (run, accuracy, level) => curveOf(run, accuracy).find((point) => point[1] >= level)?.[2] ?? null;
+// Levels are rounded as the accuracies are (`rounded` in figures.py).
+const bytesToReach = (run, accuracy, level) =>
+  curveOf(run, accuracy).find((point) => point[1] >= Number(level.toPrecision(9)))?.[2] ?? null;
 
 const accuracyAt = (run, accuracy, budget) =>
   curveOf(run, accuracy)

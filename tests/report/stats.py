@@ -1,10 +1,10 @@
 """What page/stats.js computes and no command prints, in Python."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pffdst.report.figures import Spread, curve, spread_of
 from pffdst.report.groups import Group
-from pffdst.report.reading import Run
+from pffdst.report.reading import Run, Scalar
 
 
 def accuracy_at(run: Run, accuracy: str, budget: float) -> float | None:
@@ -15,10 +15,18 @@ def accuracy_at(run: Run, accuracy: str, budget: float) -> float | None:
 
 def paired_ratio(group: Group, reference: Group, figure: Callable[[Run], float | None]) -> Spread:
     """The figure over the reference's, seed by seed over the seeds of both; NaN where they share none."""
-    theirs = {run.seed: figure(run) for run in reference.runs}
-    ratios: list[float | None] = []
-    for run in group.runs:
-        own, other = figure(run), theirs.get(run.seed)
-        if run.seed in theirs:
-            ratios.append(own / other if own is not None and other else None)
-    return spread_of(ratios)
+    own, theirs = by_seed(group.runs, figure), by_seed(reference.runs, figure)
+    return spread_of([_over(own[seed], theirs[seed]) for seed in own if seed in theirs])
+
+
+def by_seed(runs: Iterable[Run], figure: Callable[[Run], float | None]) -> dict[Scalar, float | None]:
+    """A figure by seed: of several runs of one seed the mean, None if one of them has none."""
+    found: dict[Scalar, list[float | None]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(figure(run))
+    spreads = {seed: spread_of(values) for seed, values in found.items()}
+    return {seed: spread.mean if spread.n == spread.of else None for seed, spread in spreads.items()}
+
+
+def _over(own: float | None, other: float | None) -> float | None:
+    return own / other if own is not None and other else None

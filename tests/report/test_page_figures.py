@@ -61,3 +61,25 @@ def test_page_and_files_agree_that_a_level_is_reached(
     run = run_of([0.1, share])
     size = compute("(run, level) => bytesToReach(run, 'ema_acc_global', level)", *on_page(run), level)
     assert (bytes_to_reach(run, NAME, level), size) == ((200, 200) if reached else (None, None))
+
+
+PAIRED = "(own, theirs, figure, compare) => paired({runs: own}, {runs: theirs}, eval(figure), eval(compare))"
+LAST = "(run) => run.final.ema_acc_global"
+
+
+def test_the_runs_of_one_seed_are_averaged_before_seeds_are_paired(compute: Callable[..., Any]) -> None:
+    """Grouped by method alone, each seed has a run per learning rate."""
+    ends = {0: (0.50, 0.30), 1: (0.60, 0.40)}
+    theirs = [run_of([y], seed, lr=i) for seed, both in ends.items() for i, y in enumerate(both)]
+    own = [run_of([y - 0.01], seed, lr=i) for seed, both in ends.items() for i, y in enumerate(both)]
+    found = compute(PAIRED, on_page(*own), on_page(*theirs), LAST, "differenceOf")
+    assert (found["mean"], found["sd"]) == (pytest.approx(-0.01), pytest.approx(0, abs=1e-9))
+    assert (found["n"], found["of"], found["seeds"]) == (2, 2, 2)
+
+
+def test_a_seed_counts_if_all_its_runs_have_the_figure(compute: Callable[..., Any]) -> None:
+    own = [run_of([0.2, 0.6], 0, lr=1), run_of([0.2, 0.3], 0, lr=2), run_of([0.6], 1), run_of([0.6], 2)]
+    theirs = [run_of([0.2, 0.6], 0), run_of([0.2, 0.6], 1)]
+    reach = "(run) => bytesToReach(run, 'ema_acc_global', 0.5)"
+    found = compute(PAIRED, on_page(*own), on_page(*theirs), reach, "ratioOf")
+    assert (found["mean"], found["n"], found["of"], found["seeds"]) == (pytest.approx(0.5), 1, 2, 3)

@@ -65,16 +65,22 @@ const accuracyAt = (run, accuracy, budget) =>
     .filter((point) => point[2] <= budget)
     .at(-1)?.[1] ?? null;
 
+// A figure by seed: of several runs of one seed the mean, null if one of them has none.
+function bySeed(runs, figure) {
+  const found = new Map();
+  for (const run of runs) found.set(run.config.seed, [...(found.get(run.config.seed) ?? []), figure(run)]);
+  return new Map([...found].map(([seed, values]) => [seed, values.includes(null) ? null : mean(values)]));
+}
+
 // `compare` applied to a figure and the reference's, seed by seed over the seeds that both share.
 function paired(group, reference, figure, compare) {
-  const theirs = new Map(reference.runs.map((run) => [run.config.seed, figure(run)]));
-  const shared = group.runs.filter((run) => theirs.has(run.config.seed));
-  return spreadOf(
-    shared.map((run) => {
-      const [own, other] = [figure(run), theirs.get(run.config.seed)];
-      return own === null || other === null ? null : compare(own, other);
-    }),
-  );
+  const [own, theirs] = [bySeed(group.runs, figure), bySeed(reference.runs, figure)];
+  const shared = [...own.keys()].filter((seed) => theirs.has(seed));
+  const values = shared.map((seed) => {
+    const both = [own.get(seed), theirs.get(seed)];
+    return both.includes(null) ? null : compare(...both);
+  });
+  return { ...spreadOf(values), seeds: Math.max(own.size, theirs.size) };
 }
 
 const ratioOf = (own, other) => (other === 0 ? null : own / other);

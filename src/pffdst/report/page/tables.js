@@ -70,16 +70,15 @@ function leadText(best, second) {
   const lead = paired(best.group, second.group, (run) => run.final[state.accuracy] ?? null, differenceOf);
   const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
   const side = points < 0 ? "below" : "above";
-  const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead, best, second)}`;
+  const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead)}`;
   return isDoubtful(lead, 0) ? `${text}, within twice its standard error` : text;
 }
 
 // Which seeds a comparison uses, if not all of both.
-function seedsText(shared, best, second) {
-  if (shared.n === 0) return ", from different seeds";
-  const all = Math.max(best.accuracy.n, second.accuracy.n);
-  if (shared.n === all) return all === 1 ? ", from one seed" : "";
-  return shared.n === 1 ? ", on the one shared seed" : `, on the ${shared.n} shared seeds`;
+function seedsText({ n, seeds }) {
+  if (n === 0) return ", from different seeds";
+  if (n === seeds) return n === 1 ? ", from one seed" : "";
+  return n === 1 ? ", on the one shared seed" : `, on the ${n} shared seeds`;
 }
 
 function fewestBytes(seen) {

@@ -1,8 +1,10 @@
 """What page/stats.js computes and no command prints, in Python."""
 
+import statistics
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from pffdst.report.figures import Spread, curve, spread_of
+from pffdst.report.figures import curve, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.reading import Run, Scalar
 
@@ -13,10 +15,22 @@ def accuracy_at(run: Run, accuracy: str, budget: float) -> float | None:
     return within[-1] if within else None
 
 
-def paired_ratio(group: Group, reference: Group, figure: Callable[[Run], float | None]) -> Spread:
-    """The figure over the reference's, seed by seed over the seeds of both; NaN where they share none."""
+class Ratio(NamedTuple):
+    """The geometric mean, the lowest and the highest over the `n` of `of` seeds that have one."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    of: int
+
+
+def paired_ratio(group: Group, reference: Group, figure: Callable[[Run], float | None]) -> Ratio:
+    """The figure over the reference's, seed by seed over the seeds of both, at least one of which has a ratio."""
     own, theirs = by_seed(group.runs, figure), by_seed(reference.runs, figure)
-    return spread_of([_over(own[seed], theirs[seed]) for seed in own if seed in theirs])
+    ratios = [_over(own[seed], theirs[seed]) for seed in own if seed in theirs]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return Ratio(statistics.geometric_mean(known), min(known), max(known), len(known), len(ratios))
 
 
 def by_seed(runs: Iterable[Run], figure: Callable[[Run], float | None]) -> dict[Scalar, float | None]:

@@ -7,12 +7,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from pffdst.metrics import names
 from pffdst.report.figures import bytes_to_reach
+from pffdst.report.groups import Group
 from pffdst.report.payload import _run
 from pffdst.report.reading import Run
+from tests.report.stats import paired_ratio
 
 NAME = "ema_acc_global"
 
@@ -73,7 +77,7 @@ def test_the_runs_of_one_seed_are_averaged_before_seeds_are_paired(compute: Call
     theirs = [run_of([y], seed, lr=i) for seed, both in ends.items() for i, y in enumerate(both)]
     own = [run_of([y - 0.01], seed, lr=i) for seed, both in ends.items() for i, y in enumerate(both)]
     found = compute(PAIRED, on_page(*own), on_page(*theirs), LAST, "differenceOf")
-    assert (found["mean"], found["sd"]) == (pytest.approx(-0.01), pytest.approx(0, abs=1e-9))
+    assert (found["mean"], found["half"]) == (pytest.approx(-0.01), pytest.approx(0, abs=1e-9))
     assert (found["n"], found["of"], found["seeds"]) == (2, 2, 2)
 
 
@@ -83,3 +87,44 @@ def test_a_seed_counts_if_all_its_runs_have_the_figure(compute: Callable[..., An
     reach = "(run) => bytesToReach(run, 'ema_acc_global', 0.5)"
     found = compute(PAIRED, on_page(*own), on_page(*theirs), reach, "ratioOf")
     assert (found["mean"], found["n"], found["of"], found["seeds"]) == (pytest.approx(0.5), 1, 2, 3)
+
+
+def test_ratios_have_a_geometric_mean_so_that_the_inverse_has_the_inverse(compute: Callable[..., Any]) -> None:
+    own = [run_of([0.5], seed, step=step) for seed, step in enumerate((100, 400, 400))]
+    theirs = [run_of([0.5], seed) for seed in range(3)]
+    size = "(run) => totalBytes(run)"
+    found = compute(PAIRED, on_page(*own), on_page(*theirs), size, "ratioOf")
+    inverse = compute(PAIRED, on_page(*theirs), on_page(*own), size, "ratioOf")
+    assert (found["mean"], found["low"], found["high"]) == (pytest.approx(16 ** (1 / 3)), 1, 4)
+    assert found["mean"] * inverse["mean"] == pytest.approx(1)
+    assert (inverse["half"], inverse["low"]) == (pytest.approx(found["half"]), 0.25)
+    same = paired_ratio(Group("a", {}, own), Group("b", {}, theirs), lambda run: run.final["bytes_up"])
+    assert (same.mean, same.low, same.high) == (pytest.approx(found["mean"]), 1, 4)
+
+
+@pytest.mark.parametrize("compare", ["differenceOf", "ratioOf"])
+def test_chance_is_what_a_t_test_at_five_percent_says(compute: Callable[..., Any], compare: str) -> None:
+    """Whatever the number of seeds: the interval contains equality where the test does not reject it."""
+    dice, none = np.random.default_rng(0), 1.0 if compare == "ratioOf" else 0.0
+    for n in (2, 3, 4, 5, 9, 31, 32, 60):
+        samples = none + 0.05 * dice.normal(size=(100, n)) + 0.05 * dice.exponential(size=(100, 1))
+        tested = np.log(samples) if compare == "ratioOf" else samples
+        p = stats.ttest_1samp(tested, 0.0, axis=1).pvalue
+        found = compute(f"(all) => all.map((values) => compared(values, {compare}))", samples.tolist())
+        clear = np.abs(p - 0.05) > 0.001
+        assert list(np.array([each["byChance"] for each in found])[clear]) == list(p[clear] > 0.05)
+        width = stats.t.ppf(0.975, n - 1) * tested.std(axis=1, ddof=1) / np.sqrt(n)
+        np.testing.assert_allclose([each["half"] for each in found], width, rtol=1e-3)
+
+
+def test_equal_methods_are_called_so_in_95_of_100_studies_of_few_seeds(compute: Callable[..., Any]) -> None:
+    dice = np.random.default_rng(1)
+    for n in (2, 3, 4):
+        samples = dice.normal(size=(4000, n)).tolist()
+        count = compute("(all) => all.filter((each) => compared(each, differenceOf).byChance).length", samples)
+        assert count / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_one_seed_has_no_interval(compute: Callable[..., Any]) -> None:
+    one = compute("() => { const one = compared([0.1], differenceOf); return [isNaN(one.half), one.byChance, one.n]; }")
+    assert one == [True, False, 1]

@@ -83,8 +83,8 @@ def test_the_first_screen_says_which_method_how_accurate_how_many_bytes(tab, gro
 @pytest.mark.parametrize(
     ("seeds", "others", "told"),
     [
-        ((0,), (0,), ", from one seed"),
-        ((0, 1), (1,), ", on the one shared seed"),
+        ((0,), (0,), ", from one seed: no interval"),
+        ((0, 1), (1,), ", on the one shared seed: no interval"),
         ((0, 1, 2), (0, 1), ", on the 2 shared seeds"),
         ((0,), (1,), ", from different seeds"),
     ],
@@ -399,10 +399,17 @@ def test_two_groups_side_by_side_are_compared_seed_by_seed(tab, groups):
     first, second = (next(g for g in groups if g.label == f"{name} · sparsity 0.95") for name in ("feddst", "pffdst"))
     tab.page.select_option("#pair-left", f"group:{first.label}")
     tab.page.select_option("#pair-right", f"group:{second.label}")
-    row = tab.page.locator("#pair tbody tr", has_text="Bytes, both directions").inner_text()
-    found = paired_ratio(second, first, lambda run: run.final["bytes_up"] + run.final["bytes_down"])
+    row = tab.page.locator("#pair tbody tr", has_text="Training").inner_text()
+    found = paired_ratio(second, first, lambda run: run.final["flops"])
     assert found.n == 2
-    assert f"{found.mean:.2f} ± {found.sd:.2f} ×" in row
+    spread = f" ({found.low:.2f} to {found.high:.2f})" if f"{found.low:.2f}" != f"{found.high:.2f}" else ""
+    assert f"{found.mean:.2f} ×{spread}" in row
+    ends = [{run.seed: 100 * run.final["ema_acc_global"] for run in group.runs} for group in (second, first)]
+    points = spread_of([ends[0][seed] - ends[1][seed] for seed in ends[1]])
+    half = 12.706 * points.sd / 2**0.5  # Student's t with one degree of freedom
+    told = tab.page.locator("#pair tbody tr", has_text="Accuracy").inner_text()
+    assert f"{points.mean:+.1f} ± {half:.1f} points".replace("-", "−") in told
+    assert ("within chance (95 %)" in told) == (abs(points.mean) < half)
     assert "left=group" in tab.page.url
 
 

@@ -1,4 +1,4 @@
-"""What the page knows about the runs, as JSON: rounded to visible precision; what is compared, as Python compares it."""
+"""What the page knows about the runs, as JSON: rounded to visible precision; accuracies as Python compares them."""
 
 from __future__ import annotations
 

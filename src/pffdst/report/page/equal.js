@@ -1,4 +1,26 @@
-// The tables of equal accuracy and equal bytes, each figure compared with a reference's.
+// How groups compare, seed by seed, in words; the tables of equal accuracy and equal bytes.
+
+// "2.52 (1.00 to 4.00)": the geometric mean, the lowest and the highest.
+function ratioText({ mean: middle, low, high }, unit = "") {
+  const [least, most] = [fixed(low, 2), fixed(high, 2)];
+  return `${fixed(middle, 2)}${unit}${least === most ? "" : ` (${least} to ${most})`}`;
+}
+
+// "+1.2 ± 3.4": points, ± half of the 95 % interval.
+const pointsText = ({ mean: middle, half }) =>
+  `${middle > 0 ? "+" : ""}${plusMinusText(100 * middle, 100 * half, 1)} points`;
+
+const BY_CHANCE = "within chance (95 %)";
+
+// What a reader of a comparison has to know: of how many seeds it is, and whether chance explains it.
+function doubts({ n, seeds, byChance, single }) {
+  const some = n < seeds ? `${n} of ${seeds} seeds` : "";
+  if (single) return "one run each: no interval";
+  if (n === 1) return `${some || "one seed"}: no interval`;
+  return [byChance && BY_CHANCE, some].filter(Boolean).join(", ");
+}
+
+const doubtLine = (against) => doubts(against) !== "" && el("span", { class: "sub" }, doubts(against));
 
 // The reference of a column: the chosen group, else the best of those whose runs all have the figure.
 function referenceOf(seen, figure, isBetter) {
@@ -24,13 +46,20 @@ function equalTable(seen, { caption, name, given, figure, isBetter, compare, cel
       const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
       return [
         cell(spreads[g][i], units[i], group, value),
-        against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group)),
+        ...comparedLines(against, references[i] === group, relative),
       ];
     });
     return { cells: [el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)), ...cells] };
   });
   return table({ caption, columns, rows });
 }
+
+const comparedLines = (against, isReference, relative) =>
+  against === null || against.n === 0
+    ? []
+    : isReference
+      ? [el("span", { class: "sub" }, relative.own)]
+      : [el("span", { class: "sub" }, relative.text(against)), doubtLine(against)];
 
 // The places of the rows, the best of the last column first; rows without a figure there follow, by the column before.
 function byLastColumn(spreads, isBetter) {
@@ -47,7 +76,9 @@ function byLastColumn(spreads, isBetter) {
 
 function reachTable(seen) {
   return equalTable(seen, {
-    caption: "Bytes to reach an accuracy, mean ± standard deviation over seeds, and as a multiple of the reference",
+    caption:
+      "Bytes to reach an accuracy, mean ± standard deviation over runs, " +
+      "and as a multiple of the reference: geometric mean (lowest to highest)",
     given: levelsNow(seen),
     figure: reach,
     name: (level) => `${Number((100 * level).toFixed(1))} %`,
@@ -55,13 +86,15 @@ function reachTable(seen) {
     compare: ratioOf,
     cell: (spread, scale) => reachCell(spread, scale),
     unit: (values) => columnScale(values, BYTES),
-    relative: (times, own) => (own ? "1 ×" : `${plusMinusText(times.mean, times.sd, 2)} ×`),
+    relative: { own: "1 ×", text: (times) => ratioText(times, " ×") },
   });
 }
 
 function atTable(seen) {
   return equalTable(seen, {
-    caption: "Accuracy within a byte budget, mean ± standard deviation over seeds, and points from the reference",
+    caption:
+      "Accuracy within a byte budget, mean ± standard deviation over runs, " +
+      "and points from the reference ± half of a 95 % interval",
     given: budgetsNow(seen),
     figure: at,
     name: (budget) => bytesText(budget),
@@ -74,9 +107,6 @@ function atTable(seen) {
       const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all of its ${bytesText(spent)}`);
       return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
     },
-    relative: (points, own) =>
-      own
-        ? "reference"
-        : `${points.mean > 0 ? "+" : ""}${plusMinusText(100 * points.mean, 100 * points.sd, 1)} points`,
+    relative: { own: "reference", text: pointsText },
   });
 }

@@ -50,9 +50,6 @@ function pairRows(seen) {
   ];
 }
 
-// Twice the standard error of the paired difference; below that, seeds alone could explain it.
-const isDoubtful = ({ mean: middle, sd, n }, none) => n > 1 && Math.abs(middle - none) < (2 * sd) / Math.sqrt(n);
-
 function pairTable(seen) {
   const [left, right] = chosenPair(seen);
   if (left === undefined || right === undefined) return el("p", { class: "empty" }, "There is only one group.");
@@ -70,24 +67,22 @@ function pairTable(seen) {
   const rows = pairRows(seen).map(([name, figure, text, compare]) => ({
     cells: [name, told(left, figure, text), told(right, figure, text), comparedText(left, right, figure, compare)],
   }));
-  return table({ caption: "Two groups or runs side by side, means over seeds", columns, rows });
+  return table({ caption: "Two groups or runs side by side, means over runs", columns, rows });
 }
 
 function comparedText(left, right, figure, compare) {
-  const same = left.runs.length === 1 && right.runs.length === 1;
-  const against = same
-    ? spreadOf([figure(right.runs[0]), figure(left.runs[0])].includes(null) ? [null] : [compare(figure(right.runs[0]), figure(left.runs[0]))])
+  const single = left.runs.length === 1 && right.runs.length === 1;
+  const against = single
+    ? ofTwoRuns(right.runs[0], left.runs[0], figure, compare)
     : paired(right, left, figure, compare);
   if (against.n === 0) return el("span", { class: "none" }, ABSENT);
-  const isRatio = compare === ratioOf;
-  const scale = isRatio ? 1 : 100;
-  const text = plusMinusText(scale * against.mean, scale * against.sd, isRatio ? 2 : 1);
-  const sign = !isRatio && against.mean > 0 ? "+" : "";
-  const unit = isRatio ? "×" : "points";
-  return [
-    `${sign}${text} ${unit}`,
-    isDoubtful(against, isRatio ? 1 : 0) && el("span", { class: "sub" }, "within twice its standard error"),
-  ];
+  return [compare === ratioOf ? ratioText(against, " ×") : pointsText(against), doubtLine(against)];
+}
+
+// Two runs are compared whatever their seeds.
+function ofTwoRuns(run, other, figure, compare) {
+  const both = [figure(run), figure(other)];
+  return { ...compared([both.includes(null) ? null : compare(...both)], compare), seeds: 1, single: true };
 }
 
 function pairCurves(seen) {

@@ -80,8 +80,37 @@ function paired(group, reference, figure, compare) {
     const both = [own.get(seed), theirs.get(seed)];
     return both.includes(null) ? null : compare(...both);
   });
-  return { ...spreadOf(values), seeds: Math.max(own.size, theirs.size) };
+  return { ...compared(values, compare), seeds: Math.max(own.size, theirs.size) };
 }
+
+// Of differences the mean; of ratios the geometric mean, so that inverse ratios have the inverse mean. With the lowest
+// and the highest, half of the mean's 95 % interval (of a ratio's logarithm), and whether it contains equality.
+function compared(values, compare) {
+  const isRatio = compare === ratioOf;
+  const spread = spreadOf(values.map((value) => (isRatio && value !== null ? Math.log(value) : value)));
+  const known = values.filter((value) => value !== null);
+  const half = halfOf(spread);
+  return {
+    mean: isRatio ? Math.exp(spread.mean) : spread.mean,
+    low: Math.min(...known),
+    high: Math.max(...known),
+    half,
+    byChance: Math.abs(spread.mean) < half,
+    n: spread.n,
+    of: spread.of,
+  };
+}
+
+// Half of the 95 % interval of a mean over n values, by Student's t; NaN for a single one.
+const halfOf = ({ sd, n }) => (n > 1 ? (tOf(n - 1) * sd) / Math.sqrt(n) : NaN);
+
+// The 97.5 % quantile of Student's t by degrees of freedom, from 1.
+const T = [
+  ...[12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228],
+  ...[2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093, 2.086],
+  ...[2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042],
+];
+const tOf = (freedom) => T[freedom - 1] ?? 1.96 + 2.47 / freedom;
 
 const ratioOf = (own, other) => (other === 0 ? null : own / other);
 const differenceOf = (own, other) => own - other;

@@ -60,10 +60,12 @@ function mostAccurate(seen) {
   if (ranked.length === 0) return null;
   const [best, second] = ranked;
   const { mean: middle, sd, n } = best.accuracy;
-  const lines = [`${bytesText(best.bytes.mean)} and ${flopsText(best.flops.mean)}, n = ${n}`];
+  const lines = [`${bytesText(best.bytes.mean)} and ${flopsText(best.flops.mean)}${deviationText(n)}`];
   if (second !== undefined) lines.push(leadText(best, second));
   return figureCard("Most accurate", best.group, plusMinus(100 * middle, 100 * sd, 1), "%", lines);
 }
+
+const deviationText = (n) => (n > 1 ? `; ± is the standard deviation of ${n} runs` : "; one run");
 
 // Compared on the seeds that both share, where the second may well be ahead.
 function leadText(best, second) {
@@ -71,14 +73,14 @@ function leadText(best, second) {
   const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
   const side = points < 0 ? "below" : "above";
   const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead)}`;
-  return isDoubtful(lead, 0) ? `${text}, within twice its standard error` : text;
+  return lead.byChance ? `${text}, ${BY_CHANCE}` : text;
 }
 
 // Which seeds a comparison uses, if not all of both.
 function seedsText({ n, seeds }) {
   if (n === 0) return ", from different seeds";
-  if (n === seeds) return n === 1 ? ", from one seed" : "";
-  return n === 1 ? ", on the one shared seed" : `, on the ${n} shared seeds`;
+  if (n === seeds) return n === 1 ? ", from one seed: no interval" : "";
+  return n === 1 ? ", on the one shared seed: no interval" : `, on the ${n} shared seeds`;
 }
 
 function fewestBytes(seen) {
@@ -93,11 +95,13 @@ function fewestBytes(seen) {
   const [best, ...rest] = ranked;
   const scale = columnScale([best.sent.mean], BYTES);
   const other = rest.find((each) => each.group.family !== best.group.family) ?? rest[0];
-  const lines = [`${ranked.length} of ${seen.groups.length} groups reach it with every seed`];
+  const many = `${ranked.length} of ${seen.groups.length} groups reach it with every seed`;
+  const lines = [`${many}${deviationText(best.sent.n)}`];
   if (other !== undefined) {
     const times = paired(other.group, best.group, reach(level), ratioOf);
-    const many = times.n > 0 ? plusMinusText(times.mean, times.sd, 2) : fixed(other.sent.mean / best.sent.mean, 2);
-    lines.push(`${other.group.label} needs ${many} times as many${times.n > 0 ? "" : ", from different seeds"}`);
+    const ratio = times.n > 0 ? ratioText(times) : fixed(other.sent.mean / best.sent.mean, 2);
+    const chance = times.byChance ? `, ${BY_CHANCE}` : "";
+    lines.push(`${other.group.label} needs ${ratio} times as many${seedsText(times)}${chance}`);
   }
   const sd = Number.isFinite(best.sent.sd) ? el("span", { class: "sd" }, ` ± ${scale.text(best.sent.sd)}`) : null;
   return figureCard(
@@ -222,7 +226,7 @@ function groupTable(seen) {
     ),
   }));
   return table({
-    caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`,
+    caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n runs`,
     columns,
     rows,
     sort: sorting("groupSort"),

@@ -111,6 +111,28 @@ def test_a_lead_is_that_of_the_seeds_of_both(browser, tmp_path, write, seeds, ot
     assert ("from different seeds" in fewest, "–" in fewest) == (not {*seeds} & {*others}, False)
 
 
+def opened(browser, folder):
+    path = folder.parent / "report.html"
+    path.write_text(page(payload(Library([folder]).look())), encoding="utf-8")
+    return Tab(browser, path.as_uri())
+
+
+def test_an_accuracy_within_a_budget_tells_of_how_many_runs_it_is(browser, tmp_path, write):
+    """One seed of three is evaluated before the budget is spent."""
+    for seed in range(3):
+        write(tmp_path / "logs" / f"pffdst{seed}", seed=seed, every=1 if seed == 0 else 10)
+        write(tmp_path / "logs" / f"feddst{seed}", seed=seed, method="feddst", every=1)
+    tab = opened(browser, tmp_path / "logs")
+    tab.page.fill("#budgets", "40 MB, 80 MB")
+    tab.page.select_option("#reference", "feddst")
+    rows = {row.split("\t")[0].strip(): row for row in tab.page.locator("#at tbody tr").all_inner_texts()}
+    tab.context.close()
+    [mine] = [row for label, row in rows.items() if label.startswith("pffdst")]
+    assert mine.count("1 of 3 runs") == 1
+    assert mine.count("1 of 3 seeds: no interval") == 1
+    assert "of 3" not in rows["feddst"]
+
+
 def test_every_picture_is_drawn_and_tells_itself_in_words(tab):
     tab.look_at_everything()
     for plot in tab.page.locator(".plot").all():

@@ -105,7 +105,7 @@ function atTable(seen) {
       if (spread.n === 0) return el("span", { class: "none" }, "none yet");
       const spent = spreadOf(group.runs.map(totalBytes)).mean;
       const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all of its ${bytesText(spent)}`);
-      return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
+      return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), someRuns(spread), note];
     },
     relative: { own: "reference", text: pointsText },
   });

@@ -57,7 +57,7 @@ function pairTable(seen) {
     const spread = spreadOf(side.runs.map(figure));
     return spread.n === 0
       ? el("span", { class: "none" }, ABSENT)
-      : [text(spread.mean), spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`)];
+      : [text(spread.mean), someRuns(spread)];
   };
   const columns = [
     { name: "Figure", left: true },

@@ -264,9 +264,11 @@ function reachCell(spread, scale) {
   return [
     scale.text(spread.mean),
     spreadText(spread, scale),
-    spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`),
+    someRuns(spread),
   ];
 }
+
+const someRuns = ({ n, of }) => n < of && el("span", { class: "sub" }, `${n} of ${of} runs`);
 
 function groupToggle(group, place) {
   const toggle = () => {

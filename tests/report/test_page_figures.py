@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from scipy import stats
 
 from pffdst.metrics import names
-from pffdst.report.figures import bytes_to_reach
+from pffdst.metrics.names import Row
+from pffdst.report.figures import bytes_to_reach, mean_curve
 from pffdst.report.groups import Group
 from pffdst.report.payload import _run
 from pffdst.report.reading import Run
@@ -128,3 +130,39 @@ def test_equal_methods_are_called_so_in_95_of_100_studies_of_few_seeds(compute: 
 def test_one_seed_has_no_interval(compute: Callable[..., Any]) -> None:
     one = compute("() => { const one = compared([0.1], differenceOf); return [isNaN(one.half), one.byChance, one.n]; }")
     assert one == [True, False, 1]
+
+
+CURVE = """(runs, key) => meanCurve(runs, 'ema_acc_global', (point) => point[key])
+    .map(({x, round, bytes, y}) => [x, round, bytes, y.mean, y.sd])"""
+GROUPS = {
+    "the same rounds": [run_of([0.2, 0.3, 0.5]), run_of([0.1, 0.4, 0.6], 1, step=130)],
+    "odd and even rounds": [run_of([0.2, 0.3, 0.5], rounds=[1, 3, 5]), run_of([0.1, 0.4, 0.6], 1, rounds=[2, 4, 6])],
+    "one goes on": [run_of([0.2, 0.3]), run_of([0.1, 0.2, 0.3, 0.5], 1), run_of([0.1, 0.2, 0.3], 2, step=90)],
+    "no range": [run_of([0.2, 0.3]), run_of([0.1, 0.2], 1, rounds=[7, 8])],
+    "one point of several": [run_of([0.2, 0.3]), run_of([0.1], 1, rounds=[2])],
+    "a first evaluation": [run_of([0.2]), run_of([0.1], 1)],
+}
+
+
+def timed(row: Row) -> Row:
+    return {**row, names.COST_SECONDS: 3.0 * row[names.ROUND]}
+
+
+@pytest.mark.parametrize("against", ["round", "bytes", "flops", "seconds"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_page_and_pictures_draw_the_same_mean_curve(compute: Callable[..., Any], name: str, against: str) -> None:
+    runs = [replace(run, rows=[timed(row) for row in run.rows]) for run in GROUPS[name]]
+    ours = [
+        [getattr(point, against), point.round, point.bytes, spread.mean, spread.sd]
+        for point, spread in mean_curve(Group("g", {}, runs), NAME, against)
+    ]
+    np.testing.assert_allclose(compute(CURVE, on_page(*runs), against), ours, rtol=1e-6, atol=1e-9)
+    assert (name in ("no range", "one point of several")) == (ours == [])
+
+
+def test_a_thinned_curve_keeps_its_ends_and_its_values(compute: Callable[..., Any]) -> None:
+    run = run_of([t / 1000 for t in range(1000)])
+    thin = "(run, most) => meanCurve([run], 'ema_acc_global', (p) => p.bytes, most).map(({x, y}) => [x, y.mean])"
+    found = compute(thin, *on_page(run), 11)
+    assert [found[0], found[-1], len(found)] == [[100, 0], [100_000, pytest.approx(0.999)], 11]
+    assert all(share == pytest.approx((size / 100 - 1) / 1000) for size, share in found)

@@ -133,6 +133,30 @@ def test_an_accuracy_within_a_budget_tells_of_how_many_runs_it_is(browser, tmp_p
     assert "of 3" not in rows["feddst"]
 
 
+def test_the_end_of_a_curve_is_that_of_the_table_and_what_is_not_drawn_is_named(browser, tmp_path, write):
+    for seed, every in enumerate((6, 7)):  # evaluated in rounds 6, 12, 18, 20 and 7, 14, 20
+        write(tmp_path / "logs" / f"pffdst{seed}", seed=seed, every=every)
+    for seed, step in enumerate((1, 50)):  # one stops before the other, which has a round alone, is evaluated
+        write(
+            tmp_path / "logs" / f"feddst{seed}", method="feddst", seed=seed, every=step, done=19 if step == 1 else None
+        )
+    tab = opened(browser, tmp_path / "logs")
+    tab.page.check("#unfinished")
+    tab.look_at("plot-curves")
+    label = tab.page.get_attribute("#plot-curves", "aria-label")
+    rounds = tab.page.evaluate("document.getElementById('plot-curves').data.find((t) => t.meta.said).x")
+    accuracy = dict(zip(tab.column("groups", 1), tab.column("groups", 2), strict=True))["pffdst"].split(" ")[0]
+    caption = tab.page.locator("#caption-curves").inner_text()
+    tab.page.fill("#filter", "feddst")
+    alone = tab.page.locator("#plot-curves").inner_text()
+    tab.context.close()
+    assert tab.said == []
+    assert rounds == [7, 12, 14, 18, 20]
+    assert f"At the end: pffdst {accuracy} % at round 20. Not drawn: feddst (seeds share no range)." in label
+    assert "Not drawn: feddst (seeds share no range)." in caption
+    assert "Not drawn: feddst (seeds share no range)." in alone
+
+
 def test_every_picture_is_drawn_and_tells_itself_in_words(tab):
     tab.look_at_everything()
     for plot in tab.page.locator(".plot").all():

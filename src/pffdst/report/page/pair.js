@@ -87,10 +87,8 @@ function ofTwoRuns(run, other, figure, compare) {
 
 function pairCurves(seen) {
   const both = chosenPair(seen).filter(Boolean);
-  const found = both
-    .map((group) => ({ group, points: thinned(meanCurve(group.runs, state.accuracy)) }))
-    .filter(({ points }) => points.length > 0);
-  const axisOf = axisFor(found.flatMap(({ points }) => points.map(X_AXES[state.x].of)));
+  const { found, missing } = meanCurves(both);
+  const axisOf = axisFor(found.flatMap(({ points }) => points.map(placeOf)));
   const traces = found.flatMap(({ group, points }) => [
     ...(group.runs.length > 1 ? [bandOf(group, points, axisOf)] : []),
     lineOf(group, points, axisOf, {
@@ -98,11 +96,12 @@ function pairCurves(seen) {
       hovertemplate: `${plain(group.label)}: <b>%{y:.1f} %</b><extra></extra>`,
     }),
   ]);
-  const ends = found.map(({ group, points }) => `${group.label} ${percentText(points.at(-1).y.mean)}`);
+  const ends = found.map(({ group }) => endText(group, axisOf));
   return {
     traces,
+    empty: missing || undefined,
     layout: { ...curveLayout(found, axisOf, ""), annotations: [], margin: { l: 52, r: 12, t: 8, b: 44 } },
-    label: `The two curves of accuracy against ${axisOf.words}. At the end: ${ends.join("; ")}.`,
-    caption: "Against the same axis as the curves above; bands are one standard deviation.",
+    label: `The two curves of accuracy against ${axisOf.words}. At the end: ${ends.join("; ")}. ${missing}`,
+    caption: `Against the same axis as the curves above; bands are one standard deviation. ${missing}`,
   };
 }

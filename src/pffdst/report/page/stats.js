@@ -27,8 +27,8 @@ function curveOf(run, accuracy) {
   return known[accuracy];
 }
 
-// At most `most` of the points, evenly spaced, including the first and last: for drawing, never for a figure.
-function thinned(points, most = 1200) {
+// At most `most` of the points, evenly spaced, including the first and last.
+function thinned(points, most) {
   if (points.length <= most) return points;
   return Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]);
 }
@@ -36,24 +36,46 @@ function thinned(points, most = 1200) {
 // For runs without a readable evaluation only the final figures are known.
 const drawnRuns = (runs, accuracy) => runs.filter((run) => curveOf(run, accuracy).length > 0);
 
-function meanCurve(runs, accuracy) {
-  const curves = drawnRuns(runs, accuracy).map(
-    (run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])),
-  );
-  if (curves.length === 0) return [];
-  const shared = [...curves[0].keys()].filter((t) => curves.every((points) => points.has(t)));
-  return shared.map((t) => {
-    const points = curves.map((each) => each.get(t));
-    return {
-      round: t,
-      y: spreadOf(points.map((p) => p[1])),
-      bytes: mean(points.map((p) => p[2])),
-      flops: mean(points.map((p) => p[3])),
-      up: mean(points.map((p) => p[4])),
-      seconds: mean(points.map((p) => p[5])),
-      cohort: runs[0].config.cohort,
-    };
+// The evaluations as {round, share, bytes, ...}.
+function pointsOf(run, accuracy) {
+  const { cohort } = run.config;
+  const named = ([round, share, bytes, flops, up, seconds]) => ({ round, share, bytes, flops, up, seconds, cohort });
+  return curveOf(run, accuracy).map(named);
+}
+
+// Means at equal x, `of` a point, over the runs that have a curve. A run is a straight line between its evaluations and
+// has no value beyond them: the places are those of all runs' evaluations, from the largest first to the smallest last
+// one, at most `most` of them. Empty where the runs share no range.
+function meanCurve(runs, accuracy, of, most = Infinity) {
+  const curves = drawnRuns(runs, accuracy).map((run) => {
+    const known = pointsOf(run, accuracy).filter((point) => Number.isFinite(of(point)));
+    return known.map((point) => ({ x: of(point), point })).sort((a, b) => a.x - b.x);
   });
+  const reached = curves.map(() => 0); // by run: the place of its last evaluation at x or before
+  return thinned(sharedPlaces(curves), most).map((x) => {
+    const points = curves.map((curve, i) => {
+      while (curve[reached[i] + 1]?.x <= x) reached[i] += 1;
+      return pointAt(curve[reached[i]], curve[reached[i] + 1], x);
+    });
+    const over = (key) => mean(points.map((point) => point[key]));
+    return { x, round: over("round"), bytes: over("bytes"), y: spreadOf(points.map((point) => point.share)) };
+  });
+}
+
+// A single place is no range, unless nobody has another.
+function sharedPlaces(curves) {
+  if (curves.length === 0 || curves.some((curve) => curve.length === 0)) return [];
+  const [low, high] = [Math.max(...curves.map((c) => c[0].x)), Math.min(...curves.map((c) => c.at(-1).x))];
+  if (low >= high && curves.some((curve) => curve[0].x !== curve.at(-1).x)) return [];
+  const places = curves.flatMap((curve) => curve.map(({ x }) => x)).filter((x) => low <= x && x <= high);
+  return [...new Set(places)].sort((a, b) => a - b);
+}
+
+function pointAt(last, next, x) {
+  if (last.x === x) return last.point;
+  const part = (x - last.x) / (next.x - last.x);
+  const along = (key) => last.point[key] + part * (next.point[key] - last.point[key]);
+  return { round: along("round"), bytes: along("bytes"), share: along("share") };
 }
 
 // Levels are rounded as the accuracies are (`rounded` in figures.py).

@@ -448,14 +448,14 @@ def test_two_groups_side_by_side_are_compared_seed_by_seed(tab, groups):
     row = tab.page.locator("#pair tbody tr", has_text="Training").inner_text()
     found = paired_ratio(second, first, lambda run: run.final["flops"])
     assert found.n == 2
-    spread = f" ({found.low:.2f} to {found.high:.2f})" if f"{found.low:.2f}" != f"{found.high:.2f}" else ""
+    spread = f" ({found.low:.2f}\u00a0to\u00a0{found.high:.2f})" if f"{found.low:.2f}" != f"{found.high:.2f}" else ""
     assert f"{found.mean:.2f} ×{spread}" in row
     ends = [{run.seed: 100 * run.final["ema_acc_global"] for run in group.runs} for group in (second, first)]
     points = spread_of([ends[0][seed] - ends[1][seed] for seed in ends[1]])
     half = 12.706 * points.sd / 2**0.5  # Student's t with one degree of freedom
     told = tab.page.locator("#pair tbody tr", has_text="Accuracy").inner_text()
-    assert f"{points.mean:+.1f} ± {half:.1f} points".replace("-", "−") in told
-    assert ("within chance (95 %)" in told) == (abs(points.mean) < half)
+    assert f"{points.mean:+.1f}\u00a0±\u00a0{half:.1f} points".replace("-", "−") in told
+    assert ("within chance (95\u00a0%)" in told) == (abs(points.mean) < half)
     assert "left=group" in tab.page.url
 
 

@@ -1,16 +1,16 @@
 // How groups compare, seed by seed, in words; the tables of equal accuracy and equal bytes.
 
-// "2.52 (1.00 to 4.00)": the geometric mean, the lowest and the highest.
+// "2.52 (1.00 to 4.00)": the geometric mean, the lowest and the highest. Lines break before the range, not in it.
 function ratioText({ mean: middle, low, high }, unit = "") {
   const [least, most] = [fixed(low, 2), fixed(high, 2)];
-  return `${fixed(middle, 2)}${unit}${least === most ? "" : ` (${least} to ${most})`}`;
+  return `${fixed(middle, 2)}${unit}${least === most ? "" : ` (${least}\u00a0to\u00a0${most})`}`;
 }
 
 // "+1.2 ± 3.4": points, ± half of the 95 % interval.
 const pointsText = ({ mean: middle, half }) =>
-  `${middle > 0 ? "+" : ""}${plusMinusText(100 * middle, 100 * half, 1)} points`;
+  `${middle > 0 ? "+" : ""}${plusMinusText(100 * middle, 100 * half, 1).replaceAll(" ", "\u00a0")} points`;
 
-const BY_CHANCE = "within chance (95 %)";
+const BY_CHANCE = "within chance (95\u00a0%)";
 
 // What a reader of a comparison has to know: of how many seeds it is, and whether chance explains it.
 function doubts({ n, seeds, byChance, single }) {

@@ -17,7 +17,7 @@ from pffdst.metrics.units import format_bytes, format_flops
 from pffdst.report.figures import bytes_to_reach, curve, mean_curve
 from pffdst.report.groups import Group
 from pffdst.report.looks import HUES
-from pffdst.report.pictures import STYLE
+from pffdst.report.pictures import STYLE, curve_label
 from pffdst.report.reading import Run
 from reproduce.figures import (
     JUDGED,
@@ -128,13 +128,14 @@ def _spent(group: Group, budget: int) -> list[str]:
 
 
 def front(groups: Mapping[str, Group], budget: float = math.inf) -> list[tuple[float, float, str]]:
-    """Pareto's front: (bytes, accuracy, row) that no evaluation of any row beats with as few bytes, by ascending bytes.
+    """Pareto's front: (bytes, accuracy, row) that no row beats with as few bytes, by ascending bytes.
 
-    Of the means over the seeds, at the rounds that all of a row's seeds evaluated, within the budget.
+    Of the rows' mean curves over bytes, within the budget.
     """
     found: list[tuple[float, float, str]] = []
     best = -math.inf
-    every = [(p.bytes, -p.accuracy, name) for name, group in groups.items() for p, _ in mean_curve(group, JUDGED)]
+    curves = {name: mean_curve(group, JUDGED, "bytes") for name, group in groups.items()}
+    every = [(point.bytes, -point.accuracy, name) for name, curve in curves.items() for point, _ in curve]
     for size, negative, name in sorted(every):
         if -negative > best and size <= budget:
             best = -negative
@@ -155,11 +156,13 @@ def _draw(ax: Axes, table: Table, best: Sequence[tuple[float, float, str]]) -> N
     named = list(dict.fromkeys([name for _, _, name in best] + [table.section.reference]))
     hues = {name: HUES[i % len(HUES)] for i, name in enumerate(named)}
     for name, group in table.groups.items():
-        at = [(p.bytes, 100 * p.accuracy) for p, _ in mean_curve(group, JUDGED)]
+        means = [point for point, _ in mean_curve(group, JUDGED, "bytes")]
         look: dict[str, Any] = {"color": "#c9cdd3", "lw": 0.8, "zorder": 1}
         if name in hues:
-            look = {"color": hues[name], "lw": 1.6, "zorder": 3, "label": group.label.replace("$", r"\$")}
-        ax.plot(*zip(*at, strict=True), marker=".", ms=3, **look)
+            look = {"color": hues[name], "lw": 1.6, "zorder": 3}
+        if name in hues or not means:
+            look["label"] = curve_label(group, JUDGED, is_drawn=bool(means))
+        ax.plot([p.bytes for p in means], [100 * p.accuracy for p in means], marker=".", ms=3, **look)
     line = [(size, 100 * share) for size, share, _ in best]
     line += [(float(table.section.budget), share) for _, share in line[-1:]]
     ax.step([x for x, _ in line], [y for _, y in line], where="post", color="#30343b", lw=1.0, ls=":", zorder=4)

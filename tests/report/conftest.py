@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -66,6 +69,19 @@ def shelf(logs: Path) -> Shelf:
 def groups(shelf: Shelf) -> list[Group]:
     keys = keys_of([run for run in shelf.runs if run.has_figures and not run.twin])
     return group_runs([run for run in shelf.runs if is_counted(run)], keys)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: PFFDST_TEST_CHROMIUM, or `chromium` on the path."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("apt-get install chromium, or name one in PFFDST_TEST_CHROMIUM")
+    with playwright.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 def labelled(groups: Sequence[Group], label: str) -> Group:

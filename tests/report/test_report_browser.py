@@ -23,20 +23,7 @@ from pffdst.report.payload import payload
 from pffdst.report.serve import open_server
 from tests.report.stats import accuracy_at, paired_ratio
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-CHROMIUM = os.environ.get("PFFDST_TEST_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="apt-get install chromium, or name one in PFFDST_TEST_CHROMIUM"
-)
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +83,8 @@ def test_the_first_screen_says_which_method_how_accurate_how_many_bytes(tab, gro
 @pytest.mark.parametrize(
     ("seeds", "others", "told"),
     [
-        ((0,), (0,), ", from one seed"),
-        ((0, 1), (1,), ", on the one shared seed"),
+        ((0,), (0,), ", from one seed: no interval"),
+        ((0, 1), (1,), ", on the one shared seed: no interval"),
         ((0, 1, 2), (0, 1), ", on the 2 shared seeds"),
         ((0,), (1,), ", from different seeds"),
     ],
@@ -122,6 +109,52 @@ def test_a_lead_is_that_of_the_seeds_of_both(browser, tmp_path, write, seeds, ot
     assert f"{abs(points):.1f} points {'below' if points < 0 else 'above'} " in card
     assert told in card
     assert ("from different seeds" in fewest, "–" in fewest) == (not {*seeds} & {*others}, False)
+
+
+def opened(browser, folder):
+    path = folder.parent / "report.html"
+    path.write_text(page(payload(Library([folder]).look())), encoding="utf-8")
+    return Tab(browser, path.as_uri())
+
+
+def test_an_accuracy_within_a_budget_tells_of_how_many_runs_it_is(browser, tmp_path, write):
+    """One seed of three is evaluated before the budget is spent."""
+    for seed in range(3):
+        write(tmp_path / "logs" / f"pffdst{seed}", seed=seed, every=1 if seed == 0 else 10)
+        write(tmp_path / "logs" / f"feddst{seed}", seed=seed, method="feddst", every=1)
+    tab = opened(browser, tmp_path / "logs")
+    tab.page.fill("#budgets", "40 MB, 80 MB")
+    tab.page.select_option("#reference", "feddst")
+    rows = {row.split("\t")[0].strip(): row for row in tab.page.locator("#at tbody tr").all_inner_texts()}
+    tab.context.close()
+    [mine] = [row for label, row in rows.items() if label.startswith("pffdst")]
+    assert mine.count("1 of 3 runs") == 1
+    assert mine.count("1 of 3 seeds: no interval") == 1
+    assert "of 3" not in rows["feddst"]
+
+
+def test_the_end_of_a_curve_is_that_of_the_table_and_what_is_not_drawn_is_named(browser, tmp_path, write):
+    for seed, every in enumerate((6, 7)):  # evaluated in rounds 6, 12, 18, 20 and 7, 14, 20
+        write(tmp_path / "logs" / f"pffdst{seed}", seed=seed, every=every)
+    for seed, step in enumerate((1, 50)):  # one stops before the other, which has a round alone, is evaluated
+        write(
+            tmp_path / "logs" / f"feddst{seed}", method="feddst", seed=seed, every=step, done=19 if step == 1 else None
+        )
+    tab = opened(browser, tmp_path / "logs")
+    tab.page.check("#unfinished")
+    tab.look_at("plot-curves")
+    label = tab.page.get_attribute("#plot-curves", "aria-label")
+    rounds = tab.page.evaluate("document.getElementById('plot-curves').data.find((t) => t.meta.said).x")
+    accuracy = dict(zip(tab.column("groups", 1), tab.column("groups", 2), strict=True))["pffdst"].split(" ")[0]
+    caption = tab.page.locator("#caption-curves").inner_text()
+    tab.page.fill("#filter", "feddst")
+    alone = tab.page.locator("#plot-curves").inner_text()
+    tab.context.close()
+    assert tab.said == []
+    assert rounds == [7, 12, 14, 18, 20]
+    assert f"At the end: pffdst {accuracy} % at round 20. Not drawn: feddst (seeds share no range)." in label
+    assert "Not drawn: feddst (seeds share no range)." in caption
+    assert "Not drawn: feddst (seeds share no range)." in alone
 
 
 def test_every_picture_is_drawn_and_tells_itself_in_words(tab):
@@ -412,10 +445,17 @@ def test_two_groups_side_by_side_are_compared_seed_by_seed(tab, groups):
     first, second = (next(g for g in groups if g.label == f"{name} · sparsity 0.95") for name in ("feddst", "pffdst"))
     tab.page.select_option("#pair-left", f"group:{first.label}")
     tab.page.select_option("#pair-right", f"group:{second.label}")
-    row = tab.page.locator("#pair tbody tr", has_text="Bytes, both directions").inner_text()
-    found = paired_ratio(second, first, lambda run: run.final["bytes_up"] + run.final["bytes_down"])
+    row = tab.page.locator("#pair tbody tr", has_text="Training").inner_text()
+    found = paired_ratio(second, first, lambda run: run.final["flops"])
     assert found.n == 2
-    assert f"{found.mean:.2f} ± {found.sd:.2f} ×" in row
+    spread = f" ({found.low:.2f}\u00a0to\u00a0{found.high:.2f})" if f"{found.low:.2f}" != f"{found.high:.2f}" else ""
+    assert f"{found.mean:.2f} ×{spread}" in row
+    ends = [{run.seed: 100 * run.final["ema_acc_global"] for run in group.runs} for group in (second, first)]
+    points = spread_of([ends[0][seed] - ends[1][seed] for seed in ends[1]])
+    half = 12.706 * points.sd / 2**0.5  # Student's t with one degree of freedom
+    told = tab.page.locator("#pair tbody tr", has_text="Accuracy").inner_text()
+    assert f"{points.mean:+.1f}\u00a0±\u00a0{half:.1f} points".replace("-", "−") in told
+    assert ("within chance (95\u00a0%)" in told) == (abs(points.mean) < half)
     assert "left=group" in tab.page.url
 
 

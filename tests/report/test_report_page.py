@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -155,3 +156,11 @@ def test_every_part_of_a_message_is_drawn(shelf):
     parts = payload(shelf)["parts"]
     assert list(parts) == list(PART_WORDS)
     assert all(len(set(part["hues"])) == 2 for part in parts.values())
+
+
+def test_no_name_of_the_page_is_taken_twice(text):
+    """Its scripts are one: a second function of a name would replace the first without a word."""
+    names = re.findall(r"^(?:async )?function (\w+)|^(?:const|let) (\w+)", scripts_of(text)[1], flags=re.MULTILINE)
+    found = Counter("".join(pair) for pair in names)
+    assert [name for name, count in found.items() if count > 1] == []
+    assert len(found) > 100

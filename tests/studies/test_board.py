@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from pffdst.report.groups import Group
-from reproduce.board import at_budget, board, by_seed, front, left_out, write_front
+from reproduce.board import _draw, at_budget, board, by_seed, front, left_out, write_front
 from reproduce.figures import tables_of
 from reproduce.page import text, write
 from reproduce.record import Entry, Record
@@ -126,6 +127,22 @@ def test_the_best_line_ends_at_the_budget_as_the_tables_do(ranked: Study, record
         ["a fixed mask", "25.00", "30.00", "", ""],
         ["PFFDST", "50.00", "40.00", "+25.00", "+10.00"],
     ]
+
+
+def test_a_row_s_line_goes_as_far_as_all_its_seeds_whatever_rounds_they_took(make_entry: MakeEntry) -> None:
+    runs = (make_entry("r", 0, [0.1, 0.2, 0.3, 0.4, 0.5], 80).run, make_entry("r", 1, [0.3, 0.5], 200).run)
+    line = front({"r": Group("r", {}, runs)})
+    assert [size for size, _, _ in line] == [200, 240, 320, 400]
+    assert [share for _, share, _ in line] == pytest.approx([0.275, 0.32, 0.41, 0.5])
+
+
+def test_a_row_without_a_line_is_named_in_the_picture(ranked: Study, record: Record, make_entry: MakeEntry) -> None:
+    apart = [make_entry("moving", 0, [0.1, 0.2], 10).run, make_entry("moving", 1, [0.2, 0.3], 1000).run]
+    (table,) = tables_of(ranked, record)
+    table.groups["moving"] = replace(table.groups["moving"], runs=tuple(apart))
+    ax = Figure().add_subplot()
+    _draw(ax, table, front(table.groups))
+    assert "PFFDST (not drawn: its seeds share no range)" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_the_picture_is_drawn(ranked: Study, record: Record, tmp_path: Path) -> None:

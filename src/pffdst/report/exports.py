@@ -76,10 +76,10 @@ def _best(run: Run, accuracy: str) -> float:
 
 
 def latex_text(groups: Sequence[Group], accuracy: str, level: float | None) -> str:
-    """A table of the methods, for `\\input`: mean and standard deviation over n seeds; needs LaTeX's booktabs."""
+    """A table of the methods, for `\\input`: mean and standard deviation over n runs; needs LaTeX's booktabs."""
     reached = "bytes" if level is None else f"to {100 * level:g}\\,\\%"
     lines = [
-        f"% accuracy: {accuracy_words(groups, accuracy)}; mean and sd over n seeds; bytes measured, both directions",
+        f"% accuracy: {accuracy_words(groups, accuracy)}; mean and sd over n runs; bytes measured, both directions",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
         f"method & accuracy (\\%) & bytes & {reached} & training & $n$ \\\\",

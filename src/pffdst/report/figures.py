@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple, final
 
 from pffdst.core.device import USUAL
@@ -28,6 +30,7 @@ __all__ = [
     "drawn_runs",
     "first_at",
     "mean_curve",
+    "rounded",
     "sample_words",
     "spread_of",
 ]
@@ -52,6 +55,11 @@ def sample_words(runs: Iterable[Run]) -> str:
 def accuracy_words(groups: Sequence[Group], accuracy: str) -> str:
     """An accuracy in words, with the samples it was measured on."""
     return ACCURACIES[accuracy][1].replace("test set", sample_words(run for group in groups for run in group.runs))
+
+
+def rounded(share: float) -> float:
+    """A share to nine digits: page and files compare these, and a mean of 0.39999999999999997 reaches 40 %."""
+    return float(f"{share:.9g}")
 
 
 def chance_of(runs: Iterable[Run]) -> float:
@@ -79,13 +87,13 @@ def spread_of(values: Sequence[float | None]) -> Spread:
 
 
 class Point(NamedTuple):
-    """An evaluated round: accuracy in [0, 1] and what had been spent by then.
+    """An evaluated round, or a place between two: accuracy in [0, 1] and what had been spent by then.
 
     `bytes` are measured, `paper_bytes` follow the papers' formula plus the first downloads of frozen weights; `seconds`
     are those of a deployment.
     """
 
-    round: int
+    round: float
     accuracy: float
     bytes: float
     flops: float
@@ -127,7 +135,7 @@ def curve(run: Run, accuracy: str) -> list[Point]:
     columns = [numbers(run.rows, name) for name in shown]
     frozen = numbers(run.rows, names.COST_FROZEN_BYTES)
     return [
-        Point(int(t), y, size, flops, (paper or 0.0) + (extra or 0.0), seconds)
+        Point(int(t), rounded(y), size, flops, (paper or 0.0) + (extra or 0.0), seconds)
         for (t, y, size, flops, paper), extra, seconds in zip(
             zip(*columns, strict=True), frozen, _seconds(run), strict=True
         )
@@ -140,17 +148,46 @@ def drawn_runs(group: Group, accuracy: str) -> list[Run]:
     return [run for run in group.runs if curve(run, accuracy)]
 
 
-def mean_curve(group: Group, accuracy: str) -> list[tuple[Point, Spread]]:
-    """Means over the runs that have a curve, at the rounds that all of them evaluated, and the accuracy's spread."""
-    curves = [{point.round: point for point in curve(run, accuracy)} for run in drawn_runs(group, accuracy)]
-    shared = sorted(set.intersection(*(set(points) for points in curves))) if curves else []
-    found = []
-    for t in shared:
-        points = [points[t] for points in curves]
-        _, accuracies, *costs = zip(*points, strict=True)
-        spread = spread_of(accuracies)
-        found.append((Point(t, spread.mean, *map(statistics.fmean, costs)), spread))
-    return found
+def mean_curve(group: Group, accuracy: str, against: str = "round") -> list[tuple[Point, Spread]]:
+    """Means over the runs with a curve, at equal amounts of `against`, a field of `Point`; and the accuracy's spread.
+
+    A run is a straight line between its evaluations and has no value beyond them: the amounts are those of all runs'
+    evaluations, from the largest first to the smallest last one. Empty where the runs share no range.
+    """
+    amount = attrgetter(against)
+    every = [sorted(_known(curve(run, accuracy), amount), key=amount) for run in drawn_runs(group, accuracy)]
+    curves = [(points, [amount(point) for point in points]) for points in every]
+    return [
+        _mean_point([_between(points, places, x) for points, places in curves], against, x)
+        for x in _shared([places for _, places in curves])
+    ]
+
+
+def _known(points: Iterable[Point], amount: Callable[[Point], float]) -> list[Point]:
+    return [point for point in points if math.isfinite(amount(point))]
+
+
+def _shared(places: Sequence[Sequence[float]]) -> list[float]:
+    """All places in the range that everybody covers. A single place is no range, unless nobody has another."""
+    if not places or not all(places):
+        return []
+    low, high = max(own[0] for own in places), min(own[-1] for own in places)
+    found = sorted({x for own in places for x in own if low <= x <= high})
+    return found if low < high or all(own[0] == own[-1] for own in places) else []
+
+
+def _between(points: Sequence[Point], places: Sequence[float], x: float) -> Point:
+    """The last evaluation at `x`, or on the straight line over it."""
+    i = bisect_right(places, x) - 1
+    if places[i] == x:
+        return points[i]
+    share = (x - places[i]) / (places[i + 1] - places[i])
+    return Point(*(a + share * (b - a) for a, b in zip(points[i], points[i + 1], strict=True)))
+
+
+def _mean_point(points: Sequence[Point], against: str, x: float) -> tuple[Point, Spread]:
+    means = Point(*map(statistics.fmean, zip(*points, strict=True)))
+    return means._replace(**{against: x}), spread_of([point.accuracy for point in points])
 
 
 def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
@@ -161,4 +198,4 @@ def bytes_to_reach(run: Run, accuracy: str, level: float) -> float | None:
 
 def first_at(run: Run, accuracy: str, level: float) -> Point | None:
     """The first evaluation of at least `level`, a share; None if it is not reached."""
-    return next((point for point in curve(run, accuracy) if point.accuracy >= level), None)
+    return next((point for point in curve(run, accuracy) if point.accuracy >= rounded(level)), None)

@@ -17,7 +17,8 @@ __all__ = ["page"]
 
 _SELF, _NONE = "'self'", "'none'"
 _SCRIPTS = tuple(
-    f"{name}.js" for name in ("stats", "dom", "state", "tables", "runs", "plots", "figures", "details", "pair", "app")
+    f"{name}.js"
+    for name in ("stats", "dom", "state", "tables", "equal", "runs", "plots", "figures", "details", "pair", "app")
 )
 
 

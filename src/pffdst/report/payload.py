@@ -1,4 +1,4 @@
-"""What the page knows about the runs, as JSON: rounded to visible precision, costs as they were counted."""
+"""What the page knows about the runs, as JSON: rounded to visible precision; accuracies as Python compares them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pffdst.metrics import names
 from pffdst.metrics.clients import evenly_spaced
-from pffdst.report.figures import ACCURACIES, chance_of, sample_words
+from pffdst.report.figures import ACCURACIES, chance_of, rounded, sample_words
 from pffdst.report.groups import is_counted, keys_of
 from pffdst.report.library import Shelf
 from pffdst.report.looks import PART_HUES, hues_of
@@ -64,7 +64,7 @@ def _curves(run: Run) -> dict[str, list[float | None]]:
         return values if digits is None else _rounded(values, digits)
 
     costs = {"round": column(names.ROUND), "bytes": column(names.COST_BYTES), "up": column(names.COST_BYTES_UP)}
-    accuracies = {key: column(name, 5) for key, (name, _) in ACCURACIES.items()}
+    accuracies = {key: _compared(column(name)) for key, (name, _) in ACCURACIES.items()}
     costs |= {"flops": column(names.COST_FLOPS, 6), "seconds": column(names.COST_SECONDS, 6)}
     return costs | accuracies
 
@@ -102,6 +102,10 @@ def _sums(values: Sequence[float | None], picked: Sequence[int]) -> list[float |
 
 def _rounded(values: Sequence[float | None], digits: int) -> list[float | None]:
     return [None if value is None else float(f"{value:.{digits}g}") for value in values]
+
+
+def _compared(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else rounded(value) for value in values]
 
 
 def _short(value: float) -> float:

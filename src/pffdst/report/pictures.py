@@ -15,11 +15,11 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pffdst.metrics.names import PART_WORDS
 from pffdst.report.exports import total_bytes
-from pffdst.report.figures import accuracy_words, mean_curve, spread_of
+from pffdst.report.figures import accuracy_words, drawn_runs, mean_curve, spread_of
 from pffdst.report.groups import Group
 from pffdst.report.looks import HUES, PART_HUES, hues_of
 
-__all__ = ["STYLE", "write_curves", "write_pictures"]
+__all__ = ["STYLE", "curve_label", "write_curves", "write_pictures"]
 
 _DASHES = ("-", "--", ":", "-.")
 _MARKS = "osD^v"
@@ -92,18 +92,25 @@ def _words(group: Group) -> str:
     return group.label.replace("$", r"\$")
 
 
+def curve_label(group: Group, accuracy: str, *, is_drawn: bool) -> str:
+    """A mean curve's label, which says why there is none: `fedavg (not drawn: its seeds share no range)`."""
+    if is_drawn:
+        return _words(group)
+    why = "its seeds share no range" if drawn_runs(group, accuracy) else "no evaluations"
+    return f"{_words(group)} (not drawn: {why})"
+
+
 def _curves(ax: Axes, groups: Sequence[Group], accuracy: str, against: str) -> None:
     words, place, unit = _AXES[against]
     ends = []
     for group, look in zip(groups, _looks(groups), strict=True):
-        points = mean_curve(group, accuracy)
-        if not points:
-            continue
+        points = mean_curve(group, accuracy, place)
         x = [float(getattr(point, place)) for point, _ in points]
-        ends.append(x[-1])
+        ends += x[-1:]
         y = [100 * spread.mean for _, spread in points]
         sd = [100 * spread.sd if spread.n > 1 else 0.0 for _, spread in points]
-        ax.plot(x, y, label=_words(group), lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
+        label = curve_label(group, accuracy, is_drawn=bool(x))
+        ax.plot(x, y, label=label, lw=1.5, ms=3.5, markevery=max(len(x) // 8, 1), **look)
         ax.fill_between(
             x,
             [a - b for a, b in zip(y, sd, strict=True)],

@@ -64,7 +64,7 @@ function plots(seen) {
 function notes(seen) {
   const open = data.runs.filter((run) => !run.counted && run.figures && run.twin === "").length;
   const words = [
-    `${data.accuracies[state.accuracy][0].toUpperCase()}${data.accuracies[state.accuracy].slice(1)}; mean ± standard deviation over n seeds.`,
+    `${data.accuracies[state.accuracy][0].toUpperCase()}${data.accuracies[state.accuracy].slice(1)}; mean ± standard deviation over n runs.`,
   ];
   if (!seen.anyDone) words.push("No run is finished: figures are the current ones.");
   else if (open > 0)

@@ -12,9 +12,12 @@ const X_AXES = {
   },
   flops: { words: "training", of: (point) => point.flops, text: flopsText, units: FLOPS },
 };
+// A mean's place is given, a run's follows from its costs.
+const placeOf = (point) => point.x ?? X_AXES[state.x].of(point);
+
 // The same with figures in the axis' unit.
 function axisFor(values) {
-  const chosen = X_AXES[state.x];
+  const chosen = { ...X_AXES[state.x], of: placeOf };
   if (state.x === "round") return { ...chosen, title: chosen.words };
   if (isLog()) return { ...chosen, title: chosen.words, axis: {} };
   const most = Math.max(...values.filter(Number.isFinite), 1);
@@ -29,6 +32,29 @@ function axisFor(values) {
   };
 }
 const isLog = () => state.log ?? state.x === "flops";
+
+const DRAWN = 1200; // places of a line, evenly spaced: for drawing, never for a figure
+
+// Mean curves of groups, and those that have none in words.
+function meanCurves(groups, axis = X_AXES[state.x], most = DRAWN) {
+  const all = groups.map((group) => ({ group, points: meanCurve(group.runs, state.accuracy, axis.of, most) }));
+  const told = all.filter(({ points }) => points.length === 0).map(({ group }) => `${group.label} (${undrawn(group)})`);
+  return {
+    found: all.filter(({ points }) => points.length > 0),
+    missing: told.length === 0 ? "" : `Not drawn: ${told.join("; ")}. `,
+  };
+}
+
+const undrawn = (group) =>
+  drawnRuns(group.runs, state.accuracy).length > 0 ? "seeds share no range" : "no evaluations";
+
+// The end of a group: the accuracy as in the tables, where its runs end.
+function endText(group, axisOf) {
+  const ends = drawnRuns(group.runs, state.accuracy).map((run) => axisOf.of(pointsOf(run, state.accuracy).at(-1)));
+  const [first, last] = [Math.min(...ends), Math.max(...ends)].map(axisOf.text);
+  const place = first === last ? first : `${first} to ${last}`;
+  return `${group.label} ${percentText(groupFigures(group).accuracy.mean)} at ${place}`;
+}
 
 function lineOf(group, points, axisOf, more = {}) {
   return {
@@ -60,10 +86,8 @@ function bandOf(group, points, axisOf) {
 }
 
 function accuracyCurves(seen) {
-  const drawnGroups = seen.shown
-    .map((group) => ({ group, points: thinned(meanCurve(group.runs, state.accuracy)) }))
-    .filter(({ points }) => points.length > 0);
-  const axisOf = axisFor(drawnGroups.flatMap(({ points }) => points.map(X_AXES[state.x].of)));
+  const { found: drawnGroups, missing } = meanCurves(seen.shown);
+  const axisOf = axisFor(drawnGroups.flatMap(({ points }) => points.map(placeOf)));
   const traces = [];
   for (const { group, points } of drawnGroups) {
     if (state.spread === "band" && group.runs.length > 1) traces.push(bandOf(group, points, axisOf));
@@ -73,7 +97,7 @@ function accuracyCurves(seen) {
     const custom = points.map((p) => [
       Number.isFinite(p.y.sd) ? ` ± ${(100 * p.y.sd).toFixed(1)}` : "",
       axisOf.text(axisOf.of(p)),
-      p.round,
+      Math.round(p.round),
     ]);
     traces.push(
       lineOf(group, points, axisOf, {
@@ -84,28 +108,35 @@ function accuracyCurves(seen) {
     );
   }
   const words = data.accuracies[state.accuracy];
-  const ends = drawnGroups.map(
-    ({ group, points }) =>
-      `${group.label} ${percentText(points.at(-1).y.mean)} at ${axisOf.text(axisOf.of(points.at(-1)))}`,
-  );
   const layout = curveLayout(drawnGroups, axisOf);
+  const ends = drawnGroups.map(({ group }) => endText(group, axisOf));
+  const named = layout.annotations.length < drawnGroups.length && !isNarrow();
+  const lines =
+    state.spread === "band"
+      ? "Lines are means over seeds, bands and ± one standard deviation"
+      : "Thick lines are means over seeds, thin ones single runs";
   return {
     traces,
     layout,
-    label: `Line chart of accuracy (${words}) against ${axisOf.words}. At the end: ${ends.join("; ")}. Arrow keys read the values.`,
-    caption: `${words[0].toUpperCase()}${words.slice(1)}, in percent, against ${axisOf.words}. ${state.spread === "band" ? "Lines are means over seeds, bands one standard deviation." : "Thick lines are means over seeds, thin ones single runs."} ${layout.annotations.length < drawnGroups.length && !isNarrow() ? `The ${layout.annotations.length} highest at the end are named. ` : ""}Drag to zoom, double-click to go back.`,
+    empty: missing || undefined,
+    label:
+      `Line chart of accuracy (${words}) against ${axisOf.words}. ` +
+      `At the end: ${ends.join("; ")}. ${missing}Arrow keys read the values.`,
+    caption:
+      `${words[0].toUpperCase()}${words.slice(1)}, in percent, against ${axisOf.words}. ` +
+      `${lines}; a mean ends where the first of its seeds does. ${missing}` +
+      `${named ? `The ${layout.annotations.length} highest at the end are named. ` : ""}` +
+      "Drag to zoom, double-click to go back.",
   };
 }
 
 function thinLine(run, group, axisOf) {
-  const points = thinned(curveOf(run, state.accuracy));
-  const cohort = run.config.cohort;
-  const named = ([round, , bytes, flops, up, seconds]) => ({ round, bytes, flops, up, seconds, cohort });
+  const points = thinned(pointsOf(run, state.accuracy), DRAWN);
   return {
     type: "scatter",
     mode: "lines",
-    x: points.map((p) => axisOf.of(named(p))),
-    y: points.map((p) => 100 * p[1]),
+    x: points.map(axisOf.of),
+    y: points.map((point) => 100 * point.share),
     line: { color: faded(group.look.color, 0.45), width: 1 },
     name: plain(nameOf(run)),
     hoverinfo: state.x === "round" ? "skip" : "name",
@@ -144,9 +175,7 @@ function curveLayout(drawnGroups, axisOf) {
 }
 
 function curvesTable(seen) {
-  const curves = seen.shown
-    .map((group) => ({ group, points: meanCurve(group.runs, state.accuracy) }))
-    .filter((each) => each.points.length > 0);
+  const { found: curves, missing } = meanCurves(seen.shown, X_AXES.round, Infinity);
   const longest = curves.reduce((most, each) => (each.points.length > most.length ? each.points : most), []);
   const picked = longest
     .filter((_, i) => longest.length <= 12 || i === longest.length - 1 || i % Math.ceil(longest.length / 11) === 0)
@@ -164,7 +193,9 @@ function curvesTable(seen) {
     ],
   }));
   return table({
-    caption: `${data.accuracies[state.accuracy]} over rounds, with the bytes sent by then`,
+    caption:
+      `${data.accuracies[state.accuracy]} over rounds, mean ± standard deviation over seeds, ` +
+      `with the bytes sent by then. ${missing}`,
     columns,
     rows,
   });
@@ -236,7 +267,8 @@ function pareto(seen) {
     label: `Accuracy against bytes sent. ${points.map((each) => `${each.group.label}: ${percentText(each.accuracy.mean)} for ${bytesText(each.bytes.mean)}`).join("; ")}.`,
     caption:
       points.length > 0
-        ? `The dotted line is the front: no other group is more accurate for fewer bytes. The table above marks those on it.`
+        ? "The dotted line is the front: no other group is more accurate for fewer bytes. The table above marks those " +
+          "on it. Bars are one standard deviation over runs."
         : "",
   };
 }

@@ -50,9 +50,6 @@ function pairRows(seen) {
   ];
 }
 
-// Twice the standard error of the paired difference; below that, seeds alone could explain it.
-const isDoubtful = ({ mean: middle, sd, n }, none) => n > 1 && Math.abs(middle - none) < (2 * sd) / Math.sqrt(n);
-
 function pairTable(seen) {
   const [left, right] = chosenPair(seen);
   if (left === undefined || right === undefined) return el("p", { class: "empty" }, "There is only one group.");
@@ -60,7 +57,7 @@ function pairTable(seen) {
     const spread = spreadOf(side.runs.map(figure));
     return spread.n === 0
       ? el("span", { class: "none" }, ABSENT)
-      : [text(spread.mean), spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`)];
+      : [text(spread.mean), someRuns(spread)];
   };
   const columns = [
     { name: "Figure", left: true },
@@ -70,32 +67,28 @@ function pairTable(seen) {
   const rows = pairRows(seen).map(([name, figure, text, compare]) => ({
     cells: [name, told(left, figure, text), told(right, figure, text), comparedText(left, right, figure, compare)],
   }));
-  return table({ caption: "Two groups or runs side by side, means over seeds", columns, rows });
+  return table({ caption: "Two groups or runs side by side, means over runs", columns, rows });
 }
 
 function comparedText(left, right, figure, compare) {
-  const same = left.runs.length === 1 && right.runs.length === 1;
-  const against = same
-    ? spreadOf([figure(right.runs[0]), figure(left.runs[0])].includes(null) ? [null] : [compare(figure(right.runs[0]), figure(left.runs[0]))])
+  const single = left.runs.length === 1 && right.runs.length === 1;
+  const against = single
+    ? ofTwoRuns(right.runs[0], left.runs[0], figure, compare)
     : paired(right, left, figure, compare);
   if (against.n === 0) return el("span", { class: "none" }, ABSENT);
-  const isRatio = compare === ratioOf;
-  const scale = isRatio ? 1 : 100;
-  const text = plusMinusText(scale * against.mean, scale * against.sd, isRatio ? 2 : 1);
-  const sign = !isRatio && against.mean > 0 ? "+" : "";
-  const unit = isRatio ? "×" : "points";
-  return [
-    `${sign}${text} ${unit}`,
-    isDoubtful(against, isRatio ? 1 : 0) && el("span", { class: "sub" }, "within twice its standard error"),
-  ];
+  return [compare === ratioOf ? ratioText(against, " ×") : pointsText(against), doubtLine(against)];
+}
+
+// Two runs are compared whatever their seeds.
+function ofTwoRuns(run, other, figure, compare) {
+  const both = [figure(run), figure(other)];
+  return { ...compared([both.includes(null) ? null : compare(...both)], compare), seeds: 1, single: true };
 }
 
 function pairCurves(seen) {
   const both = chosenPair(seen).filter(Boolean);
-  const found = both
-    .map((group) => ({ group, points: thinned(meanCurve(group.runs, state.accuracy)) }))
-    .filter(({ points }) => points.length > 0);
-  const axisOf = axisFor(found.flatMap(({ points }) => points.map(X_AXES[state.x].of)));
+  const { found, missing } = meanCurves(both);
+  const axisOf = axisFor(found.flatMap(({ points }) => points.map(placeOf)));
   const traces = found.flatMap(({ group, points }) => [
     ...(group.runs.length > 1 ? [bandOf(group, points, axisOf)] : []),
     lineOf(group, points, axisOf, {
@@ -103,11 +96,12 @@ function pairCurves(seen) {
       hovertemplate: `${plain(group.label)}: <b>%{y:.1f} %</b><extra></extra>`,
     }),
   ]);
-  const ends = found.map(({ group, points }) => `${group.label} ${percentText(points.at(-1).y.mean)}`);
+  const ends = found.map(({ group }) => endText(group, axisOf));
   return {
     traces,
+    empty: missing || undefined,
     layout: { ...curveLayout(found, axisOf, ""), annotations: [], margin: { l: 52, r: 12, t: 8, b: 44 } },
-    label: `The two curves of accuracy against ${axisOf.words}. At the end: ${ends.join("; ")}.`,
-    caption: "Against the same axis as the curves above; bands are one standard deviation.",
+    label: `The two curves of accuracy against ${axisOf.words}. At the end: ${ends.join("; ")}. ${missing}`,
+    caption: `Against the same axis as the curves above; bands are one standard deviation. ${missing}`,
   };
 }

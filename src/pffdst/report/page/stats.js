@@ -27,8 +27,8 @@ function curveOf(run, accuracy) {
   return known[accuracy];
 }
 
-// At most `most` of the points, evenly spaced, including the first and last: for drawing, never for a figure.
-function thinned(points, most = 1200) {
+// At most `most` of the points, evenly spaced, including the first and last.
+function thinned(points, most) {
   if (points.length <= most) return points;
   return Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]);
 }
@@ -36,44 +36,103 @@ function thinned(points, most = 1200) {
 // For runs without a readable evaluation only the final figures are known.
 const drawnRuns = (runs, accuracy) => runs.filter((run) => curveOf(run, accuracy).length > 0);
 
-function meanCurve(runs, accuracy) {
-  const curves = drawnRuns(runs, accuracy).map(
-    (run) => new Map(curveOf(run, accuracy).map((point) => [point[0], point])),
-  );
-  if (curves.length === 0) return [];
-  const shared = [...curves[0].keys()].filter((t) => curves.every((points) => points.has(t)));
-  return shared.map((t) => {
-    const points = curves.map((each) => each.get(t));
-    return {
-      round: t,
-      y: spreadOf(points.map((p) => p[1])),
-      bytes: mean(points.map((p) => p[2])),
-      flops: mean(points.map((p) => p[3])),
-      up: mean(points.map((p) => p[4])),
-      seconds: mean(points.map((p) => p[5])),
-      cohort: runs[0].config.cohort,
-    };
+// The evaluations as {round, share, bytes, ...}.
+function pointsOf(run, accuracy) {
+  const { cohort } = run.config;
+  const named = ([round, share, bytes, flops, up, seconds]) => ({ round, share, bytes, flops, up, seconds, cohort });
+  return curveOf(run, accuracy).map(named);
+}
+
+// Means at equal x, `of` a point, over the runs that have a curve. A run is a straight line between its evaluations and
+// has no value beyond them: the places are those of all runs' evaluations, from the largest first to the smallest last
+// one, at most `most` of them. Empty where the runs share no range.
+function meanCurve(runs, accuracy, of, most = Infinity) {
+  const curves = drawnRuns(runs, accuracy).map((run) => {
+    const known = pointsOf(run, accuracy).filter((point) => Number.isFinite(of(point)));
+    return known.map((point) => ({ x: of(point), point })).sort((a, b) => a.x - b.x);
+  });
+  const reached = curves.map(() => 0); // by run: the place of its last evaluation at x or before
+  return thinned(sharedPlaces(curves), most).map((x) => {
+    const points = curves.map((curve, i) => {
+      while (curve[reached[i] + 1]?.x <= x) reached[i] += 1;
+      return pointAt(curve[reached[i]], curve[reached[i] + 1], x);
+    });
+    const over = (key) => mean(points.map((point) => point[key]));
+    return { x, round: over("round"), bytes: over("bytes"), y: spreadOf(points.map((point) => point.share)) };
   });
 }
 
-const bytesToReach = (run, accuracy, level) => curveOf(run, accuracy).find((point) => point[1] >= level)?.[2] ?? null;
+// A single place is no range, unless nobody has another.
+function sharedPlaces(curves) {
+  if (curves.length === 0 || curves.some((curve) => curve.length === 0)) return [];
+  const [low, high] = [Math.max(...curves.map((c) => c[0].x)), Math.min(...curves.map((c) => c.at(-1).x))];
+  if (low >= high && curves.some((curve) => curve[0].x !== curve.at(-1).x)) return [];
+  const places = curves.flatMap((curve) => curve.map(({ x }) => x)).filter((x) => low <= x && x <= high);
+  return [...new Set(places)].sort((a, b) => a - b);
+}
+
+function pointAt(last, next, x) {
+  if (last.x === x) return last.point;
+  const part = (x - last.x) / (next.x - last.x);
+  const along = (key) => last.point[key] + part * (next.point[key] - last.point[key]);
+  return { round: along("round"), bytes: along("bytes"), share: along("share") };
+}
+
+// Levels are rounded as the accuracies are (`rounded` in figures.py).
+const bytesToReach = (run, accuracy, level) =>
+  curveOf(run, accuracy).find((point) => point[1] >= Number(level.toPrecision(9)))?.[2] ?? null;
 
 const accuracyAt = (run, accuracy, budget) =>
   curveOf(run, accuracy)
     .filter((point) => point[2] <= budget)
     .at(-1)?.[1] ?? null;
 
+// A figure by seed: of several runs of one seed the mean, null if one of them has none.
+function bySeed(runs, figure) {
+  const found = new Map();
+  for (const run of runs) found.set(run.config.seed, [...(found.get(run.config.seed) ?? []), figure(run)]);
+  return new Map([...found].map(([seed, values]) => [seed, values.includes(null) ? null : mean(values)]));
+}
+
 // `compare` applied to a figure and the reference's, seed by seed over the seeds that both share.
 function paired(group, reference, figure, compare) {
-  const theirs = new Map(reference.runs.map((run) => [run.config.seed, figure(run)]));
-  const shared = group.runs.filter((run) => theirs.has(run.config.seed));
-  return spreadOf(
-    shared.map((run) => {
-      const [own, other] = [figure(run), theirs.get(run.config.seed)];
-      return own === null || other === null ? null : compare(own, other);
-    }),
-  );
+  const [own, theirs] = [bySeed(group.runs, figure), bySeed(reference.runs, figure)];
+  const shared = [...own.keys()].filter((seed) => theirs.has(seed));
+  const values = shared.map((seed) => {
+    const both = [own.get(seed), theirs.get(seed)];
+    return both.includes(null) ? null : compare(...both);
+  });
+  return { ...compared(values, compare), seeds: Math.max(own.size, theirs.size) };
 }
+
+// Of differences the mean; of ratios the geometric mean, so that inverse ratios have the inverse mean. With the lowest
+// and the highest, half of the mean's 95 % interval (of a ratio's logarithm), and whether it contains equality.
+function compared(values, compare) {
+  const isRatio = compare === ratioOf;
+  const spread = spreadOf(values.map((value) => (isRatio && value !== null ? Math.log(value) : value)));
+  const known = values.filter((value) => value !== null);
+  const half = halfOf(spread);
+  return {
+    mean: isRatio ? Math.exp(spread.mean) : spread.mean,
+    low: Math.min(...known),
+    high: Math.max(...known),
+    half,
+    byChance: Math.abs(spread.mean) < half,
+    n: spread.n,
+    of: spread.of,
+  };
+}
+
+// Half of the 95 % interval of a mean over n values, by Student's t; NaN for a single one.
+const halfOf = ({ sd, n }) => (n > 1 ? (tOf(n - 1) * sd) / Math.sqrt(n) : NaN);
+
+// The 97.5 % quantile of Student's t by degrees of freedom, from 1.
+const T = [
+  ...[12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228],
+  ...[2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093, 2.086],
+  ...[2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042],
+];
+const tOf = (freedom) => T[freedom - 1] ?? 1.96 + 2.47 / freedom;
 
 const ratioOf = (own, other) => (other === 0 ? null : own / other);
 const differenceOf = (own, other) => own - other;

@@ -1,4 +1,4 @@
-// The answer, and the figures at equal accuracy and equal bytes.
+// The answer, and the figures of every group.
 
 function groupFigures(group) {
   const over = (key) => spreadOf(group.runs.map((run) => run.final[key] ?? null));
@@ -60,26 +60,27 @@ function mostAccurate(seen) {
   if (ranked.length === 0) return null;
   const [best, second] = ranked;
   const { mean: middle, sd, n } = best.accuracy;
-  const lines = [`${bytesText(best.bytes.mean)} and ${flopsText(best.flops.mean)}, n = ${n}`];
+  const lines = [`${bytesText(best.bytes.mean)} and ${flopsText(best.flops.mean)}${deviationText(n)}`];
   if (second !== undefined) lines.push(leadText(best, second));
   return figureCard("Most accurate", best.group, plusMinus(100 * middle, 100 * sd, 1), "%", lines);
 }
+
+const deviationText = (n) => (n > 1 ? `; ± is the standard deviation of ${n} runs` : "; one run");
 
 // Compared on the seeds that both share, where the second may well be ahead.
 function leadText(best, second) {
   const lead = paired(best.group, second.group, (run) => run.final[state.accuracy] ?? null, differenceOf);
   const points = 100 * (lead.n > 0 ? lead.mean : best.accuracy.mean - second.accuracy.mean);
   const side = points < 0 ? "below" : "above";
-  const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead, best, second)}`;
-  return isDoubtful(lead, 0) ? `${text}, within twice its standard error` : text;
+  const text = `${fixed(Math.abs(points), 1)} points ${side} ${second.group.label}${seedsText(lead)}`;
+  return lead.byChance ? `${text}, ${BY_CHANCE}` : text;
 }
 
 // Which seeds a comparison uses, if not all of both.
-function seedsText(shared, best, second) {
-  if (shared.n === 0) return ", from different seeds";
-  const all = Math.max(best.accuracy.n, second.accuracy.n);
-  if (shared.n === all) return all === 1 ? ", from one seed" : "";
-  return shared.n === 1 ? ", on the one shared seed" : `, on the ${shared.n} shared seeds`;
+function seedsText({ n, seeds }) {
+  if (n === 0) return ", from different seeds";
+  if (n === seeds) return n === 1 ? ", from one seed: no interval" : "";
+  return n === 1 ? ", on the one shared seed: no interval" : `, on the ${n} shared seeds`;
 }
 
 function fewestBytes(seen) {
@@ -94,11 +95,13 @@ function fewestBytes(seen) {
   const [best, ...rest] = ranked;
   const scale = columnScale([best.sent.mean], BYTES);
   const other = rest.find((each) => each.group.family !== best.group.family) ?? rest[0];
-  const lines = [`${ranked.length} of ${seen.groups.length} groups reach it with every seed`];
+  const many = `${ranked.length} of ${seen.groups.length} groups reach it with every seed`;
+  const lines = [`${many}${deviationText(best.sent.n)}`];
   if (other !== undefined) {
     const times = paired(other.group, best.group, reach(level), ratioOf);
-    const many = times.n > 0 ? plusMinusText(times.mean, times.sd, 2) : fixed(other.sent.mean / best.sent.mean, 2);
-    lines.push(`${other.group.label} needs ${many} times as many${times.n > 0 ? "" : ", from different seeds"}`);
+    const ratio = times.n > 0 ? ratioText(times) : fixed(other.sent.mean / best.sent.mean, 2);
+    const chance = times.byChance ? `, ${BY_CHANCE}` : "";
+    lines.push(`${other.group.label} needs ${ratio} times as many${seedsText(times)}${chance}`);
   }
   const sd = Number.isFinite(best.sent.sd) ? el("span", { class: "sd" }, ` ± ${scale.text(best.sent.sd)}`) : null;
   return figureCard(
@@ -223,7 +226,7 @@ function groupTable(seen) {
     ),
   }));
   return table({
-    caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n seeds`,
+    caption: `Methods: ${data.accuracies[state.accuracy]}, mean ± standard deviation over n runs`,
     columns,
     rows,
     sort: sorting("groupSort"),
@@ -261,9 +264,11 @@ function reachCell(spread, scale) {
   return [
     scale.text(spread.mean),
     spreadText(spread, scale),
-    spread.n < spread.of && el("span", { class: "sub" }, `${spread.n} of ${spread.of} runs`),
+    someRuns(spread),
   ];
 }
+
+const someRuns = ({ n, of }) => n < of && el("span", { class: "sub" }, `${n} of ${of} runs`);
 
 function groupToggle(group, place) {
   const toggle = () => {
@@ -318,88 +323,4 @@ function dots({ group, accuracy }, [low, high]) {
     values.map((value) => svg("circle", { cx: place(value), cy: 8, r: 2.4, fill: group.look.color, opacity: 0.45 })),
     mark(group.look.symbol, place(accuracy.mean), 8, group.look.color),
   );
-}
-
-// ---- equal accuracy, equal bytes
-
-// The reference of a column: the chosen group, else the best of those whose runs all have the figure.
-function referenceOf(seen, figure, isBetter) {
-  const asked = seen.groups.find((group) => group.label === state.reference);
-  if (asked !== undefined) return asked;
-  const whole = seen.groups
-    .map((group) => ({ group, spread: overDrawn(group, figure) }))
-    .filter(({ spread }) => spread.n > 0 && spread.n === spread.of);
-  return whole.sort((a, b) => (isBetter(a.spread.mean, b.spread.mean) ? -1 : 1))[0]?.group;
-}
-
-function equalTable(seen, { caption, name, given, figure, isBetter, compare, cell, relative, unit }) {
-  const references = given.map((value) => referenceOf(seen, figure(value), isBetter));
-  const spreads = seen.groups.map((group) => given.map((value) => overDrawn(group, figure(value))));
-  const units = given.map((_, i) => unit(spreads.map((row) => row[i].mean)));
-  const columns = [
-    { name: "Method", left: true },
-    ...given.map((value, i) => ({ name: name(value), unit: units[i].unit })),
-  ];
-  const rows = byLastColumn(spreads, isBetter).map((g) => {
-    const group = seen.groups[g];
-    const cells = given.map((value, i) => {
-      const against = references[i] === undefined ? null : paired(group, references[i], figure(value), compare);
-      return [
-        cell(spreads[g][i], units[i], group, value),
-        against !== null && against.n > 0 && el("span", { class: "sub" }, relative(against, references[i] === group)),
-      ];
-    });
-    return { cells: [el("span", { class: "named" }, swatch(group.look), el("span", {}, group.label)), ...cells] };
-  });
-  return table({ caption, columns, rows });
-}
-
-// The places of the rows, the best of the last column first; rows without a figure there follow, by the column before.
-function byLastColumn(spreads, isBetter) {
-  const better = (a, b) => {
-    for (let i = spreads[a].length - 1; i >= 0; i--) {
-      const [one, other] = [spreads[a][i], spreads[b][i]];
-      if (one.n > 0 !== other.n > 0) return one.n > 0 ? -1 : 1;
-      if (one.n > 0 && one.mean !== other.mean) return isBetter(one.mean, other.mean) ? -1 : 1;
-    }
-    return a - b;
-  };
-  return spreads.map((_, g) => g).sort(better);
-}
-
-function reachTable(seen) {
-  return equalTable(seen, {
-    caption: "Bytes to reach an accuracy, mean ± standard deviation over seeds, and as a multiple of the reference",
-    given: levelsNow(seen),
-    figure: reach,
-    name: (level) => `${Number((100 * level).toFixed(1))} %`,
-    isBetter: (a, b) => a < b,
-    compare: ratioOf,
-    cell: (spread, scale) => reachCell(spread, scale),
-    unit: (values) => columnScale(values, BYTES),
-    relative: (times, own) =>
-      own ? "1 ×" : `${plusMinusText(times.mean, times.sd, 2)} ×`,
-  });
-}
-
-function atTable(seen) {
-  return equalTable(seen, {
-    caption: "Accuracy within a byte budget, mean ± standard deviation over seeds, and points from the reference",
-    given: budgetsNow(seen),
-    figure: at,
-    name: (budget) => bytesText(budget),
-    isBetter: (a, b) => a > b,
-    compare: differenceOf,
-    unit: () => ({ unit: "%" }),
-    cell: (spread, _, group, budget) => {
-      if (spread.n === 0) return el("span", { class: "none" }, "none yet");
-      const spent = spreadOf(group.runs.map(totalBytes)).mean;
-      const note = spent < 0.98 * budget && el("span", { class: "sub" }, `all of its ${bytesText(spent)}`);
-      return [plusMinus(100 * spread.mean, 100 * spread.sd, 1), note];
-    },
-    relative: (points, own) =>
-      own
-        ? "reference"
-        : `${points.mean > 0 ? "+" : ""}${plusMinusText(100 * points.mean, 100 * points.sd, 1)} points`,
-  });
 }

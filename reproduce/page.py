@@ -162,7 +162,7 @@ def _how_sure(study: Study, record: Record) -> str:
         )
     together = {name: finals(group, JUDGED) for name, group in rows.groups.items() if name not in rows.apart}
     several = [name for name, own in together.items() if len(own) > 1]
-    apart = [study.rows[name].label for name in study.apart if name in rows.groups]
+    apart = dict.fromkeys(study.rows[name].label for name in study.apart if name in rows.groups)
     needed = seeds_to_tell(0.01, noise)
     return " ".join(
         [
@@ -176,7 +176,7 @@ def _how_sure(study: Study, record: Record) -> str:
             if needed
             else "",
             _alike(study, together),
-            f"Left out of the pool, and judged by its own spread: {', '.join(apart)}." if apart else "",
+            f"Left out of the pool, and judged by their own spread: {'; '.join(apart)}." if apart else "",
             "Rows were compared many at a time and intervals are not widened for it: of twenty differences that are "
             "none one is expected to look like one.",
         ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from pffdst.build import parts_of
@@ -22,25 +21,15 @@ from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.counted import images_of
 from pffdst.data.sources.decode import Form
-from pffdst.deploy.records import Answer, BadRecord, Task, one_line, unpack_setup
+from pffdst.deploy.allowed import checked
+from pffdst.deploy.records import Answer, Task, one_line, unpack_setup
 from pffdst.deploy.states import LostState, States
 from pffdst.engines.base import one_thread
 from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.packets import pack_kept, pack_memory, unpack_kept, unpack_memory
 from pffdst.wire.downlink import Memory, remember
 
-__all__ = ["ALLOWED", "Turns", "own_samples"]
-
-ALLOWED: Final = (
-    "pffdst.methods.",
-    "pffdst.models.",
-    "pffdst.wire.codecs.",
-    "torch.nn.",
-    "torch.optim.",
-    "torchvision.models.",
-    "torchvision.transforms.",
-)
-"""What a server's configuration may have a node build; the node's operator may allow more."""
+__all__ = ["Turns", "own_samples"]
 
 
 @final
@@ -135,7 +124,7 @@ class Turns:
 def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:
     """What every client of the run knows, with the samples of this one."""
     about = brief["data"]
-    cfg = _checked(brief["config"], allowed)
+    cfg = checked(brief["config"], allowed)
     nothing = samples.take(torch.empty(0, dtype=torch.int64))
     dataset = Dataset(about["name"], samples, nothing, tuple(about["class_names"]), Inputs.of_words(about))
     return parts_of(cfg, dataset, OwnShares(cfg.clients, task.client, len(samples))).setup
@@ -152,29 +141,3 @@ def turn(task: Task, payload: bytes, states: States, work: ClientWork, fit: Fabr
         after = remember(payload, memory, setup.layout, setup.codecs)
         states.write(pack_memory(after), pack_kept(update.kept))
     return update
-
-
-def _checked(config: Any, allowed: tuple[str, ...]) -> DictConfig:
-    """The configuration; UserError if it names something that this node must not build."""
-    for target in _targets(config):
-        if not target.startswith(ALLOWED + allowed):
-            raise UserError(
-                f"setup: the server asks for {target}, which this node does not allow; its operator can allow it with "
-                f"--node-config 'allow=\"{target.rpartition('.')[0]}.\"'"
-            )
-    cfg = OmegaConf.create(config)
-    if not isinstance(cfg, DictConfig):
-        raise BadRecord("setup: expected a configuration")
-    return cfg
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_` of a configuration, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _targets(child)

@@ -1,24 +1,25 @@
 """Flower's ClientApp: a process that starts for every message, answers it and ends.
 
 A node's operator sets (`flower-supernode --node-config`): `data`, the node's samples; `state`, the node's own folder;
-`allow`, further prefixes, separated by spaces, that a run's configuration may name; `warm`, the seconds without a task
-after which the node's worker ends (600; 0 for no worker); `tell="counts"`, which lets the server ask for the number of
-samples per class.
+`allow`, further packages, modules and classes, separated by spaces, that a run's configuration may name; `warm`, the
+seconds without a task after which the node's worker ends (600; 0 for no worker); `tell="counts"`, which lets the server
+ask for the number of samples per class.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.records import Answer, one_line, reply, task_of
+from pffdst.deploy.records import Answer, BadRecord, one_line, reply, task_of
 from pffdst.deploy.survey import decline, is_survey, tell
 from pffdst.deploy.warm import hand_over
 
@@ -26,6 +27,7 @@ __all__ = ["app"]
 
 _BEGAN: Final = time.time()
 _WARM: Final = 600.0
+_UNKNOWN: Final = 0  # Flower's code of an error of no kind of its own
 
 app = ClientApp()
 
@@ -34,13 +36,15 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """A client's work in a round, in the node's worker or, without one, in this process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    task, payload, setup = task_of(message)
     try:
-        request = {"state": _setting(context, "state"), "data": _data(context)}
+        task, payload, setup = task_of(message)
+    except BadRecord as error:  # of another version, whose answer cannot be written
+        return Message(Error(_UNKNOWN, one_line(str(error))), reply_to=message)
+    try:
+        request = {"state": _setting(context, "state"), "data": _data(context), "allow": _allow(context)}
+        warm = _warm(context)
     except UserError as error:
         return reply(message, Answer(task.run, task.client, task.t, problem=one_line(str(error)), unable=True), None)
-    request["allow"] = str(context.node_config.get("allow", ""))
-    warm = float(context.node_config.get("warm", _WARM))
     found = hand_over({"task": vars(task), **request}, setup, payload, warm)
     if found is None:
         from pffdst.deploy.node import Turns  # seconds of imports
@@ -76,3 +80,24 @@ def _setting(context: Context, key: str) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"this node has no path for {key}: start it with --node-config '{key}=\"PATH\"'")
     return str(Path(value).expanduser())
+
+
+def _allow(context: Context) -> str:
+    value = context.node_config.get("allow", "")
+    if not isinstance(value, str):
+        raise UserError(
+            f"this node's allow={value!r}: expected the names of packages; write e.g. "
+            "--node-config 'allow=\"mine.models.\"'"
+        )
+    return value
+
+
+def _warm(context: Context) -> float:
+    value = context.node_config.get("warm", _WARM)
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"this node's warm={value!r}: expected seconds; write e.g. --node-config 'warm=600'")
+    return seconds

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from pffdst import __version__
 from pffdst.build import parts_of
 from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.errors import UserError
 from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.messages import ClientTask, Kept, Update
+from pffdst.core.words import one_line as on_one_line
 from pffdst.data.clients.divided import Shares
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.counted import images_of
 from pffdst.data.sources.decode import Form
+from pffdst.deploy.allowed import checked
 from pffdst.deploy.records import Answer, BadRecord, Task, one_line, unpack_setup
 from pffdst.deploy.states import LostState, States
 from pffdst.engines.base import one_thread
@@ -29,18 +32,9 @@ from pffdst.engines.fabric_loop import FabricFit
 from pffdst.engines.packets import pack_kept, pack_memory, unpack_kept, unpack_memory
 from pffdst.wire.downlink import Memory, remember
 
-__all__ = ["ALLOWED", "Turns", "own_samples"]
+__all__ = ["Turns", "own_samples"]
 
-ALLOWED: Final = (
-    "pffdst.methods.",
-    "pffdst.models.",
-    "pffdst.wire.codecs.",
-    "torch.nn.",
-    "torch.optim.",
-    "torchvision.models.",
-    "torchvision.transforms.",
-)
-"""What a server's configuration may have a node build; the node's operator may allow more."""
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -102,13 +96,13 @@ class Turns:
     def play(
         self, task: Task, setup: bytes, payload: bytes, *, state: str, data: str, allow: str = ""
     ) -> tuple[Answer, bytes | None]:
-        """The node's answer to a task. Problems with its data or memory are reported in the answer."""
+        """The node's answer to a task. Whatever goes wrong is reported in the answer."""
         began = time.perf_counter()
         answer = Answer(task.run, task.client, task.t)
         try:
+            brief = _brief(setup)
             states = States(Path(state), task)
             states.find()
-            brief = unpack_setup(setup)
             samples = own_samples(Path(data).expanduser(), Path(state) / "cache", brief)
             work, fit = self._work(task, setup, samples, brief, tuple(allow.split()))
             ready = time.perf_counter() - began
@@ -117,6 +111,10 @@ class Turns:
             return replace(answer, problem=f"lost its state: {error}", lost=True), None
         except UserError as error:
             return replace(answer, problem=one_line(str(error)), unable=True), None
+        except Exception as error:  # classes of the server's or the operator's choice, the node's disk
+            _log.exception("round %d: the task failed", task.t + 1)
+            self._made = None  # a task may have stopped anywhere in it
+            return replace(answer, problem=one_line(f"the task failed on this node: {_said(error)}"), unable=True), None
         decode, train, encode = update.timings
         answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
         return replace(answer, problem=update.problem or ""), update.payload
@@ -126,16 +124,46 @@ class Turns:
     ) -> tuple[ClientWork, FabricFit]:
         key = task.client, setup, samples.digest, allowed
         if self._made is None or self._made[0] != key:
-            own = client_setup(task, samples, brief, allowed)
+            own = _built(task, samples, brief, allowed)
             work = ClientWork(own, channels_last=brief["channels_last"])
             self._made = key, work, FabricFit("cpu", own.callbacks)
         return self._made[1:]
 
 
+def _brief(setup: bytes) -> Mapping[str, Any]:
+    """What the server says about the run. UserError if its pffdst is of another version."""
+    brief = unpack_setup(setup)
+    if not isinstance(brief, Mapping):
+        raise BadRecord("setup: expected a mapping")
+    theirs = brief.get("version", "an older version")
+    if theirs != __version__:
+        raise UserError(
+            f"this node has pffdst {__version__}, the server {theirs!s:.40}: install the same version on both"
+        )
+    return brief
+
+
+def _built(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:
+    """`client_setup`; UserError for whatever its classes raise."""
+    try:
+        return client_setup(task, samples, brief, allowed)
+    except UserError:
+        raise
+    except Exception as error:
+        _log.exception("the run cannot be built")
+        raise UserError(
+            f"setup: this node cannot build the run: {_said(error)}; install on this node what the server has"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return on_one_line(f"{type(error).__name__}: {error}", 180)
+
+
 def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:
     """What every client of the run knows, with the samples of this one."""
     about = brief["data"]
-    cfg = _checked(brief["config"], allowed)
+    cfg = checked(brief["config"], allowed)
     nothing = samples.take(torch.empty(0, dtype=torch.int64))
     dataset = Dataset(about["name"], samples, nothing, tuple(about["class_names"]), Inputs.of_words(about))
     return parts_of(cfg, dataset, OwnShares(cfg.clients, task.client, len(samples))).setup
@@ -152,29 +180,3 @@ def turn(task: Task, payload: bytes, states: States, work: ClientWork, fit: Fabr
         after = remember(payload, memory, setup.layout, setup.codecs)
         states.write(pack_memory(after), pack_kept(update.kept))
     return update
-
-
-def _checked(config: Any, allowed: tuple[str, ...]) -> DictConfig:
-    """The configuration; UserError if it names something that this node must not build."""
-    for target in _targets(config):
-        if not target.startswith(ALLOWED + allowed):
-            raise UserError(
-                f"setup: the server asks for {target}, which this node does not allow; its operator can allow it with "
-                f"--node-config 'allow=\"{target.rpartition('.')[0]}.\"'"
-            )
-    cfg = OmegaConf.create(config)
-    if not isinstance(cfg, DictConfig):
-        raise BadRecord("setup: expected a configuration")
-    return cfg
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_` of a configuration, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _targets(child)

@@ -89,8 +89,12 @@ def pack_setup(brief: Any) -> bytes:
 def unpack_setup(body: bytes) -> Any:
     """The inverse. Raises BadRecord."""
     try:
-        return json.loads(zstandard.ZstdDecompressor().decompress(body, max_output_size=_MOST_SETUP))
-    except (zstandard.ZstdError, ValueError) as error:
+        with zstandard.ZstdDecompressor().stream_reader(body) as reader:  # never more, whatever the frame declares
+            found = reader.read(_MOST_SETUP + 1)
+        if len(found) > _MOST_SETUP:
+            raise BadRecord(f"setup: expected at most {_MOST_SETUP:,} bytes")
+        return json.loads(found)
+    except (zstandard.ZstdError, ValueError, RecursionError) as error:
         raise BadRecord(f"setup: cannot be read ({error})") from error
 
 

@@ -20,6 +20,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, Final
 
+from pffdst import __version__
 from pffdst.deploy.records import Answer, Task
 
 __all__ = ["hand_over", "main"]
@@ -33,7 +34,7 @@ Request = Mapping[str, Any]
 
 def hand_over(request: Request, setup: bytes, payload: bytes, warm: float) -> tuple[Answer, bytes | None] | None:
     """The answer of this node's worker, which is started if needed; None if no worker is possible."""
-    place = Path(request["state"]) / "worker.sock"
+    place = Path(request["state"]) / f"worker-{__version__}.sock"  # not that of a version before an upgrade
     if warm <= 0 or len(str(place)) > _LONGEST:
         return None
     try:

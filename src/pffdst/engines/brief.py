@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pffdst import __version__
 from pffdst.data.dataset import Dataset
 
 __all__ = ["brief"]
@@ -16,8 +17,12 @@ _AT_THE_SERVER: Final = (
 
 
 def brief(plain: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """The resolved configuration, without what only the server needs, and the samples' form. JSON-serializable."""
+    """The resolved configuration, without what only the server needs, and the samples' form. JSON-serializable.
+
+    `version` is pffdst's own: another one may have other classes, keys and defaults.
+    """
     return {
+        "version": __version__,
         "config": {key: value for key, value in plain.items() if key not in _AT_THE_SERVER},
         "data": {
             "name": dataset.name,

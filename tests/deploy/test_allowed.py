@@ -105,3 +105,5 @@ def test_an_operator_allows_packages_and_classes_where_they_live() -> None:
             checked(net, (allow,))
     with pytest.raises(UserError, match=r"asks for tests.extensions.mine.rmsprop.torch.hub.load \(torch.hub.load\)"):
         checked({"model": {"_target_": "tests.extensions.mine.rmsprop.torch.hub.load"}}, (ours,))
+    with pytest.raises(UserError, match="no module defines such a class"):
+        checked({"model": {"_target_": "tests.extensions.mine.rmsprop.RmsProp.make"}}, (ours,))

@@ -116,8 +116,8 @@ class Record:
 
     def fitting(self, jobs: Iterable[Job]) -> Record:
         """What is of these jobs, with their overrides: what a page shows. The record itself keeps all it has."""
-        held = [(job.row, job.seed) for job in jobs if self.holds(job)]
-        return Record(self.folder, {key: self.entries[key] for key in held})
+        held = {(job.row, job.seed) for job in jobs if self.holds(job)}
+        return Record(self.folder, {key: self.entries[key] for key in sorted(held)})  # as it is read
 
     def strays(self, jobs: Iterable[Job]) -> list[Entry]:
         """What is of none of these jobs any more, or has other overrides; not what waits for its tries."""

@@ -47,6 +47,9 @@ def test_a_page_shows_what_fits_the_study_and_the_record_keeps_the_rest(
     assert record.strays([changed]) == [run, gone]
     assert record.strays([waiting]) == [gone], "its tries may yet choose what it was played with"
     assert len(Record.read(tmp_path).entries) == 2
+    later = replace(job, seed=job.seed + 1)
+    record.entries[later.row, later.seed] = replace(run, seed=later.seed)
+    assert list(record.fitting([later, job]).entries) == [(job.row, job.seed), (later.row, later.seed)]
     record.forget(record.strays([job]))
     assert list(Record.read(tmp_path).entries) == [("fixed", job.seed)]
 

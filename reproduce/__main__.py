@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import signal
 import sys
@@ -122,15 +123,14 @@ def _main(given: argparse.Namespace) -> int:
         print("\n".join(f"  {line}" for line in sitting.told()) or "  nothing is left")
         return 0
 
-    def write() -> None:
-        _write_page(study, name, record, path)
-
+    write = functools.partial(_write_page, study, name, record, path)
     failed = 0 if given.write_only else sitting.play(write)
-    if given.forget:
-        record.forget(record.strays(tuning.jobs(study, record)))
     write()
     print(f"written: {path}")
-    if strays := record.strays(tuning.jobs(study, record)):
+    strays = record.strays(tuning.jobs(study, record))
+    if strays and given.forget:
+        record.forget(strays)
+    elif strays:
         print(_told_of(strays, record))
     if sitting.left and not given.write_only:
         verb = "is" if len(sitting.left) == 1 else "are"

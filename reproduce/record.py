@@ -122,10 +122,8 @@ class Record:
     def strays(self, jobs: Iterable[Job]) -> list[Entry]:
         """What is of none of these jobs any more, or has other overrides; not what waits for its tries."""
         wanted = {(job.row, job.seed): job for job in jobs}
-        waiting = {key for key, job in wanted.items() if job.waits}
-        return [
-            e for key, e in self.entries.items() if key not in waiting | self.fitting(wanted.values()).entries.keys()
-        ]
+        kept = {key for key, job in wanted.items() if job.waits or self.holds(job)}
+        return [entry for key, entry in self.entries.items() if key not in kept]
 
     def forget(self, entries: Iterable[Entry]) -> None:
         """Drops these, on disk too."""

@@ -158,9 +158,9 @@ def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
     pending: list[tuple[str, Any]] = [("", cfg)]
     while pending:
         path, node = pending.pop()
-        within = isinstance(node, DictConfig)
-        for key in list(node) if within else range(len(node)):
-            name = path if not within else f"{path}.{key}" if path else str(key)  # a list is written as a whole
+        keyed = isinstance(node, DictConfig)
+        for key in list(node) if keyed else range(len(node)):
+            name = f"{path}.{key}".removeprefix(".") if keyed else path  # a list is written as a whole
             if OmegaConf.is_missing(node, key):
                 missing.append(name)
                 continue

@@ -16,6 +16,7 @@ from pffdst.core.words import dotted, typed
 
 __all__ = [
     "ABSENT",
+    "but_for_the_seed",
     "changed",
     "content_differences",
     "content_digest",

@@ -34,12 +34,20 @@ def test_one_failed_job_of_eight_is_the_only_one_that_runs_again(train: Train, t
     assert skipped == {str(i): str(first / str(i)) for i in range(8) if i != 5}
 
 
-def test_the_folder_of_another_sweep_is_told_as_one(train: Train, tmp_path: Path) -> None:
-    (tmp_path / "sweep" / "0").mkdir(parents=True)
-    (tmp_path / "sweep" / "0" / "summary.json").write_text("{}")
-    refused = train("-m", *JOB, "seed=0", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert refused.returncode == 1
-    assert "already contains another sweep's job: write another hydra.sweep.dir" in refused.stdout + refused.stderr
+def test_a_sweep_in_the_folder_of_another_changes_nothing_there(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "sweeps" / "one"
+    assert train("-m", *JOB, "seed=0,1", f"hydra.sweep.dir={folder}").returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = train("-m", *JOB, "seed=1,2", f"hydra.sweep.dir={folder}")
+    assert refused.returncode != 0
+    told = " ".join((refused.stdout + refused.stderr).split())
+    assert "0 contains another run than job 0 (experiment=debug rounds=4 seed=1) and 1 more: choose" in told
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    more = train("-m", *JOB, "seed=0,1,2", f"hydra.sweep.dir={folder}")
+    assert more.returncode == 0, more.stderr
+    assert statuses(folder) == {"0": "done", "1": "done", "2": "done"}
+    for number in (0, 1):
+        assert (folder / str(number) / "summary.json").read_bytes() == before[folder / str(number) / "summary.json"]
 
 
 def test_the_joblib_launcher_runs_jobs_side_by_side(train: Train, tmp_path: Path) -> None:

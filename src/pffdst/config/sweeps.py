@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -20,8 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from pffdst.config.check import problems_of
 from pffdst.config.compose import Composed, Session, composition_line
 from pffdst.config.flags import key_of
+from pffdst.config.identity import fingerprint
 from pffdst.config.ranges import range_problems
 from pffdst.runs.files import SWEEP, FileProblem, read_yaml
+from pffdst.runs.jobs import holds_work, read_run
 
 __all__ = ["Jobs", "grid_of", "jobs_in", "preset_lines", "saved_launcher", "saved_overrides", "saved_subdir"]
 
@@ -30,7 +32,7 @@ _NO_VALUES = (ValueError, TypeError, ArithmeticError)  # raised by a sweep that 
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Job = tuple[str, ...]
 _LAUNCHER = re.compile(r"hydra/launcher=joblib|hydra\.launcher\.n_jobs=-?[0-9]{1,4}")
-_UNIQUE = ("hydra.job.num", "hydra.job.id")
+_NUMBER = "hydra.job.num"
 
 
 def jobs_in(overrides: Sequence[str], parser: OverridesParser | None = None) -> list[tuple[str, ...]]:
@@ -158,25 +160,47 @@ class Jobs:
         return made
 
     def _clashes(self, jobs: Sequence[Job], hydra: Sequence[str]) -> list[str]:
-        """A line for every folder that several jobs would write to."""
-        raw = OmegaConf.to_container(self._session.compose(hydra).hydra.sweep, resolve=False)
-        assert isinstance(raw, dict)
-        if any(name in str(raw["subdir"]) for name in _UNIQUE):
+        """A line for every folder that several jobs would write to, or that has another run's results."""
+        node = self._session.compose(hydra).hydra
+        written, root = str(OmegaConf.to_container(node.sweep, resolve=False)["subdir"]), Path(str(node.sweep.dir))
+        if "hydra.job.id" in written or (_NUMBER in written and not root.is_dir()):
             return []
         users: dict[str, list[int]] = defaultdict(list)
         for number, job in enumerate(jobs):
-            users[_subdir(self._session.compose([*job, *hydra]))].append(number)
+            plain = written == f"${{{_NUMBER}}}"
+            users[str(number) if plain else _subdir(self._session.compose([*job, *hydra]), number)].append(number)
+        shared = {folder: numbers for folder, numbers in users.items() if len(numbers) > 1}
         return [
-            f"hydra.sweep.subdir={raw['subdir']}: jobs {', '.join(map(str, numbers))} would all write to {folder}; "
+            f"hydra.sweep.subdir={written}: jobs {', '.join(map(str, numbers))} would all write to {folder}; "
             "name every swept key in it, or leave it out to number the jobs"
-            for folder, numbers in users.items()
-            if len(numbers) > 1
+            for folder, numbers in shared.items()
+        ] or self._occupied(root, {numbers[0]: folder for folder, numbers in users.items()}, jobs)
+
+    def _occupied(self, root: Path, folders: Mapping[int, str], jobs: Sequence[Job]) -> list[str]:
+        """A line if jobs would write to folders with results of other runs: Hydra would overwrite their command lines.
+
+        The jobs of the sweep that was started there before, and of one with more jobs after them, are continued.
+        """
+        taken = [number for number, name in folders.items() if self._is_of_another(root / name, jobs[number])]
+        if not taken:
+            return []
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        return [
+            f"hydra.sweep.dir={root}: {folders[taken[0]]} contains another run than job {taken[0]}"
+            f" ({' '.join(jobs[taken[0]])}){more}: choose another folder; new values go after those it was started with"
         ]
 
+    def _is_of_another(self, folder: Path, job: Job) -> bool:
+        if not holds_work(folder):
+            return False
+        base = self._base(tuple(line for line in job if key_of(line) in self._groups))
+        return bool(read_run(folder).get("fingerprint") != fingerprint(self._with_values(base.cfg, job)))
 
-def _subdir(composed: Composed) -> str:
+
+def _subdir(composed: Composed, number: int) -> str:
     whole = OmegaConf.create(OmegaConf.to_container(composed.cfg, resolve=False))
     whole.hydra = OmegaConf.to_container(composed.hydra, resolve=False)
+    whole.hydra.job.num = number
     return str(whole.hydra.sweep.subdir)
 
 

@@ -1,4 +1,4 @@
-"""The size rule of the house: small functions, small files."""
+"""The rules of the house for every file: small functions, small files, no private names of other modules."""
 
 from __future__ import annotations
 
@@ -44,3 +44,25 @@ def test_every_file_is_under_four_hundred_lines(path: Path) -> None:
 
 def test_the_loop_over_rounds_is_short() -> None:
     assert len((ROOT / "src/pffdst/run.py").read_text().splitlines()) < 80
+
+
+def exported(path: Path) -> set[str] | None:
+    """The names in a module's `__all__`; None if it has none."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def test_what_a_module_takes_from_another_is_public_there() -> None:
+    source = ROOT / "src"
+    public = {".".join(path.relative_to(source).with_suffix("").parts): exported(path) for path in source.rglob("*.py")}
+    private = [
+        f"{path.relative_to(ROOT)}: {node.module}.{name.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (names := public.get(node.module or "")) is not None
+        for name in node.names
+        if name.name not in names
+    ]
+    assert private == []

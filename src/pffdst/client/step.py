@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pffdst.client.module import ClientModule
 
-__all__ = ["Hooks", "add_regularisers_", "any_moved", "clip_", "decay_", "local_step", "mask_gradients_"]
+__all__ = ["Batch", "Hooks", "add_regularisers_", "any_moved", "clip_", "decay_", "local_step", "mask_gradients_"]
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,7 +11,7 @@ from typing import Any, final
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["Choices"]
+__all__ = ["Choices", "options_of"]
 
 
 @final

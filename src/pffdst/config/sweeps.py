@@ -162,7 +162,8 @@ class Jobs:
     def _clashes(self, jobs: Sequence[Job], hydra: Sequence[str]) -> list[str]:
         """A line for every folder that several jobs would write to, or that has another run's results."""
         node = self._session.compose(hydra).hydra
-        written, root = str(OmegaConf.to_container(node.sweep, resolve=False)["subdir"]), Path(str(node.sweep.dir))
+        raw: Any = OmegaConf.to_container(node.sweep, resolve=False)
+        written, root = str(raw["subdir"]), Path(str(node.sweep.dir))
         if "hydra.job.id" in written or (_NUMBER in written and not root.is_dir()):
             return []
         users: dict[str, list[int]] = defaultdict(list)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pffdst.core.model import GlobalModel
 from pffdst.core.positions import Positions
 
-__all__ = ["Move", "draw", "first", "greatest_overall", "largest", "largest_dead", "smallest"]
+__all__ = ["Move", "draw", "first", "greatest_overall", "largest", "largest_dead", "room_left", "smallest"]
 
 _WHOLE = (1 << 64) - 1
 _STRIDE = 64  # of the sample that bounds where the largest of very many values are

@@ -18,7 +18,7 @@ from pffdst.methods.bounds import MAX_VALUE, Bounds
 from pffdst.methods.rule import Absent, Cohort
 from pffdst.wire.uplink import Upload
 
-__all__ = ["Aggregation", "Aggregator", "Bounded", "MaskedMean", "Places", "RunningMean"]
+__all__ = ["Aggregation", "Aggregator", "Bounded", "MaskedMean", "Places", "RunningMean", "Statistics"]
 
 Statistics = Literal["average", "keep_server"]
 Weights = Literal["samples", "clients"]

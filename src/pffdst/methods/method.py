@@ -12,7 +12,7 @@ from pffdst.methods.rule import Absent, Rule, touches_steps
 from pffdst.wire.codecs import Codecs
 from pffdst.wire.uplink import UplinkForm
 
-__all__ = ["Method"]
+__all__ = ["Method", "stage_of"]
 
 
 @final

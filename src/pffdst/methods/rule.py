@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from pffdst.methods.local import LocalTraining
 
-__all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start"]
+__all__ = ["Absent", "Answer", "Chosen", "ClientTurn", "Cohort", "Rule", "Signal", "Signals", "Start", "touches_steps"]
 
 Absent = Literal["left_out", "zero", "unchanged"]
 

@@ -45,7 +45,7 @@ from pffdst.core.model import GlobalModel
 from pffdst.core.words import one_line
 from pffdst.runs.files import MODEL, MODEL_AVERAGE
 
-__all__ = ["Classifier", "ModelCard", "SavedModel", "load"]
+__all__ = ["Classifier", "ModelCard", "SavedModel", "load", "path_of"]
 
 _FORMAT: Final = "pffdst model 1"
 _METADATA: Final = "pffdst"

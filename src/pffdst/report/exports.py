@@ -15,7 +15,7 @@ from pffdst.report.figures import Spread, accuracy_words, bytes_to_reach, chance
 from pffdst.report.groups import Group
 from pffdst.report.reading import FINALS, Run
 
-__all__ = ["common_level", "latex_text", "runs_csv", "total_bytes"]
+__all__ = ["common_level", "latex_text", "runs_csv", "total_bytes", "write_text"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pffdst.core.errors import UserError
 from pffdst.runs.files import CLIENTS, CONFIG, HYDRA, METRICS, RUN, SKIPPED, SUMMARY
 
-__all__ = ["common_base", "run_folders", "stamp"]
+__all__ = ["Stamp", "common_base", "run_folders", "stamp"]
 
 _MARKS = frozenset({RUN, SUMMARY, SKIPPED, METRICS, CONFIG})
 _READ = (RUN, SUMMARY, SKIPPED, METRICS, CONFIG, CLIENTS)

@@ -38,7 +38,17 @@ from pffdst.core.positions import Positions, bits_of
 from pffdst.wire.frame import Section, WireError
 from pffdst.wire.sets import decode_set, encode_set, entropy_bytes, read_varint, write_varint
 
-__all__ = ["MOST_MOVES", "Coding", "Known", "decode_positions", "encode_move", "encode_positions", "positions_of"]
+__all__ = [
+    "MOST_MOVES",
+    "Coding",
+    "Known",
+    "at_outside",
+    "decode_positions",
+    "encode_move",
+    "encode_positions",
+    "places_outside",
+    "positions_of",
+]
 
 MOST_MOVES = 64  # per section, to bound a decoder's work
 _CHECKSUM = struct.Struct("<I")

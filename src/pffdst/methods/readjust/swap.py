@@ -16,7 +16,16 @@ from pffdst.methods.aggregation import Places
 from pffdst.methods.rule import Answer, Chosen, ClientTurn, Cohort, Rule, Signal, Signals
 from pffdst.methods.schedule import UpdateSchedule
 
-__all__ = ["TopGradients", "share_of", "swap_counts", "swapped"]
+__all__ = [
+    "TopGradients",
+    "checked_alpha",
+    "held_of",
+    "masks_of",
+    "share_of",
+    "smallest_of_mean",
+    "swap_counts",
+    "swapped",
+]
 
 
 def share_of(alpha: float, schedule: UpdateSchedule, stage: Stage, t: int) -> float:

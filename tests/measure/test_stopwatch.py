@@ -51,8 +51,8 @@ def test_the_clients_parts_fill_the_wait_for_them_in_one_process(tmp_path: Path)
 def test_evaluation_counts_where_there_is_one_and_writing_counts_for_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saves = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *given: (time.sleep(0.5), saves(*given)))
+    saves = checkpoint.save_packed
+    monkeypatch.setattr(checkpoint, "save_packed", lambda *given: (time.sleep(0.5), saves(*given)))
     rows = rows_of(tmp_path, "profile=true", "checkpoint_every=2")
     assert [float(row[time_of("evaluate")]) > 0 for row in rows] == [False, True, False, True]
     assert [float(row[time_of("log")]) > 0 for row in rows] == [False, True, True, True]

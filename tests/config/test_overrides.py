@@ -170,6 +170,14 @@ def test_keys_of_the_constructor_can_be_set_though_the_yaml_has_them_not(configs
     assert line == "model.drop: LargeNet has no such key; did you mean dropout?"
 
 
+def test_layers_of_any_model_can_be_kept_dense_from_the_command_line(configs: Path) -> None:
+    """`model.dense` is the run's own key: no yaml lists it and no constructor takes it."""
+    for typed in ("model.dense=[head]", "+model.dense=[head]", "++model.dense=[head]"):
+        assert compose(preflight([typed], configs), configs).model.dense == ["head"]
+    [line] = refused(configs, "dataset.dense=[head]")
+    assert line.startswith("dataset.dense: ")
+
+
 def test_a_constructor_of_any_keyword_takes_a_plus_sign(configs: Path) -> None:
     argv = ["model=any", "dataset.size=32", "+model.width=2"]
     assert compose(preflight(argv, configs), configs).model.width == 2

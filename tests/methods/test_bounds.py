@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pffdst.config.overrides import preflight
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.positions import Positions
 from pffdst.core.signals import Chosen
@@ -161,6 +163,15 @@ def test_a_value_beyond_the_bound_is_refused_wherever_it_is(
     with pytest.raises(WireError, match=r"magnitude .* is beyond aggregation\.max_value=1e\+15"):
         Screen(Bounds(), sent).admit(wrong)
     assert Screen(Bounds(max_value=3.5e38), sent).admit(wrong) == [wrong]
+    assert Screen(Bounds(max_value=None), sent).admit(wrong) == [wrong]
+
+
+@pytest.mark.parametrize("bound", [bound.name for bound in fields(Bounds)])
+@pytest.mark.parametrize("aggregation", ["masked_mean", "trimmed_mean", "median"])
+def test_a_bound_that_is_null_is_no_bound(aggregation: str, bound: str) -> None:
+    """As the page and the option's yaml say of every one of them."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    preflight([f"aggregation={aggregation}", f"aggregation.{bound}=null"], configs)
 
 
 @pytest.mark.parametrize("rule", [MaskedMean, TrimmedMean])

@@ -130,7 +130,7 @@ def components_in(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
 
 
 def takes_key(cfg: DictConfig, key: str, *, any_keyword: bool = False) -> bool:
-    """Whether a dotted key that is not in the yaml is a parameter of its component's constructor.
+    """Whether a dotted key that is not in the yaml belongs to the run or is a parameter of its component's constructor.
 
     With `any_keyword`, also whether the constructor takes any keyword.
     """
@@ -139,6 +139,8 @@ def takes_key(cfg: DictConfig, key: str, *, any_keyword: bool = False) -> bool:
     target = located(node) if isinstance(node, DictConfig) else None
     if target is None or last.startswith("_"):
         return False
+    if key in _OF_THE_RUN:
+        return True
     accepted = accepted_keys(target)
     return any_keyword if accepted is None else last in accepted
 

@@ -43,4 +43,5 @@ def settings() -> str:
     told = [
         (field.name, field.metadata["help"]) for field in dataclasses.fields(RootConfig) if "help" in field.metadata
     ]
-    return "\n".join(f"  {name:<17} {text}" for name, text in told)
+    width = max(len(name) for name, _ in told)
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in told)

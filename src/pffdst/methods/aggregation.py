@@ -79,7 +79,7 @@ class Aggregation(ABC):
 class Bounded(Aggregation, ABC):
     """An aggregation whose bounds on updates can be set; `Bounds` says what each is."""
 
-    max_value: float = MAX_VALUE
+    max_value: float | None = MAX_VALUE
     max_samples: int | None = None
     max_share: float | None = None
     max_norm: float | None = None

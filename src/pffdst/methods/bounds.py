@@ -41,7 +41,7 @@ class Bounds:
     arrived: O(K alive) memory. The others process one update at a time.
     """
 
-    max_value: float = MAX_VALUE
+    max_value: float | None = MAX_VALUE
     max_samples: int | None = None
     max_share: float | None = None
     max_norm: float | None = None
@@ -86,7 +86,8 @@ class Screen:
     def admit(self, upload: Upload) -> list[Upload]:
         """The updates that may proceed now that this one has arrived. WireError if a value is out of bounds."""
         bounds = self._bounds
-        _check_values(upload, bounds.max_value)
+        if bounds.max_value is not None:
+            _check_values(upload, bounds.max_value)
         if bounds.max_samples is not None and upload.report.samples > bounds.max_samples:
             upload = self._weighing(upload, bounds.max_samples)
         if bounds.waits:

@@ -36,7 +36,7 @@ class PrivateMean(Aggregation):
     max_norm: float
     noise: float
     delta: float
-    max_value: float = MAX_VALUE
+    max_value: float | None = MAX_VALUE
     statistics: Statistics = "keep_server"
     discloses: ClassVar[bool] = False
 

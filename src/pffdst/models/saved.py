@@ -166,8 +166,9 @@ class SavedModel:
         return cls(card, tensors, alive, frozen)
 
     @classmethod
-    def read(cls, path: Path) -> SavedModel:
+    def read(cls, path: str | Path) -> SavedModel:
         """The model in a file. UserError if there is none, or it is damaged or in another format."""
+        path = Path(path)
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: it is not a regular file")
         try:
@@ -207,7 +208,7 @@ class SavedModel:
     def digest(self) -> str:
         """sha256 of the model's whole content: every tensor, `mask/NAME` and `frozen/NAME` as uint8, no metadata.
 
-        It is the `model_sha256` of a run's summary, and does not depend on how the file is packed.
+        Of a run's own file, it is the `model_sha256` of the summary. A plain file has no masks, so its digest differs.
         """
         masks = {f"mask/{name}": mask.to(torch.uint8) for name, mask in self.alive.items()}
         frozen = {f"frozen/{name}": mask.to(torch.uint8) for name, mask in self.frozen.items()}

@@ -61,7 +61,8 @@ class ServerDifferential(Rule):
             return []
         return [
             f"readjust.schedule: no readjustment falls in the first part of a stage of {min(still)} rounds, so its "
-            "mask is only pruned once; use a smaller readjust.schedule.interval or more rounds to readjust it"
+            "mask is only pruned once; to readjust it, use more rounds, a larger readjust.schedule.until or a smaller "
+            "readjust.schedule.interval"
         ]
 
     def problems(self, facts: Facts) -> list[str]:

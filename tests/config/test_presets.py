@@ -32,13 +32,18 @@ def composed(*overrides: str) -> Composed:
 
 
 # Methods and experiments are looked at in pairs, below.
+def wrong(run: Composed) -> list[str]:
+    """The problems, but for packages of other people's loggers."""
+    return [line for line in problems_of(run.cfg, run.choices) if "needs the package" not in line]
+
+
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("method", "experiment")])
 def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     beside = {"text": ["model=text_transformer"], "sst2": ["model=text_transformer"]}
     beside |= {"hf": ["dataset=text"], "text_transformer": ["dataset=text"]}
     run = composed(f"{group}={option}", *beside.get(option, []))
-    found = problems_of(run.cfg, run.choices)
+    found = wrong(run)
     # An option may need a value, or another option beside it; nothing else is wrong with any.
     needs = {
         "parquet": ("dataset.path is missing",),
@@ -60,7 +65,7 @@ def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Pat
     advised = [word for line in found for word in re.findall(r"write ([\w./]+=\S+)", line)]
     assert len(advised) >= len(found), "each line says what to write"
     run = composed(f"{group}={option}", *advised)
-    assert problems_of(run.cfg, run.choices) == [], "what is advised works"
+    assert wrong(run) == [], "what is advised works"
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in SINGLE])

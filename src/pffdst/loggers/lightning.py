@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -30,17 +31,26 @@ class LightningLogger(RunLogger):
     `logger` creates it: in a yaml, a `_target_` with `_partial_: true` and the class's own keys. `from_run` maps the
     class's parameters to values only known when the run starts: `folder`, `name`, `group`, `tags` (a list), `version`
     (the logger's own version or id if the run is resumed, else None) or `resumed_at` (the first round that a resumed
-    run logs, else None). UserError for any other word.
+    run logs, else None). UserError for any other word. `needs` has what the class imports, and the command that installs
+    it: a run without it is refused before any work, with a UserError.
 
     A logging error does not stop a run: it is reported once in the log, and the run continues without the logger.
     """
 
-    def __init__(self, logger: Callable[..., Logger], from_run: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        logger: Callable[..., Logger],
+        from_run: Mapping[str, str] | None = None,
+        needs: Mapping[str, str] | None = None,
+    ) -> None:
         self._make = logger
         self._from_run = {"save_dir": "folder"} if from_run is None else dict(from_run)
         unknown = sorted(set(self._from_run.values()) - set(_KNOWN))
         if unknown:
             raise UserError(f"from_run: a run has no {unknown[0]!r}; choose from {', '.join(_KNOWN)}")
+        for package, install in (needs or {}).items():
+            if importlib.util.find_spec(package.partition(".")[0]) is None:
+                raise UserError(f"{self._name} needs the package {package}: {install}; or leave out the logger")
         self._logger: Logger | None = None
         self._version: str | None = None
         self._row: Row = {}

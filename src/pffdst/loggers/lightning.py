@@ -31,8 +31,8 @@ class LightningLogger(RunLogger):
     `logger` creates it: in a yaml, a `_target_` with `_partial_: true` and the class's own keys. `from_run` maps the
     class's parameters to values only known when the run starts: `folder`, `name`, `group`, `tags` (a list), `version`
     (the logger's own version or id if the run is resumed, else None) or `resumed_at` (the first round that a resumed
-    run logs, else None). UserError for any other word. `needs` has packages that the class imports, each with the command
-    that installs it; UserError if one is not there, so that a run without it is refused before any work.
+    run logs, else None). UserError for any other word. `needs` has packages that the class imports, each with the
+    command that installs it; UserError if one is not there, so that a run without it is refused before any work.
 
     A logging error does not stop a run: it is reported once in the log, and the run continues without the logger.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -90,6 +91,14 @@ class Dataset:
         train, test = (self.train.take(mask.nonzero().flatten()) for mask in (~held, held))
         return replace(self, train=train, test=test)
 
+    def numbered_as(self, names: Sequence[str]) -> Dataset:
+        """The same data with its classes numbered as in `names`, which has them all. DataError if it has not."""
+        if strange := [name for name in self.class_names if name not in names]:
+            raise DataError(f"dataset {self.name}: its classes {', '.join(strange)} are not among {', '.join(names)}")
+        place = torch.tensor([names.index(name) for name in self.class_names])
+        train, test = (part.numbered(place[part.labels], part.owners) for part in (self.train, self.test))
+        return replace(self, train=train, test=test, class_names=tuple(names))
+
     def describe(self) -> str:
         """One line for the console."""
         counts = f"{len(self.train):,} + {len(self.test):,} {self.inputs.noun}"
@@ -135,6 +144,10 @@ class DataSource(ABC):
     @abstractmethod
     def load(self, seed: int) -> Dataset:
         """The dataset; DataError with what to write, or which files to provide, if it cannot be loaded."""
+
+    def load_for(self, seed: int, inputs: Inputs) -> Dataset:
+        """The dataset as a finished model for `inputs` takes it; the same as a run's, if samples have only one form."""
+        return self.load(seed)
 
     @abstractmethod
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:

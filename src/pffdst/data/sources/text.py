@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import pyarrow as pa
 
 from pffdst.core.facts import NOTHING_KNOWN, Facts
-from pffdst.core.inputs import TokenInputs
+from pffdst.core.inputs import Inputs, TokenInputs
 from pffdst.data.cache import SampleCache, key_of
 from pffdst.data.dataset import DataError, Dataset, DataSource
 from pffdst.data.sources.base import Split, assembled, class_problems, folder_of, kept_split
@@ -25,7 +25,7 @@ from pffdst.data.sources.tables import (
     label_columns,
     of_tables,
 )
-from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, trained
+from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, of_text, trained
 from pffdst.data.texts import TextSet
 
 __all__ = ["TextSource"]
@@ -77,19 +77,29 @@ class TextSource(DataSource):
 
     def load(self, seed: int) -> Dataset:
         """The files' own split, independent of the seed."""
+        return self._loaded(None)
+
+    def load_for(self, seed: int, inputs: Inputs) -> Dataset:
+        """The same in the tokens of a finished model: any other tokenizer numbers them differently."""
+        if not isinstance(inputs, TokenInputs):
+            return self.load(seed)
+        return self._loaded(of_text(inputs.tokenizer, inputs.vocabulary, inputs.padding))
+
+    def _loaded(self, tokens: Tokens | None) -> Dataset:
+        """With these tokens; None: those of the tokenizer that is configured."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         found = self._tables.find(folder_of(self.path))
         digests = digests_of([*found.train, *found.test])
-        maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train))
+        maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train), tokens)
         train = maker.split(found.train, digests)
         if train is None:
             raise DataError(f"{found.train[0]}: it has no rows; write the texts into it, or name another file")
         first, second, names = assembled(self.name, self.classes, train, maker.split(found.test, digests))
-        tokens = maker.tokens
-        assert tokens is not None  # the training split has them
+        used = maker.tokens
+        assert used is not None  # the training split has them
         typical = math.ceil(len(first.tokens) / len(first))
-        inputs = TokenInputs(tokens.vocabulary, self.length, tokens.padding, max(typical, 1), tokens.json)
+        inputs = TokenInputs(used.vocabulary, self.length, used.padding, max(typical, 1), used.json)
         return Dataset(self.name, first, second, names, inputs)
 
     @property
@@ -98,13 +108,16 @@ class TextSource(DataSource):
 
 
 class _Maker:
-    """Reads splits, the training split first: the tokenizer is trained on it, or loaded from a folder."""
+    """Reads splits, the training split first: the tokenizer is given, or trained on it, or loaded from a folder."""
 
-    def __init__(self, source: TextSource, cache: SampleCache, training: str) -> None:
+    def __init__(self, source: TextSource, cache: SampleCache, training: str, tokens: Tokens | None) -> None:
         self._source, self._cache, self._files = source, cache, source._tables
-        where = None if source.tokenizer is None else folder_digest(folder_of(source.tokenizer))
-        self._way = (where,) if where else (training, source.vocabulary, source.lowercase)
-        self.tokens: Tokens | None = None
+        self._way: tuple[object, ...] = (training, source.vocabulary, source.lowercase)
+        if tokens is not None:
+            self._way = ("given", tokens)
+        elif source.tokenizer is not None:
+            self._way = (folder_digest(folder_of(source.tokenizer)),)
+        self.tokens = tokens
 
     def split(self, paths: Sequence[Path], digests: Mapping[Path, str]) -> Split[TextSet] | None:
         """A split, from the cache if the same bytes were tokenized the same way before; None without rows."""

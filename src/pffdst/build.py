@@ -328,7 +328,8 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """Checks that need the data: their number and size against the partition and the model."""
     samples, owners = len(dataset.train), owner_count(dataset.train)
     size = dataset.inputs.arguments().get("size")
-    if problems := data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name):
+    problems = data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name)
+    if problems := [*dataset.problems(), *problems]:
         raise ConfigError(problems)
 
 

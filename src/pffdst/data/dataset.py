@@ -68,6 +68,15 @@ class Dataset:
         found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
         return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
 
+    def problems(self) -> list[str]:
+        """Why there is nothing to learn: one class, as where a folder lies one level deeper than it should."""
+        if self.classes > 1:
+            return []
+        return [
+            f"dataset {self.name}: all samples have the label {self.class_names[0]}, but there must be two or more: "
+            "check dataset.path and the column of the labels"
+        ]
+
     def with_validation(self, share: float, seed: int) -> Dataset:
         """The same data with a share of the training set as the test set; unchanged for a share of 0.
 

@@ -17,6 +17,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.seeding import generator_for
+from pffdst.data.clients.owned import Owned, Part
 from pffdst.data.samples import ImageSet, Samples
 
 __all__ = ["DataError", "DataSource", "Dataset", "channel_statistics", "image_dataset", "shape_of"]
@@ -33,8 +34,9 @@ class DataError(UserError):
 class Dataset:
     """A training and a test set of samples of one kind, with labels 0..classes-1; the test set may be empty.
 
-    `class_names` has the name of every class in label order; `inputs` is the kind of samples. Raises DataError if the
-    parts do not match.
+    `class_names` has the name of every class in label order; `inputs` is the kind of samples. `rows`, if the test set
+    is held out, are the numbers of both sets' samples in the whole training split. Raises DataError if the parts do not
+    match.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     test: Samples
     class_names: tuple[str, ...]
     inputs: Inputs
+    rows: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for split, samples in (("training", self.train), ("test", self.test)):
@@ -67,6 +70,15 @@ class Dataset:
         shape, noun = "x".join(map(str, self.inputs.shape)), self.inputs.noun
         found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
         return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
+
+    @property
+    def divisible(self) -> tuple[Owned, Owned]:
+        """Both sets as a partition divides them."""
+        if self.rows is None:
+            return self.train, self.test
+        (first, second), whole = self.rows, len(self.train) + len(self.test)
+        train, test = self.train, self.test
+        return Part(train.labels, train.owners, first, whole), Part(test.labels, test.owners, second, whole)
 
     def problems(self) -> list[str]:
         """Why there is nothing to learn: one class, as where a folder lies one level deeper than it should."""
@@ -97,8 +109,9 @@ class Dataset:
                 f"validation_share={share}: it leaves a set without {self.inputs.noun} (of {len(held):,}); "
                 "write e.g. validation_share=0.2"
             )
-        train, test = (self.train.take(mask.nonzero().flatten()) for mask in (~held, held))
-        return replace(self, train=train, test=test)
+        rows = (~held).nonzero().flatten(), held.nonzero().flatten()
+        train, test = (self.train.take(part) for part in rows)
+        return replace(self, train=train, test=test, rows=rows)
 
     def numbered_as(self, names: Sequence[str]) -> Dataset:
         """The same data with its classes numbered as in `names`, which has them all. DataError if it has not."""

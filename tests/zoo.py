@@ -470,6 +470,17 @@ class FixedFeatures(Odd):
         return self.fc(F.relu(self.features(x)).flatten(1))
 
 
+class WholeNumber(Odd):
+    """Its first parameter is an integer, and does not train."""
+
+    def make(self, channels: int, size: int, classes: int) -> None:
+        self.levels = nn.Parameter(torch.tensor(15), requires_grad=False)
+        self.fc = nn.Linear(self.n, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((x.flatten(1) * self.levels).round() / self.levels)
+
+
 class Detached(Odd):
     """Features under no_grad, whose parameters nobody froze."""
 

@@ -223,7 +223,7 @@ def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     dataset, setup = made.dataset, made.setup
     engine.brief = brief(plain, dataset)
     if cfg.partition.get("save") is not None:
-        write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute())
+        write_clients(made.shares, Path(cfg.partition.save).expanduser().absolute(), dataset.rows)
     for rule in setup.method:
         for remark in rule.remarks([stage.length for stage in setup.stages]):
             _log.warning("%s", remark)
@@ -328,14 +328,14 @@ def _check_fit(cfg: DictConfig, dataset: Dataset) -> None:
     """Checks that need the data: their number and size against the partition and the model."""
     samples, owners = len(dataset.train), owner_count(dataset.train)
     size = dataset.inputs.arguments().get("size")
-    if problems := data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name):
+    problems = data_problems(cfg, samples=samples, owners=owners, size=size, dataset=dataset.name)
+    if problems := [*dataset.problems(), *problems]:
         raise ConfigError(problems)
 
 
 def _shares(cfg: DictConfig, dataset: Dataset) -> Shares:
-    shares = _part(cfg, "partition", Partitioner).split(
-        dataset.train, dataset.test, cfg.clients, dataset.classes, cfg.seed
-    )
+    way = _part(cfg, "partition", Partitioner)
+    shares = way.split(*dataset.divisible, cfg.clients, dataset.classes, cfg.seed)
     if isinstance(shares, Partition) and shares.moved > 0:
         _log.info("partition: moved %d training samples to clients that had too few", shares.moved)
     return shares

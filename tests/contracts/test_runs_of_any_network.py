@@ -42,7 +42,7 @@ def test_a_run_that_is_taken_up_ends_as_one_that_never_stopped(tmp_path: Path, n
     assert resumed(name, WAYS["workers=0"], tmp_path) == alone(name)
 
 
-@pytest.mark.parametrize("name", ["Histogram"])
+@pytest.mark.parametrize("name", ["Histogram", "WholeNumber"])
 def test_engines_give_one_model(tmp_path: Path, name: str) -> None:
     exact = played(name, WAYS["exact"], tmp_path)
     assert played(name, WAYS["trainer"], tmp_path) == exact

@@ -100,6 +100,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "not a number": (lambda: giving(lambda y: y / 0 * 0), "its first loss is nan"),
     "no gradient": (lambda: giving(lambda y: y.detach()), "depend on no trainable parameter"),
+    "one sample's logits": (
+        lambda: giving(lambda y: y.squeeze()),
+        r"expected logits \[1, 10\] in evaluation mode, but it returns \[10\]",
+    ),
     "in evaluation": (Evaluated, "logits .* in evaluation mode, but it returns int64"),
     "bfloat16": (lambda: Plain().bfloat16(), r"fc.weight is bfloat16, .* write .float\(\); .*precision=bf16"),
     "complex": (
@@ -188,6 +192,13 @@ def test_weights_that_the_forward_pass_writes_to_are_named(data: bool) -> None:
     assert written_in_forward(network, (3, 8, 8)) == ["fc.weight"]
     assert torch.equal(network.fc.weight, before)
     assert written_in_forward(Viewed(), (3, 8, 8)) == []
+
+
+def test_a_whole_number_that_does_not_train_may_be_a_parameter() -> None:
+    network = Limited(False)
+    network.bits = nn.Parameter(torch.tensor(8), requires_grad=False)
+    assert probe(network, (3, 8, 8), 10) == []
+    assert written_in_forward(network, (3, 8, 8)) == ["fc.weight"]
 
 
 class OnItsClass(Plain):

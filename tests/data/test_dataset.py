@@ -5,6 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pffdst.build import build
+from pffdst.config.check import ConfigError
+from pffdst.config.compose import compose
 from pffdst.core.errors import UserError
 from pffdst.data.cache import SampleCache
 from pffdst.data.dataset import DataError, channel_statistics, image_dataset
@@ -198,3 +201,26 @@ def test_validation_by_another_seed_is_another():
 def test_validation_leaves_no_set_empty(share):
     with pytest.raises(DataError, match=re.escape(f"validation_share={share}")):
         dataset().with_validation(share, 0)
+
+
+def test_classes_are_renumbered_by_name_and_unknown_ones_refused():
+    one = dataset().numbered_as(("d", "c", "b", "a"))
+    assert (one.classes, one.class_names) == (4, ("d", "c", "b", "a"))
+    for before, after in ((dataset().train, one.train), (dataset().test, one.test)):
+        assert ["dcba"[label] for label in after.labels] == ["abc"[label] for label in before.labels]
+        assert torch.equal(before.images, after.images)
+    with pytest.raises(DataError, match="its classes b are not among a, c"):
+        dataset().numbered_as(("a", "c"))
+
+
+def test_a_run_needs_two_classes(config_dir, tmp_path, encode):
+    """A folder that lies one level too deep is one class, and every model is right on all of it."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / "pictures" / name).mkdir(parents=True)
+            pixels = torch.full((8, 8), len(split) + len(name) * (name == "cat"), dtype=torch.uint8).numpy()
+            (tmp_path / split / "pictures" / name / "0.png").write_bytes(encode(pixels))
+    own = ["logger=csv", "dataset=folder", f"dataset.path={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
+    cfg = compose([*own, "clients=1", "cohort=1", "partition=iid"], config_dir)
+    with pytest.raises(ConfigError, match="all samples have the label pictures, but there must be two or more"):
+        build(cfg, tmp_path / "run", "test")

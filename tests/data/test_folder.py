@@ -129,3 +129,12 @@ def test_links_to_folders_are_followed(tmp_path, source, put):
     shutil.move(tmp_path / "data/train/dog", tmp_path / "elsewhere")
     (tmp_path / "data/train/dog").symlink_to(tmp_path / "elsewhere")
     assert torch.equal(source.load(0).train.labels, torch.tensor([0, 1, 1]))
+
+
+def test_a_link_back_to_a_parent_folder_repeats_nothing(tmp_path, source, put):
+    put(TWO)
+    (tmp_path / "data/train/cat/again").symlink_to(tmp_path / "data/train/cat", target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data/train/cat/deep/er.PNG").rename(tmp_path / "elsewhere/moved.png")
+    (tmp_path / "data/train/cat/more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert source.load(0).train.images[:, 0, 0, 0].tolist() == [3, 2, 1]

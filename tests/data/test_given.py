@@ -17,6 +17,8 @@ from pffdst.data.clients.divided import Dirichlet, Iid, PartitionError
 from pffdst.data.clients.drawn import Drawn
 from pffdst.data.clients.given import ByColumn, FromFile, write_clients
 from pffdst.data.clients.owned import facts_of
+from pffdst.data.dataset import image_dataset
+from pffdst.data.samples import ImageSet
 
 LABELS = torch.arange(40) % 4
 TEST_LABELS = torch.arange(12) % 4
@@ -105,6 +107,59 @@ def test_names_are_in_order_and_unnamed_samples_are_nobodys(written):
     found = split(way, 2)
     assert [found.train(k).tolist() for k in range(2)] == [[7, 2], [3]]
     assert sorted(set(found.test_owner().tolist())) == [0, 1]  # divided by the classes: no test row is listed
+
+
+def held_out(share, seed):
+    """A data set of the labels whose every image is its number, with a share of it held out."""
+    images = torch.arange(len(LABELS), dtype=torch.uint8).view(-1, 1, 1, 1)
+    test = ImageSet(images[:4], LABELS[:4])
+    whole = image_dataset("toy", ImageSet(images, LABELS), test, tuple("abcd"), (0.5,), (0.5,))
+    return whole.with_validation(share, seed)
+
+
+def rows_of(samples, indices):
+    return samples.images[indices].flatten().tolist()
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0.1, 0.6), seed=st.integers(0, 99), listed=st.booleans())
+def test_held_out_samples_are_left_out_of_the_lists_and_nothing_else_moves(tmp_path_factory, share, seed, listed):
+    """A file's numbers are those of the whole training split, of which a run with a validation share sees a part."""
+    path = tmp_path_factory.mktemp("clients") / "mine.csv"
+    order = np.random.default_rng(seed).permutation(len(LABELS))[: None if listed else -1]
+    path.write_text("index,client\n" + "".join(f"{row},{'ab'[row % 2]}\n" for row in order))
+    data = held_out(share, seed)
+    found = FromFile(str(path)).split(*data.divisible, 2, 4, 0)
+    trained = set(data.train.images.flatten().tolist())
+    for client in range(2):
+        expected = [row for row in order.tolist() if row % 2 == client and row in trained]
+        assert rows_of(data.train, found.train(client)) == expected
+    if listed:
+        assert found.test_owner().tolist() == [row % 2 for row in data.test.images.flatten().tolist()]
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(way=st.sampled_from([Iid(), Dirichlet(0.2, 2, 3)]), share=st.floats(0.1, 0.6))
+def test_what_was_written_beside_held_out_samples_reads_the_same(tmp_path_factory, way, share):
+    path = tmp_path_factory.mktemp("clients") / "clients.csv"
+    data = held_out(share, 0)
+    before = way.split(*data.divisible, 5, 4, 0)
+    write_clients(before, path, data.rows)
+    after = FromFile(str(path)).split(*data.divisible, 5, 4, 0)
+    whole = split(FromFile(str(path)), 5)  # without a share: the held out samples are their clients' too
+    for client in range(5):
+        assert torch.equal(after.train(client), before.train(client))
+        held = rows_of(data.test, (before.test_owner() == client).nonzero().flatten())
+        assert whole.train(client).tolist() == rows_of(data.train, before.train(client)) + held
+    assert torch.equal(after.test_owner(), before.test_owner())
+
+
+def test_a_client_whose_every_sample_is_held_out_is_told(written):
+    data = held_out(0.5, 0)
+    gone = int(data.test.images.flatten()[0])
+    way = written("index,client\n" + "".join(f"{row},{'b' if row == gone else 'a'}\n" for row in range(len(LABELS))))
+    with pytest.raises(PartitionError, match="client b has no training sample that is not held out; write a smaller"):
+        way.split(*data.divisible, 2, 4, 0)
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

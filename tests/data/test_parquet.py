@@ -134,7 +134,7 @@ def test_rows_are_numbered_over_batches(tmp_path, read, encode, write_shard, pic
         (pa.array([0, None, 2], pa.int64()), "train.parquet, row 1: the cell of column 'label' is null"),
         (pa.array([0.0, 1.0, 2.0]), "labels must be integers or words, column 'label' has double"),
         (pa.array(["a", "", "c"]), "train.parquet, row 1: the cell of column 'label' is empty"),
-        (pa.array([0, 1, 2**64 - 1], pa.uint64()), "cannot be read"),
+        (pa.array([0, 1, 2**64 - 1], pa.uint64()), "has the number 18446744073709551615, 2^63 or more"),
     ],
 )
 def test_labels_that_are_no_classes(tmp_path, read, encode, write_shard, pictures, labels, message):
@@ -157,6 +157,16 @@ def test_missing_columns_are_answered_with_those_there_are(tmp_path, read, encod
         DataError, match=r"no column 'img'; its columns are picture, label: write dataset.parquet.image="
     ):
         read(shard)
+
+
+def test_columns_that_could_be_neither_are_told_with_their_types(tmp_path, read):
+    pq.write_table(pa.table({"image": [[1, 2]], "label": [0.5]}), tmp_path / "train.parquet")
+    open_files = TableFiles("train*.parquet", "test*.parquet", None, None, None)
+    said = (
+        r"which column is the image, which must be encoded bytes; its columns are image \(list<.*>\), label \(double\)"
+    )
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / "train.parquet", files=open_files)
 
 
 def test_a_text_column_is_no_image(tmp_path, read, encode, write_shard, pictures):

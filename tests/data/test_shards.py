@@ -159,7 +159,7 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path, load, table):
     plain = table([0, 1], [0, 1], metadata=None)
     for name in ("train", "test"):
         pq.write_table(plain.slice(name == "test"), tmp_path / "data" / f"{name}.parquet")
-    with pytest.raises(DataError, match=r"cannot tell which column is the label; .* write dataset\.parquet\.label="):
+    with pytest.raises(DataError, match=r"cannot tell which column is the label, .* write dataset\.parquet\.label="):
         load()
     assert load(label="kind").class_names == ("0", "1")
 
@@ -204,3 +204,33 @@ def test_the_check_asks_for_a_test_split_unless_a_share_stands_in(tmp_path, conf
 def test_the_check_knows_the_size_that_images_are_brought_to(config_dir):
     assert problems_of(compose(["model=lenet", "dataset.resize=16"], config_dir), Choices()) == []
     assert problems_of(compose(["model=lenet", "dataset=mnist", "dataset.resize=8"], config_dir), Choices()) != []
+
+
+def test_shards_that_number_the_classes_differently_are_refused(tmp_path, load, table):
+    """Their numbers mean other classes: half of the labels would be wrong."""
+    (tmp_path / "data").mkdir()
+    words, turned = (json.dumps(names).encode() for names in (WORDS, WORDS[::-1]))
+    swapped = {b"huggingface": METADATA[b"huggingface"].replace(words, turned)}
+    assert swapped != METADATA
+    pq.write_table(table([0, 1], [0, 1]), tmp_path / "data/train-0.parquet")
+    pq.write_table(table([2, 3], [0, 1], swapped), tmp_path / "data/train-1.parquet")
+    pq.write_table(table([4, 5], [0, 1]), tmp_path / "data/test.parquet")
+    with pytest.raises(DataError, match=r"train-1\.parquet numbers the classes .*, .*train-0\.parquet"):
+        load()
+    pq.write_table(table([2, 3], [0, 1], None), tmp_path / "data/train-1.parquet")
+    assert load().train.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_test_files_may_lack_the_clients(tmp_path, load, table, caplog):
+    (tmp_path / "data").mkdir()
+    for name, first in (("train", 0), ("test", 4)):
+        rows = table(range(first, first + 4), [0, 1, 0, 1])
+        owned = rows.append_column("writer", pa.array(["b", "a", "b", "a"]))
+        pq.write_table(owned if name == "train" else rows, tmp_path / "data" / f"{name}.parquet")
+    caplog.set_level("INFO")
+    data = load(owner="writer")
+    assert data.train.owners.tolist() == [1, 0, 1, 0]
+    assert data.test.owners is None
+    assert "test split: its files have no column 'writer'" in caplog.text
+    with pytest.raises(DataError, match="there is no column 'author'"):
+        load(owner="author")

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 import pffdst
 from pffdst.core.errors import UserError
@@ -161,6 +161,32 @@ def test_a_network_of_ones_own_takes_the_weights(network: nn.Module, tmp_path: P
     path = written(tmp_path, made(network, 0.2), replace(CARD, target="nowhere.Net"))
     own = SmallCNN(1, 8, 10)
     assert pffdst.load(path, network=own).network is own
+
+
+class OwnWays(nn.Module):
+    """Names that look like the file's own, and loading that changes what it loads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("values/x", nn.Linear(64, 10))
+        self.add_module("alive/x", nn.Linear(10, 10))
+        self._register_load_state_dict_pre_hook(self._halve)
+
+    def _halve(self, state: dict[str, Tensor], *_: object) -> None:
+        state["alive/x.weight"] = state["alive/x.weight"] / 2
+
+    def state_dict(self, *_: object, **__: object) -> dict[str, Tensor]:  # type: ignore[override]
+        return {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, "alive/x")(getattr(self, "values/x")(x.flatten(1)))
+
+
+def test_a_model_comes_back_as_the_run_had_it_whatever_its_names_and_hooks(tmp_path: Path) -> None:
+    own = initialise(OwnWays, 0)
+    model = made(own, 0.2)
+    found = pffdst.load(written(tmp_path, model, replace(CARD, target=f"{__name__}.OwnWays", arguments={})))
+    assert torch.equal(FlatModule(found.network, model.layout).read(), model.values)
 
 
 def test_a_function_that_says_it_makes_a_module_is_called(network: nn.Module) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import pffdst
 from pffdst.cli import export
 from pffdst.config.check import ConfigError
+from pffdst.core.errors import UserError
 from pffdst.core.flat import coverage
 from pffdst.experiment import Experiment
+from pffdst.models.hf import sequence_classifier
 from pffdst.run import run
 from pffdst.runs import checkpoint
 from tests.text.conftest import BAD, FILLING, GOOD, watched
@@ -126,3 +130,40 @@ def test_a_folder_without_safetensors_is_told(make: Make, bert: Path, tmp_path: 
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(ConfigError, match="has no readable sequence-classification model"):
         make("model=hf", f"model.path={folder}", "rounds=4")
+
+
+def _narrower(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 8}))
+
+
+def _kept(folder: Path, name: Callable[[str], str | None]) -> None:
+    stored = load_file(folder / "model.safetensors")
+    named = {new: tensor for old, tensor in stored.items() if (new := name(old)) is not None}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_narrower, r"do not have the shapes of its config.json: bert\.[\w.]+ \[16\] instead of \[8\], "),
+        (lambda folder: _kept(folder, lambda name: f"net.{name}"), "its file has none of the 39 weights of Bert"),
+    ],
+)
+def test_weights_that_do_not_fit_never_become_random_ones(
+    bert: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    damage(folder)
+    with pytest.raises(UserError, match=said):
+        sequence_classifier(27, 16, 0, 2, path=str(folder))
+    sequence_classifier(27, 16, 0, 2, path=str(folder), pretrained=False)
+
+
+def test_weights_that_the_folder_lacks_are_told(bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    _kept(folder, lambda name: None if "layer.1" in name else name)
+    for _ in range(2):
+        sequence_classifier(27, 16, 0, 2, path=str(folder))
+    [line] = [record.getMessage() for record in caplog.records if str(folder) in record.getMessage()]
+    assert "lacks 18 of 39 weights, which start at random: bert.encoder.layer.1." in line  # and the pooler's two

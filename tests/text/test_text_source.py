@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -108,7 +109,8 @@ Break = Callable[[Path], Any]
         (
             lambda f: write_table(f / "train.csv", [("a", "b", 1)], ("title", "body", "stars")),
             [],
-            "cannot tell which column is the text; its columns are title, body, stars: write dataset.files.text=",
+            "cannot tell which column is the text, which must be words; its columns are title (string), body (string), "
+            "stars (int64): write dataset.files.text=",
         ),
         (lambda f: write_table(f / "train.csv", [("a film", 0.5)]), [], "labels must be integers or words"),
         (
@@ -133,6 +135,33 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, change: Break, overri
     with pytest.raises(DataError, match=re.sub(r"[\[\]()]", ".", said)) as refused:
         load(tmp_path, *overrides)
     assert "\n" not in str(refused.value)
+
+
+def test_a_line_of_a_tsv_is_a_row_although_a_text_begins_with_a_mark(tmp_path: Path) -> None:
+    """Read as quotes, the marks would join rows: five lines would become three, in silence."""
+    texts = ['"a film', "dull", '"cold and long', "the story", 'of "its" actors']
+    rows = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
+    (tmp_path / "train.tsv").write_text("\r\n".join(["text\tlabel", *rows, ""]))
+    (tmp_path / "test.tsv").write_text("text\tlabel\nfilm\t0\n")
+    data = load(tmp_path)
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0]
+    assert [text.replace(" ", "") for text in words(data, "train")] == [text.replace(" ", "") for text in texts]
+
+
+def test_quotes_in_a_tsv_hold_tabs_line_breaks_and_marks(tmp_path: Path) -> None:
+    with (tmp_path / "train.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("text", "label"), ("a\tfilm", 0), ("a\nlong story", 1), ('"a"', 0)]
+        )
+    (tmp_path / "test.tsv").write_text("text\tlabel\nfilm\t0\n")
+    assert words(load(tmp_path), "train") == ["a film", "a long story", '" a "']
+
+
+def test_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("text,label\nfilm,0\n")
+    (tmp_path / "train.csv").write_bytes("text,label\ngrößer,0\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.csv: column 'text' is not in UTF-8"):
+        load(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_told(films: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """A finished run's model on a test set: `python -m pffdst evaluate RUN [dataset.KEY=VALUE ...]`.
 
 Accuracy over all samples and per class. The data are the run's own, read again; `dataset.path=...` reads them from
-elsewhere, and `dataset=NAME` with its keys uses another data set of the same shape and classes. A run with
-validation_share is scored on the test set, which it has not seen; --validation scores its validation set.
+elsewhere, and `dataset=NAME` with its keys uses another data set of the same shape and classes. Classes are matched by
+their names, and texts are read with the tokenizer that the run left next to its model. A run with validation_share is
+scored on the test set, which it has not seen; --validation scores its validation set.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from pffdst.config.compose import session
 from pffdst.config.constructors import did_you_mean, key_problems, locate
 from pffdst.config.trust import node_problems
 from pffdst.core.errors import UserError
-from pffdst.core.inputs import Inputs
+from pffdst.core.inputs import Inputs, TokenInputs
 from pffdst.core.words import one_line
 from pffdst.data.dataset import Dataset, DataSource
 from pffdst.metrics.evaluate import Evaluation, Evaluator
 from pffdst.metrics.units import format_percent
-from pffdst.models.saved import SavedModel, path_of
-from pffdst.runs.files import CONFIG, FileProblem, read_yaml
+from pffdst.models.saved import ModelCard, SavedModel, path_of
+from pffdst.runs.files import CONFIG, FileProblem, read_text, read_yaml
 from pffdst.runs.foreign import foreign
 
 __all__ = ["evaluate", "main"]
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     console = Console() if console is None else console
     try:
         saved = SavedModel.read(path_of(given.run, average=given.average))
-        data = _data(given.run, given.overrides, given.config_dir, validation=given.validation)
+        data = _data(given.run, saved.card, given.overrides, given.config_dir, validation=given.validation)
+        data = _numbered_alike(saved.card, data)
         scores = evaluate(saved, data)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -78,7 +80,24 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
     return evaluator.evaluate(saved.tried().network)
 
 
-def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: bool) -> Dataset:
+def _numbered_alike(card: ModelCard, data: Dataset) -> Dataset:
+    """The data with the model's own numbers of the classes. UserError if they have others than the model.
+
+    Classes are the same if they have the same name; where one side only has numbers, if they have the same number.
+    """
+    mine, theirs = card.class_names, data.class_names
+    plain = tuple(map(str, range(card.classes)))
+    if mine in ((), plain, theirs) or theirs == plain:
+        return data
+    try:
+        return data.numbered_as(mine)
+    except UserError as error:
+        raise UserError(
+            f"the model distinguishes other classes. {error}; give the classes the model's names"
+        ) from error
+
+
+def _data(run: Path, card: ModelCard, overrides: Sequence[str], own: Path | None, *, validation: bool) -> Dataset:
     """The run's data set under the overrides. Only a class that an installed configuration names is built."""
     folder = run if run.is_dir() else run.parent
     try:
@@ -93,7 +112,8 @@ def _data(run: Path, overrides: Sequence[str], own: Path | None, *, validation: 
     _refuse([f"{folder / CONFIG}: {why}{trusted}" for why in problems])
     node = _node(cfg.dataset, overrides)
     _refuse(key_problems("dataset", node, locate(str(node._target_))))
-    data = _source(node, folder).load(cfg.seed)
+    inputs = card.inputs.with_files(lambda name: read_text(folder / name) if (folder / name).exists() else "")
+    data = _source(node, folder).load_for(cfg.seed, inputs)
     if not validation:
         return data
     if cfg.validation_share == 0:
@@ -161,4 +181,5 @@ def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> 
 
 
 def _kind(inputs: Inputs) -> str:
-    return f"{inputs.noun} of {'x'.join(map(str, inputs.shape))}"
+    known = f" in {inputs.vocabulary:,} tokens" if isinstance(inputs, TokenInputs) else ""
+    return f"{inputs.noun} of {'x'.join(map(str, inputs.shape))}{known}"

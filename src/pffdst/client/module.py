@@ -52,7 +52,7 @@ class ClientModule(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # before `flat` takes its tensors: moving a module replaces its buffers
         self.network = to_memory_format_(network.to(device), self.memory_format)
-        dtype = next(network.parameters()).dtype
+        dtype = next(p.dtype for p in network.parameters() if p.is_floating_point())
         self.inputs = inputs.front(dtype, self.memory_format, device)
         self.training_numbers = training
         self.flat = FlatModule(self.network, layout)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ImageInputs", "Inputs", "Normalise", "TokenInputs", "random_inputs"]
 
+TOKENIZER: Final = "tokenizer.json"
 _MOST = 2**26  # values in a sample described by `words`
 
 
@@ -64,6 +65,10 @@ class Inputs(ABC):
     def files(self) -> dict[str, str]:
         """Texts by file name that are needed along with a model for these samples."""
         return {}
+
+    def with_files(self, read: Callable[[str], str]) -> Inputs:
+        """The same with what `read` finds in those files by name; `words` do not contain it."""
+        return self
 
     @staticmethod
     def of_words(words: Mapping[str, Any]) -> Inputs:
@@ -222,7 +227,15 @@ class TokenInputs(Inputs):
 
     def files(self) -> dict[str, str]:
         """The tokenizer."""
-        return {"tokenizer.json": self.tokenizer} if self.tokenizer else {}
+        return {TOKENIZER: self.tokenizer} if self.tokenizer else {}
+
+    def with_files(self, read: Callable[[str], str]) -> TokenInputs:
+        """With the tokenizer."""
+        return replace(self, tokenizer=read(TOKENIZER))
+
+    def fits(self, other: Inputs) -> bool:
+        """Whether the tokens have the same numbers, as far as their count tells."""
+        return self == replace(other, typical=self.typical) if isinstance(other, TokenInputs) else False
 
 
 @final

@@ -117,7 +117,8 @@ def written_in_forward(network: nn.Module, shape: Inputs | Sequence[int]) -> lis
     copied = copy_of(network).cpu().train()
     with _tried():
         for p in copied.parameters():
-            p.data.mul_(_LARGE)
+            if p.is_floating_point():
+                p.data.mul_(_LARGE)
         before = {name: (p._version, p.detach().clone()) for name, p in copied.named_parameters()}
         try:
             copied(random_inputs(shape, SAMPLES, _dtype(copied)))
@@ -301,11 +302,11 @@ def _moved_problems(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
 
 @torch.no_grad()
 def _evaluation_problems(network: nn.Module, images: Tensor, classes: int) -> list[str]:
-    """One evaluation, in which layers may behave differently."""
+    """One evaluation, in which layers may behave differently, and one of a single sample, as a last batch may be."""
     output, problems = _run(network, images, classes, "evaluation")
     if not problems and not bool(output.isfinite().all()):
         return ["model: its first logits in evaluation mode are not finite on random samples"]
-    return problems
+    return problems or _run(network, images[:1], classes, "evaluation")[1]
 
 
 def _run(network: nn.Module, images: Tensor, classes: int, mode: str) -> tuple[Any, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -16,6 +17,7 @@ from pffdst.core.errors import UserError
 from pffdst.core.facts import NOTHING_KNOWN, Facts
 from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.seeding import generator_for
+from pffdst.data.clients.owned import Owned, Part
 from pffdst.data.samples import ImageSet, Samples
 
 __all__ = ["DataError", "DataSource", "Dataset", "channel_statistics", "image_dataset", "shape_of"]
@@ -32,8 +34,9 @@ class DataError(UserError):
 class Dataset:
     """A training and a test set of samples of one kind, with labels 0..classes-1; the test set may be empty.
 
-    `class_names` has the name of every class in label order; `inputs` is the kind of samples. Raises DataError if the
-    parts do not match.
+    `class_names` has the name of every class in label order; `inputs` is the kind of samples. `rows`, if the test set
+    is held out, are the numbers of both sets' samples in the whole training split. Raises DataError if the parts do not
+    match.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Dataset:
     test: Samples
     class_names: tuple[str, ...]
     inputs: Inputs
+    rows: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for split, samples in (("training", self.train), ("test", self.test)):
@@ -67,6 +71,24 @@ class Dataset:
         found = {name: f"{len(s):,} {noun} of {shape}, content {s.digest[:12]}" for name, s in sets.items()}
         return found | {"classes": f"{self.classes}: {', '.join(self.class_names)}"}
 
+    @property
+    def divisible(self) -> tuple[Owned, Owned]:
+        """Both sets as a partition divides them."""
+        if self.rows is None:
+            return self.train, self.test
+        (first, second), whole = self.rows, len(self.train) + len(self.test)
+        train, test = self.train, self.test
+        return Part(train.labels, train.owners, first, whole), Part(test.labels, test.owners, second, whole)
+
+    def problems(self) -> list[str]:
+        """Why there is nothing to learn: one class, as where a folder lies one level deeper than it should."""
+        if self.classes > 1:
+            return []
+        return [
+            f"dataset {self.name}: all samples have the label {self.class_names[0]}, but there must be two or more: "
+            "check dataset.path and the column of the labels"
+        ]
+
     def with_validation(self, share: float, seed: int) -> Dataset:
         """The same data with a share of the training set as the test set; unchanged for a share of 0.
 
@@ -87,8 +109,17 @@ class Dataset:
                 f"validation_share={share}: it leaves a set without {self.inputs.noun} (of {len(held):,}); "
                 "write e.g. validation_share=0.2"
             )
-        train, test = (self.train.take(mask.nonzero().flatten()) for mask in (~held, held))
-        return replace(self, train=train, test=test)
+        rows = (~held).nonzero().flatten(), held.nonzero().flatten()
+        train, test = (self.train.take(part) for part in rows)
+        return replace(self, train=train, test=test, rows=rows)
+
+    def numbered_as(self, names: Sequence[str]) -> Dataset:
+        """The same data with its classes numbered as in `names`, which has them all. DataError if it has not."""
+        if strange := [name for name in self.class_names if name not in names]:
+            raise DataError(f"dataset {self.name}: its classes {', '.join(strange)} are not among {', '.join(names)}")
+        place = torch.tensor([names.index(name) for name in self.class_names])
+        train, test = (part.numbered(place[part.labels], part.owners) for part in (self.train, self.test))
+        return replace(self, train=train, test=test, class_names=tuple(names))
 
     def describe(self) -> str:
         """One line for the console."""
@@ -135,6 +166,10 @@ class DataSource(ABC):
     @abstractmethod
     def load(self, seed: int) -> Dataset:
         """The dataset; DataError with what to write, or which files to provide, if it cannot be loaded."""
+
+    def load_for(self, seed: int, inputs: Inputs) -> Dataset:
+        """The dataset as a finished model for `inputs` takes it; the same as a run's, if samples have only one form."""
+        return self.load(seed)
 
     @abstractmethod
     def problems(self, facts: Facts = NOTHING_KNOWN) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from pffdst.core.words import one_line
 from pffdst.models.transformer import seen
 
 __all__ = ["sequence_classifier"]
+
+_log = logging.getLogger(__name__)
+_LISTED = 3  # weights named in a message
 
 
 def sequence_classifier(
@@ -30,7 +35,8 @@ def sequence_classifier(
     """The model in the folder `path`, with a classifier of `classes` outputs; `pretrained` False only takes its sizes.
 
     `attention` is transformers' setting for how attention is computed. Weights are only read from safetensors, and no
-    code in the folder is run. UserError if the folder has no such model, or its vocabulary or length is too small.
+    code in the folder is run; encoder weights that the folder lacks are reported. UserError if the folder has no such
+    model or weights of other shapes, or its vocabulary or length is too small.
     """
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
@@ -48,9 +54,15 @@ def sequence_classifier(
             kind: Any = transformers.AutoModelForSequenceClassification
             if not pretrained:
                 return _Logits(kind.from_config(config), padding)
-            made = kind.from_pretrained(
-                str(folder), config=config, use_safetensors=True, ignore_mismatched_sizes=True, **_LOCAL
+            made, told = kind.from_pretrained(
+                str(folder),
+                config=config,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # the classifier's; others are refused below
+                output_loading_info=True,
+                **_LOCAL,
             )
+            _check_loaded(folder, made, told)
             return _Logits(made.float(), padding)
         except (OSError, ValueError, KeyError, ImportError) as error:
             why = one_line(error, 300)
@@ -90,6 +102,27 @@ def _check(config: Any, vocabulary: int, length: int) -> None:
         raise UserError(
             f"dataset.length={length}, but the model takes at most {places - spare} tokens: write dataset.length="
         )
+
+
+def _check_loaded(folder: Path, made: Any, told: Mapping[str, Any]) -> None:
+    """Warns of encoder weights that the folder lacks. UserError if it has none of them, or some of another shape."""
+    start = f"{made.base_model_prefix}."
+    own = [name for name, _ in made.named_parameters() if name.startswith(start)]
+    if other := sorted(f"{n} {list(s)} instead of {list(w)}" for n, s, w in told["mismatched_keys"] if n in own):
+        raise ValueError(f"its weights do not have the shapes of its config.json: {_first(other)}")
+    if missing := [name for name in own if name in told["missing_keys"]]:
+        if len(missing) == len(own):
+            raise ValueError(f"its file has none of the {len(own)} weights of {type(made).__name__}")
+        _warn(f"{folder} lacks {len(missing)} of {len(own)} weights, which start at random: {_first(missing)}")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+@functools.cache  # a run builds its network more than once
+def _warn(line: str) -> None:
+    _log.warning("model.path: %s", line)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import math
 import pkgutil
 import typing
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,13 +223,10 @@ class SavedModel:
         held = sum(tensor.numel() for tensor in self.tensors.values())
         made = self.card.network(2 * held + _SPARE) if network is None else network
         try:
-            given = made.state_dict()  # with the versions that some layers need
-            versions = given._metadata  # type: ignore[attr-defined]
-            given.clear()
-            given.update(self.tensors)
-            given._metadata = versions  # type: ignore[attr-defined]
-            missing, unexpected = made.load_state_dict(given, strict=False)
-            _check_loaded(made, missing, {name: self.tensors[name] for name in unexpected})
+            given = OrderedDict(self.tensors)
+            if versions := getattr(made.state_dict(), "_metadata", None):  # some layers need them
+                given._metadata = versions  # type: ignore[attr-defined]
+            _write(made, self.tensors, *made.load_state_dict(given, strict=False))
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
         dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
@@ -293,19 +291,20 @@ def path_of(run: str | Path, *, average: bool = False) -> Path:
 
 
 @torch.no_grad()
-def _check_loaded(network: nn.Module, missing: Sequence[str], more: Mapping[str, Tensor]) -> None:
-    """Fills in the buffers that are not in a state dict. ValueError for missing or unknown tensors.
+def _write(network: nn.Module, tensors: Mapping[str, Tensor], missing: Sequence[str], more: Sequence[str]) -> None:
+    """Writes the values as they are, also outside the state dict: hooks may change what a network loads, and a run
+    asks none. ValueError if loading found tensors `missing`, or `more` that the network does not have.
 
     Other names of the same tensor need not be present, nor do the counters of normalisation layers.
     """
     buffers = dict(network.named_buffers())
-    once = {**dict(network.named_parameters()), **buffers}
-    absent = [name for name in missing if name in once and not name.endswith("num_batches_tracked")]
-    unknown = [name for name, value in more.items() if name not in buffers or buffers[name].shape != value.shape]
+    own = {**dict(network.named_parameters()), **buffers}
+    absent = [name for name in missing if name in own and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in more if name not in buffers or buffers[name].shape != tensors[name].shape]
     if absent or unknown:
         raise ValueError(f"missing: {', '.join(absent) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
-    for name, value in more.items():
-        buffers[name].copy_(value)
+    for name in own.keys() & tensors.keys():
+        own[name].copy_(tensors[name])
 
 
 def _makes_module(target: Any) -> bool:
@@ -358,7 +357,8 @@ def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
 
 def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> SavedModel:
     _check_shapes(stored, shapes)
-    tensors = {name: tensor for name, tensor in stored.items() if not name.startswith(_KINDS)}
+    packed = {kind + name for name in shapes for kind in _KINDS}
+    tensors = {name: tensor for name, tensor in stored.items() if name not in packed}
     alive: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}
     for name, shape in shapes.items():

@@ -51,6 +51,7 @@ __all__ = [
     "place_of",
     "read_json",
     "read_rows",
+    "read_text",
     "read_yaml",
     "remove_half_written",
     "write_whole",
@@ -143,6 +144,7 @@ def _sync_folder(folder: Path) -> None:
 
 MOST_JSON: Final = 4 * 2**20  # bytes
 MOST_YAML: Final = 2**20
+MOST_TEXT: Final = 64 * 2**20
 MOST_ROWS: Final = 2**31
 MOST_LINE: Final = 2**20
 _DEPTH, _NODES, _DIGITS = 32, 200_000, 40
@@ -187,6 +189,14 @@ def read_yaml(path: Path) -> Any:
         return _Bounded().value(yaml.load(text, Loader=loader))
     except Exception as error:  # yaml's constructors may raise anything, depending on their input
         raise _unreadable(path, _reason(error)) from error
+
+
+def read_text(path: Path) -> str:
+    """A text file's content. FileProblem."""
+    try:
+        return _content(path, MOST_TEXT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_rows(

@@ -18,6 +18,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pffdst.core.facts import Facts
 from pffdst.data.clients.divided import (
@@ -30,7 +31,7 @@ from pffdst.data.clients.divided import (
     follow,
     grouped,
 )
-from pffdst.data.clients.owned import Owned, facts_of
+from pffdst.data.clients.owned import Owned, Part, facts_of
 from pffdst.data.columns import ranked
 from pffdst.data.csv_table import columns_of, content_of, file_of
 from pffdst.runs.files import write_whole
@@ -81,7 +82,8 @@ class ByColumn(Partitioner):
 class FromFile(Partitioner):
     """Clients whose samples a file lists; training samples not in the file belong to no client.
 
-    Either all test samples are listed, or none are and they follow the clients' classes.
+    Either all test samples are listed, or none are and they follow the clients' classes. The file's numbers are those
+    of the whole splits: samples that a validation share holds out are listed as training samples.
     """
 
     path: str
@@ -115,6 +117,8 @@ class FromFile(Partitioner):
             raise PartitionError("\n".join(problems))
         lists = _Lists.read(self.file)
         labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
+        if isinstance(train, Part) and isinstance(test, Part):
+            return lists.but_for_held_out(train, test, classes, seed)
         order, offsets = lists.of("train", len(labels))
         if not lists.any_tests:
             owner = np.repeat(np.arange(clients), np.diff(offsets))
@@ -124,16 +128,20 @@ class FromFile(Partitioner):
         return Partition(torch.from_numpy(order), torch.from_numpy(offsets), *grouped(whose, clients))
 
 
-def write_clients(shares: Shares, path: Path) -> None:
+def write_clients(shares: Shares, path: Path, rows: tuple[Tensor, Tensor] | None = None) -> None:
     """Writes every client's samples; a file that already contains them is left unchanged.
 
+    `rows` are the numbers of training and held out samples in the whole training split, if it was divided.
     PartitionError if the file contains anything else or cannot be written.
     """
     index = [shares.train(client).numpy() for client in range(shares.clients)]
     tests = shares.test_owner().numpy()
+    trained, held = np.concatenate(index), np.arange(len(tests))
+    if rows is not None:
+        trained, held = rows[0].numpy()[trained], rows[1].numpy()
     columns = {
-        "split": np.repeat(np.array(_SPLITS), [sum(map(len, index)), len(tests)]),
-        "index": np.concatenate([*index, np.arange(len(tests))]),
+        "split": np.repeat(np.array(_SPLITS if rows is None else ["train"] * 2), [len(trained), len(tests)]),
+        "index": np.concatenate([trained, held]),
         "client": np.concatenate([np.repeat(np.arange(shares.clients), [len(part) for part in index]), tests]),
     }
     content = _npz(columns) if path.suffix.lower() == ".npz" else _csv(columns)
@@ -196,6 +204,37 @@ class _Lists:
         offsets = np.zeros(len(self.names) + 1, dtype=np.int64)
         np.cumsum(np.bincount(client, minlength=len(self.names)), out=offsets[1:])
         return index[np.argsort(client, kind="stable")], offsets
+
+    def but_for_held_out(self, train: Part, test: Part, classes: int, seed: int) -> Partition:
+        """The training samples of every client that are not held out, and the clients of those that are.
+
+        If one of these belongs to none or several, all follow the clients' classes. PartitionError if a client has
+        nothing left.
+        """
+        clients = len(self.names)
+        order, offsets = self.of("train", train.whole)
+        owner = np.repeat(np.arange(clients), np.diff(offsets))
+        place = np.full(train.whole, -1)
+        place[train.rows] = np.arange(len(train.rows))
+        kept = place[order] >= 0
+        sizes = np.bincount(owner[kept], minlength=clients)
+        if not sizes.all():
+            name = self.names[int(sizes.argmin())]
+            raise PartitionError(
+                f"partition.path: in {self.path} client {name} has no training sample that is not held out; write a "
+                "smaller validation_share, or leave the client out"
+            )
+        place[test.rows] = np.arange(len(test.rows))
+        mine = place[order[kept]]
+        held, whose = place[order[~kept]], owner[~kept]
+        if (np.bincount(held, minlength=len(test.rows)) == 1).all():
+            tested = np.empty(len(test.rows), dtype=np.int64)
+            tested[held] = whose
+        else:
+            labels, sought = (checked_labels(part.labels, classes) for part in (train, test))
+            tested = follow(sought, labels[mine], owner[kept], clients, classes, seed)
+        ends = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))
+        return Partition(torch.from_numpy(mine), ends, *grouped(tested, clients))
 
     def owner_of_tests(self, count: int) -> _Ints:
         """The client of every test sample, int64 [N_test]. PartitionError if one has none or several."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, final
 
 from torch import Tensor
 
 from pffdst.core.facts import Facts
 
-__all__ = ["Owned", "facts_of", "owner_count"]
+__all__ = ["Owned", "Part", "facts_of", "owner_count"]
 
 
 class Owned(Protocol):
@@ -21,6 +22,17 @@ class Owned(Protocol):
     @property
     def owners(self) -> Tensor | None:
         """The natural owner (client) of every sample, int64 [N]; None if the data name none."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a training split of `whole` samples; `rows` int64 [N] are the numbers of its samples in the whole."""
+
+    labels: Tensor
+    owners: Tensor | None
+    rows: Tensor
+    whole: int
 
 
 def owner_count(samples: Owned) -> int:

@@ -17,7 +17,7 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -158,9 +158,8 @@ def _open(data: bytes, where: str) -> Image.Image:
         if not _EXIF.isdisjoint(image.info) and image.getexif().get(_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged files make Pillow raise almost anything
-        raise DataError(
-            f"{where}: the image cannot be decoded; it is damaged or has an unknown format ({error})"
-        ) from error
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # which names only our buffer
+        raise DataError(f"{where}: the image cannot be decoded; it is damaged or has an unknown format{why}") from error
     if image.mode not in _GREY | _COLOUR:
         raise DataError(
             f"{where}: images need 8 bits per channel, got Pillow's mode {image.mode!r}; convert them to 8 bits"

@@ -119,9 +119,15 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _seen(folder: Path) -> Iterator[Path]:
-    """Files at any depth, except those whose name, or that of a parent folder, begins with a dot."""
+    """Files at any depth, except those whose name, or that of a parent folder, begins with a dot.
+
+    A folder that links lead to again, as one to a parent does, is entered once.
+    """
+    entered = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = {os.path.realpath(Path(place, name)): name for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for real, name in inside.items() if real not in entered]
+        entered.update(inside)
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

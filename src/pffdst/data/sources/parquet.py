@@ -6,6 +6,7 @@ column contains integers or words, with named classes if the file's metadata has
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,29 +20,32 @@ from pffdst.data.sources.decode import Cells, Form, decode_all
 from pffdst.data.sources.shards import TableFiles
 from pffdst.data.sources.tables import (
     Table,
+    but_for_absent_owner,
     chosen_column,
-    class_names,
     column_of,
     is_label,
     label_columns,
     of_tables,
+    shared_names,
 )
 
 __all__ = ["read_shards", "remarks_on"]
 
-_FORMAT = 2  # of the decoded arrays: a change makes every cached file stale
+_FORMAT = 3  # of the decoded arrays: a change makes every cached file stale
 
 
 def read_shards(
-    shards: Mapping[Path, str], files: TableFiles, form: Form, cache: SampleCache, what: str
+    shards: Mapping[Path, str], files: TableFiles, form: Form, cache: SampleCache, what: str, test: bool = False
 ) -> Split[ImageSet] | None:
     """All rows of the shards, in order, from the cache if the same bytes were decoded before; None without rows.
 
     `shards` has the digest of each file's bytes. Columns that `files` leaves open are inferred from the shards; `what`
-    names the set on the progress bar. Raises DataError naming the file and the row.
+    names the set on the progress bar; those of a `test` split may lack the owners. Raises DataError naming the file and
+    the row.
     """
     key = key_of(_FORMAT, files.content, files.label, files.owner, form, *shards.values())
-    return kept_split(cache, key, ImageSet, lambda: of_tables(shards, lambda tables: _read(tables, files, form, what)))
+    read = functools.partial(_read, files=files, form=form, what=what, test=test)
+    return kept_split(cache, key, ImageSet, lambda: of_tables(shards, read))
 
 
 def remarks_on(total: int, transparent: int, repeated: int) -> tuple[str, ...]:
@@ -54,17 +58,18 @@ def remarks_on(total: int, transparent: int, repeated: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _read(tables: Sequence[Table], files: TableFiles, form: Form, what: str) -> Split[ImageSet]:
+def _read(tables: Sequence[Table], files: TableFiles, form: Form, what: str, test: bool) -> Split[ImageSet]:
+    files, remarks = but_for_absent_owner(files, tables) if test else (files, ())
     image = chosen_column(tables[0], files, "image", files.content, _image_columns)
     label = chosen_column(tables[0], files, "label", files.label, lambda table: label_columns(table, files.owner))
     for table in tables:
         _check_columns(table, files, image, label)
     total = sum(table.rows for table in tables)
-    labels = column_of(tables, label, class_names(tables[0], label))
+    labels = column_of(tables, label, shared_names(tables, label))
     owners = None if files.owner is None else column_of(tables, files.owner, ())
     decoded = decode_all(_cells(tables, image), total, form, what)
     samples = ImageSet(decoded.images, labels.codes, None if owners is None else owners.codes)
-    return Split(samples, labels, owners, remarks_on(total, decoded.transparent, decoded.repeated))
+    return Split(samples, labels, owners, (*remarks, *remarks_on(total, decoded.transparent, decoded.repeated)))
 
 
 def _cells(tables: Sequence[Table], column: str) -> Iterator[Cells]:
@@ -98,4 +103,5 @@ def _check_columns(table: Table, files: TableFiles, image: str, label: str) -> N
 def _is_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _is_image(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    is_ = pa.types
+    return bool(is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_fixed_size_binary(kind))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from pyarrow import csv
 
-from pffdst.data.columns import Column, of_words
+from pffdst.data.columns import Column, listed, of_words
 from pffdst.data.dataset import DataError
 from pffdst.data.samples import Samples
 from pffdst.data.sources.base import Split
@@ -25,17 +25,19 @@ from pffdst.data.sources.shards import TableFiles
 
 __all__ = [
     "Table",
+    "but_for_absent_owner",
     "chosen_column",
-    "class_names",
     "column_of",
     "is_label",
     "label_columns",
     "named_errors",
     "of_tables",
+    "shared_names",
 ]
 
 S = TypeVar("S", bound=Samples)
 _SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
+_WANTED: Final = {"image": "encoded bytes", "label": "integers or words", "text": "words", "owner": "integers or words"}
 
 
 @contextlib.contextmanager
@@ -114,16 +116,37 @@ def _null(column: str, cell: Any) -> str:
 
 
 def _separated(path: Path, column: str | None = None, kind: pa.DataType | None = None) -> pa.Table:
-    """A delimited file: all of it, or one column with a type. Empty cells are empty strings, not null."""
-    return csv.read_csv(
+    """A delimited file: all of it, or one column with a type. Empty cells are empty strings, not null.
+
+    DataError for an encoding other than UTF-8.
+    """
+    found = csv.read_csv(
         path,
-        parse_options=csv.ParseOptions(delimiter=_SEPARATED[path.suffix], newlines_in_values=True),
+        parse_options=csv.ParseOptions(
+            delimiter=_SEPARATED[path.suffix], newlines_in_values=True, quote_char=not _has_lone_marks(path) and '"'
+        ),
         convert_options=csv.ConvertOptions(
             include_columns=None if column is None else [column],
             column_types=None if column is None else {column: kind},
             strings_can_be_null=False,
         ),
     )
+    if strange := [field.name for field in found.schema if pa.types.is_binary(field.type)]:
+        raise DataError(f"{path}: column {strange[0]!r} is not in UTF-8; save the file in that encoding")
+    return found
+
+
+def _has_lone_marks(path: Path) -> bool:
+    """Whether a .tsv has a row to every line although quotation marks, read as quotes, would join some of them.
+
+    Published ones often have texts that begin with a mark that nothing closes.
+    """
+    if path.suffix != ".tsv":
+        return False
+    lines = [line for line in path.read_bytes().splitlines() if line]
+    cells = [line.split(b"\t") for line in lines if b'"' in line]
+    lone = any(cell.startswith(b'"') and cell.count(b'"') % 2 for row in cells for cell in row)
+    return lone and len({line.count(b"\t") for line in lines}) == 1
 
 
 @contextlib.contextmanager
@@ -143,8 +166,10 @@ def chosen_column(
     found = [given] if given is not None else candidates(table)
     if len(found) == 1 and found[0] in table.schema.names:
         return str(found[0])
-    columns = ", ".join(table.schema.names)
-    what = f"there is no column {given!r}" if given is not None else f"cannot tell which column is the {key}"
+    columns, what = ", ".join(table.schema.names), f"there is no column {given!r}"
+    if given is None:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        what = f"cannot tell which column is the {key}, which must be {_WANTED[key]}"
     setting = "partition.column" if key == "owner" else f"dataset.{files.node}.{key}"
     raise DataError(f"{table.path}: {what}; its columns are {columns}: write {setting}=COLUMN")
 
@@ -164,6 +189,28 @@ def is_label(kind: pa.DataType) -> bool:
     if is_.is_dictionary(kind):
         kind = kind.value_type
     return bool(is_.is_integer(kind) or is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind))
+
+
+def shared_names(tables: Sequence[Table], column: str) -> tuple[str, ...]:
+    """Names for the column's numbers in all files. DataError if two files number the classes differently."""
+    found: tuple[str, ...] = ()
+    for table in tables:
+        names = class_names(table, column)
+        if found and names and names != found:
+            raise DataError(
+                f"{table.path} numbers the classes {listed(names)}, {tables[0].path} {listed(found)}; they are not "
+                "shards of the same data set"
+            )
+        found = found or names
+    return found
+
+
+def but_for_absent_owner(files: TableFiles, tables: Sequence[Table]) -> tuple[TableFiles, tuple[str, ...]]:
+    """`files` without the owners' column if no table has it, and a remark on that."""
+    if files.owner is None or any(files.owner in table.schema.names for table in tables):
+        return files, ()
+    remark = f"its files have no column {files.owner!r}: its samples are divided by the clients' classes"
+    return replace(files, owner=None), (remark,)
 
 
 def class_names(table: Table, column: str) -> tuple[str, ...]:
@@ -197,8 +244,9 @@ def _values(table: Table, name: str) -> Iterator[pa.Array]:
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if pa.types.is_integer(values.type):
-            with named_errors(table.path):
-                yield values.cast(pa.int64())
+            if values.type == pa.uint64() and len(values) and (most := pc.max(values).as_py()) >= 2**63:
+                raise DataError(f"{table.path}: column {name!r} has the number {most}, 2^63 or more; write it as words")
+            yield values.cast(pa.int64())
             continue
         words = values.cast(pa.large_string())
         if (row := pc.index(words, pa.scalar("", pa.large_string())).as_py()) >= 0:

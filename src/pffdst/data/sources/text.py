@@ -2,6 +2,7 @@
 
 # Annotations are left unquoted: the check of a configuration reads them off the constructor.
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,26 +12,27 @@ from typing import Any, ClassVar, final
 import pyarrow as pa
 
 from pffdst.core.facts import NOTHING_KNOWN, Facts
-from pffdst.core.inputs import TokenInputs
+from pffdst.core.inputs import Inputs, TokenInputs
 from pffdst.data.cache import SampleCache, key_of
 from pffdst.data.dataset import DataError, Dataset, DataSource
 from pffdst.data.sources.base import Split, assembled, class_problems, folder_of, kept_split
 from pffdst.data.sources.shards import TableFiles, digests_of
 from pffdst.data.sources.tables import (
     Table,
+    but_for_absent_owner,
     chosen_column,
-    class_names,
     column_of,
     is_label,
     label_columns,
     of_tables,
+    shared_names,
 )
-from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, trained
+from pffdst.data.sources.tokens import Tokens, folder_digest, numbered, of_folder, of_text, trained
 from pffdst.data.texts import TextSet
 
 __all__ = ["TextSource"]
 
-_FORMAT = 2  # of the tokenized texts: a change makes every cached file stale
+_FORMAT = 3  # of the tokenized texts: a change makes every cached file stale
 _LEAST = 100  # tokens that a vocabulary needs at least: letters alone take dozens
 
 
@@ -77,19 +79,29 @@ class TextSource(DataSource):
 
     def load(self, seed: int) -> Dataset:
         """The files' own split, independent of the seed."""
+        return self._loaded(None)
+
+    def load_for(self, seed: int, inputs: Inputs) -> Dataset:
+        """The same in the tokens of a finished model: any other tokenizer numbers them differently."""
+        if not isinstance(inputs, TokenInputs):
+            return self.load(seed)
+        return self._loaded(of_text(inputs.tokenizer, inputs.vocabulary, inputs.padding))
+
+    def _loaded(self, tokens: Tokens | None) -> Dataset:
+        """With these tokens; None: those of the tokenizer that is configured."""
         if problems := self.problems():
             raise DataError("\n".join(problems))
         found = self._tables.find(folder_of(self.path))
         digests = digests_of([*found.train, *found.test])
-        maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train))
+        maker = _Maker(self, SampleCache(Path(self.cache)), "".join(digests[path] for path in found.train), tokens)
         train = maker.split(found.train, digests)
         if train is None:
             raise DataError(f"{found.train[0]}: it has no rows; write the texts into it, or name another file")
-        first, second, names = assembled(self.name, self.classes, train, maker.split(found.test, digests))
-        tokens = maker.tokens
-        assert tokens is not None  # the training split has them
+        first, second, names = assembled(self.name, self.classes, train, maker.split(found.test, digests, test=True))
+        used = maker.tokens
+        assert used is not None  # the training split has them
         typical = math.ceil(len(first.tokens) / len(first))
-        inputs = TokenInputs(tokens.vocabulary, self.length, tokens.padding, max(typical, 1), tokens.json)
+        inputs = TokenInputs(used.vocabulary, self.length, used.padding, max(typical, 1), used.json)
         return Dataset(self.name, first, second, names, inputs)
 
     @property
@@ -98,38 +110,42 @@ class TextSource(DataSource):
 
 
 class _Maker:
-    """Reads splits, the training split first: the tokenizer is trained on it, or loaded from a folder."""
+    """Reads splits, the training split first: the tokenizer is given, or trained on it, or loaded from a folder."""
 
-    def __init__(self, source: TextSource, cache: SampleCache, training: str) -> None:
+    def __init__(self, source: TextSource, cache: SampleCache, training: str, tokens: Tokens | None) -> None:
         self._source, self._cache, self._files = source, cache, source._tables
-        where = None if source.tokenizer is None else folder_digest(folder_of(source.tokenizer))
-        self._way = (where,) if where else (training, source.vocabulary, source.lowercase)
-        self.tokens: Tokens | None = None
+        self._way: tuple[object, ...] = (training, source.vocabulary, source.lowercase)
+        if tokens is not None:
+            self._way = ("given", tokens)
+        elif source.tokenizer is not None:
+            self._way = (folder_digest(folder_of(source.tokenizer)),)
+        self.tokens = tokens
 
-    def split(self, paths: Sequence[Path], digests: Mapping[Path, str]) -> Split[TextSet] | None:
+    def split(self, paths: Sequence[Path], digests: Mapping[Path, str], *, test: bool = False) -> Split[TextSet] | None:
         """A split, from the cache if the same bytes were tokenized the same way before; None without rows."""
         files, source = self._files, self._source
         columns = (files.content, files.label, files.owner)
         key = key_of(_FORMAT, "text", columns, source.length, self._way, [digests[path] for path in paths])
-        split = kept_split(self._cache, key, TextSet, lambda: of_tables(paths, self._read))
+        read = functools.partial(self._read, test=test)
+        split = kept_split(self._cache, key, TextSet, lambda: of_tables(paths, read))
         if split is not None:
             self.tokens = Tokens(*split.further["tokens"])
         return split
 
-    def _read(self, tables: Sequence[Table]) -> Split[TextSet]:
-        files = self._files
+    def _read(self, tables: Sequence[Table], test: bool) -> Split[TextSet]:
+        files, remarks = but_for_absent_owner(self._files, tables) if test else (self._files, ())
         label = chosen_column(tables[0], files, "label", files.label, lambda table: _labels_of(table, files))
         text = chosen_column(tables[0], files, "text", files.content, lambda table: _texts_of(table, files, label))
         _check(tables, files, text, label)
         texts = [cell for table in tables for _, cells in table.checked(text) for cell in cells.to_pylist()]
         tokens = self._tokens(texts)
-        labels = column_of(tables, label, class_names(tables[0], label))
+        labels = column_of(tables, label, shared_names(tables, label))
         samples, cut = numbered(texts, tokens, self._source.length, labels.codes)
         owners = None if files.owner is None else column_of(tables, files.owner, ())
         if owners is not None:
             samples = samples.numbered(labels.codes, owners.codes)
         further = {"tokens": [tokens.json, tokens.vocabulary, tokens.padding]}
-        return Split(samples, labels, owners, _remarks(texts, cut, self._source.length), further)
+        return Split(samples, labels, owners, (*remarks, *_remarks(texts, cut, self._source.length)), further)
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
         source = self._source

@@ -18,7 +18,7 @@ from pffdst.core.words import one_line
 from pffdst.data.dataset import DataError
 from pffdst.data.texts import TextSet
 
-__all__ = ["Tokens", "folder_digest", "numbered", "of_folder", "trained"]
+__all__ = ["Tokens", "folder_digest", "numbered", "of_folder", "of_text", "trained"]
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".onnx", ".md")
@@ -90,6 +90,17 @@ def of_folder(folder: Path) -> Tokens:
     if padding is None:
         raise DataError(f"dataset.tokenizer: the one in {folder} has no padding token and no end token; set pad_token")
     return Tokens(text, len(found), int(padding))
+
+
+def of_text(text: str, vocabulary: int, padding: int) -> Tokens:
+    """The tokenizer of a finished model from its JSON. DataError if it is none, or has more tokens than the model."""
+    try:
+        count = _package().Tokenizer.from_str(text).get_vocab_size()
+    except Exception as error:  # the package raises plain ones
+        raise DataError(f"the model's tokenizer.json is missing or damaged ({one_line(error, 200)})") from error
+    if count > vocabulary:
+        raise DataError(f"the tokenizer.json beside the model has {count:,} tokens, but the model {vocabulary:,}")
+    return Tokens(text, vocabulary, padding)
 
 
 def folder_digest(folder: Path) -> str:

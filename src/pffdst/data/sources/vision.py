@@ -137,4 +137,4 @@ def _read(source: ImageSource, shards: Found, files: TableFiles, cache: str) -> 
     if train is None:
         raise DataError(f"{shards.train[0]}: it has no rows; write the images into it, or name another file")
     form = replace(source.form, channels=train.samples.images.shape[1])
-    return train, read_shards(second, files, form, kept, f"{source.name} test")
+    return train, read_shards(second, files, form, kept, f"{source.name} test", test=True)

@@ -144,7 +144,7 @@ def test_the_sizes_of_saved_models_are_told(warm: WarmPython) -> None:
     done = warm("benchmarks/model_sizes.py", "--network", "cnn")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| cnn |") == 4
-    assert "| cnn | 0.8 | 2,685 | 83.0 kB | 13.9 kB | 55.8 kB |" in done.stdout
+    assert "| cnn | 0.8 | 2,685 | 83.0 kB | 14.0 kB | 55.8 kB |" in done.stdout
 
 
 def test_methods_are_set_side_by_side(result_of: ResultOf) -> None:

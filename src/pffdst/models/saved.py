@@ -1,19 +1,15 @@
 """A finished model as a file: plain safetensors, small if the model is sparse, and how it becomes a torch module again.
 
-A tensor without dead weights is stored under its own name, float32, in its own shape. A sparse weight NAME is split:
-
-    values/NAME   float32 [n], its alive values in the order of their positions in the flattened weight
-    alive/NAME    uint8, these positions: zlib-compressed bytes, one for each alive weight, the number of dead ones
-                  before it; 255 stands for 255 dead ones with no alive one after them
-    frozen/NAME   uint8, zlib-compressed bits (numpy's packbits), one for each alive weight: 1 if it is frozen; left
-                  out if none is
+A tensor without dead weights is stored under its own name, float32, in its own shape; a sparse weight as
+`pffdst.models.packed` splits it.
 
 The metadata's entry `pffdst` is JSON: `format`, `model` (its `_target_` and its arguments), `classes`, `class_names`
 (if they are known), `seed` (of the run, used by the constructor), the kind of samples: `mean` and `std` (per channel,
 of pixels / 255) and `shape` (C, H, W) of uint8 images, or `vocabulary`, `length`, `padding` and `typical` of texts,
-`weights` (the shape of each maskable weight), `sparsity` and `fingerprint` (of the run's configuration: the beginning
-of its sha256, as in summary.json). docs/saved_models.md shows how to read such a file without this package. Equal
-models with equal configurations give equal files: they contain nothing about the machine, folder or time.
+`weights` (the shape of each maskable weight), `sparsity`, `fingerprint` (of the run's configuration: the beginning of
+its sha256, as in summary.json) and, in a run's own file, `sha256` (of the same file without this item, checked when it
+is read). docs/saved_models.md shows how to read such a file without this package. Equal models with equal
+configurations give equal files: they contain nothing about the machine, folder or time.
 """
 
 from __future__ import annotations
@@ -31,29 +27,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pffdst.core.blobs import bytes_of, tensor_of
 from pffdst.core.errors import UserError
 from pffdst.core.flat import initialise
 from pffdst.core.inputs import Inputs
 from pffdst.core.model import GlobalModel
 from pffdst.core.words import one_line
+from pffdst.models.packed import KINDS, packed, unpacked
 from pffdst.runs.files import MODEL, MODEL_AVERAGE
 
 __all__ = ["Classifier", "ModelCard", "SavedModel", "load", "path_of"]
 
 _FORMAT: Final = "pffdst model 1"
 _METADATA: Final = "pffdst"
-_FAR: Final = 255
 _SPARE: Final = 2**22  # values that a network may have besides its weights: buffers not in the state dict
 _LARGE, _THINNEST = 2**26, 4096  # weights that any file may declare; beyond that, so many for each byte that it holds
-_KINDS: Final = ("values/", "alive/", "frozen/")
 
 
 @final
@@ -176,6 +168,8 @@ class SavedModel:
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
                 words = json.loads((file.metadata() or {})[_METADATA])
+            if words.pop("sha256", None) not in (None, _sha256(stored, words)):
+                raise ValueError("its content is not what was saved (sha256)")
             return _unpacked(ModelCard.of(words), stored, words["weights"])
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such file; name a finished run's folder, or its {MODEL}") from error
@@ -194,17 +188,16 @@ class SavedModel:
         stored: dict[str, Tensor] = {}
         for name, tensor in self.tensors.items():
             alive = self.alive.get(name)
-            stored |= _packed(name, tensor, alive, self.frozen.get(name)) if alive is not None else {name: tensor}
-        return bytes(save(stored, self._metadata()))
+            stored |= packed(name, tensor, alive, self.frozen.get(name)) if alive is not None else {name: tensor}
+        return _file(stored, self._words() | {"sha256": _sha256(stored, self._words())})
 
     def plain(self) -> bytes:
         """All tensors whole under their own names, dead weights 0: `load_state_dict` accepts them directly."""
-        return bytes(save(dict(self.tensors), self._metadata()))
+        return _file(self.tensors, self._words())
 
-    def _metadata(self) -> dict[str, str]:
+    def _words(self) -> dict[str, Any]:
         shapes = {name: list(mask.shape) for name, mask in self.alive.items()}
-        # One entry: safetensors writes several in a different order each time.
-        return {_METADATA: json.dumps(self.card.words() | {"weights": shapes, "sparsity": self.sparsity})}
+        return self.card.words() | {"weights": shapes, "sparsity": self.sparsity}
 
     def digest(self) -> str:
         """sha256 of the model's whole content: every tensor, `mask/NAME` and `frozen/NAME` as uint8, no metadata.
@@ -307,6 +300,15 @@ def _write(network: nn.Module, tensors: Mapping[str, Tensor], missing: Sequence[
         own[name].copy_(tensors[name])
 
 
+def _file(stored: Mapping[str, Tensor], words: Mapping[str, Any]) -> bytes:
+    """With one entry of metadata: safetensors writes several in a different order each time."""
+    return bytes(save(dict(stored), {_METADATA: json.dumps(words)}))
+
+
+def _sha256(stored: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_file(stored, words)).hexdigest()
+
+
 def _makes_module(target: Any) -> bool:
     if inspect.isclass(target):
         return issubclass(target, nn.Module)
@@ -315,32 +317,6 @@ def _makes_module(target: Any) -> bool:
     except Exception:  # annotations that cannot be evaluated tell us nothing
         return False
     return inspect.isclass(made) and issubclass(made, nn.Module)
-
-
-# ---- one weight ------------------------------------------------------------------------------------------------------
-
-
-def _packed(name: str, weight: Tensor, alive: Tensor, frozen: Tensor | None) -> dict[str, Tensor]:
-    """A maskable weight as it is stored."""
-    found = {name: weight} if bool(alive.all()) else {f"values/{name}": weight[alive], f"alive/{name}": _gaps(alive)}
-    if frozen is not None and bool(frozen.any()):
-        found[f"frozen/{name}"] = _compressed(np.packbits(frozen[alive].numpy()))
-    return found
-
-
-def _gaps(alive: Tensor) -> Tensor:
-    """The True positions of a mask, in the form of `alive/NAME`."""
-    places = np.flatnonzero(alive.numpy())
-    far, near = np.divmod(np.diff(places, prepend=-1) - 1, _FAR)
-    codes = np.full(len(places) + int(far.sum()), _FAR, dtype=np.uint8)
-    codes[np.cumsum(far + 1) - 1] = near
-    return _compressed(codes)
-
-
-def _compressed(codes: NDArray[np.uint8]) -> Tensor:
-    # Gaps of a random mask contain no repetitions: coded by frequency alone they are 0.2 % above the entropy.
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return tensor_of(packer.compress(codes.tobytes()) + packer.flush())
 
 
 def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -357,39 +333,12 @@ def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
 
 def _unpacked(card: ModelCard, stored: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> SavedModel:
     _check_shapes(stored, shapes)
-    packed = {kind + name for name in shapes for kind in _KINDS}
+    packed = {kind + name for name in shapes for kind in KINDS}
     tensors = {name: tensor for name, tensor in stored.items() if name not in packed}
     alive: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}
     for name, shape in shapes.items():
-        alive[name] = _places(stored.get(f"alive/{name}"), math.prod(shape)).view(*shape)
-        if f"values/{name}" in stored:
-            own = stored[f"values/{name}"]
-            tensors[name] = torch.zeros(*shape, dtype=own.dtype).masked_scatter_(alive[name], own)
-        frozen[name] = torch.zeros(*shape, dtype=torch.bool)
-        if f"frozen/{name}" in stored:
-            count = int(alive[name].sum())
-            bits = np.unpackbits(_bytes(stored[f"frozen/{name}"], count), count=count).astype(bool)
-            frozen[name][alive[name]] = torch.from_numpy(bits)
+        tensors[name], alive[name], frozen[name] = unpacked(stored, name, shape)
     if not any(tensor.is_floating_point() for tensor in tensors.values()):
         raise ValueError("it has no floating-point weights")
     return SavedModel(card, tensors, alive, frozen)
-
-
-def _places(codes: Tensor | None, size: int) -> Tensor:
-    """The mask [size] from `alive/NAME`; all True if there is none."""
-    mask = torch.full((size,), codes is None)
-    if codes is not None:
-        steps = _bytes(codes, size).astype(np.int64)
-        ends = steps < _FAR
-        mask[torch.from_numpy((np.cumsum(steps + ends) - 1)[ends])] = True
-    return mask
-
-
-def _bytes(codes: Tensor, most: int) -> NDArray[np.uint8]:
-    """The decompressed bytes; ValueError if there are more than `most`, which no valid file has."""
-    unpacker = zlib.decompressobj()
-    found = unpacker.decompress(bytes_of(codes), max(most, 1))
-    if not unpacker.eof:
-        raise ValueError("a mask is longer than its weight")
-    return np.frombuffer(found, dtype=np.uint8)

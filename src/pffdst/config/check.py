@@ -291,7 +291,7 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
     if not isinstance(rounds, int) or rounds < 1:
         rounds = None
     device = _known(_known(cfg, "engine"), "device")
-    engine, time = made.get("engine"), made.get("time")
+    time = made.get("time")
     facts = replace(
         of_data,
         rounds=rounds,
@@ -299,7 +299,7 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
         device=device,
         cohort=_known(cfg, "cohort"),
         timed=None if "time" not in cfg else not (time is None or isinstance(time, Untimed)),
-        simulated=None if engine is None else bool(getattr(engine, "simulates", True)),
+        simulated=_simulates(made),
         figures=figures_of(cfg) if "validation_share" in cfg else None,
     )
     if rounds is None or (isinstance(freeze, Checked) and freeze.problems(facts)):
@@ -307,6 +307,11 @@ def _facts(cfg: DictConfig, made: dict[str, Any], of_data: Facts) -> Facts:
     stages = getattr(freeze, "stage_lengths", None)
     lengths = stages(rounds) if callable(stages) else [rounds]
     return replace(facts, stage_lengths=tuple(lengths))
+
+
+def _simulates(made: dict[str, Any]) -> bool | None:
+    """Whether the engine trains the clients itself; None without an engine."""
+    return None if made.get("engine") is None else bool(getattr(made["engine"], "simulates", True))
 
 
 def _asked(made: dict[str, Any], facts: Facts) -> list[str]:
@@ -343,7 +348,7 @@ def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[
     if not getattr(made.get("dataset"), "elsewhere", False):
         return []
     lines, dataset = [], choices.called("dataset", cfg.dataset)
-    if getattr(made.get("engine"), "simulates", True):
+    if _simulates(made) is not False:
         lines.append(f"{dataset} has no training samples here: write engine=flower, or another dataset")
     if "partition" in made and not isinstance(made["partition"], ByColumn):
         lines.append(f"{dataset} defines each client's samples itself: write partition=column partition.column=client")
@@ -354,7 +359,7 @@ def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[
 
 def _simulated(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
     """A deployed run whose engine would simulate its clients."""
-    if not deployed() or "engine" not in made or not getattr(made["engine"], "simulates", True):
+    if not deployed() or not _simulates(made):
         return []
     engine = choices.called("engine", cfg.engine)
     return [f"{engine} simulates the clients on this machine: leave it out to train on the nodes, or use pffdst train"]

@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from pffdst.core.errors import UserError
-from pffdst.deploy.records import Answer, BadRecord, one_line, reply, task_of
+from pffdst.deploy.records import Answer, BadRecord, printable, reply, task_of
 from pffdst.deploy.survey import decline, is_survey, tell
 from pffdst.deploy.warm import hand_over
 
@@ -39,12 +39,12 @@ def train(message: Message, context: Context) -> Message:
     try:
         task, payload, setup = task_of(message)
     except BadRecord as error:  # of another version, whose answer cannot be written
-        return Message(Error(_UNKNOWN, one_line(str(error))), reply_to=message)
+        return Message(Error(_UNKNOWN, printable(str(error))), reply_to=message)
     try:
         request = {"state": _setting(context, "state"), "data": _data(context), "allow": _allow(context)}
         warm = _warm(context)
     except UserError as error:
-        return reply(message, Answer(task.run, task.client, task.t, problem=one_line(str(error)), unable=True), None)
+        return reply(message, Answer(task.run, task.client, task.t, problem=printable(str(error)), unable=True), None)
     found = hand_over({"task": vars(task), **request}, setup, payload, warm)
     if found is None:
         from pffdst.deploy.node import Turns  # seconds of imports

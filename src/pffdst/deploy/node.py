@@ -18,14 +18,14 @@ from pffdst.client.turn import ClientSetup, ClientWork
 from pffdst.core.errors import UserError
 from pffdst.core.inputs import ImageInputs, Inputs
 from pffdst.core.messages import ClientTask, Kept, Update
-from pffdst.core.words import one_line as on_one_line
+from pffdst.core.words import one_line
 from pffdst.data.clients.divided import Shares
 from pffdst.data.dataset import DataError, Dataset
 from pffdst.data.samples import ImageSet
 from pffdst.data.sources.counted import images_of
 from pffdst.data.sources.decode import Form
 from pffdst.deploy.allowed import checked
-from pffdst.deploy.records import Answer, BadRecord, Task, one_line, unpack_setup
+from pffdst.deploy.records import Answer, BadRecord, Task, printable, unpack_setup
 from pffdst.deploy.states import LostState, States
 from pffdst.engines.base import one_thread
 from pffdst.engines.fabric_loop import FabricFit
@@ -110,11 +110,13 @@ class Turns:
         except LostState as error:
             return replace(answer, problem=f"lost its state: {error}", lost=True), None
         except UserError as error:
-            return replace(answer, problem=one_line(str(error)), unable=True), None
+            return replace(answer, problem=printable(str(error)), unable=True), None
         except Exception as error:  # classes of the server's or the operator's choice, the node's disk
             _log.exception("round %d: the task failed", task.t + 1)
             self._made = None  # a task may have stopped anywhere in it
-            return replace(answer, problem=one_line(f"the task failed on this node: {_said(error)}"), unable=True), None
+            return replace(
+                answer, problem=printable(f"the task failed on this node: {_said(error)}"), unable=True
+            ), None
         decode, train, encode = update.timings
         answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
         return replace(answer, problem=update.problem or ""), update.payload
@@ -157,7 +159,7 @@ def _built(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tup
 
 
 def _said(error: Exception) -> str:
-    return on_one_line(f"{type(error).__name__}: {error}", 180)
+    return one_line(f"{type(error).__name__}: {error}", 180)
 
 
 def client_setup(task: Task, samples: ImageSet, brief: Mapping[str, Any], allowed: tuple[str, ...]) -> ClientSetup:

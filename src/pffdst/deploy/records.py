@@ -27,8 +27,8 @@ __all__ = [
     "BadRecord",
     "Task",
     "answer_of",
-    "one_line",
     "pack_setup",
+    "printable",
     "reply",
     "task_of",
     "to_node",
@@ -130,7 +130,7 @@ def answer_of(message: Message, most: int) -> tuple[Answer, bytes | None]:
     Raises BadRecord.
     """
     if message.has_error():
-        raise BadRecord(f"the node failed: {one_line(message.error.reason or f'error {message.error.code}')}")
+        raise BadRecord(f"the node failed: {printable(message.error.reason or f'error {message.error.code}')}")
     answer: Answer = _record(message.content, "answer", Answer)
     if answer.problem:
         return answer, None
@@ -156,7 +156,7 @@ def _record(content: Any, name: str, kind: Any) -> Any:
         value = record.get(field.name)
         if type(value) is not types[str(field.type)]:
             raise BadRecord(f"{name}.{field.name}: expected {field.type}, but got {value!r:.40}")
-        values[field.name] = one_line(value) if isinstance(value, str) else value
+        values[field.name] = printable(value) if isinstance(value, str) else value
     return kind(**values)
 
 
@@ -167,6 +167,6 @@ def _bytes(content: Any, name: str) -> bytes:
     return body
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """Text from another machine, made safe for a log."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:300]

@@ -22,7 +22,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from pffdst.core.errors import UserError
 from pffdst.core.words import typed
 from pffdst.deploy import session
-from pffdst.deploy.records import FORMAT, BadRecord, one_line
+from pffdst.deploy.records import FORMAT, BadRecord, printable
 
 __all__ = ["DECLINED", "Ask", "Told", "decline", "is_survey", "survey", "tell", "told_of"]
 
@@ -100,7 +100,7 @@ def tell(message: Message, data: Path, cache: Path) -> Message:
 
 def decline(message: Message, problem: str = DECLINED) -> Message:
     """The answer of a node whose operator does not allow surveys, or that has another `problem`."""
-    return _answer(message, {"problem": one_line(problem)})
+    return _answer(message, {"problem": printable(problem)})
 
 
 def _answer(message: Message, record: Mapping[str, Any]) -> Message:
@@ -113,12 +113,12 @@ def _answer(message: Message, record: Mapping[str, Any]) -> Message:
 def told_of(message: Message) -> Told:
     """A node's answer, checked field by field. Raises BadRecord."""
     if message.has_error():
-        raise BadRecord(f"the node failed: {one_line(message.error.reason or f'error {message.error.code}')}")
+        raise BadRecord(f"the node failed: {printable(message.error.reason or f'error {message.error.code}')}")
     record = message.content.config_records.get("told")
     if record is None or record.get("format") != FORMAT:
         raise BadRecord("report: the record is missing or has another version: install the same pffdst everywhere")
     if problem := record.get("problem"):
-        return Told(one_line(str(problem)))
+        return Told(printable(str(problem)))
     names, counts, shape, sums, squares = (
         _listed(record, name, kind)
         for name, kind in (("names", str), ("counts", int), ("shape", int), ("sums", int), ("squares", int))
@@ -130,7 +130,7 @@ def told_of(message: Message) -> Told:
     )
     if not fits or not possible or pixels <= 0:
         raise BadRecord("report: the counts and sums are inconsistent")
-    own = {one_line(name): n for name, n in zip(names, counts, strict=True) if n > 0}
+    own = {printable(name): n for name, n in zip(names, counts, strict=True) if n > 0}
     return Told("", own, tuple(shape), tuple(sums), tuple(squares))
 
 

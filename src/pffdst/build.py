@@ -306,6 +306,7 @@ def _content(cfg: DictConfig, dataset: Dataset, network: nn.Module) -> dict[str,
         "partition": instantiate(cfg.partition),
         "participation": instantiate(cfg.participation),
         "time": _time(cfg),
+        "aggregation": _part(cfg, "aggregation", Aggregation),
     }
     read = {f"{group}'s file": found for group, part in named.items() if (found := getattr(part, "content", ""))}
     return dataset.described | {name: f"content {found[:12]}" for name, found in read.items()} | described(network)

@@ -59,6 +59,29 @@ def test_epsilon_is_what_the_librarys_accountant_says_step_by_step() -> None:
         assert spent[t] == pytest.approx(accountant.get_epsilon(delta=1e-4), rel=1e-9)
 
 
+def test_epsilon_is_never_below_0_and_tells_no_one_of_orders() -> None:
+    """Where delta covers more than a round costs, the library gives -0.0067; elsewhere it warns of its own orders."""
+    assert epsilon(0.01, 5.0, 1, 0.009) == 0.0
+    assert epsilon(1.0, 1e-3, 10, 1e-5) > 1e6
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0, 20.0, 200.0, 2000.0])
+def test_without_sampling_epsilon_is_a_close_bound_of_the_exact_one(noise: float) -> None:
+    """Dong, Roth and Su, 2022: T Gaussian rounds give delta = P(-e/m + m/2) - exp(e) P(-e/m - m/2), m = sqrt(T) / z.
+
+    With the library's own orders, which end at 63, small epsilons come out near 0.1.
+    """
+
+    def exact(e: float) -> float:
+        m = math.sqrt(10) / noise
+        below = [math.erfc((e / m + sign * m / 2) / math.sqrt(2)) / 2 for sign in (-1, 1)]
+        return below[0] - math.exp(e) * below[1]
+
+    told = epsilon(1.0, noise, 10, 1e-5)
+    assert exact(told) <= 1e-5 * (1 + 1e-6), "it is a bound"
+    assert exact(told / 1.5) > 1e-5, "and not far off"
+
+
 def test_a_whole_population_is_no_sample() -> None:
     assert epsilon(1.0, 2.0, 3, 1e-5) > epsilon(0.1, 2.0, 3, 1e-5) > 0
 

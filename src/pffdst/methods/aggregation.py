@@ -78,8 +78,8 @@ class Aggregation(ABC):
         """Collects the buffers of a round in which `model` and the buffers `sent` were sent."""
         return BufferMean(model.layout, sent)
 
-    def remarks(self) -> list[str]:
-        """What a user should know about it, even if it can be run."""
+    def remarks(self, absent: Absent) -> list[str]:
+        """What a user should know about it, even if it can be run; `absent` as for `begin`."""
         return []
 
 

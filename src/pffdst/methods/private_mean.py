@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, final
@@ -22,6 +23,7 @@ from pffdst.methods.rule import Absent, Cohort
 
 __all__ = ["PrivateMean", "epsilon"]
 
+_LARGE_ORDERS: Final = (80, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LEAST_SECRET: Final = 16  # bytes
 _HOW: Final = "head -c 32 /dev/urandom > FILE"
 
@@ -123,7 +125,7 @@ class PrivateMean(Aggregation):
         spent = epsilon(cohort / clients, self.noise, max(rounds, 0), self.delta)
         return {"privacy/epsilon": spent, "privacy/delta": self.delta}
 
-    def remarks(self) -> list[str]:
+    def remarks(self, absent: Absent) -> list[str]:
         """Without a secret, epsilon is that of a simulation."""
         if self.secret is not None:
             return []
@@ -174,21 +176,24 @@ class PrivateMean(Aggregation):
 def epsilon(rate: float, noise: float, rounds: int, delta: float) -> float:
     """epsilon of `rounds` Gaussian mechanisms of multiplier z = `noise` on Poisson samples of `rate` q, at `delta`.
 
-    By Renyi differential privacy, with the orders that opacus' own accountant uses. 0 before the first round.
+    By Renyi differential privacy, with the orders that opacus' own accountant uses and larger ones, without which no
+    epsilon is much below 0.1. 0 before the first round, and where delta covers so much that the conversion gives less.
     """
     if rounds == 0:
         return 0.0
     from opacus.accountants.analysis import rdp
 
     orders = _orders()
-    spent, _ = rdp.get_privacy_spent(orders=orders, rdp=_per_round(rate, noise) * rounds, delta=delta)
-    return float(spent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the first or last order: it gives a bound, too
+        spent, _ = rdp.get_privacy_spent(orders=orders, rdp=_per_round(rate, noise) * rounds, delta=delta)
+    return max(0.0, float(spent))
 
 
 def _orders() -> list[float]:
     from opacus.accountants import RDPAccountant
 
-    return list(RDPAccountant.DEFAULT_ALPHAS)
+    return [*RDPAccountant.DEFAULT_ALPHAS, *_LARGE_ORDERS]
 
 
 @functools.lru_cache(maxsize=64)

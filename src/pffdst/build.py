@@ -302,11 +302,8 @@ def content(cfg: DictConfig) -> dict[str, str]:
 
 
 def _content(cfg: DictConfig, dataset: Dataset, network: nn.Module) -> dict[str, str]:
-    named = {
-        "partition": instantiate(cfg.partition),
-        "participation": instantiate(cfg.participation),
-        "time": _time(cfg),
-    }
+    named = {group: instantiate(cfg[group]) for group in ("partition", "participation", "aggregation")}
+    named["time"] = _time(cfg)
     read = {f"{group}'s file": found for group, part in named.items() if (found := getattr(part, "content", ""))}
     return dataset.described | {name: f"content {found[:12]}" for name, found in read.items()} | described(network)
 

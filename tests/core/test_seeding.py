@@ -13,7 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pffdst.core.seeding import derive_seed, generator_for, seeded_global_state, without_replacement
+from pffdst.core.seeding import (
+    derive_seed,
+    generator_for,
+    hidden_normals,
+    hidden_uniforms,
+    seeded_global_state,
+    without_replacement,
+)
 
 names = st.tuples(
     st.integers(0, 2**63 - 1), st.sampled_from(["grow", "cohort", "client"]), st.lists(st.integers(0, 10**6))
@@ -116,3 +123,28 @@ def test_drawn_without_replacement_all_sets_are_alike(count: int, total: int) ->
     assert all(len(one) == count and one <= set(range(total)) for one in found)
     assert len(found) == math.comb(total, count)
     assert all(abs(times * len(found) / 6000 - 1) < 0.2 for times in found.values())
+
+
+# ---- draws that nobody can find -----------------------------------------------------------------------------------
+
+
+def test_hidden_draws_depend_on_every_bit_of_a_seed() -> None:
+    drawn = {tuple(hidden_uniforms(2, seed).tolist()) for seed in (0, *(1 << bit for bit in range(63)))}
+    assert len(drawn) == 64
+    assert tuple(hidden_uniforms(2, 0, 1).tolist()) not in drawn
+
+
+def test_hidden_normals_are_normal() -> None:
+    """Moments, tails, and nothing shared by the two numbers of a pair or by neighbours, over several blocks."""
+    drawn = hidden_normals(400_001, 3)
+    assert drawn.shape == (400_001,)
+    error = 5 / len(drawn) ** 0.5
+    for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
+        spread = float(drawn.pow(2 * power).mean().sqrt())
+        assert abs(float(drawn.pow(power).mean()) - moment) < error * spread
+    for far in (1, 2, 1 << 16, 1 << 17):
+        assert abs(float((drawn[far:] * drawn[:-far]).mean())) < 1.5 * error
+    below = float((drawn < -1.6448536).double().mean())
+    assert abs(below - 0.05) < error
+    assert torch.equal(hidden_normals(400_001, 3), drawn)
+    assert not torch.equal(hidden_normals(400_001, 4), drawn)

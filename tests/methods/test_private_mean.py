@@ -59,6 +59,29 @@ def test_epsilon_is_what_the_librarys_accountant_says_step_by_step() -> None:
         assert spent[t] == pytest.approx(accountant.get_epsilon(delta=1e-4), rel=1e-9)
 
 
+def test_epsilon_is_never_below_0_and_tells_no_one_of_orders() -> None:
+    """Where delta covers more than a round costs, the library gives -0.0067; elsewhere it warns of its own orders."""
+    assert epsilon(0.01, 5.0, 1, 0.009) == 0.0
+    assert epsilon(1.0, 1e-3, 10, 1e-5) > 1e6
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0, 20.0, 200.0, 2000.0])
+def test_without_sampling_epsilon_is_a_close_bound_of_the_exact_one(noise: float) -> None:
+    """Dong, Roth and Su, 2022: T Gaussian rounds give delta = P(-e/m + m/2) - exp(e) P(-e/m - m/2), m = sqrt(T) / z.
+
+    With the library's own orders, which end at 63, small epsilons come out near 0.1.
+    """
+
+    def exact(e: float) -> float:
+        m = math.sqrt(10) / noise
+        below = [math.erfc((e / m + sign * m / 2) / math.sqrt(2)) / 2 for sign in (-1, 1)]
+        return below[0] - math.exp(e) * below[1]
+
+    told = epsilon(1.0, noise, 10, 1e-5)
+    assert exact(told) <= 1e-5 * (1 + 1e-6), "it is a bound"
+    assert exact(told / 1.5) > 1e-5, "and not far off"
+
+
 def test_a_whole_population_is_no_sample() -> None:
     assert epsilon(1.0, 2.0, 3, 1e-5) > epsilon(0.1, 2.0, 3, 1e-5) > 0
 
@@ -121,6 +144,40 @@ def test_the_noise_has_its_deviation_at_what_trains_and_is_nowhere_else(layout: 
     assert float(draws[:, moved].mean(0).abs().max()) < 4.5 * deviation / 4000**0.5
     correlations = torch.corrcoef(draws[:, moved].T) - torch.eye(int(moved.sum()))
     assert float(correlations.abs().max()) < 0.09
+
+
+def test_noise_and_cohorts_need_the_whole_seed(layout: Layout, make_model: MakeModel) -> None:
+    """torch's generators use 32 bits of a seed: then four billion trials find the noise of a round, and take it off."""
+    sent, rule = make_model(layout), PrivateMean(1.0, 1.0, 1e-5)
+    population, far = Population(1000, lambda client: 1), 2**40
+    assert not made(rule, sent, [], 6, 7).mean.same_as(made(rule, sent, [], 6, 7 + far).mean)
+    one, other = (Poisson().cohort(0, population, 100, torch.Generator().manual_seed(7 + s)) for s in (0, far))
+    assert one != other
+
+
+def test_noise_and_cohorts_come_from_the_secret_and_the_seed(tmp_path: Path) -> None:
+    """Every client and the model's file know the seed alone: it is no secret."""
+    paths = [tmp_path / name for name in ("one", "other")]
+    for k, path in enumerate(paths):
+        path.write_bytes(bytes([k]) * 32)
+    rules = [PrivateMean(1.0, 1.0, 1e-5, secret=str(path)) for path in paths]
+    seeds = [rule.own_seed(seed) for rule in rules for seed in (0, 1)]
+    assert len({*seeds, 0, 1}) == 6
+    assert rules[0].own_seed(1) == PrivateMean(1.0, 1.0, 1e-5, secret=str(paths[0])).own_seed(1)
+    assert PrivateMean(1.0, 1.0, 1e-5).own_seed(5) == 5
+    assert rules[0].content != rules[1].content, "a run is not resumed with another secret"
+
+
+def test_a_secret_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    [line] = problems("method=fedavg", *PRIVATE, f"aggregation.secret={path}")
+    assert "cannot be read" in line
+    assert "head -c 32 /dev/urandom" in line
+    path.write_bytes(b"hunter2")
+    [line] = problems("method=fedavg", *PRIVATE, f"aggregation.secret={path}")
+    assert "has 7 bytes, which can be guessed" in line
+    path.write_bytes(bytes(range(32)))
+    assert problems("method=fedavg", *PRIVATE, f"aggregation.secret={path}") == []
 
 
 def test_the_noise_is_a_named_draw(layout: Layout, make_model: MakeModel) -> None:
@@ -202,7 +259,10 @@ def test_the_page_names_them() -> None:
 
 # ---- runs -------------------------------------------------------------------------------------------------------
 
-RUN = ("method=pffdst", *PRIVATE, "clients=10", "cohort=2", "rounds=12", "readjust.schedule.interval=1", "eval_every=4")
+RUN = (
+    *("method=pffdst", *PRIVATE, "seed=4", "clients=10", "cohort=2", "rounds=12", "eval_every=4"),
+    "readjust.schedule.interval=1",
+)
 
 
 def test_a_run_tells_its_epsilon_and_no_clients_loss(
@@ -232,6 +292,27 @@ def test_a_run_tells_its_epsilon_and_no_clients_loss(
     assert (summary["privacy_epsilon"], summary["privacy_delta"]) == (spent[-1], 1e-3)
     model = experiment.server.model
     assert bool((model.weights[~model.alive] == 0).all())
+
+
+def test_with_a_secret_only_noise_and_cohorts_are_others(
+    make_experiment: MakeExperiment, play: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The initial model and the clients' samples come from the seed, so private runs compare with others."""
+    told, ends, cohorts, starts = [], [], [], []
+    for k in (None, 0, 1):
+        caplog.clear()
+        (tmp_path / f"{k}").write_bytes(bytes([k or 0]) * 32)
+        experiment = make_experiment(*RUN, *([] if k is None else [f"aggregation.secret={tmp_path / str(k)}"]))
+        told.append("epsilon only holds in simulation" in caplog.text)
+        starts.append(experiment.server.model)
+        cohorts.append([experiment.server._asked(t) for t in range(12)])
+        play(experiment)
+        ends.append(experiment.server.model)
+    assert told == [True, False, False]
+    assert all(start.same_as(starts[0]) for start in starts)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert cohorts[a] != cohorts[b]
+        assert not ends[a].same_as(ends[b])
 
 
 @pytest.mark.parametrize("model", ["resnet18", "cnn"])

@@ -181,3 +181,34 @@ def test_buffers_that_nobody_changed_are_the_very_same(layout: Layout) -> None:
 def test_a_trim_that_is_none_is_refused(trim: float) -> None:
     with pytest.raises(ValueError, match=r"aggregation\.trim"):
         TrimmedMean(trim=trim)
+
+
+@pytest.mark.parametrize("absent", ["unchanged", "zero"])
+def test_what_few_send_is_trimmed_where_the_others_count(layout: Layout, make_model: MakeModel, absent: Absent) -> None:
+    """One of ten sends a change, as clients of topk_ef do: nothing of it is left, and the rule says so."""
+    sent = make_model(layout, alive=0.6)
+    rule, running = TrimmedMean(trim=0.1), TrimmedMean(trim=0.1).begin(sent, absent)
+    nobody = sent.trainable_at.without(sent.trainable_at)
+    parameters, _, _ = layout.parts_of(sent.rest)
+    for k in range(10):
+        at = sent.trainable_at if k == 0 else nobody
+        weights = sent.trained + 1 if k == 0 else torch.empty(0)
+        running.add(Upload(k, Report(10, 0.1, 0.1), at, weights, parameters, None))
+    found = running.result()
+    assert found is not None
+    expected = sent.trained if absent == "unchanged" else torch.zeros_like(sent.trained)
+    assert torch.equal(found.mean.trained, expected)
+    [line] = rule.remarks(absent)
+    assert "it may learn little" in line
+    assert rule.remarks("left_out") == TrimmedMean(trim=0.0).remarks(absent) == []
+
+
+@pytest.mark.parametrize(("method", "counts"), [("topk_ef", True), ("flash_moving", True), ("flash", False)])
+def test_a_run_says_so_if_clients_have_masks_of_their_own(
+    make_experiment: Callable[..., Any], caplog: pytest.LogCaptureFixture, method: str, counts: bool
+) -> None:
+    make_experiment(f"method={method}", "aggregation=median")
+    assert ("it may learn little" in caplog.text) == counts
+    caplog.clear()
+    make_experiment(f"method={method}")
+    assert "it may learn little" not in caplog.text

@@ -83,6 +83,8 @@ def tell_of_built(cfg: DictConfig, setup: ClientSetup) -> None:
     _tell_of_lone_samples(setup)
     _tell_of_unused_sparsity(cfg)
     _tell_of_still_statistics(setup)
+    for remark in instantiate(cfg.aggregation).remarks(setup.method.lacking(setup.stages, cfg.rounds)):
+        _log.warning("%s", remark)
 
 
 def _tell_of_unused_sparsity(cfg: DictConfig) -> None:

@@ -13,8 +13,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["derive_seed", "generator_for", "seeded_global_state", "without_replacement"]
+__all__ = [
+    "derive_seed",
+    "generator_for",
+    "hidden_normals",
+    "hidden_uniforms",
+    "seeded_global_state",
+    "without_replacement",
+]
+
+_BLOCK = 1 << 16  # pairs of normal numbers made at a time
 
 
 def derive_seed(seed: int, stream: str, *ids: int) -> int:
@@ -39,6 +50,29 @@ def without_replacement(count: int, total: int, below: Callable[[int], int]) -> 
         drawn = below(last + 1)
         chosen.add(last if drawn in chosen else drawn)
     return chosen
+
+
+def hidden_uniforms(count: int, seed: int, block: int = 0) -> NDArray[np.float64]:
+    """`count` numbers in [0, 1), 53 bits each, that nobody can tell from others without knowing all of the `seed`.
+
+    They are the output of SHAKE-256. torch's generators are no such draws: they use only 32 bits of their seed, so that
+    four billion trials find any draw, and a part of their numbers gives away the others. `block` counts further draws.
+    """
+    words = np.frombuffer(hashlib.shake_256(f"{int(seed)}:{block}".encode()).digest(8 * count), "<u8")
+    found: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return found
+
+
+def hidden_normals(count: int, seed: int) -> Tensor:
+    """`count` standard normal numbers, float64, from `hidden_uniforms` (Box and Muller, 1958)."""
+    found = torch.empty(count, dtype=torch.float64)
+    for block, at in enumerate(range(0, count, 2 * _BLOCK)):
+        pairs = (min(2 * _BLOCK, count - at) + 1) // 2
+        radius, angle = hidden_uniforms(2 * pairs, seed, block).reshape(2, pairs)
+        radius, angle = np.sqrt(-2 * np.log1p(-radius)), 2 * np.pi * angle
+        both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        found[at : at + 2 * _BLOCK] = torch.from_numpy(both[: count - at])
+    return found
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ class Aggregation(ABC):
         """The weight of a client with so many samples in the mean of the buffers."""
         return samples
 
+    def own_seed(self, seed: int) -> int:
+        """The seed of the cohorts and of `finish`: the run's `seed`, unless they are to be nobody's to know."""
+        return seed
+
     @abstractmethod
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """Starts a round in which `model` was sent; `absent` says how positions that a client lacks are counted."""
@@ -73,6 +77,10 @@ class Aggregation(ABC):
     def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
         """Collects the buffers of a round in which `model` and the buffers `sent` were sent."""
         return BufferMean(model.layout, sent)
+
+    def remarks(self, absent: Absent) -> list[str]:
+        """What a user should know about it, even if it can be run; `absent` as for `begin`."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)

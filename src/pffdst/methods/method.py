@@ -36,6 +36,11 @@ class Method:
         """How the mean treats a position that a client does not hold."""
         return next((rule.absent for rule in self if rule.absent != "left_out"), "left_out")
 
+    def lacking(self, stages: tuple[Stage, ...], rounds: int) -> Absent:
+        """The same in a run of so many rounds: `left_out` if no client ever has a mask of its own."""
+        own = any(self.own_masks(stage_of(stages, t), t) is not None for t in range(rounds))
+        return self.absent if own else "left_out"
+
     @property
     def sends_changes(self) -> bool:
         """Whether clients keep the weights and are only sent what changed."""

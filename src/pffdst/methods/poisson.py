@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import numpy as np
 import torch
 
-from pffdst.methods.participation import Participation, Population, Uniform
+from pffdst.core.seeding import hidden_uniforms
+from pffdst.methods.participation import Participation, Population
 
 __all__ = ["Poisson"]
 
@@ -20,12 +22,18 @@ class Poisson(Participation):
     fixed: ClassVar[bool] = False
 
     def cohort(self, t: int, population: Population, size: int, generator: torch.Generator) -> tuple[int, ...]:
-        """First how many, from the binomial distribution, then which, with all sets of that size equally likely.
+        """From one client that takes part to the next, by a geometric step; O(clients that take part).
 
-        This is equivalent to a draw for each client, but only costs O(clients that take part).
+        This is equivalent to a draw for each client. It depends on all bits of the generator's seed: an accountant
+        only counts on a sample that nobody can find by trying.
         """
-        if population.clients == 0:
-            return ()
-        counts, rate = (torch.tensor(n, dtype=torch.float64) for n in (population.clients, size / population.clients))
-        drawn = torch.binomial(counts, rate.clamp(max=1.0), generator=generator)
-        return Uniform().cohort(t, population, int(drawn), generator)
+        clients = population.clients
+        if size >= clients:
+            return tuple(range(clients))
+        passed_over, last, block, chosen = np.log1p(-size / clients), -1, 0, list[int]()
+        while last < clients:
+            draws = np.log1p(-hidden_uniforms(2 * size + 16, generator.initial_seed(), block))
+            places = last + np.cumsum(1 + np.minimum(draws // passed_over, clients).astype(np.int64))
+            chosen += places[places < clients].tolist()
+            last, block = int(places[-1]), block + 1
+        return tuple(chosen)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
-import torch
-
+from pffdst.core.errors import UserError
 from pffdst.core.facts import Facts
 from pffdst.core.model import GlobalModel
+from pffdst.core.seeding import derive_seed, hidden_normals
+from pffdst.data.csv_table import content_of, file_of
 from pffdst.methods.aggregation import Aggregation, Aggregator, RunningMean, Statistics
 from pffdst.methods.bounds import MAX_VALUE, Bounds
 from pffdst.methods.poisson import Poisson
 from pffdst.methods.rule import Absent, Cohort
 
 __all__ = ["PrivateMean", "epsilon"]
+
+_LARGE_ORDERS: Final = (80, 96, 128, 192, 256, 384, 512, 768, 1024)
+_LEAST_SECRET: Final = 16  # bytes
+_HOW: Final = "head -c 32 /dev/urandom > FILE"
 
 
 @final
@@ -29,8 +36,10 @@ class PrivateMean(Aggregation):
     w <- w + (1 / (q W)) sum_k Delta_k min(1, S / ||Delta_k||) + N(0, (z S / (q W))^2) at every trained position: the
     fixed-denominator estimator f_f with weights w_k = 1, so W = C and q W = K, however many answer. S is `max_norm`, z
     is `noise`. Delta_k is the change of a client's trainable weights and parameters in this round; statistics and
-    buffers stay the server's. Neighbouring populations differ in one client, the cohort is a Poisson sample, and the
-    noise is drawn from the run's seed, which must be kept secret for as long as privacy is to hold.
+    buffers stay the server's. Neighbouring populations differ in one client, and the cohort is a Poisson sample.
+
+    Noise and cohorts are drawn from the bytes of the file `secret` and the run's seed, and hide nothing from those who
+    know both. Without a secret they are drawn from the seed alone, which clients and readers of the model's file know.
     """
 
     max_norm: float
@@ -38,6 +47,7 @@ class PrivateMean(Aggregation):
     delta: float
     max_value: float | None = MAX_VALUE
     statistics: Statistics = "keep_server"
+    secret: str | None = None
     discloses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -62,6 +72,34 @@ class PrivateMean(Aggregation):
         """All clients weigh the same."""
         return 1
 
+    def own_seed(self, seed: int) -> int:
+        """A seed from the secret and the run's; without a secret the run's."""
+        if self.secret is None:
+            return seed
+        key = hashlib.blake2b(self._secret_bytes, digest_size=32, person=b"private mean").digest()
+        return derive_seed(int.from_bytes(key, "little"), "private", seed)
+
+    @functools.cached_property
+    def _secret_bytes(self) -> bytes:
+        """UserError if the file cannot be read, or has too few bytes for a secret."""
+        assert self.secret is not None
+        try:
+            found = file_of(self.secret).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"aggregation.secret: {self.secret} cannot be read ({error.strerror}); make one with {_HOW}"
+            ) from error
+        if len(found) < _LEAST_SECRET:
+            raise UserError(
+                f"aggregation.secret: {self.secret} has {len(found)} bytes, which can be guessed; make one with {_HOW}"
+            )
+        return found
+
+    @property
+    def content(self) -> str:
+        """A digest of the secret, which does not give it away; empty if there is none."""
+        return "" if self.secret is None else content_of(file_of(self.secret))
+
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """The plain mean of the answers; `finish` turns it into the private mean."""
         return RunningMean(model, absent, "clients")
@@ -74,10 +112,10 @@ class PrivateMean(Aggregation):
             was.double() + share * (now.double() - was.double())
             for was, now in ((sent.trained, mean.trained), (sent.rest, mean.rest))
         )
-        draw, deviation = torch.Generator().manual_seed(seed), self.noise * self.max_norm / expected
         parameters = rest[: sent.layout.rest[0]]
-        for part in (trained, parameters):
-            part += deviation * torch.randn(part.shape, generator=draw, dtype=torch.float64)
+        noise = self.noise * self.max_norm / expected * hidden_normals(len(trained) + len(parameters), seed)
+        trained += noise[: len(trained)]
+        parameters += noise[len(trained) :]
         model = sent.with_trained(trained.to(sent.dtype), rest.to(sent.dtype))
         support = (~sent.alive_at.inside(sent.frozen_at)).double() * expected
         return Cohort(model, support, expected, expected, sent, total=expected)
@@ -87,11 +125,26 @@ class PrivateMean(Aggregation):
         spent = epsilon(cohort / clients, self.noise, max(rounds, 0), self.delta)
         return {"privacy/epsilon": spent, "privacy/delta": self.delta}
 
+    def remarks(self, absent: Absent) -> list[str]:
+        """Without a secret, epsilon is that of a simulation."""
+        if self.secret is not None:
+            return []
+        return [
+            "aggregation=private_mean has no secret: noise and cohorts are drawn from `seed`, which the model's file "
+            f"and every client know, so epsilon only holds in simulation; for real data, {_HOW}, then write "
+            "aggregation.secret=FILE"
+        ]
+
     # ---- what can be checked in advance ------------------------------------------------------------------------------
 
     def problems(self, facts: Facts) -> list[str]:
         """The accountant is a separate library, and delta must suit C clients."""
         found = []
+        if self.secret is not None:
+            try:
+                _ = self._secret_bytes
+            except UserError as error:
+                found.append(str(error))
         if importlib.util.find_spec("opacus") is None:
             found.append("aggregation=private_mean needs opacus for its accountant: pip install 'pffdst[privacy]'")
         if facts.clients is not None and self.delta >= 1 / facts.clients:
@@ -123,21 +176,24 @@ class PrivateMean(Aggregation):
 def epsilon(rate: float, noise: float, rounds: int, delta: float) -> float:
     """epsilon of `rounds` Gaussian mechanisms of multiplier z = `noise` on Poisson samples of `rate` q, at `delta`.
 
-    By Renyi differential privacy, with the orders that opacus' own accountant uses. 0 before the first round.
+    By Renyi differential privacy, with the orders that opacus' own accountant uses and larger ones, without which no
+    epsilon is much below 0.1. 0 before the first round, and where delta covers so much that the conversion gives less.
     """
     if rounds == 0:
         return 0.0
     from opacus.accountants.analysis import rdp
 
     orders = _orders()
-    spent, _ = rdp.get_privacy_spent(orders=orders, rdp=_per_round(rate, noise) * rounds, delta=delta)
-    return float(spent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the first or last order: it gives a bound, too
+        spent, _ = rdp.get_privacy_spent(orders=orders, rdp=_per_round(rate, noise) * rounds, delta=delta)
+    return max(0.0, float(spent))
 
 
 def _orders() -> list[float]:
     from opacus.accountants import RDPAccountant
 
-    return list(RDPAccountant.DEFAULT_ALPHAS)
+    return [*RDPAccountant.DEFAULT_ALPHAS, *_LARGE_ORDERS]
 
 
 @functools.lru_cache(maxsize=64)

@@ -52,6 +52,7 @@ def trimmed(values: Tensor, trim: float) -> tuple[Tensor, Tensor]:
 class TrimmedMean(Bounded):
     """The unweighted mean over the clients that hold a weight, without the largest and smallest `trim` of its values.
 
+    Rules that count clients without a weight, as 0 or as unchanged, count them here too.
     0 <= trim <= 1/2. 0 trims nothing, 1/2 leaves the middle value or the mean of the middle two: the coordinate-wise
     median (Yin et al., 2018, Definitions 1 and 2). Samples are not used as weights, since a client can report any
     number. If only one or two clients hold a weight, nothing can be trimmed. Sorting needs all values at once: a round
@@ -73,6 +74,16 @@ class TrimmedMean(Bounded):
     def begin(self, model: GlobalModel, absent: Absent) -> Aggregator:
         """An empty round."""
         return _Gathered(model, absent, self.trim)
+
+    def remarks(self, absent: Absent) -> list[str]:
+        """What few clients send is trimmed if the others count."""
+        if absent == "left_out" or self.trim == 0:
+            return []
+        said = "0" if absent == "zero" else "no change"
+        return [
+            f"aggregation.trim={self.trim:g} also trims what at most that share of a cohort sends, since this method "
+            f"counts {said} for a client that does not send a weight: it may learn little"
+        ]
 
     def buffers(self, model: GlobalModel, sent: tuple[Tensor, ...]) -> BufferMean:
         """Buffers use the trimmed mean of their changes, too."""

@@ -188,7 +188,7 @@ class Round:
             self._join(upload)
         self.record.clipped, self.record.capped = self._screen.clipped, self._screen.capped
         server, plan, rules = self.server, self.plan, self.server.rules
-        seed, cohort = derive_seed(rules.seed, "aggregate", plan.t), self._sum.result()
+        seed, cohort = derive_seed(rules.own_seed, "aggregate", plan.t), self._sum.result()
         if plan.t >= 0:
             cohort = rules.aggregation.finish(cohort, self.sent, rules.cohort, seed)
         if cohort is not None:

@@ -70,6 +70,11 @@ class ServerRules:
         """Whether statistics of normalisation layers are sent and averaged."""
         return self.aggregation.statistics == "average"
 
+    @property
+    def own_seed(self) -> int:
+        """The seed of the draws that only the server makes: who is asked, and what the aggregation adds."""
+        return self.aggregation.own_seed(self.seed)
+
 
 @final
 class Server:
@@ -131,7 +136,7 @@ class Server:
         return self._wanted(t) if drawn.fixed or drawn.extra > 0 else len(asked)
 
     def _asked(self, t: int) -> tuple[int, ...]:
-        return self.rules.participation.asked(t, self.rules.population, self._wanted(t), self.rules.seed)
+        return self.rules.participation.asked(t, self.rules.population, self._wanted(t), self.rules.own_seed)
 
     # ---- masks and stages --------------------------------------------------------------------------------------------
 

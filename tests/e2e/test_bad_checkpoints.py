@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from pffdst.core.errors import UserError
 from pffdst.experiment import Experiment
-from pffdst.launch import starting_state
+from pffdst.launch import recorded_run, starting_state
+from pffdst.observers import Observer
 from pffdst.run import play_round
 from pffdst.runs import checkpoint
+from pffdst.server.round import Round
 
 Make = Callable[..., Experiment]
 
@@ -85,6 +89,19 @@ def test_a_good_one_is_taken(saved: tuple[Experiment, DictConfig, dict[str, Any]
     with experiment.engine.open(experiment.setup):
         experiment.restore(state)
     assert experiment.progress.t == 1
+
+
+def test_a_run_whose_folder_goes_while_it_runs_says_so(make_experiment: Make, tmp_path: Path) -> None:
+    @final
+    class Remover(Observer):
+        def on_round(self, experiment: Experiment, done: Round) -> None:
+            experiment.folder.rename(tmp_path / "away")
+
+    experiment = make_experiment("rounds=4", "checkpoint_every=1")
+    watched = replace(experiment, observers=(*experiment.observers, Remover()))
+    with pytest.raises(UserError, match="the run's folder was removed while it ran"):
+        recorded_run(watched, None, "")
+    assert not experiment.folder.exists()
 
 
 def test_a_folder_that_is_gone_or_replaced_is_not_made_again(make_experiment: Make) -> None:

@@ -219,13 +219,18 @@ def mark(folder: Path, fingerprint: str, status: Status, engine: str = "", conte
 
 
 def mark_failed(folder: Path, fingerprint: str, error: str) -> None:
-    """Records why a job failed; a finished run in its folder, which was not this job's, stays finished."""
+    """Records why a job failed; a finished run in its folder, which was not this job's, stays finished.
+
+    Where nothing can be written, nothing is recorded: the folder may be gone, or the disk full, which is the error.
+    """
     known = read_run(folder)
     if known.get("status") == "done":
-        _write(folder / RUN, known | {"refused": error})
+        noted = known | {"refused": error}
     else:
         kept = {key: str(known.get(key, "")) for key in ("engine", "content")}
-        _write(folder / RUN, {"fingerprint": fingerprint, "status": "failed", **kept, "error": error})
+        noted = {"fingerprint": fingerprint, "status": "failed", **kept, "error": error}
+    with suppress(OSError):
+        _write(folder / RUN, noted)
 
 
 def mark_found(folder: Path) -> None:

@@ -31,12 +31,12 @@ def composed(*overrides: str) -> Composed:
         return opened.compose(overrides)
 
 
-# Methods and experiments are looked at in pairs, below.
 def wrong(run: Composed) -> list[str]:
     """The problems, but for packages of other people's loggers."""
     return [line for line in problems_of(run.cfg, run.choices) if "needs the package" not in line]
 
 
+# Methods and experiments are looked at in pairs, below.
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("method", "experiment")])
 def test_every_option_composes_and_checks(group: str, option: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)

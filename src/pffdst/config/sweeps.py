@@ -8,6 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -15,7 +16,7 @@ from typing import Any, final
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pffdst.config.check import problems_of
 from pffdst.config.compose import Composed, Session, composition_line
@@ -136,28 +137,26 @@ class Jobs:
         found: dict[str, list[int]] = defaultdict(list)
         seen: dict[Job, list[str]] = {}
         for number, job in enumerate(jobs):
-            base = self._base(tuple(line for line in job if key_of(line) in self._groups))
-            cfg = self._with_values(base.cfg, job)
+            made = self._made(job)
             seedless = tuple(line for line in job if key_of(line).lstrip("+") != "seed")
             if seedless not in seen:
-                seen[seedless] = problems_of(cfg, base.choices)
-            for line in dict.fromkeys([*seen[seedless], *range_problems(cfg)]):
+                seen[seedless] = problems_of(made.cfg, made.choices)
+            for line in dict.fromkeys([*seen[seedless], *range_problems(made.cfg)]):
                 found[line].append(number)
         return found
 
-    def _base(self, options: Job) -> Composed:
+    def _made(self, job: Job) -> Composed:
+        """The job's configuration: the same result as composing it, in a tenth of the time."""
+        options = tuple(line for line in job if key_of(line) in self._groups)
         if options not in self._bases:
             self._bases[options] = self._session.compose(options)
-        return self._bases[options]
-
-    def _with_values(self, cfg: DictConfig, job: Job) -> DictConfig:
-        """The same result as composing the job again, in a tenth of the time."""
-        made = copy.deepcopy(cfg)
+        base = self._bases[options]
+        cfg = copy.deepcopy(base.cfg)
         for line in job:
             if key_of(line) not in self._groups:
                 override = self._parser.parse_override(line)
-                OmegaConf.update(made, override.key_or_group, override.value(), merge=True, force_add=True)
-        return made
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
+        return replace(base, cfg=cfg)
 
     def _clashes(self, jobs: Sequence[Job], hydra: Sequence[str]) -> list[str]:
         """A line for every folder that several jobs would write to, or that has another run's results."""
@@ -167,8 +166,8 @@ class Jobs:
         if "hydra.job.id" in written or (_NUMBER in written and not root.is_dir()):
             return []
         users: dict[str, list[int]] = defaultdict(list)
+        plain = written == f"${{{_NUMBER}}}"
         for number, job in enumerate(jobs):
-            plain = written == f"${{{_NUMBER}}}"
             users[str(number) if plain else _subdir(self._session.compose([*job, *hydra]), number)].append(number)
         shared = {folder: numbers for folder, numbers in users.items() if len(numbers) > 1}
         return [
@@ -192,10 +191,7 @@ class Jobs:
         ]
 
     def _is_of_another(self, folder: Path, job: Job) -> bool:
-        if not holds_work(folder):
-            return False
-        base = self._base(tuple(line for line in job if key_of(line) in self._groups))
-        return bool(read_run(folder).get("fingerprint") != fingerprint(self._with_values(base.cfg, job)))
+        return holds_work(folder) and read_run(folder).get("fingerprint") != fingerprint(self._made(job).cfg)
 
 
 def _subdir(composed: Composed, number: int) -> str:

@@ -114,9 +114,8 @@ class Turns:
         except Exception as error:  # classes of the server's or the operator's choice, the node's disk
             _log.exception("round %d: the task failed", task.t + 1)
             self._made = None  # a task may have stopped anywhere in it
-            return replace(
-                answer, problem=printable(f"the task failed on this node: {_said(error)}"), unable=True
-            ), None
+            why = printable(f"the task failed on this node: {_said(error)}")
+            return replace(answer, problem=why, unable=True), None
         decode, train, encode = update.timings
         answer = replace(answer, start=ready, decode=decode, train=train, encode=encode)
         return replace(answer, problem=update.problem or ""), update.payload

@@ -38,8 +38,9 @@ class Method:
 
     def lacking(self, stages: tuple[Stage, ...], rounds: int) -> Absent:
         """The same in a run of so many rounds: `left_out` if no client ever has a mask of its own."""
-        own = any(self.own_masks(stage_of(stages, t), t) is not None for t in range(rounds))
-        return self.absent if own else "left_out"
+        if self.absent == "left_out" or all(self.own_masks(stage_of(stages, t), t) is None for t in range(rounds)):
+            return "left_out"
+        return self.absent
 
     @property
     def sends_changes(self) -> bool:

@@ -168,7 +168,7 @@ class SavedModel:
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
                 words = json.loads((file.metadata() or {})[_METADATA])
-            if words.pop("sha256", None) not in (None, _sha256(stored, words)):
+            if (noted := words.pop("sha256", None)) is not None and noted != _sha256(stored, words):
                 raise ValueError("its content is not what was saved (sha256)")
             return _unpacked(ModelCard.of(words), stored, words["weights"])
         except FileNotFoundError as error:
@@ -189,7 +189,8 @@ class SavedModel:
         for name, tensor in self.tensors.items():
             alive = self.alive.get(name)
             stored |= packed(name, tensor, alive, self.frozen.get(name)) if alive is not None else {name: tensor}
-        return _file(stored, self._words() | {"sha256": _sha256(stored, self._words())})
+        words = self._words()
+        return _file(stored, words | {"sha256": _sha256(stored, words)})
 
     def plain(self) -> bytes:
         """All tensors whole under their own names, dead weights 0: `load_state_dict` accepts them directly."""

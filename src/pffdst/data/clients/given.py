@@ -116,9 +116,9 @@ class FromFile(Partitioner):
         if problems := self.problems(facts_of(train, clients)):
             raise PartitionError("\n".join(problems))
         lists = _Lists.read(self.file)
-        labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
         if isinstance(train, Part) and isinstance(test, Part):
             return lists.but_for_held_out(train, test, classes, seed)
+        labels, tested = (checked_labels(part.labels, classes) for part in (train, test))
         order, offsets = lists.of("train", len(labels))
         if not lists.any_tests:
             owner = np.repeat(np.arange(clients), np.diff(offsets))

@@ -102,6 +102,26 @@ def test_classes_that_the_model_does_not_know_are_told(
     assert "its classes anthracite are not among black, grey, white" in capsys.readouterr().err
 
 
+def test_of_data_without_a_test_split_all_samples_are_scored(
+    shades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures(tmp_path / "data", SHADES) / "train"
+    assert evaluate.main([str(shades), f"dataset.path={folder}"]) == 0
+    told = capsys.readouterr().out
+    assert "on all images of folder" in told
+    assert re.search(r"all +│ +3 │ +100.00 %", told)
+
+
+def test_a_run_s_own_samples_are_not_scored_for_want_of_a_test_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures(tmp_path / "data", SHADES) / "train"
+    inputs = ImageInputs((1, 4, 4), (0.0,), (1.0,))
+    run = finished(tmp_path / "run", Shade, {}, inputs, "dataset=folder", f"dataset.path={folder}")
+    assert evaluate.main([str(run)]) == 2
+    assert "have no test split; --validation scores" in capsys.readouterr().err
+
+
 def test_texts_have_the_model_s_tokens_whatever_texts_lie_beside_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

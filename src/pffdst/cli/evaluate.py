@@ -3,7 +3,8 @@
 Accuracy over all samples and per class. The data are the run's own, read again; `dataset.path=...` reads them from
 elsewhere, and `dataset=NAME` with its keys uses another data set of the same shape and classes. Classes are matched by
 their names, and texts are read with the tokenizer that the run left next to its model. A run with validation_share is
-scored on the test set, which it has not seen; --validation scores its validation set.
+scored on the test set, which it has not seen; --validation scores its validation set. Of other data without a test
+split, as a folder of class folders, all samples are scored.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,15 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     try:
         saved = SavedModel.read(path_of(given.run, average=given.average))
         data = _data(given.run, saved.card, given.overrides, given.config_dir, validation=given.validation)
+        part = "the validation set" if given.validation else "the test set"
+        if not len(data.test):
+            data, part = _whole(data, given.run, given.overrides), f"all {data.inputs.noun}"
         data = _numbered_alike(saved.card, data)
         scores = evaluate(saved, data)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    console.print(_table(saved, data, scores, "validation" if given.validation else "test"))
+    console.print(_table(saved, data, scores, part))
     return 0
 
 
@@ -78,6 +83,16 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
     by_class = {"class_acc": MulticlassAccuracy(card.classes, average="none")}
     evaluator = Evaluator(data.test, owner, 1, card.inputs, channels_last=False, metrics=by_class)
     return evaluator.evaluate(saved.tried().network)
+
+
+def _whole(data: Dataset, run: Path, overrides: Sequence[str]) -> Dataset:
+    """Data without a test split, with all samples as the test set. UserError if they are what the run learned from."""
+    if overrides:
+        return replace(data, test=data.train)
+    raise UserError(
+        f"{run}: its data, {data.name}, have no test split; --validation scores the run's validation set, if it had "
+        f"one, and dataset.path=FOLDER other {data.inputs.noun}"
+    )
 
 
 def _numbered_alike(card: ModelCard, data: Dataset) -> Dataset:
@@ -165,8 +180,8 @@ def _node(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return OmegaConf.merge(saved, OmegaConf.from_dotlist(set_to))  # type: ignore[return-value]
 
 
-def _table(saved: SavedModel, data: Dataset, scores: Evaluation, split: str) -> Table:
-    title = f"{saved.card.target.rpartition('.')[2]} on the {split} set of {data.name}"
+def _table(saved: SavedModel, data: Dataset, scores: Evaluation, part: str) -> Table:
+    title = f"{saved.card.target.rpartition('.')[2]} on {part} of {data.name}"
     table = Table(title=foreign(title), title_justify="left", min_width=len(title))
     table.add_column("class", overflow="fold")
     for name in (data.inputs.noun, "accuracy"):

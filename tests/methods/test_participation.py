@@ -133,6 +133,20 @@ def test_rounds_before_the_first_are_as_the_first(tmp_path: Path) -> None:
     assert rule.asked(-2, Population(9, lambda _: 1), 5, 0) == rule.asked(0, Population(9, lambda _: 1), 5, 0) == (3,)
 
 
+def test_samples_are_looked_up_once_whatever_the_trace(tmp_path: Path) -> None:
+    """A lookup can cost as much as reading a client's file."""
+    windows_of(tmp_path / "t.csv", "3,1,9", "4,2,9", "7,1,9", "8,1,9")
+    asked, rule = list[int](), Proportional(trace=str(tmp_path / "t.csv"))
+
+    def samples(client: int) -> int:
+        asked.append(client)
+        return 10**6 if client == 7 else 1
+
+    population = Population(9, samples)
+    assert [rule.asked(t, population, 1, 0) for t in range(8)] == [(7,)] * 8
+    assert asked == list(range(9))
+
+
 @pytest.mark.parametrize(
     ("lines", "wrong"),
     [

@@ -28,19 +28,26 @@ Loss = Literal["before", "after"]
 @final
 @dataclass(frozen=True)
 class Population:
-    """All clients: their number C, and the number of training samples n_k of each."""
+    """All clients: their number C, and the number of training samples n_k of each.
+
+    A subpopulation has the one it is `part_of`, with the numbers its clients have there.
+    """
 
     clients: int
     samples: Callable[[int], int]
+    part_of: tuple[Population, Tensor] | None = None
 
     @cached_property
     def sizes(self) -> Tensor:
-        """n_k of all clients, float64 [C]; each is looked up once."""
+        """n_k of all clients, float64 [C]; each is looked up once, whatever the subpopulations of the rounds."""
+        if self.part_of is not None:
+            whole, those = self.part_of
+            return whole.sizes[those]
         return torch.tensor([self.samples(client) for client in range(self.clients)], dtype=torch.float64)
 
     def among(self, those: Tensor) -> Population:
         """The subpopulation of the clients `those`, int64 [c] and ascending, renumbered from 0."""
-        return Population(len(those), lambda client: self.samples(int(those[client])))
+        return Population(len(those), lambda client: self.samples(int(those[client])), (self, those))
 
 
 @dataclass(frozen=True, kw_only=True)

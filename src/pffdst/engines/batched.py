@@ -116,6 +116,7 @@ class BatchedEngine(Engine):
         """Moves the data to the device and creates the slots."""
         if self._fallback is not None:
             _log.warning("engine=batched: torch sees no CUDA device here: clients train as with engine=fabric")
+            self._fallback.beside, self._fallback.cohort = self.beside, self.cohort
             self._fallback.start(setup)
             return
         self._setup, self._inbox = setup, Inbox(setup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -29,7 +30,7 @@ class Observer(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 @final
@@ -59,7 +60,7 @@ class EarlyStopping(Observer):
         if not isinstance(value, int | float) or not experiment.scheduled(done.plan.t):
             return None
         better = value if self.mode == "max" else -value
-        if self._best is None or better > self._best + self.least:
+        if not math.isnan(better) and (self._best is None or better > self._best + self.least):
             self._best, self._since = better, 0
             return None
         self._since += 1
@@ -86,7 +87,7 @@ class EarlyStopping(Observer):
         return {"best": self._best, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._best, self._since = state["best"], state["since"]
 
 

@@ -86,14 +86,13 @@ def _odd_places(folder: Path) -> list[str]:
 
 
 def searched(line: CommandLine) -> list[str]:
-    """The entries of `hydra.searchpath`, as typed."""
-    lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
+    """The entries of `hydra.searchpath`, as typed; none if it is not a list, which is reported elsewhere."""
+    lines = [override for override in line.overrides if key_of(override) == "hydra.searchpath"]
     try:
-        found = OverridesParser.create().parse_overrides(lines)
+        values = [override.value() for override in OverridesParser.create().parse_overrides(lines)]
     except HydraException:
-        return []  # reported with the other problems
-    values: list[Any] = [override.value() for override in found]
-    return [str(place) for value in values for place in value or ()]
+        return []
+    return [str(place) for value in values if isinstance(value, list) for place in value]
 
 
 def known_targets(folders: Sequence[Path]) -> frozenset[str]:

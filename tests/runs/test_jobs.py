@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from pffdst.core.errors import UserError
 from pffdst.runs import jobs
+from pffdst.runs.files import CHECKPOINTS, PREVIOUS
 from pffdst.runs.jobs import (
     LOCK,
     Attempt,
@@ -221,6 +222,14 @@ def test_the_lock_is_given_back_at_the_end(tmp_path: Path, monkeypatch: pytest.M
     with jobs.locked(tmp_path):
         assert made[0].is_locked
     assert not made[0].is_locked
+
+
+def test_a_checkpoint_that_is_renamed_while_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / CHECKPOINTS
+    place.mkdir()
+    (place / PREVIOUS).touch()
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as the last one was a moment ago
+    assert jobs.has_checkpoint(tmp_path)
 
 
 def test_a_run_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 
 
 def _joint_problems(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """Problems of parts that do not fit together: rules with the training or each other, a dataset without test data."""
+    """Problems of parts that do not fit each other: rules and training, rules among themselves, data without tests."""
     lines = [] if _known(cfg, "validation_share") != 0 else _hook_problems(made.get("dataset"), "test_problems")
     lines += [*_remote_data_problems(cfg, made, choices), *_deployment_problems(cfg, made, choices)]
     lines += _hook_problems(made.get("aggregation"), "problems_among", made)

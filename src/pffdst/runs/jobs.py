@@ -290,8 +290,11 @@ def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
 
 def _newest_checkpoint(folder: Path) -> int:
     """When the newest checkpoint was written, in nanoseconds; 0 if there is none."""
-    paths = [folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)]
-    return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
+    found = [0]
+    for path in (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)):
+        with suppress(OSError):  # another process may be renaming it
+            found += [path.stat().st_mtime_ns] if path.is_file() else []
+    return max(found)
 
 
 def _is_free(folder: Path) -> bool:

@@ -53,7 +53,7 @@ def test_a_run_that_does_not_spend_its_bytes_plays_the_share_of_its_rounds(make_
 
 @pytest.mark.parametrize("wrong", [{"bytes": 0}, {"bytes": 5, "share": 0.0}, {"bytes": 5, "share": 1.5}])
 def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"but got .*; write e\.g\."):
+    with pytest.raises(ValueError, match=r"but got .*; write e\.g\. observers\.budget\."):
         Budget(**wrong)  # type: ignore[arg-type]
 
 

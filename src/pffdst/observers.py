@@ -102,10 +102,11 @@ class Budget(Observer):
     """
 
     def __init__(self, bytes: int, share: float = 1.0) -> None:
+        write = "write e.g. observers.budget"
         if bytes < 1:
-            raise ValueError(f"Expected `bytes` to be at least 1, but got {bytes}; write e.g. bytes=1000000000")
+            raise ValueError(f"Expected `bytes` to be at least 1, but got {bytes}; {write}.bytes=1000000000")
         if not 0.0 < share <= 1.0:
-            raise ValueError(f"Expected `share` of the bytes in (0, 1], but got {share}; write e.g. share=0.25")
+            raise ValueError(f"Expected `share` of the bytes in (0, 1], but got {share}; {write}.share=0.25")
         self.bytes, self.share = bytes, share
 
     def on_round(self, experiment: Experiment, done: Round) -> str | None:

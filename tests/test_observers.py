@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from pffdst.config.check import problems_of
 from pffdst.config.compose import session
 from pffdst.experiment import Experiment
-from pffdst.observers import Budget
+from pffdst.observers import Budget, EarlyStopping
 from pffdst.run import run
 from pffdst.runs import checkpoint
 
@@ -51,7 +53,7 @@ def test_a_run_that_does_not_spend_its_bytes_plays_the_share_of_its_rounds(make_
 
 @pytest.mark.parametrize("wrong", [{"bytes": 0}, {"bytes": 5, "share": 0.0}, {"bytes": 5, "share": 1.5}])
 def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"but got .*; write e\.g\."):
+    with pytest.raises(ValueError, match=r"but got .*; write e\.g\. observers\.budget\."):
         Budget(**wrong)  # type: ignore[arg-type]
 
 
@@ -59,6 +61,18 @@ def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
 
 STILL = ("method=random_mask", "rounds=9", "eval_every=2", "lr=1e-9", "observers=early_stopping")
 HELD_OUT = ("validation_share=0.2",)
+
+
+def test_a_figure_that_is_no_number_is_never_the_best() -> None:
+    early = EarlyStopping("test/acc_global", patience=2)
+
+    def on(value: float) -> str | None:
+        run: Any = SimpleNamespace(progress=SimpleNamespace(row={"test/acc_global": value}), scheduled=lambda t: True)
+        done: Any = SimpleNamespace(plan=SimpleNamespace(t=0))
+        return early.on_round(run, done)
+
+    assert [on(value) for value in (math.nan, 0.1, 0.2, math.nan, 0.3)] == [None] * 5
+    assert [on(value) is None for value in (math.nan, 0.3)] == [True, False]
 
 
 @pytest.mark.parametrize(

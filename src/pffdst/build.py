@@ -181,7 +181,7 @@ def _known(
     return chosen
 
 
-def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: Any) -> GlobalModel:
+def _initial(cfg: DictConfig, flat: FlatModule, method: Method, stages: tuple[Stage, ...]) -> GlobalModel:
     """The initial model: no weight is dead before the first round is planned."""
     layout, values = flat.layout, flat.read()
     everything, nothing = Positions.all(layout), Positions.none(layout)
@@ -219,7 +219,7 @@ def _named(cfg: DictConfig, group: str, kind: type[_Kind]) -> dict[str, _Kind]:
 
 def build(cfg: DictConfig, folder: Path, identity: str) -> Experiment:
     """Builds every part of the run from the configuration; each root setting is passed on here and nowhere else."""
-    made, engine, plain = parts(cfg), _engine(cfg), _plain(cfg)
+    made, engine, plain = parts(cfg), _engine(cfg, current()), _plain(cfg)
     dataset, setup = made.dataset, made.setup
     engine.brief = brief(plain, dataset)
     if cfg.partition.get("save") is not None:
@@ -275,11 +275,10 @@ def _time(cfg: DictConfig) -> TimeModel:
     return Untimed() if cfg.get("time") is None else _part(cfg, "time", TimeModel)
 
 
-def _engine(cfg: DictConfig) -> Engine:
-    """The configured engine; under torchrun, distributed over the ranks, which get the configuration as it opens."""
+def _engine(cfg: DictConfig, ranks: Ranks | None = None) -> Engine:
+    """The configured engine, distributed over the ranks if there are any: they get the configuration as it opens."""
     engine = _part(cfg, "engine", Engine)
     engine.cohort = cfg.cohort
-    ranks = current()
     return engine if ranks is None else Distributed(engine, ranks, OmegaConf.to_yaml(cfg, resolve=True))
 
 
@@ -290,7 +289,7 @@ def follow(ranks: Ranks) -> None:
     def make(text: str) -> tuple[Engine, ClientSetup]:
         cfg = OmegaConf.create(text)
         assert isinstance(cfg, DictConfig)
-        return instantiate(cfg.engine), parts(cfg).setup
+        return _engine(cfg), parts(cfg).setup
 
     follow_with(ranks, make)
 

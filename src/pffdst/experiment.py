@@ -17,6 +17,7 @@ from pffdst.core.flat import FlatModule
 from pffdst.core.messages import RoundPlan
 from pffdst.core.model import GlobalModel
 from pffdst.core.seeding import seeded_global_state
+from pffdst.core.words import one_line
 from pffdst.cost.ledger import Ledger
 from pffdst.engines.base import Engine
 from pffdst.loggers import say
@@ -288,7 +289,7 @@ class Experiment:
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
             raise checkpoint.CheckpointError(
                 f"the checkpoint in {self.checkpoints} was not written by a run of this configuration "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): start a new run"
+                f"({type(error).__name__}: {one_line(error, 200)}): start a new run"
             ) from error
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -299,7 +300,7 @@ class Experiment:
         progress.memory.mb, progress.row = state["memory"], dict(state["row"])
         progress.stop = state["stop"] or None
         progress.history.load_state_dict(state["history"])
-        progress.watch.total.update(state.get("times", {}))
+        progress.watch.total.update(state["times"])
         self.server.load_state_dict(state["server"])
         self.engine.load_state_dict(state["engine"])
         self.ledger.load_state_dict(state["ledger"])

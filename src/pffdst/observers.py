@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -29,7 +30,7 @@ class Observer(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 @final
@@ -59,7 +60,7 @@ class EarlyStopping(Observer):
         if not isinstance(value, int | float) or not experiment.scheduled(done.plan.t):
             return None
         better = value if self.mode == "max" else -value
-        if self._best is None or better > self._best + self.least:
+        if not math.isnan(better) and (self._best is None or better > self._best + self.least):
             self._best, self._since = better, 0
             return None
         self._since += 1
@@ -86,7 +87,7 @@ class EarlyStopping(Observer):
         return {"best": self._best, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._best, self._since = state["best"], state["since"]
 
 
@@ -101,10 +102,11 @@ class Budget(Observer):
     """
 
     def __init__(self, bytes: int, share: float = 1.0) -> None:
+        write = "write e.g. observers.budget"
         if bytes < 1:
-            raise ValueError(f"Expected `bytes` to be at least 1, but got {bytes}; write e.g. bytes=1000000000")
+            raise ValueError(f"Expected `bytes` to be at least 1, but got {bytes}; {write}.bytes=1000000000")
         if not 0.0 < share <= 1.0:
-            raise ValueError(f"Expected `share` of the bytes in (0, 1], but got {share}; write e.g. share=0.25")
+            raise ValueError(f"Expected `share` of the bytes in (0, 1], but got {share}; {write}.share=0.25")
         self.bytes, self.share = bytes, share
 
     def on_round(self, experiment: Experiment, done: Round) -> str | None:

@@ -104,7 +104,8 @@ def test_a_run_that_was_killed_is_not_running(tmp_path: Path) -> None:
 def test_a_search(tmp_path: Path) -> None:
     folder = tmp_path / "searches" / "x"
     folder.mkdir(parents=True)
-    study = Trials.open(folder, {OBJECTIVES: {"cost/bytes": "minimize"}}, ["search=x", "lr=0.1"], wanted=3)
+    study = Trials.open(folder, {OBJECTIVES: {"cost/bytes": "minimize"}})
+    study.note_request(["search=x", "lr=0.1"], wanted=3)
     proposal = study.propose({"momentum": FloatDistribution(0, 0.9)}, lambda number: RandomSampler(seed=number))
     run(folder / "0", "done", f"momentum={proposal.values['momentum']}")
     study.succeeded(0, {"cost/bytes": 2e6})

@@ -256,6 +256,9 @@ def test_extra_folders_of_configurations(configs: Path, tmp_path: Path) -> None:
     assert preflight(argv, configs) == argv
     argv = ["experiment=mine", f"hydra.searchpath=['file://{extra}']"]
     assert preflight(argv, configs) == argv
+    for odd in ("5", "a,b"):
+        [line] = refused(configs, f"hydra.searchpath={odd}")
+        assert "hydra.searchpath" in line
     [line] = refused(configs, "--config-dir", "nowhere")
     assert line.startswith("--config-dir nowhere")
 

@@ -10,7 +10,7 @@ import yaml
 from pffdst.config.check import ConfigError
 from pffdst.config.overrides import preflight
 from pffdst.config.resume import expand
-from pffdst.config.trust import node_problems, places_of
+from pffdst.config.trust import node_problems, recorded_places
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "configs"
@@ -77,7 +77,7 @@ def test_an_option_of_ones_own_is_taken_where_its_folder_is_named(tmp_path: Path
     with pytest.raises(ConfigError, match="model=mine") as caught:
         preflight([f"resume={folder}"], SHIPPED)
     assert f"the run was started with --config-dir {own}: add it if you trust" in caught.value.problems[-1]
-    assert places_of(folder) == ["--config-dir", str(own)]
+    assert recorded_places(folder) == ["--config-dir", str(own)]
     assert "model=mine" in preflight([f"resume={folder}", "--config-dir", str(own)], SHIPPED)
 
 
@@ -88,7 +88,7 @@ def test_a_search_path_of_the_command_line_is_told_and_taken(tmp_path: Path) -> 
     folder = folder_with(tmp_path / "run", ["model=mine"])
     sources = [{"path": str(own), "schema": "file", "provider": "hydra.searchpath in command-line"}]
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"config_sources": sources}}}))
-    [word] = places_of(folder)
+    [word] = recorded_places(folder)
     assert word == f"hydra.searchpath=[file://{own}]"
     assert "model=mine" in preflight([f"resume={folder}", word], SHIPPED)
 

@@ -139,12 +139,6 @@ def test_nothing_is_said_of_a_network_that_works(make: Any) -> None:
     assert probe(make(), SHAPE, 10) == []
 
 
-def test_samples_of_another_precision_are_told() -> None:
-    assert probe(Plain().double(), SHAPE, 10, torch.float64) == []
-    [line] = probe(Plain().double(), SHAPE, 10, torch.float32)
-    assert "weights are float64, but samples come as float32" in line
-
-
 def test_the_global_generators_are_left_alone() -> None:
     def state() -> tuple[Any, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002

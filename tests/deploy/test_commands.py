@@ -44,6 +44,15 @@ def test_overrides_are_checked_as_those_of_a_run(
     assert not (tmp_path / "new").exists()
 
 
+def test_samples_of_a_configuration_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "configs" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nclients: 3\ncohort: 2\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["samples", "new", "experiment=mine"]) == 0
+    assert len(list((tmp_path / "new").iterdir())) == 3
+
+
 def test_samples_of_two_partitions_do_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["samples", str(tmp_path), "clients=4", "cohort=2"]) == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from pffdst import __version__
 from pffdst.deploy import warm
 from pffdst.deploy.node import Turns
 from pffdst.deploy.records import FORMAT, NEVER, Answer, BadRecord, Task, answer_of, pack_setup, unpack_setup
+from pffdst.deploy.states import States
 from pffdst.experiment import Experiment
 from tests.deploy.grid import Nodes
 
@@ -180,3 +182,14 @@ def test_a_task_of_another_format_is_answered_with_an_error(nodes: Nodes, tmp_pa
     answered = asked({"state": str(tmp_path), "data": str(tmp_path)}, form=99)
     with pytest.raises(BadRecord, match=f"expected format {FORMAT}, but got 99; install the same version"):
         answer_of(answered, most=10)
+
+
+def test_a_run_that_goes_on_keeps_its_states_however_many_began_since(tmp_path: Path) -> None:
+    ours = tmp_path / ("a" * 16)
+    (ours / "client-0").mkdir(parents=True)
+    os.utime(ours, (1, 1))
+    for other in range(8):
+        (tmp_path / f"{other:016x}").mkdir()
+    States(tmp_path, Task(ours.name, 0, 0, NEVER, NEVER)).write({}, {})
+    assert (ours / "client-0" / "0.state").exists()
+    assert len(list(tmp_path.iterdir())) == 8

@@ -111,6 +111,7 @@ GOOD: dict[str, Any] = {
         {"names": ["a", "a"]},
         {"names": "ab"},
         {"shape": [2, 2]},
+        {"shape": [], "sums": [], "squares": []},
         {"shape": [2, 2, 2]},
         {"sums": [10**9]},
         {"squares": [0]},

@@ -182,6 +182,28 @@ def test_a_failure_of_another_rank_shows_its_traceback(tmp_path: Path) -> None:
             list(experiment.engine.run(tasks))
 
 
+def test_a_rank_that_cannot_start_says_so_once_and_waits_for_its_end() -> None:
+    class EndedByRank0(Exception):
+        """Stands for the end of the process."""
+
+    def receive(peer: int) -> bytes:
+        if sent:
+            raise EndedByRank0
+        return b"the configuration"
+
+    def send(peer: int, message: bytes) -> None:
+        assert len(sent) < 3, "it goes on sending"
+        sent.append(loads(message))
+
+    def make(text: str) -> Any:
+        raise UserError(f"no file for {text}")
+
+    sent: list[Any] = []
+    with pytest.raises(EndedByRank0):
+        follow(SimpleNamespace(receive=receive, send=send), make)  # type: ignore[arg-type]
+    assert sent == [("no file for the configuration", "")]
+
+
 LAYOUT = Layout((Entry("a", (3, 3), 0, "maskable"),))
 FOUR, NONE = Positions(LAYOUT, index=torch.tensor([0, 1, 4, 8])), Positions.none(LAYOUT)
 
@@ -223,6 +245,7 @@ def test_every_rank_holds_out_the_same_validation_share(monkeypatch: pytest.Monk
     monkeypatch.setattr("pffdst.build.logging.disable", lambda: None)
     monkeypatch.setattr("pffdst.build.follow_with", lambda _ranks, make: made.append(make(text)))
     follow_in_build(SimpleNamespace())  # type: ignore[arg-type]
-    [(_, setup)] = made
+    [(engine, setup)] = made
+    assert engine.cohort == 5, "it starts no more workers than a round has clients"
     mine, all_of_it = (build(cfg, tmp_path, "test").setup.data for cfg in (held, whole))
     assert setup.data.digest == mine.open().digest != all_of_it.open().digest

@@ -152,6 +152,20 @@ def test_no_more_workers_than_clients_of_a_round(tmp_path: Path) -> None:
         assert len(pool._workers) == experiment.engine.cohort
 
 
+@pytest.mark.parametrize(("beside", "workers"), [(1, 3), (20, 2)])
+def test_without_a_gpu_the_batched_engine_starts_as_many_workers_as_fabric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int, workers: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("pffdst.engines.fabric.available_cores", lambda: 40)
+    started: list[int] = []
+    monkeypatch.setattr("pffdst.engines.fabric.WorkerPool", lambda _setup, count, **_: started.append(count))
+    experiment = build(compose([*SMALL, "engine=batched"], CONFIGS), tmp_path, "identity")
+    experiment.engine.beside = beside
+    with experiment.engine.open(experiment.setup):
+        assert started == [workers]
+
+
 def test_a_failure_in_a_worker_shows_its_own_traceback(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pffdst.cli import train as entry
 from pffdst.core.errors import UserError
-from pffdst.engines.ranks import join
+from pffdst.engines.ranks import Ranks, join
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each rank echoes what it is sent, with what was broadcast; `stay` then waits for whatever happens.
@@ -136,3 +138,16 @@ def test_a_sweep_is_refused_under_torchrun_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(entry, "current", object)
     with pytest.raises(UserError, match="-m cannot be used with torchrun"):
         entry._refuse_ranks("-m", "the sweep")
+
+
+def test_a_follower_ends_though_rank_0_has_stopped_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(header: int) -> None:
+        raise RuntimeError("connection closed by peer")
+
+    ended: list[int] = []
+    monkeypatch.setattr("pffdst.engines.ranks.os._exit", ended.append)
+    follower, link = Ranks.__new__(Ranks), SimpleNamespace(name="rank 0", signal=gone)
+    follower.rank = 1
+    told: Any = link, None
+    follower._ended(*told)
+    assert ended == [0]

@@ -205,3 +205,14 @@ def test_a_resumed_run_reckons_with_its_own_rounds_alone(monkeypatch: pytest.Mon
     logger.log(row_of(51, 1))
     assert "ETA 8:10" in stream.getvalue(), "49 rounds of 10 s"
     assert logger.state_dict() == {"round": "51", "rejected": "0"}
+
+
+def test_what_was_never_open_says_nothing_and_an_end_is_told_once():
+    stream = io.StringIO()
+    logger = ConsoleLogger(10, 1, Console(file=stream))
+    logger.close("failed")
+    assert stream.getvalue() == ""
+    logger.open(RUN, None)
+    logger.close("failed")
+    logger.close("failed")
+    assert stream.getvalue().count("Run failed after round 0/10.") == 1

@@ -39,6 +39,15 @@ def test_what_cannot_be_done_is_said_in_one_line_before_any_work(logs, tmp_path,
     assert not (tmp_path / "r.html").exists()
 
 
+def test_a_page_that_is_served_is_written_too_if_asked_for(logs, tmp_path, monkeypatch):
+    monkeypatch.setattr("pffdst.report.__main__.serve", lambda given, library: None)
+    monkeypatch.chdir(tmp_path)
+    assert main([str(logs), "--serve", "0"]) == 0
+    assert not (tmp_path / "report.html").exists()
+    assert main([str(logs), "--serve", "0", "-o", "r.html"]) == 0
+    assert (tmp_path / "r.html").exists()
+
+
 def test_it_starts_without_torch():
     code = "import sys, pffdst.report.__main__; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -47,5 +56,5 @@ def test_it_starts_without_torch():
 def test_pictures_without_matplotlib_say_what_to_install(logs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pffdst.report.__main__.find_spec", lambda name: None)
     assert main([str(logs), "-o", f"{tmp_path}/r.html", "--png", f"{tmp_path}/figures"]) == 2
-    assert ".[figures]" in capsys.readouterr().err
+    assert "pip install 'pffdst[figures]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

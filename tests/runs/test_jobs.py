@@ -8,6 +8,8 @@ import pytest
 from filelock import FileLock
 
 from pffdst.core.errors import UserError
+from pffdst.runs import jobs
+from pffdst.runs.files import CHECKPOINTS, PREVIOUS
 from pffdst.runs.jobs import (
     LOCK,
     Attempt,
@@ -212,6 +214,22 @@ def test_an_attempt_on_other_data_is_no_attempt(root: Path, own: Path) -> None:
         assert found.folder == earlier.resolve()
     mark(earlier, "f", "done")
     assert previous_attempt(root, "f", own, content=lambda: "1,400 images") is not None
+
+
+def test_the_lock_is_given_back_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FileLock] = []
+    monkeypatch.setattr(jobs, "FileLock", lambda path: made.append(FileLock(path)) or made[-1])
+    with jobs.locked(tmp_path):
+        assert made[0].is_locked
+    assert not made[0].is_locked
+
+
+def test_a_checkpoint_that_is_renamed_while_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / CHECKPOINTS
+    place.mkdir()
+    (place / PREVIOUS).touch()
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as the last one was a moment ago
+    assert jobs.has_checkpoint(tmp_path)
 
 
 def test_a_run_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:

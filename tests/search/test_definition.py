@@ -152,7 +152,7 @@ def test_a_further_metric_can_be_searched_by_where_it_is_evaluated(tmp_path: Pat
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    study = Trials.open(tmp_path, read(tmp_path, GOOD).spec, [], wanted=1)
+    study = Trials.open(tmp_path, read(tmp_path, GOOD).spec)
     refuse_another(read(tmp_path, GOOD, "search.trials=9", "engine.workers=1"), study)
     for text, given, told in (
         (GOOD.replace("0.01", "0.02"), "name=x", r"search\.space\.lr\.low: saved 0\.01, now 0\.02"),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pffdst.core.errors import UserError
 from pffdst.loggers.csv import CsvLogger
 from pffdst.runs.jobs import mark
-from pffdst.search.runner import _figures
+from pffdst.search.runner import _figures, run_search
+from pffdst.search.trials import OBJECTIVES, Trials
 
 
 @pytest.mark.parametrize("lost", ["nan", "inf", "-inf"])
@@ -19,3 +21,12 @@ def test_a_figure_that_is_no_number_is_a_failure_and_says_so(tmp_path: Path, los
     assert _figures(tmp_path, ["cost/bytes"]) == ({"cost/bytes": 200.0}, None)
     assert _figures(tmp_path, ["val/loss_global", "cost/bytes"]) == ({}, f"its last round has val/loss_global {lost}")
     assert _figures(tmp_path, ["val/f1"]) == ({}, "its last round has no val/f1")
+
+
+def test_a_search_that_is_refused_leaves_the_one_in_its_folder_as_it_is(tmp_path: Path, config_dir: Path) -> None:
+    Trials.open(tmp_path, {OBJECTIVES: {"cost/bytes": "minimize"}}).note_request(["search=mine"], wanted=3)
+    with pytest.raises(UserError, match="holds a search with other settings"):
+        run_search(["search=digits_lr", f"search.folder={tmp_path}"], config_dir, lambda _: 0.0)
+    there = Trials.load(tmp_path)
+    assert there is not None
+    assert (there.given, there.left) == (("search=mine",), 3)

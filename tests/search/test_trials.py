@@ -37,7 +37,9 @@ def figures(proposal: Proposal) -> dict[str, float]:
 
 
 def begin(folder: Path) -> Trials:
-    return Trials.open(folder, SPEC, ["search=x", "rounds=4"], wanted=6)
+    study = Trials.open(folder, SPEC)
+    study.note_request(["search=x", "rounds=4"], wanted=6)
+    return study
 
 
 def play(folder: Path, sampler: Callable[[int], BaseSampler], trials: int) -> list[Proposal]:
@@ -76,7 +78,9 @@ def test_values_drawn_before_a_kill_stay_and_the_rest_is_drawn(tmp_path: Path) -
 
 def test_what_is_asked_for_stays_with_the_study(tmp_path: Path) -> None:
     begin(tmp_path)
-    other = Trials.open(tmp_path, SPEC | {"lr": 0.2}, ["search=x"], wanted=9)
+    other = Trials.open(tmp_path, SPEC | {"lr": 0.2})
+    assert (other.spec, other.given, other.left) == (SPEC, ("search=x", "rounds=4"), 6)
+    other.note_request(["search=x"], wanted=9)
     assert (other.spec, other.given, other.left) == (SPEC, ("search=x",), 9)
     assert Trials.load(tmp_path / "nowhere") is None
     (tmp_path / "empty").mkdir()

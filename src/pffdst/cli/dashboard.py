@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
+from pffdst.core.words import one_line
 from pffdst.cost.ledger import Ledger
 from pffdst.loggers.wandb import LOGIN_HINT, login_exists
 from pffdst.metrics import names
@@ -160,7 +161,7 @@ def _made(project: str | None, name: str) -> str:
     except UserError:
         raise
     except Exception as error:  # whatever W&B's client raises for an unknown or read-only project
-        raise UserError(f"W&B rejected the workspace for {project}: {' '.join(str(error).split())}") from error
+        raise UserError(f"W&B rejected the workspace for {project}: {one_line(error)}") from error
 
 
 def _has_login() -> bool:

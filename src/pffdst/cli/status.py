@@ -18,7 +18,7 @@ from rich.table import Table
 from pffdst.cli.sweep_table import counts, table_of
 from pffdst.config.resume import as_value
 from pffdst.config.sweeps import grid_of, saved_launcher, saved_overrides, saved_subdir
-from pffdst.config.trust import places_of, plain_settings
+from pffdst.config.trust import plain_settings, recorded_places
 from pffdst.core.errors import UserError, needs
 from pffdst.core.program import command_line
 from pffdst.core.words import one_line
@@ -124,7 +124,7 @@ def _how_on(folder: Path, jobs: Sequence[Job], trials: Trials | None = None) -> 
     """The command that runs what is left, or a sentence if there is no such command."""
     if any(job.state == "running" for job in jobs):
         return "A run is in progress here."
-    places = next((found for job in jobs if (found := places_of(job.own))), [])
+    places = next((found for job in jobs if (found := recorded_places(job.own))), [])
     if trials is not None and trials.left > 0:
         return _told("To resume", trials.given, places=places)
     if trials is not None or all(job.done for job in jobs):

@@ -234,7 +234,7 @@ class Turn:
         return next(self._batches(stream))
 
     def undisturbed(self, *, training: bool = True) -> AbstractContextManager[None]:
-        """The network in training or inference mode; everything except weights is restored afterwards."""
+        """The network in training or inference mode; mode, statistics, buffers and gradients are restored."""
         return self.module.undisturbed(training=training)
 
     def loss(self, batch: tuple[Tensor, Tensor], temperature: float = 1.0) -> Tensor:

@@ -79,7 +79,7 @@ def _check_batches(setup: ClientSetup) -> None:
 
 
 def tell_of_built(cfg: DictConfig, setup: ClientSetup) -> None:
-    """Warns of what is allowed and seldom meant. ConfigError if no client can train."""
+    """Warns about settings that are allowed but rarely intended. ConfigError if no client can train."""
     _tell_of_lone_samples(setup)
     _tell_of_unused_sparsity(cfg)
     _tell_of_still_statistics(setup)

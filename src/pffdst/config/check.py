@@ -31,7 +31,7 @@ from pffdst.config.training import local_training
 from pffdst.core.errors import UserError
 from pffdst.core.facts import Checked, Facts
 from pffdst.core.program import deployed
-from pffdst.core.words import counted
+from pffdst.core.words import counted, one_line
 from pffdst.data.clients.given import ByColumn
 from pffdst.methods.allocation import Dense
 from pffdst.methods.time import Untimed
@@ -88,7 +88,7 @@ def tidy(cfg: DictConfig, choices: Choices) -> DictConfig:
 
 def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
     """All problem lines of a configuration, in the order a reader would fix them."""
-    missing, unresolved = _open_ends(cfg)
+    missing, unresolved = _missing_and_unresolved(cfg)
     lines = [f"{key} is missing; write {key}=..." for key in missing] + range_problems(cfg)
     if unresolved:
         return lines + [f"{key}: {reason}; write {key}=..." for key, reason in unresolved.items()]
@@ -103,8 +103,8 @@ def problems_of(cfg: DictConfig, choices: Choices) -> list[str]:
         *_size_problem(cfg, targets, choices, size, dataset),
         *_kind_problem(cfg, targets, choices, dataset),
         *refused,
-        *_asked(made, facts),
-        *_beside(cfg, made, choices),
+        *_component_problems(made, facts),
+        *_joint_problems(cfg, made, choices),
     ]
     return list(dict.fromkeys(lines))
 
@@ -121,7 +121,7 @@ def data_problems(
     choices = Choices.current()
     made, _ = _made(cfg, targets, choices)
     facts = _facts(cfg, made, Facts(samples=samples, owners=owners, size=size))
-    return [*_size_problem(cfg, targets, choices, size, dataset), *_asked(made, facts)]
+    return [*_size_problem(cfg, targets, choices, size, dataset), *_component_problems(made, facts)]
 
 
 def _components(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
@@ -151,7 +151,7 @@ def _keys_at(option: DictConfig, path: str) -> list[str]:
     return own_keys(node) if isinstance(node, DictConfig) else []
 
 
-def _open_ends(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
+def _missing_and_unresolved(cfg: DictConfig) -> tuple[list[str], dict[str, str]]:
     """The dotted keys without a value, and those whose interpolation cannot be resolved, with the reason."""
     missing: list[str] = []
     unresolved: dict[str, str] = {}
@@ -218,7 +218,7 @@ def _size_problem(cfg: DictConfig, targets: Targets, choices: Choices, size: int
 def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: str) -> list[str]:
     """A model that asks for something the data do not have, such as an image model on texts."""
     gives = getattr(targets.get("dataset"), "gives", None)
-    asks = _asks(cfg.model) if "model" in targets else set()
+    asks = _required_keys(cfg.model) if "model" in targets else set()
     if gives is None or not (wanting := sorted(asks - {*gives, "classes"})):
         return []
     fitting = _of_kind(choices, gives)
@@ -231,10 +231,11 @@ def _kind_problem(cfg: DictConfig, targets: Targets, choices: Choices, dataset: 
 
 def _of_kind(choices: Choices, gives: Sequence[str]) -> dict[str, DictConfig]:
     """The options of `model` that need nothing beyond what the data provide (`gives`) and the classes."""
-    return {name: node for name, node in choices.options("model").items() if _asks(node) <= {*gives, "classes"}}
+    provided = {*gives, "classes"}
+    return {name: node for name, node in choices.options("model").items() if _required_keys(node) <= provided}
 
 
-def _asks(node: DictConfig) -> set[str]:
+def _required_keys(node: DictConfig) -> set[str]:
     """The constructor's required parameters that the component's node does not set."""
     target = located(node)
     accepted = {} if target is None else accepted_keys(target) or {}
@@ -269,7 +270,7 @@ def _made(cfg: DictConfig, targets: Targets, choices: Choices) -> tuple[dict[str
             # Hydra wraps what a constructor raises; show the constructor's own message.
             cause = error.__cause__ or error
             name = path if "." in path else choices.called(path, node)
-            lines[path] = f"{name}: {' '.join(str(cause).split()) or type(cause).__name__}"
+            lines[path] = f"{name}: {one_line(cause) or type(cause).__name__}"
     order = list(targets)
     return {path: made[path] for path in order if path in made}, [lines[path] for path in order if path in lines]
 
@@ -314,8 +315,8 @@ def _simulates(made: dict[str, Any]) -> bool | None:
     return None if made.get("engine") is None else bool(getattr(made["engine"], "simulates", True))
 
 
-def _asked(made: dict[str, Any], facts: Facts) -> list[str]:
-    """What the components themselves report, each through its `problems` method, if it has one."""
+def _component_problems(made: dict[str, Any], facts: Facts) -> list[str]:
+    """The problem lines of every component with a `problems` method (`Checked`)."""
     return [str(line) for part in made.values() if isinstance(part, Checked) for line in part.problems(facts)]
 
 
@@ -323,11 +324,11 @@ _RULES = ("readjust", "updates")
 _TRAINING = ("objective", "optimizer", "lr_schedule", "augmentation")
 
 
-def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """What parts report about each other: rules about training and other rules, the dataset about its test split."""
-    lines = [] if _known(cfg, "validation_share") != 0 else _ask(made.get("dataset"), "test_problems")
-    lines += [*_elsewhere(cfg, made, choices), *_simulated(cfg, made, choices)]
-    lines += _ask(made.get("aggregation"), "problems_among", made)
+def _joint_problems(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
+    """Problems of parts that do not fit each other: rules and training, rules among themselves, data without tests."""
+    lines = [] if _known(cfg, "validation_share") != 0 else _hook_problems(made.get("dataset"), "test_problems")
+    lines += [*_remote_data_problems(cfg, made, choices), *_deployment_problems(cfg, made, choices)]
+    lines += _hook_problems(made.get("aggregation"), "problems_among", made)
     if any(made.get(group) is None for group in (*_RULES, *_TRAINING)):
         return lines
     try:
@@ -338,13 +339,14 @@ def _beside(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str
     if sends and not isinstance(made.get("allocation"), Dense):
         sender = choices.called(sends[0], cfg[sends[0]])
         lines.append(f"{sender} sends the changes of a dense model: write allocation=dense")
-    lines += _ask(made["optimizer"], "problems_beside", training)
-    pairs = (_RULES, reversed(_RULES))
-    return lines + [line for one, other in pairs for line in _ask(made[one], "problems_beside", training, made[other])]
+    lines += _hook_problems(made["optimizer"], "problems_beside", training)
+    for one, other in (_RULES, reversed(_RULES)):
+        lines += _hook_problems(made[one], "problems_beside", training, made[other])
+    return lines
 
 
-def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """What is not possible here with a dataset whose training samples are on the clients."""
+def _remote_data_problems(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
+    """Problems of a dataset whose training samples are on the clients, not on this machine."""
     if not getattr(made.get("dataset"), "elsewhere", False):
         return []
     lines, dataset = [], choices.called("dataset", cfg.dataset)
@@ -357,15 +359,15 @@ def _elsewhere(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[
     return lines
 
 
-def _simulated(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
-    """A deployed run whose engine would simulate its clients."""
+def _deployment_problems(cfg: DictConfig, made: dict[str, Any], choices: Choices) -> list[str]:
+    """The problem of a deployed run whose engine would simulate its clients."""
     if not deployed() or not _simulates(made):
         return []
     engine = choices.called("engine", cfg.engine)
     return [f"{engine} simulates the clients on this machine: leave it out to train on the nodes, or use pffdst train"]
 
 
-def _ask(part: Any, hook: str, *given: Any) -> list[str]:
-    """What a part's method `hook` reports, if it has one."""
+def _hook_problems(part: Any, hook: str, *given: Any) -> list[str]:
+    """The problem lines that a component's method `hook` returns; none if it has no such method."""
     method = getattr(part, hook, None)
     return [str(line) for line in method(*given)] if callable(method) else []

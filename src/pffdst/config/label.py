@@ -14,7 +14,7 @@ __all__ = ["label_of"]
 
 
 def label_of(cfg: DictConfig, choices: Choices) -> str:
-    """`pffdst`, `pffdst freeze=none`, `pffdst readjust.interval=5`.
+    """`pffdst`, `pffdst freeze=none`, `pffdst readjust.schedule.interval=5`.
 
     Every group for which some method chooses an option belongs to the methods. If the option in force is not the one
     this method chooses (or, if it chooses none, the main yaml's), it is named, whether the command line or an
@@ -31,7 +31,7 @@ def label_of(cfg: DictConfig, choices: Choices) -> str:
         option = choices.chosen.get(group)
         if option != usual.get(group):
             words.append(f"{group}={typed(option)}")
-        given = OmegaConf.merge(choices.written(group, option), {group: preset.get(group) or {}}.get(group))
+        given = OmegaConf.merge(choices.written(group, option), preset.get(group) or {})
         words += _keys(group, cfg, given, choices)
     return " ".join(words)
 

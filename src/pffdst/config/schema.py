@@ -102,7 +102,7 @@ _TAGS = Allowed(
     "[mine,first]",
 )
 _RESUME = Allowed(
-    lambda v: isinstance(v, bool | str) and v != "", "a run's folder or a checkpoint", "logs/runs/DAY/RUN"
+    lambda v: isinstance(v, bool | str) and v != "", "a run's folder or a checkpoint", "logs/runs/DATE/RUN"
 )
 _SPARSE_INIT = Allowed(lambda v: isinstance(v, bool) or v == "auto", "true, false or auto", "auto")
 _PROFILE = Allowed(lambda v: isinstance(v, bool) or v == "trace", "true, false or trace", "true")

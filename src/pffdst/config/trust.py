@@ -35,8 +35,8 @@ from pffdst.runs.files import (
 __all__ = [
     "known_targets",
     "node_problems",
-    "places_of",
     "plain_settings",
+    "recorded_places",
     "refuse_the_folders_own",
     "saved_problems",
     "searched",
@@ -64,7 +64,7 @@ def refuse_the_folders_own(expanded: Expanded, opened: Session, line: CommandLin
     problems += [f"{folder / OVERRIDES}: {why}" for why in saved_problems(expanded.saved, opened, places)]
     if own is not None and line.args.config_dir is None and own.resolve().is_relative_to(folder.resolve()):
         problems.append(f"{own.resolve()}: a run's folder cannot provide configurations; run this from another folder")
-    again = [word for word in places_of(folder) if word not in line.argv]
+    again = [word for word in recorded_places(folder) if word not in line.argv]
     if problems and again:
         problems.append(f"the run was started with {shlex.join(again)}: add it if you trust what is there")
     if problems:
@@ -86,14 +86,13 @@ def _odd_places(folder: Path) -> list[str]:
 
 
 def searched(line: CommandLine) -> list[str]:
-    """The entries of `hydra.searchpath`, as typed."""
-    lines = [override for override in line.args.overrides if key_of(override) == "hydra.searchpath"]
+    """The entries of `hydra.searchpath`, as typed; none if it is not a list, which is reported elsewhere."""
+    lines = [override for override in line.overrides if key_of(override) == "hydra.searchpath"]
     try:
-        found = OverridesParser.create().parse_overrides(lines)
+        values = [override.value() for override in OverridesParser.create().parse_overrides(lines)]
     except HydraException:
-        return []  # reported with the other problems
-    values: list[Any] = [override.value() for override in found]
-    return [str(place) for value in values for place in value or ()]
+        return []
+    return [str(place) for value in values if isinstance(value, list) for place in value]
 
 
 def known_targets(folders: Sequence[Path]) -> frozenset[str]:
@@ -155,7 +154,7 @@ def _beyond_settings(line: str) -> str | None:
     return None
 
 
-def places_of(folder: Path) -> list[str]:
+def recorded_places(folder: Path) -> list[str]:
     """The command-line arguments that named the user's own configurations for a run, as its folder records them."""
     try:
         sources = read_yaml(folder / HYDRA_SETTINGS)["hydra"]["runtime"]["config_sources"]

@@ -271,7 +271,7 @@ class FlatModule:
 
     @torch.no_grad()
     def read(self, out: Tensor | None = None) -> Tensor:
-        """The module's values as a flat vector [N] on the CPU, written into `out` if given."""
+        """The module's values as a flat vector [N]: a new one on the CPU, or `out`, wherever it is."""
         self.settle_()
         first = self.tensors[0]
         flat = torch.empty(self.layout.total, dtype=first.dtype, device=first.device) if out is None else out

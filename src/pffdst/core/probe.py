@@ -34,20 +34,13 @@ _LARGE = 100.0
 _DTYPES = (torch.float32, torch.float64)
 
 
-def probe(
-    network: nn.Module,
-    shape: Inputs | Sequence[int],
-    classes: int,
-    dtype: torch.dtype | None = None,
-    *,
-    channels_last: bool = False,
-) -> list[str]:
+def probe(network: nn.Module, shape: Inputs | Sequence[int], classes: int, *, channels_last: bool = False) -> list[str]:
     """Why a network cannot be trained on such inputs, or on samples of a `shape`, with `classes` classes; a line each.
 
-    `dtype` is that of the samples; None uses the network's own. A copy is tried in training mode, forward and
-    backward, and in evaluation mode, on `SAMPLES` samples; the network itself does not change.
+    A copy is tried in training mode, forward and backward, and in evaluation mode, on `SAMPLES` samples; the network
+    itself does not change.
     """
-    found = _tensor_problems(network, dtype)
+    found = _tensor_problems(network)
     if found:
         return found
     try:
@@ -152,7 +145,7 @@ def _tried() -> Iterator[None]:
 # ---- tensors --------------------------------------------------------------------------------------------------------
 
 
-def _tensor_problems(network: Any, dtype: torch.dtype | None) -> list[str]:
+def _tensor_problems(network: Any) -> list[str]:
     """Problems that the parameters alone show."""
     if not isinstance(network, nn.Module):
         return [f"model: expected a torch.nn.Module, but its _target_ returns a {type(network).__name__}"]
@@ -162,14 +155,14 @@ def _tensor_problems(network: Any, dtype: torch.dtype | None) -> list[str]:
         return [f"model: {', '.join(lazy)} got no size when the network ran once: set the layers' sizes"]
     if not any(p.requires_grad for p in named.values()):
         return ["model: no parameter is trainable: keep requires_grad=True on those that should be trained"]
-    return _dtype_problems(network, dtype) + _shared_memory(named)
+    return _dtype_problems(network) + _shared_memory(named)
 
 
 def _is_uninitialised(tensor: Tensor) -> bool:
     return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
-def _dtype_problems(network: nn.Module, dtype: torch.dtype | None) -> list[str]:
+def _dtype_problems(network: nn.Module) -> list[str]:
     real = {n: t for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_floating_point()}
     parameters = dict(network.named_parameters())
     wrong = [n for n, t in parameters.items() if t.requires_grad and t.dtype not in _DTYPES]
@@ -186,8 +179,6 @@ def _dtype_problems(network: nn.Module, dtype: torch.dtype | None) -> list[str]:
     if len(dtypes) > 1:
         odd = next(n for n, t in real.items() if t.dtype != _dtype(network))
         return [f"model: its tensors are {' and '.join(sorted(dtypes))} ({odd}): write .float() or .double() for all"]
-    if dtype is not None and dtype != _dtype(network):
-        return [f"model: its weights are {dtypes.pop()}, but samples come as {str(dtype).removeprefix('torch.')}"]
     return []
 
 

@@ -245,7 +245,7 @@ class FlowerEngine(Engine):
         self._saved = self._told
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave. UserError if the run was simulated."""
+        """Restores what `state_dict` returned. UserError if the run was simulated."""
         if "run" not in state:
             raise UserError("the clients of this run were simulated: resume it with its own engine, not with flower")
         self._run, self._last = state["run"], dict(state["last"])

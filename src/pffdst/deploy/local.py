@@ -135,7 +135,7 @@ class Federation:
         self._tell_guard(self.processes[name].pid)
 
     def _tell_guard(self, pid: int) -> None:
-        """Told once: the guard must kill it; told again: it has ended."""
+        """Sends a process id to the guard: the first time so that the guard kills it, then because it has ended."""
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{pid}\n")
         self._guard.stdin.flush()

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pffdst.build import parts
 from pffdst.cli.train import configs
-from pffdst.config.compose import compose
-from pffdst.config.overrides import preflight
+from pffdst.config.flags import CommandLine
+from pffdst.config.overrides import opened_for, preflight
 from pffdst.core.errors import UserError
 from pffdst.data.samples import ImageSet
 
@@ -23,7 +23,9 @@ __all__ = ["checked", "write_samples"]
 
 def checked(overrides: Sequence[str]) -> DictConfig:
     """The configuration of these overrides. ConfigError, with every problem, where `train.py` would refuse them."""
-    return compose(preflight(overrides, configs()), configs())
+    line = CommandLine.of(preflight(overrides, configs()))
+    with opened_for(line, configs()) as opened:
+        return opened.compose(line.overrides).cfg
 
 
 def write_samples(cfg: DictConfig, folder: Path) -> list[Path]:

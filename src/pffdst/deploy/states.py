@@ -8,6 +8,7 @@ should have: later states belong to answers that never arrived, or to rounds tha
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from pffdst.deploy.records import NEVER, Task
 __all__ = ["LostState", "States"]
 
 _FORMAT: Final = 1
-_RUNS: Final = 8  # whose states are kept; older ones are deleted
+_RUNS: Final = 8  # whose states are kept, those used last
 _FILE: Final = re.compile(r"(-?\d+)\.state")
 
 
@@ -70,6 +71,7 @@ class States:
         self._folder.mkdir(parents=True, exist_ok=True)
         named = {"format": _FORMAT, "run": task.run, "client": task.client, "t": task.t}
         write(self._path(task.t), {**named, "memory": memory, "kept": kept})
+        os.utime(self._folder.parent)  # this run is in use, however long ago it began
         for path in self._folder.iterdir():
             match = _FILE.fullmatch(path.name)
             t = int(match[1]) if match else None
@@ -81,7 +83,7 @@ class States:
         return self._folder / f"{t}.state"
 
     def _forget_old_runs(self) -> None:
-        """Deletes the states of all but the newest runs."""
+        """Deletes the states of all but the runs used last."""
         runs = [path for path in self._root.iterdir() if re.fullmatch(r"[0-9a-f]{16}", path.name)]
         for old in sorted(runs, key=lambda path: path.stat().st_mtime)[:-_RUNS]:
             shutil.rmtree(old, ignore_errors=True)

@@ -123,8 +123,8 @@ def told_of(message: Message) -> Told:
         _listed(record, name, kind)
         for name, kind in (("names", str), ("counts", int), ("shape", int), ("sums", int), ("squares", int))
     )
-    pixels = sum(counts) * shape[1] * shape[2] if len(shape) == 3 else 0
-    fits = len(names) == len(counts) == len(set(names)) and len(sums) == len(squares) == shape[0] in (1, 3)
+    channels, pixels = (shape[0], sum(counts) * shape[1] * shape[2]) if len(shape) == 3 else (0, 0)
+    fits = len(names) == len(counts) == len(set(names)) and len(sums) == len(squares) == channels in (1, 3)
     possible = all(n >= 0 for n in counts) and all(
         0 <= s <= 255 * pixels and s * s <= q * pixels and q <= 255 * s for s, q in zip(sums, squares, strict=False)
     )

@@ -116,6 +116,7 @@ class BatchedEngine(Engine):
         """Moves the data to the device and creates the slots."""
         if self._fallback is not None:
             _log.warning("engine=batched: torch sees no CUDA device here: clients train as with engine=fabric")
+            self._fallback.beside, self._fallback.cohort = self.beside, self.cohort
             self._fallback.start(setup)
             return
         self._setup, self._inbox = setup, Inbox(setup)
@@ -233,7 +234,7 @@ class BatchedEngine(Engine):
             slot.train(self._loaded, turn, training.lr_at(task.t), epochs)
             slot.read(turn, figures)
             clock.end()
-        return self._submit(waiting, figures, clock)
+        return self._executor.submit(self._answer, waiting, figures, clock)
 
     def _as_labelled(self, client: int, own: Tensor) -> Samples:
         """All samples, with the labels that a client trains on at its `own` indices int64 [n]."""
@@ -243,9 +244,6 @@ class BatchedEngine(Engine):
         given, device = faulty.labels(client, self._host_labels[own]), samples.labels.device
         labels = samples.labels.index_copy(0, own.to(device), given.to(device))
         return samples.numbered(labels, samples.owners)
-
-    def _submit(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Future[Update]:
-        return self._executor.submit(self._answer, waiting, figures, clock)
 
     def _answer(self, waiting: Waiting, figures: Figures, clock: _Clock) -> Update:
         """A client's update, once its figures have arrived. Runs in a separate thread, also on a CPU."""

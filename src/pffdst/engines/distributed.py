@@ -160,16 +160,17 @@ def follow(ranks: Ranks, make: Callable[[str], tuple[Engine, ClientSetup]]) -> N
         ready = str(error) if isinstance(error, UserError) else traceback.format_exc(), ""
     ranks.send(0, dumps(ready))
     while True:
+        packet = ranks.receive(0)  # none comes if this rank cannot start: rank 0 ends it
         try:
-            for update in engine.train(_jobs(ranks, setup.layout)):
+            for update in engine.train(_jobs(packet, ranks, setup.layout)):
                 ranks.send(0, dumps((None, pack_update(update))))
         except Exception:
             ranks.send(0, dumps((traceback.format_exc(), None)))
 
 
-def _jobs(ranks: Ranks, layout: Layout) -> list[Job]:
-    """This rank's jobs of the next round."""
-    size, only, own = loads(ranks.receive(0))
+def _jobs(packet: bytes, ranks: Ranks, layout: Layout) -> list[Job]:
+    """This rank's jobs of a round, from rank 0's message and what it broadcasts."""
+    size, only, own = loads(packet)
     packed = only | loads(ranks.broadcast(None, size))
     blobs = {key: _unpack_blob(blob, layout) for key, blob in packed.items()}
     return [

@@ -93,7 +93,7 @@ class ClientMemories:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._index, self._next = from_sparse(state["index"], self._index), state["next"]
         values, counts = torch.unique(self._index, return_counts=True)
         self._keepers = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))

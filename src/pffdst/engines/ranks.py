@@ -9,6 +9,7 @@ only bytes are sent. The groups are created directly: with torch.distributed's d
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import queue
@@ -203,7 +204,8 @@ class Ranks:
             return
         # A follower has nothing to save: it ends here, even in the middle of a step.
         if why is None:
-            link.signal(BYE)
+            with contextlib.suppress(RuntimeError):  # rank 0 does not wait for it forever
+                link.signal(BYE)
         elif self.rank == 1:
             print(f"rank 0, which owns the run, {why}: all ranks stop. {HOW}", file=sys.stderr, flush=True)
         os._exit(0 if why is None else 1)

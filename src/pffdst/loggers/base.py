@@ -110,7 +110,7 @@ class Loggers:
             logger.open(run, None if state is None else state.get(name, {}))
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Tells each in order."""
+        """Passes the progress to each in order."""
         for logger in self._loggers:
             logger.step(what, done, total)
 

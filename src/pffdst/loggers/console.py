@@ -53,12 +53,14 @@ class ConsoleLogger(RunLogger):
         self._pace = _Pace(rounds)
         self._next_line = 0
         self._rejected = 0
+        self._is_open = False
         self._scores = ""
         self._row: Row = {}
         self._drawn = 0.0
 
     def open(self, run: RunInfo, state: State | None) -> None:
         """Prints the header and starts the clock."""
+        self._is_open = True
         for line in header(run, resumed=state is not None):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         before = state or {}
@@ -105,7 +107,8 @@ class ConsoleLogger(RunLogger):
     def close(self, status: Status) -> None:
         """Releases the terminal; says so if the run did not finish."""
         self._stop()
-        if status != "finished":
+        was_open, self._is_open = self._is_open, False
+        if was_open and status != "finished":
             self._console.print(f"Run {status} after round {self._pace.last}/{self._rounds}.", highlight=False)
 
     def _stop(self) -> None:

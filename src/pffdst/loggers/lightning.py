@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 from pffdst.loggers.base import RunInfo, RunLogger, State, Status
 from pffdst.metrics.names import ROUND, Row, only_in
 
@@ -65,8 +66,7 @@ class LightningLogger(RunLogger):
             self._logger = self._make(**given)
             self._logger.log_hyperparams(_plain(run.settings))
         except ImportError as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"{self._name} needs a package: {why}; or leave out the logger") from error
+            raise UserError(f"{self._name} needs a package: {one_line(error)}; or leave out the logger") from error
         except Exception as error:
             self._give_up("could not start", error)
             return

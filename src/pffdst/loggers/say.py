@@ -35,7 +35,9 @@ def warm_up(done: Round, ledger: Ledger) -> None:
 def rejected(done: Round) -> None:
     """Names the clients that were left out of the round, and why."""
     record, number = done.record, done.plan.t + 1
-    after = "the model is unchanged" if done.server.model is done.planned else "only the private mean's noise was added"
+    # a round before round 0 sends a model of its own and makes no other
+    unchanged = done.plan.t < 0 or done.server.model is done.planned
+    after = "the model is unchanged" if unchanged else "only the private mean's noise was added"
     for client, problem in record.rejected.items():
         _log.warning("round %d: client %d is left out: %s", number, client, problem)
     if record.rejected and not record.reports:

@@ -78,7 +78,7 @@ class WandbLogger(RunLogger):
             self._run = self._start(run, _resolved(self._mode))
             self._id = self._run.id
             _define_axes(self._run)
-            if _replaces_earlier(self._run):
+            if _set_aside_earlier(self._run):
                 self._replay(run.folder, resumed=state is not None)
         except ModuleNotFoundError as error:
             self._give_up("is not installed: pip install wandb, or write logger=csv", error)
@@ -184,8 +184,8 @@ def _earlier_id(folder: Path) -> str | None:
     return earlier[-1].name.rpartition("-")[2] if earlier else None
 
 
-def _replaces_earlier(run: wandb.Run) -> bool:
-    """Sets earlier offline files aside, so that all rows are to be sent again; False where it must go on after them.
+def _set_aside_earlier(run: wandb.Run) -> bool:
+    """Renames earlier offline files; returns whether all rows must be sent again, False if the run continues them.
 
     `wandb sync` appends a file to what the server has. So of a run that is kept offline only the last file, which is
     complete, may be found by it; and if a part was uploaded, the new file must begin after it.

@@ -55,5 +55,5 @@ class PeakMemory:
         self.mb = 0.0
 
     def sample(self) -> None:
-        """Looks once."""
+        """Takes a sample: measures the memory in use now."""
         self.mb = max(self.mb, memory_mb())

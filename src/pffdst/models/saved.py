@@ -222,7 +222,7 @@ class SavedModel:
                 given._metadata = versions  # type: ignore[attr-defined]
             _write(made, self.tensors, *made.load_state_dict(given, strict=False))
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"the weights do not fit {type(made).__name__}: {' '.join(str(error).split())}") from error
+            raise UserError(f"the weights do not fit {type(made).__name__}: {one_line(error)}") from error
         dtype = next(t.dtype for t in self.tensors.values() if t.is_floating_point())
         front = self.card.inputs.front(dtype, torch.contiguous_format, "cpu")
         return Classifier(front, made, self.card).eval()

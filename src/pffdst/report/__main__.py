@@ -78,7 +78,7 @@ def check(given: argparse.Namespace, shelf: Shelf) -> None:
     if unknown:
         raise UserError(f"--group-by {','.join(unknown)}: no run has such a key; available: {', '.join(known)}")
     if given.png is not None and find_spec("matplotlib") is None:
-        raise UserError("--png needs matplotlib, which is not installed: pip install -e '.[figures]'")
+        raise UserError("--png needs matplotlib, which is not installed: pip install 'pffdst[figures]'")
     if given.level is not None and not 0 < given.level <= 100:
         raise UserError(f"--level {given.level:g}: write an accuracy in percent, above 0 and at most 100")
 
@@ -89,7 +89,7 @@ def wanted_keys(given: argparse.Namespace) -> list[str] | None:
 
 
 def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
-    """Writes the page, unless it is served, and the requested files."""
+    """Writes the page, which --serve alone does not need, and the requested files."""
     console = Console()
 
     def say(words: str) -> None:
@@ -102,11 +102,11 @@ def write_files(given: argparse.Namespace, shelf: Shelf) -> None:
         if run.status in ("damaged", "failed", "empty")
     ]:
         say(line)
-    if given.serve is None:
-        path = given.output or Path("report.html")
+    path = given.output or (Path("report.html") if given.serve is None else None)
+    if path is not None:
         write_text(path, page(payload(shelf, wanted=wanted_keys(given))))
         say(f"{path} ({format_bytes(path.stat().st_size)})")
-        if given.open:
+        if given.open and given.serve is None:
             webbrowser.open(path.resolve().as_uri())
     for path in exports(given, shelf):
         say(str(path))

@@ -192,7 +192,7 @@ class _Reader:
         found = self._read(files.CONFIG, files.read_yaml)
         whole = found if isinstance(found, dict) else self._not(files.CONFIG, found, "is not a configuration")
         dataset = whole.get("dataset")
-        if isinstance(dataset, dict):  # of two runs it says nothing that they lie on different machines
+        if isinstance(dataset, dict):  # paths on a machine do not distinguish runs
             whole = whole | {"dataset": {key: v for key, v in dataset.items() if key not in places_of(dataset)}}
         flat = _flat(whole)
         return dict(flat) if len(flat) <= _KEYS else self._not(files.CONFIG, flat, f"has more than {_KEYS} keys")

@@ -145,10 +145,10 @@ def to_sparse(values: Tensor) -> tuple[int, Tensor, Tensor]:
     return len(values), places, values[places]
 
 
-def from_sparse(packed: tuple[int, Tensor, Tensor], like: Tensor | None = None) -> Tensor:
-    """The inverse. ValueError if its length is not that of `like`, or a position is beyond it."""
+def from_sparse(packed: tuple[int, Tensor, Tensor], like: Tensor) -> Tensor:
+    """The inverse of `to_sparse`. ValueError if its length is not that of `like`, or a position is beyond it."""
     length, places, values = packed
-    if like is not None and length != len(like):
+    if length != len(like):
         raise ValueError(f"expected a number for each of {len(like)}, but there are {length}")
     if len(places) != len(values) or (len(places) and not 0 <= int(places.min()) <= int(places.max()) < length):
         raise ValueError(f"expected positions below {length}")

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, final
 import yaml
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 
 __all__ = [
     "CHECKPOINTS",
@@ -154,19 +155,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @final
 class FileProblem(UserError):
-    """A file in a run's folder that is missing or cannot be read; the message names the file and says why."""
+    """A file in a run's folder that `is_missing` or cannot be read; the message names the file and says why."""
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, path: Path, why: str, *, is_missing: bool = False) -> None:
         super().__init__(f"{path.name} {why}")
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is no such file."""
-        return str(self).endswith("is missing")
+        self.is_missing = is_missing
 
 
 def _unreadable(path: Path, why: object) -> FileProblem:
-    return FileProblem(path, f"cannot be read: {' '.join(str(why).split())[:200]}")
+    return FileProblem(path, f"cannot be read: {one_line(why, 200)}")
 
 
 def read_json(path: Path) -> Any:
@@ -250,7 +247,7 @@ def opened(path: Path, most: int) -> BufferedReader:
             raise _unreadable(path, "it is not a regular file")
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileProblem(path, "is missing") from error
+        raise FileProblem(path, "is missing", is_missing=True) from error
     except (OSError, ValueError, RuntimeError) as error:  # an invalid name, circular links
         raise _unreadable(path, getattr(error, "strerror", None) or error) from error
     told = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""A sweep job's earlier attempts, and its state as its folder shows it: plain files, read as they are.
+"""The state of a run or a sweep's job, read from the files in its folder, and the earlier attempts at a job.
 
 A run's folder holds `run.json` {"fingerprint", "status": "running" | "done" | "failed", "engine"}, at the end
 `summary.json`, in between `checkpoints/` and the lock `run.lock` of the running process: a run whose status is running
@@ -136,14 +136,13 @@ def previous_attempt(
 def locked(folder: Path) -> Iterator[None]:
     """Locks a run's or a search's folder, creating it. UserError if another process is running there."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=2)  # workers of a run that was just killed may take a moment to exit
+        held = FileLock(folder / LOCK).acquire(timeout=2)  # workers of a killed run may take a moment to exit
     except Timeout as error:
         raise UserError(
             f"{folder}: another process is running in this folder; wait for it or choose another"
         ) from error
-    with lock:
+    with held:
         for place in (folder, folder / CHECKPOINTS):
             remove_half_written(place)
         yield
@@ -291,8 +290,11 @@ def _run_folders(sweep_root: Path, own: Path) -> Iterable[Path]:
 
 def _newest_checkpoint(folder: Path) -> int:
     """When the newest checkpoint was written, in nanoseconds; 0 if there is none."""
-    paths = [folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)]
-    return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
+    found = [0]
+    for path in (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)):
+        with suppress(OSError):  # another process may be renaming it
+            found += [path.stat().st_mtime_ns] if path.is_file() else []
+    return max(found)
 
 
 def _is_free(folder: Path) -> bool:

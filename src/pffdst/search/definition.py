@@ -20,7 +20,7 @@ from pffdst.config.flags import key_of
 from pffdst.config.identity import essence
 from pffdst.config.overrides import sweep_problems
 from pffdst.config.resume import as_value
-from pffdst.core.words import typed
+from pffdst.core.words import one_line, typed
 from pffdst.search.trials import OBJECTIVES, Direction, Value
 
 __all__ = ["SPACE", "Search", "assigned", "read_search", "sampler_for", "written"]
@@ -164,7 +164,7 @@ def _space(nodes: Mapping[str, Any], base: DictConfig) -> tuple[dict[str, BaseDi
         try:
             found[key] = _distribution(node, OmegaConf.select(base, key))
         except ValueError as error:
-            lines.append(f"{SPACE}.{key}: {' '.join(str(error).split())}")
+            lines.append(f"{SPACE}.{key}: {one_line(error)}")
     return found, lines
 
 

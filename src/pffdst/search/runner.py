@@ -46,8 +46,9 @@ def run_search(argv: Sequence[str], config_dir: Path, task: Task) -> int:
     with opened_for(line, config_dir) as opened:
         search = read_search(opened, line.overrides)
         with locked(search.folder):
-            trials = Trials.open(search.folder, search.spec, line.overrides, search.trials)
+            trials = Trials.open(search.folder, search.spec)
             refuse_another(search, trials)
+            trials.note_request(line.overrides, search.trials)
             seed = int(search.spec["seed"])
             return _Run(search, trials, seed, _launcher(opened, search, task), Console()).to_the_end()
 

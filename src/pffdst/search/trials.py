@@ -73,12 +73,11 @@ class Trials:
         self._objectives = tuple(self.spec[OBJECTIVES])
 
     @classmethod
-    def open(cls, folder: Path, spec: Mapping[str, Any], given: Sequence[str], wanted: int) -> Trials:
-        """Starts the study or resumes it.
+    def open(cls, folder: Path, spec: Mapping[str, Any]) -> Trials:
+        """Starts the study or opens it.
 
         `spec` describes in plain values what is searched, `spec[OBJECTIVES]` with a direction per figure; the study
-        keeps it as it was at the start. `given` are the overrides of the command line and `wanted` the number of
-        trials it asks for; both are kept for commands that report the search's progress.
+        keeps it as it was at the start.
         """
         storage = _storage(folder)
         with _quiet():
@@ -87,8 +86,6 @@ class Trials:
             )
         if _SPEC not in study.user_attrs:
             study.set_user_attr(_SPEC, json.dumps(spec))
-        study.set_user_attr(_GIVEN, list(given))
-        study.set_user_attr(_WANTED, wanted)
         return cls(folder, study, storage)
 
     @classmethod
@@ -101,6 +98,11 @@ class Trials:
             return None
         study = optuna.load_study(study_name=_NAME, storage=storage)
         return cls(folder, study, storage) if _SPEC in study.user_attrs else None
+
+    def note_request(self, given: Sequence[str], wanted: int) -> None:
+        """Keeps the overrides of the command line and the number of trials it asks for, for reports of progress."""
+        self._study.set_user_attr(_GIVEN, list(given))
+        self._study.set_user_attr(_WANTED, wanted)
 
     @property
     def objectives(self) -> tuple[str, ...]:

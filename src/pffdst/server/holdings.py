@@ -98,7 +98,7 @@ class Holdings:
         """The moves that lead to the current mask, from version `held` or from none; None if they are not known."""
         missed = self._mask_version - held
         if held > 0 and missed <= len(self._moves):
-            return self._moves[-missed:]
+            return self._moves[len(self._moves) - missed :]
         return list(self._moves) if self._afresh else None
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pffdst import testing
+from pffdst.client.turn import Turn
 from pffdst.core.errors import UserError
 from pffdst.core.masks import draw
 from pffdst.core.model import GlobalModel, Layout, Stage
@@ -108,7 +109,8 @@ def test_it_keeps_the_laws_of_rules_and_its_mask_is_the_winner() -> None:
     moves = choice.moves(planned.layout, len(planned.alive_at), derive_seed(rounds[-1].server.rules.seed, "grow", 0))
     winner = moves[int(choice._losses.argmin())]
     assert planned.alive_at == draw(Positions.none(planned.layout), winner.counts, winner.seed)
-    assert [(rule.probes(STAGE, t), rule.forwards(STAGE, t)) for t in (-2, -1, 0)] == [(0, 3), (0, 3), (1, 0)]
+    asked = [(rule.probes(STAGE, t), len(rule.forwards(planned.layout, STAGE, t, seed=0))) for t in (-2, -1, 0)]
+    assert asked == [(0, 3), (0, 3), (1, 0)]
 
 
 def test_without_candidates_nothing_is_asked_before_round_0() -> None:
@@ -130,3 +132,22 @@ def test_a_second_stage_takes_the_room_that_the_candidate_has_left(make_model: M
 @pytest.mark.parametrize("seed", range(4))
 def test_candidates_and_two_stages_train_to_the_end(seed: int) -> None:
     SmallRun(readjust=FedTiny(candidates=2), freeze=TwoStage(), seed=seed).play()
+
+
+def test_flops_are_those_of_the_masked_networks(make_experiment: Callable[..., Any], play: Callable[..., Any]) -> None:
+    """Every forward pass before round 0 is that of a candidate, at its own layers' densities."""
+    own = ["method=fedtiny", "readjust=fedtiny_candidates", "readjust.candidates=3", "readjust.schedule.first=1"]
+    experiment = make_experiment(*own, "rounds=1", "sparsity=0.9")
+    total, flops, passed = sum(experiment.setup.stages[0].counts), experiment.ledger._flops, dict[int, list[int]]()
+
+    def seen(turn: Any, batch: Any, loss: Callable[..., Any] = Turn.loss) -> Any:
+        alive = [int(weight.count_nonzero()) for weight in turn.weights]
+        assert sum(alive) == total
+        passed.setdefault(turn.t, []).append(len(batch[1]) * flops.forward(alive))
+        return loss(turn, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Turn, "loss", seen)
+        bills = {r.t: r.bill["flops"] for r in play(experiment)}
+    assert {t: len(found) for t, found in passed.items()} == {-2: 3 * 3, -1: 3 * 3}
+    assert {t: sum(found) for t, found in passed.items()} == {t: bills[t] for t in (-2, -1)}

@@ -49,9 +49,9 @@ class FedTiny(TopGradients):
         """One dense batch on adjusting rounds, none before round 0."""
         return super().probes(stage, t) if t >= 0 else 0
 
-    def forwards(self, stage: Stage, t: int) -> int:
-        """Before round 0, one batch for each candidate."""
-        return self.candidates if t < 0 else 0
+    def forwards(self, layout: Layout, stage: Stage, t: int, seed: int) -> Sequence[Sequence[int]]:
+        """Before round 0, one batch for each candidate, under its mask."""
+        return [move.counts for move in self._choice.moves(layout, sum(stage.counts), seed)] if t < 0 else ()
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
         """What the candidates ask for, or the largest gradients."""

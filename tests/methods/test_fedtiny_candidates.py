@@ -17,6 +17,7 @@ from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.methods.freeze.two_stage import TwoStage
+from pffdst.methods.readjust import candidates
 from pffdst.methods.readjust.candidates import Candidates
 from pffdst.methods.readjust.fedtiny import FedTiny
 from pffdst.methods.rule import Start
@@ -48,8 +49,8 @@ def test_candidates_have_one_sum_and_ratios_of_their_own(layout: Layout) -> None
 def test_the_least_mean_loss_by_samples_wins(layout: Layout, make_model: MakeModel) -> None:
     choice = Candidates(3)
     choice.observe(10, {"losses": torch.tensor([1.0, 4.0, 0.0])}, -1)
-    choice.observe(90, {"losses": torch.tensor([5.0, 4.5, float("nan")])}, -1)
-    # (10 + 450) / 100 = 4.6 and (40 + 405) / 100 = 4.45, not 3 and 4.25; what is no number never wins
+    choice.observe(90, {"losses": torch.tensor([5.0, 4.5, 1e9])}, -1)
+    # (10 + 450) / 100 = 4.6 and (40 + 405) / 100 = 4.45, not 3 and 4.25
     chosen = choice.chosen(given(make_model(layout)))
     assert chosen == choice.moves(layout, 12, 7)[1]
 
@@ -111,6 +112,17 @@ def test_it_keeps_the_laws_of_rules_and_its_mask_is_the_winner() -> None:
     assert planned.alive_at == draw(Positions.none(planned.layout), winner.counts, winner.seed)
     asked = [(rule.probes(STAGE, t), len(rule.forwards(planned.layout, STAGE, t, seed=0))) for t in (-2, -1, 0)]
     assert asked == [(0, 3), (0, 3), (1, 0)]
+
+
+def test_a_loss_that_is_no_number_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose loss of one candidate is not finite still has a say on the others."""
+    values = iter([float("nan"), 3.0, 2.0, float("inf"), 2.0, 1.0] * 10)
+    monkeypatch.setattr(candidates, "_loss", lambda *_: torch.tensor(next(values)))
+    rule, rounds = FedTiny(candidates=3), list[Round]()
+    run = SmallRun(readjust=rule).play(until=0, look=rounds.append)
+    assert [done.record.rejected for done in rounds] == [{}, {}]
+    move = rule._choice.chosen(Start(run.model, run.setup.stages[0], 0.5, seed=7))
+    assert move == rule._choice.moves(run.model.layout, sum(run.setup.stages[0].counts), 7)[2]
 
 
 def test_without_candidates_nothing_is_asked_before_round_0() -> None:

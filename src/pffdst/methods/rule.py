@@ -364,10 +364,7 @@ class Rule(ABC):
         return 0
 
     def forwards(self, layout: Layout, stage: Stage, t: int, seed: int) -> Sequence[Sequence[int]]:
-        """The alive weights per layer of each batch that a client of round t only passes forward, for counting FLOPs.
-
-        `seed` is that of the stage's first draw, as in `Start`.
-        """
+        """The alive weights per layer of each batch only passed forward, for counting FLOPs; `seed` is `Start.seed`."""
         return ()
 
     def dense_steps(self, stage: Stage, t: int) -> bool:

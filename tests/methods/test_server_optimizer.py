@@ -104,6 +104,17 @@ def test_one_step_of_a_plain_server_is_the_mean_where_clients_move_masks(rule: R
     assert torch.allclose(stepped.model.values, plain.model.values, atol=1e-5)
 
 
+def test_a_weight_that_left_and_was_grown_by_clients_has_no_momentum(layout: Layout, make_model: MakeModel) -> None:
+    """It died between two rounds, so its velocity is forgotten, although each round's mean has it."""
+    model, rule = make_model(layout, alive=1.0), Momentum()
+    stepped = rule.step(model, model.with_values(means(1)[0]))
+    pruned = stepped.with_masks(torch.arange(32) >= 5)
+    grown = pruned.with_masks(torch.ones(32, dtype=torch.bool)).with_values(means(2)[1])
+    again = rule.step(pruned, grown)
+    assert torch.equal(again.weights[:5], grown.weights[:5])
+    assert bool((again.weights[5:] != grown.weights[5:]).all())
+
+
 def test_the_momentum_goes_through_a_checkpoint(layout: Layout, make_model: MakeModel) -> None:
     model, kept, again = make_model(layout), Momentum(), Momentum()
     one, two = (under(model, values) for values in means(2))

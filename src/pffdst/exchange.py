@@ -25,7 +25,7 @@ def exchange(experiment: Experiment, now: Round) -> None:
         now.planned,
         epochs=setup.epochs(plan.t),
         probes=method.probes(*moment),
-        forwards=method.forwards(*moment),
+        forwards=method.forwards(setup.layout, *moment, setup.stage_seed(plan.stage)),
         dense=method.dense_steps(*moment),
         news=now.news,
     )

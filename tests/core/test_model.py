@@ -153,8 +153,6 @@ def test_operations_are_those_of_dense_vectors(layout: Layout, make_model: MakeM
     trained = model.with_trained(new, rest)
     assert torch.equal(trained.weights, torch.where(model.trainable, 1.0, model.weights))
     assert torch.equal(trained.values[32:], rest)
-    held = model.only_trainable(torch.ones(int(model.alive.sum())))
-    assert torch.equal(model.alive_at.spread(held), trained.weights), "frozen weights keep their own values"
 
 
 def test_one_bit_makes_another_model(layout: Layout, make_model: MakeModel) -> None:

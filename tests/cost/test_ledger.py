@@ -194,9 +194,9 @@ def test_a_client_that_only_answers_trains_for_nothing(layout: Layout, make_mode
     dense = sum(flops.dense_gradient(layout.per_layer(model.alive)).values())
     assert billed(ledger, 2, 32)["flops"] == 2 * 3 * 32 * dense
     ledger = Ledger(flops, batch_size=32)
-    ledger.begin(model, epochs=0, probes=0, forwards=5)
-    found, forward = billed(ledger, 2, 32), flops.forward(layout.per_layer(model.alive))
-    assert found["flops"] == found["flops_forward"] == 2 * 5 * 32 * forward
+    ledger.begin(model, epochs=0, probes=0, forwards=[(3, 1), (20, 12)])
+    found, forward = billed(ledger, 2, 32), flops.forward((3, 1)) + flops.forward((20, 12))
+    assert found["flops"] == found["flops_forward"] == 2 * 32 * forward
 
 
 # ---- who is billed ----------------------------------------------------------------------------------------------

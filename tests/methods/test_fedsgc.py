@@ -41,6 +41,13 @@ def test_exactly_so_many_are_taken_and_none_twice(size: int, share: float, seed:
     assert len(set(found.tolist())) == count
 
 
+def test_a_share_is_that_of_the_number_as_written() -> None:
+    """In floating point 0.29 of 100 is a little less than 29."""
+    agrees = np.arange(200) >= 100
+    found = agreeing_first(np.arange(200.0), agrees, 100, 0.29)
+    assert int(agrees[found].sum()) == 29
+
+
 def test_without_preference_it_is_the_least_of_all() -> None:
     key = np.array([5.0, 1.0, 3.0, 1.0])
     assert agreeing_first(key, np.array([True, False, True, False]), 2, 0.0).tolist() == [1, 3]

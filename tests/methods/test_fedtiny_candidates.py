@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from pffdst import testing
+from pffdst.client.turn import Turn
 from pffdst.core.errors import UserError
 from pffdst.core.masks import draw
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
 from pffdst.core.seeding import derive_seed
 from pffdst.methods.freeze.two_stage import TwoStage
+from pffdst.methods.readjust import candidates
 from pffdst.methods.readjust.candidates import Candidates
 from pffdst.methods.readjust.fedtiny import FedTiny
 from pffdst.methods.rule import Start
@@ -47,8 +49,8 @@ def test_candidates_have_one_sum_and_ratios_of_their_own(layout: Layout) -> None
 def test_the_least_mean_loss_by_samples_wins(layout: Layout, make_model: MakeModel) -> None:
     choice = Candidates(3)
     choice.observe(10, {"losses": torch.tensor([1.0, 4.0, 0.0])}, -1)
-    choice.observe(90, {"losses": torch.tensor([5.0, 4.5, float("nan")])}, -1)
-    # (10 + 450) / 100 = 4.6 and (40 + 405) / 100 = 4.45, not 3 and 4.25; what is no number never wins
+    choice.observe(90, {"losses": torch.tensor([5.0, 4.5, 1e9])}, -1)
+    # (10 + 450) / 100 = 4.6 and (40 + 405) / 100 = 4.45, not 3 and 4.25
     chosen = choice.chosen(given(make_model(layout)))
     assert chosen == choice.moves(layout, 12, 7)[1]
 
@@ -108,7 +110,19 @@ def test_it_keeps_the_laws_of_rules_and_its_mask_is_the_winner() -> None:
     moves = choice.moves(planned.layout, len(planned.alive_at), derive_seed(rounds[-1].server.rules.seed, "grow", 0))
     winner = moves[int(choice._losses.argmin())]
     assert planned.alive_at == draw(Positions.none(planned.layout), winner.counts, winner.seed)
-    assert [(rule.probes(STAGE, t), rule.forwards(STAGE, t)) for t in (-2, -1, 0)] == [(0, 3), (0, 3), (1, 0)]
+    asked = [(rule.probes(STAGE, t), len(rule.forwards(planned.layout, STAGE, t, seed=0))) for t in (-2, -1, 0)]
+    assert asked == [(0, 3), (0, 3), (1, 0)]
+
+
+def test_a_loss_that_is_no_number_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose loss of one candidate is not finite still has a say on the others."""
+    values = iter([float("nan"), 3.0, 2.0, float("inf"), 2.0, 1.0] * 10)
+    monkeypatch.setattr(candidates, "_loss", lambda *_: torch.tensor(next(values)))
+    rule, rounds = FedTiny(candidates=3), list[Round]()
+    run = SmallRun(readjust=rule).play(until=0, look=rounds.append)
+    assert [done.record.rejected for done in rounds] == [{}, {}]
+    move = rule._choice.chosen(Start(run.model, run.setup.stages[0], 0.5, seed=7))
+    assert move == rule._choice.moves(run.model.layout, sum(run.setup.stages[0].counts), 7)[2]
 
 
 def test_without_candidates_nothing_is_asked_before_round_0() -> None:
@@ -130,3 +144,22 @@ def test_a_second_stage_takes_the_room_that_the_candidate_has_left(make_model: M
 @pytest.mark.parametrize("seed", range(4))
 def test_candidates_and_two_stages_train_to_the_end(seed: int) -> None:
     SmallRun(readjust=FedTiny(candidates=2), freeze=TwoStage(), seed=seed).play()
+
+
+def test_flops_are_those_of_the_masked_networks(make_experiment: Callable[..., Any], play: Callable[..., Any]) -> None:
+    """Every forward pass before round 0 is that of a candidate, at its own layers' densities."""
+    own = ["method=fedtiny", "readjust=fedtiny_candidates", "readjust.candidates=3", "readjust.schedule.first=1"]
+    experiment = make_experiment(*own, "rounds=1", "sparsity=0.9")
+    total, flops, passed = sum(experiment.setup.stages[0].counts), experiment.ledger._flops, dict[int, list[int]]()
+
+    def seen(turn: Any, batch: Any, loss: Callable[..., Any] = Turn.loss) -> Any:
+        alive = [int(weight.count_nonzero()) for weight in turn.weights]
+        assert sum(alive) == total
+        passed.setdefault(turn.t, []).append(len(batch[1]) * flops.forward(alive))
+        return loss(turn, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Turn, "loss", seen)
+        bills = {r.t: r.bill["flops"] for r in play(experiment)}
+    assert {t: len(found) for t, found in passed.items()} == {-2: 3 * 3, -1: 3 * 3}
+    assert {t: sum(found) for t, found in passed.items()} == {t: bills[t] for t in (-2, -1)}

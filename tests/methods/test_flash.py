@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pffdst.config.check import ConfigError, check
 from pffdst.config.compose import compose
@@ -240,6 +240,30 @@ def test_with_a_fixed_mask_the_rounds_are_those_of_a_random_mask_with_the_same_c
     random.server.rules = replace(random.server.rules, stages=stages)
     assert random.server.begin(0).planned.alive_at == now.planned.alive_at
     assert not torch.equal(random.model.held, now.planned.held), "its weights are initialised anew"
+
+
+class Projected(nn.Module):
+    """Its first projection never trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed = nn.Parameter(torch.randn(64, 16) / 8, requires_grad=False)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(torch.relu(images.flatten(1) @ self.fixed))
+
+
+def test_what_never_trains_is_not_made_anew() -> None:
+    """Clients of round -1 hold it: they can read round 0's message although it is not sent again."""
+    rounds: list[Any] = []
+    run = SmallRun(readjust=Flash(init_epochs=1, init_share=1.0), network=Projected, rounds=1)
+    initial = run.model.values
+    run.play(look=rounds.append)
+    assert [done.record.rejected for done in rounds] == [{}, {}]
+    fixed = run.model.layout.span("constant")
+    assert torch.equal(run.model.values[fixed], initial[fixed])
+    assert fixed.stop - fixed.start == 64 * 16
 
 
 def played(experiment: Experiment) -> list[dict[str, int]]:

@@ -58,6 +58,14 @@ def the_slow_way(rule: PruneFl, model: GlobalModel, squares: Tensor, rest: float
     return inside
 
 
+def test_the_largest_density_is_the_number_as_written() -> None:
+    """In floating point 0.29 of 100 is a little less than 29."""
+    layout = Layout((Entry("a", (10, 10), 0, "maskable"),))
+    model = GlobalModel(layout, torch.ones(100), torch.arange(100) < 20, torch.zeros(100, dtype=torch.bool))
+    rule = PruneFl(schedule=NOW, decrement=0.0, max_density=0.29)
+    assert len(after(rule, model, torch.ones(100)).alive_at) == 29
+
+
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 500),

@@ -44,6 +44,9 @@ def turn_of(rule: Scaffold, model: GlobalModel, received: Any, memory: Any) -> A
 
 
 def answered(rule: Scaffold, turn: Any, trained: GlobalModel) -> Answer:
+    """The answer after the steps that are left of the turn."""
+    for _ in range(turn.steps - turn.scratch["scaffold_rates"].total()):
+        rule.shape_gradient_(turn)
     return rule.answer(Answer(trained), rule.measure(turn), STAGE, 0)
 
 
@@ -68,6 +71,17 @@ def test_two_turns_by_hand(layout: Layout, make_model: MakeModel) -> None:
     assert all(torch.allclose(p.grad, torch.full_like(p, 1 - 0.1 + 0.05), atol=1e-5) for p in turn.parameters)
     second = answered(client, turn, trained)
     assert torch.allclose(second.memory["scaffold_own"], torch.full((39,), 0.15), atol=1e-5)
+
+
+def test_a_step_counts_with_its_own_learning_rate(layout: Layout, make_model: MakeModel) -> None:
+    """Of a constant gradient 0.1: whatever the steps' rates, the variate is the mean gradient."""
+    rule, model = Scaffold(), make_model(layout, alive=1.0)
+    turn = turn_of(rule, model, rule.broadcast(model, STAGE, 0), {})
+    for turn.lr in (2.0, 1.0):
+        rule.shape_gradient_(turn)
+    turn.lr = 0.5
+    trained = model.with_values(model.values - 0.1 * (2.0 + 1.0 + 0.5 + 0.5))
+    assert torch.allclose(flat(answered(rule, turn, trained).signals), torch.full((39,), 0.1), atol=1e-5)
 
 
 def test_variates_follow_the_mask_and_begin_at_0(layout: Layout, make_model: MakeModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,13 @@ from torch import Tensor
 
 from pffdst.core.model import GlobalModel, Layout
 from pffdst.core.seeding import generator_for
+from pffdst.methods.local import LocalTraining
+from pffdst.methods.readjust.fedsgc import FedSgc
+from pffdst.methods.readjust.flash import Flash
+from pffdst.methods.rule import Rule
+from pffdst.methods.schedule import Every
 from pffdst.methods.server_optimizer import Mean, Momentum
+from pffdst.testing import SmallRun
 
 MakeModel = Callable[..., GlobalModel]
 
@@ -72,12 +79,40 @@ def test_a_weight_that_is_pruned_loses_its_momentum(layout: Layout, make_model: 
     assert bool((stepped.weights[5:] != grown.weights[5:]).all()), "the others go on as they went"
 
 
-def test_a_weight_that_clients_have_grown_starts_at_zero(layout: Layout, make_model: MakeModel) -> None:
-    model, rule = make_model(layout, alive=0.5), Momentum()
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_a_weight_that_clients_have_grown_was_zero(layout: Layout, make_model: MakeModel, eta: float) -> None:
+    model, rule = make_model(layout, alive=0.5), Momentum(eta=eta)
     mean = model.with_masks(torch.ones(32, dtype=torch.bool)).with_values(means(1)[0])
     stepped = rule.step(model, mean)
     assert torch.equal(stepped.alive, mean.alive)
-    assert not bool(stepped.weights[~model.alive].any())
+    assert torch.allclose(stepped.weights, model.weights + eta * (mean.weights - model.weights))
+    grown, alive = (rule.step(stepped, stepped).weights - stepped.weights)[~model.alive], mean.weights[~model.alive]
+    assert torch.allclose(grown, 0.9 * eta * alive, atol=1e-6), "it has a velocity from then on"
+
+
+@pytest.mark.parametrize(
+    "rule", [FedSgc(alpha=0.4, schedule=Every(1, 1)), Flash(mask="moving", init_epochs=2)], ids=["fedsgc", "flash"]
+)
+def test_one_step_of_a_plain_server_is_the_mean_where_clients_move_masks(rule: Rule) -> None:
+    """What a client has trained since it grew a weight counts, whatever the server makes of the mean."""
+    numbers = LocalTraining(3, 8, 0.05, 0.9, 0.0, 0.0)
+    plain, stepped = (
+        SmallRun(readjust=copy.deepcopy(rule), training=numbers, rounds=4, server_optimizer=server).play()
+        for server in (Mean(), Momentum(beta=0.0))
+    )
+    assert torch.equal(stepped.model.alive, plain.model.alive)
+    assert torch.allclose(stepped.model.values, plain.model.values, atol=1e-5)
+
+
+def test_a_weight_that_left_and_was_grown_by_clients_has_no_momentum(layout: Layout, make_model: MakeModel) -> None:
+    """It died between two rounds, so its velocity is forgotten, although each round's mean has it."""
+    model, rule = make_model(layout, alive=1.0), Momentum()
+    stepped = rule.step(model, model.with_values(means(1)[0]))
+    pruned = stepped.with_masks(torch.arange(32) >= 5)
+    grown = pruned.with_masks(torch.ones(32, dtype=torch.bool)).with_values(means(2)[1])
+    again = rule.step(pruned, grown)
+    assert torch.equal(again.weights[:5], grown.weights[:5])
+    assert bool((again.weights[5:] != grown.weights[5:]).all())
 
 
 def test_the_momentum_goes_through_a_checkpoint(layout: Layout, make_model: MakeModel) -> None:

@@ -21,6 +21,7 @@ from pffdst.methods.readjust import sparsyfed
 from pffdst.methods.readjust.sparsyfed import SparsyFed, _prune_inputs, largest_share
 from pffdst.methods.rule import Answer, Cohort, Start
 from pffdst.run import play_round
+from pffdst.testing import SmallRun
 from pffdst.wire.uplink import Report, Upload
 
 MakeModel = Callable[..., GlobalModel]
@@ -170,3 +171,25 @@ def test_a_layers_inputs_are_pruned_to_its_density(monkeypatch: pytest.MonkeyPat
     turn: Any = SimpleNamespace(t=0, scratch={}, network=network, layout=layout, start=start)
     SparsyFed().begin(turn)
     assert seen == [0.25]
+
+
+class Attention(nn.Module):
+    """Weights that are no layer's own, and layers whose input has a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.into, self.out = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.into(input=images.reshape(len(images), 8, -1))
+        return self.out((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
+def test_weights_that_no_layer_applies_train_exactly() -> None:
+    refused: list[Any] = []
+    run = SmallRun(readjust=SparsyFed(), network=Attention, rounds=2)
+    run.play(look=lambda done: refused.append(done.record.rejected))
+    assert refused == [{}, {}]
+    assert {"attention.in_proj_weight", "into.weight"} <= {e.name for e in run.model.layout.layers}
+    assert 0.0 < run.model.sparsity < 1.0

@@ -148,6 +148,8 @@ def test_blocks_are_adjusted_one_after_another_from_the_output_on() -> None:
     rule, model = FedTiny(alpha=0.4, schedule=EVERY, blocks=2), model_of()
     moving = [[n > 0 for n in rule.moving(model, STAGE, t)] for t in (0, 10, 20)]
     assert moving == [[False, True], [True, False], [False, True]]
+    more = FedTiny(alpha=0.4, schedule=EVERY, blocks=5)
+    assert [more.moving(model, STAGE, t) for t in (0, 10, 20)] == [rule.moving(model, STAGE, t) for t in (0, 10, 20)]
 
 
 # ---- FedMef --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pffdst.core.messages import Update
+from pffdst.core.positions import Positions
 from pffdst.methods.aggregation import MaskedMean
 from pffdst.methods.freeze.none import NoFreezing
 from pffdst.methods.freeze.two_stage import TwoStage
@@ -345,6 +346,19 @@ def test_the_server_average_is_its_recursion_and_begins_anew_at_the_freeze(
         assert torch.allclose(averaged.values.double(), slow, atol=1e-6)
         assert torch.equal(averaged.weights[server.model.frozen], server.model.weights[server.model.frozen])
         assert bool((averaged.weights[~averaged.alive] == 0).all())
+
+
+def test_weights_that_are_held_for_a_while_are_averaged_like_all_others(layout: Any, make_model: Any) -> None:
+    model, average = make_model(layout, alive=1.0), ServerAverage(0.9, warm_up=False)
+    slow: Tensor | None = None
+    for t in range(6):
+        held = Positions(layout, bits=torch.arange(32) % 3 == t % 3)
+        new = make_model(layout, seed=t, alive=1.0).values
+        new[:32] = torch.where(held.bits, model.weights, new[:32])
+        model = model.with_values(new).freezing(held)
+        average.update(model)
+        slow = new.double() if slow is None else 0.9 * slow + 0.1 * new.double()
+        assert torch.allclose(average.model(model).values.double(), slow, atol=1e-6)
 
 
 def test_a_server_average_that_warms_up_keeps_less_at_first(layout: Any, make_model: Any) -> None:

@@ -245,12 +245,6 @@ class GlobalModel:
         """Indices of the trainable values in `held`, int64 [T]."""
         return (~self.alive_at.inside(self.frozen_at)).nonzero().flatten()
 
-    def only_trainable(self, held: Tensor) -> Tensor:
-        """`held` [A] with the frozen weights' own values."""
-        if len(self.frozen_at) == 0:
-            return held
-        return self.held.index_copy(0, self._moving, held[self._moving])
-
     @property
     def sparsity(self) -> float:
         """1 - alive / W over the whole model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, final
 
@@ -84,13 +84,13 @@ class Ledger:
         *,
         epochs: int,
         probes: int,
-        forwards: int = 0,
+        forwards: Sequence[Sequence[int]] = (),
         dense: bool = False,
         news: tuple[bool, bool] = (True, True),
     ) -> None:
         """Starts a round of `epochs` with `model`; each client also computes `probes` dense batches.
 
-        `forwards`: batches that it only passes forward.
+        `forwards`: the alive weights per layer of each batch that it only passes forward.
         `dense`: training takes the gradients of all weights.
         `news`: whether this mask, and whether these frozen weights, have not been sent to any client before.
         """
@@ -98,8 +98,8 @@ class Ledger:
         alive, trainable = list(model.alive_at.counts), list(model.trainable_at.counts)
         every = self._flops.dense_gradient(alive) if probes or dense else {}
         sparse = self._flops.parts(alive, trainable)
-        per_sample, forward = every if dense else sparse, {"forward": sparse["forward"]}
-        self._work = ((per_sample, epochs), (every, probes), (forward, forwards))
+        forward = {"forward": sum(map(self._flops.forward, forwards))} if forwards else {}
+        self._work = ((every if dense else sparse, epochs), (every, probes), (forward, 1))
         self._paper = 4 * (sum(trainable) + self._leftovers)
         self._paper_frozen = 4 * (sum(alive) - sum(trainable))
         self._old = [part for part, new in zip(("mask", "frozen"), news, strict=True) if not new]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-from pffdst.core.model import GlobalModel, Stage
+from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.signals import Signal
 from pffdst.methods.rule import Absent, Rule, touches_steps
 from pffdst.wire.codecs import Codecs
@@ -76,9 +76,9 @@ class Method:
         """Dense gradient batches that a client computes besides its steps."""
         return sum(rule.probes(stage, t) for rule in self)
 
-    def forwards(self, stage: Stage, t: int) -> int:
-        """Batches that a client only passes forward."""
-        return sum(rule.forwards(stage, t) for rule in self)
+    def forwards(self, layout: Layout, stage: Stage, t: int, seed: int) -> list[Sequence[int]]:
+        """The alive weights per layer of each batch that a client only passes forward."""
+        return [alive for rule in self for alive in rule.forwards(layout, stage, t, seed)]
 
     def dense_steps(self, stage: Stage, t: int) -> bool:
         """Whether local steps also compute the gradients of dead weights."""

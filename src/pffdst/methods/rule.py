@@ -25,7 +25,7 @@ signals.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final
@@ -363,9 +363,9 @@ class Rule(ABC):
         """How many dense gradient batches a client computes in round t besides its steps, for counting FLOPs."""
         return 0
 
-    def forwards(self, stage: Stage, t: int) -> int:
-        """How many batches a client of round t only passes forward, at the model's density, for counting FLOPs."""
-        return 0
+    def forwards(self, layout: Layout, stage: Stage, t: int, seed: int) -> Sequence[Sequence[int]]:
+        """The alive weights per layer of each batch only passed forward, for counting FLOPs; `seed` is `Start.seed`."""
+        return ()
 
     def dense_steps(self, stage: Stage, t: int) -> bool:
         """Whether local steps also compute the gradients of dead weights, for counting FLOPs."""

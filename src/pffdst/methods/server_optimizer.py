@@ -58,28 +58,28 @@ class Remembering(ServerOptimizer):
         """What is added to the parameters for a `change` D [n], and the new memory, as many tensors as it was."""
 
     def step(self, model: GlobalModel, mean: GlobalModel) -> GlobalModel:
-        """w + move(D). Where clients have grown a weight, it starts at 0.
+        """w + move(D) under the mask of `mean`; where clients have grown a weight, w was 0.
 
         The memory of a step that leads out of the numbers is dropped, as the round drops its model.
         """
-        parameters, at = model.layout.parameters - model.layout.maskable, model.trainable_at
-        theirs = mean.alive_at.carry(mean.held, at)
-        change = torch.cat([theirs - model.trained, mean.rest[:parameters] - model.rest[:parameters]])
-        moved, memory = self.move(change, self._followed(at, change))
+        parameters, at = model.layout.parameters - model.layout.maskable, mean.trainable_at
+        own = model.alive_at.carry(model.held, at)
+        change = torch.cat([mean.trained - own, mean.rest[:parameters] - model.rest[:parameters]])
+        moved, memory = self.move(change, self._followed(model.trainable_at, at, change))
         if all(bool(torch.isfinite(tensor).all()) for tensor in (moved, *memory)):
             self._at, self._memory = at, memory
         rest = torch.cat([model.rest[:parameters] + moved[len(at) :], mean.rest[parameters:]])
-        return model.with_trained(model.trained + moved[: len(at)], rest).moved(mean.alive_at)
+        return mean.with_trained(own + moved[: len(at)], rest)
 
-    def _followed(self, at: Positions, change: Tensor) -> list[Tensor]:
-        """The memory at the positions `at`; `change` [n] is as long as it is now."""
+    def _followed(self, own: Positions, at: Positions, change: Tensor) -> list[Tensor]:
+        """The memory at `at`: that of the positions `own` of the model; `change` [n] is as long as it is now."""
         before = self._at
         if before is None:
             return [torch.full_like(change, fresh) for fresh in self.fresh]
-        if before == at:
+        if before == own == at:
             return self._memory
         k, both = len(before), zip(self._memory, self.fresh, strict=True)
-        return [torch.cat([before.carry(m[:k] - fresh, at) + fresh, m[k:]]) for m, fresh in both]
+        return [torch.cat([own.carry(before.carry(m[:k] - fresh, own), at) + fresh, m[k:]]) for m, fresh in both]
 
     def state_dict(self) -> dict[str, Any]:
         """The positions and the memory there."""

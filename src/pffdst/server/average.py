@@ -15,7 +15,10 @@ __all__ = ["ServerAverage"]
 
 @final
 class ServerAverage:
-    """a = beta a + (1 - beta) w under the current mask; dead weights are 0, frozen ones keep their values.
+    """a = beta a + (1 - beta) w under the current mask; dead weights are 0.
+
+    It starts over when weights freeze for good, so these keep their values to the bit; a method that holds weights for
+    a while changes nothing in it.
 
     With `warm_up`, beta in the n-th round since the start is at most (1 + n) / (10 + n): a model's first rounds, and
     their normalisation statistics, are forgotten as soon as better ones arrive.
@@ -37,8 +40,7 @@ class ServerAverage:
             self._held, self._rest = model.held, model.rest
         else:
             beta = self.beta
-            held = torch.lerp(model.held, self._at.carry(self._held, model.alive_at), beta)
-            self._held = model.only_trainable(held)
+            self._held = torch.lerp(model.held, self._at.carry(self._held, model.alive_at), beta)
             self._rest = torch.lerp(model.rest, self._rest, beta)
         self._at = model.alive_at
         self._rounds += 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from pffdst.core.errors import UserError
@@ -172,12 +173,18 @@ class Server:
         if chosen is None:
             chosen = Move(None, rule.start_counts(self.model, stage), seed)
         if stage.index == 0 and rule.starts_anew:
-            assert rules.anew is not None
-            self.model = self.model.with_values(rules.anew(rule.start_counts(self.model, stage)))
+            self.model = self._anew(rule.start_counts(self.model, stage))
         if isinstance(chosen, Positions):
             chosen = self.model.moved(self.model.frozen_at.plus(chosen))
         self._make(chosen)
         return stage.index > 0
+
+    def _anew(self, counts: Sequence[int]) -> GlobalModel:
+        """The model reinitialised, except for what never trains: clients may already hold it."""
+        assert self.rules.anew is not None
+        constants = self.model.layout.span("constant")
+        values = self.rules.anew(counts)[: constants.start]
+        return self.model.with_values(torch.cat([values, self.model.values[constants]]))
 
     def _freeze(self, stage: Stage) -> None:
         """Freezes weights with the values that clients will decode: they are coded once, here.

@@ -24,6 +24,7 @@ __all__ = ["MOST", "Candidates"]
 MOST = 64
 """The most candidates that one message can hold: each has a section of statistics."""
 _LOSSES = "losses"
+_WORST = 1e9  # what a larger loss, or one that is no number, is sent as: a message with such a value is refused
 
 
 @final
@@ -59,7 +60,7 @@ class Candidates:
         if turn.t == -2:
             return {_name(i): _estimated(turn, mask, batch) for i, mask in enumerate(masks)}
         losses = [_loss(turn, mask, turn.received[_name(i)], batch) for i, mask in enumerate(masks)]
-        return {_LOSSES: torch.stack(losses).cpu()}
+        return {_LOSSES: torch.stack(losses).nan_to_num(_WORST).clamp_max(_WORST).cpu()}
 
     # ---- server ------------------------------------------------------------------------------------------------------
 
@@ -87,8 +88,7 @@ class Candidates:
             return
         losses = signals[_LOSSES]
         assert isinstance(losses, Tensor)  # by its declaration
-        worst = torch.finfo(torch.float32).max
-        self._losses = (0 if self._losses is None else self._losses) + losses.double().nan_to_num(worst) * samples
+        self._losses = (0 if self._losses is None else self._losses) + losses.double() * samples
 
     def chosen(self, given: Start) -> Move:
         """The candidate with the lowest loss; among equals the first. UserError if no client answered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -106,7 +107,7 @@ class FedSgc(Rule):
             self._move(turn)
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
-        """With a single epoch the mask moves at its end. With two, `epoch_end` has moved it after the second."""
+        """With one or two epochs the mask moves here, at their end; with more, `epoch_end` has moved it."""
         if self.schedule.due(turn.stage, turn.t):
             if "moved" not in turn.scratch:
                 self._move(turn)
@@ -182,7 +183,8 @@ def agreeing_first(key: Any, agrees: Any, count: int, share: float) -> Any:
     The rest are the smallest of all others. If too few agree, others replace them: exactly `count` are returned.
     """
     preferred = np.flatnonzero(agrees)
-    few = preferred[first(key[preferred], min(math.floor(share * count), len(preferred)))]
+    wanted = math.floor(Fraction(str(share)) * count)  # exact for the number as written: 0.29 of 100 is 29
+    few = preferred[first(key[preferred], min(wanted, len(preferred)))]
     others = np.ones(len(key), np.bool_)
     others[few] = False
     rest = np.flatnonzero(others)

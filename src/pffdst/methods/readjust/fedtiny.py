@@ -24,9 +24,9 @@ __all__ = ["FedTiny"]
 class FedTiny(TopGradients):
     """Progressive pruning: in each layer the smallest |w| of the mean leave, as many as grow.
 
-    With `blocks` above 1 the layers are divided into that many groups of neighbours, and each adjust round handles one:
-    first the output's, then towards the input, and around again. With `candidates` the first mask is the best of that
-    many (candidates.py), which costs two rounds before round 0.
+    With `blocks` above 1 the layers are divided into that many groups of neighbours, or as many as there are layers,
+    and each adjust round handles one: first the output's, then towards the input, and around again. With `candidates`
+    the first mask is the best of that many (candidates.py), which costs two rounds before round 0.
     """
 
     alpha: float = 0.4
@@ -49,9 +49,9 @@ class FedTiny(TopGradients):
         """One dense batch on adjusting rounds, none before round 0."""
         return super().probes(stage, t) if t >= 0 else 0
 
-    def forwards(self, stage: Stage, t: int) -> int:
-        """Before round 0, one batch for each candidate."""
-        return self.candidates if t < 0 else 0
+    def forwards(self, layout: Layout, stage: Stage, t: int, seed: int) -> Sequence[Sequence[int]]:
+        """Before round 0, one batch for each candidate, under its mask."""
+        return [move.counts for move in self._choice.moves(layout, sum(stage.counts), seed)] if t < 0 else ()
 
     def measure(self, turn: ClientTurn) -> dict[str, Any]:
         """What the candidates ask for, or the largest gradients."""
@@ -110,6 +110,7 @@ class FedTiny(TopGradients):
         counts = super().moving(model, stage, t)
         if self.blocks == 1:
             return counts
-        turn = sum(self.due(stage, u) for u in range(stage.start, t)) % self.blocks
-        block = np.array_split(np.arange(len(counts)), self.blocks)[-1 - turn].tolist()
+        blocks = np.array_split(np.arange(len(counts)), min(self.blocks, len(counts)))
+        turn = sum(self.due(stage, u) for u in range(stage.start, t)) % len(blocks)
+        block = blocks[-1 - turn].tolist()
         return [n if layer in block else 0 for layer, n in enumerate(counts)]

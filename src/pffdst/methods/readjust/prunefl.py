@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -170,7 +171,8 @@ class PruneFl(Rule):
         time = self.fixed_time * W + len(stay) + np.arange(len(ordered))
         worth = ordered > before / time
         number = len(worth) if worth.all() else int(worth.argmin())
-        number = max(0, min(number, math.floor(self.max_density * W) - len(stay)))
+        most = math.floor(Fraction(str(self.max_density)) * W)  # exact for the number as written: 0.29 of 100 is 29
+        number = max(0, min(number, most - len(stay)))
         return Positions(free.layout, index=others.index[torch.from_numpy(np.sort(order[:number]))])
 
     # ---- what can be checked in advance ----------------------------------------------------------------------------

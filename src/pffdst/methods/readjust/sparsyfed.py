@@ -29,7 +29,8 @@ class SparsyFed(Rule):
     |theta| over all layers, as many as the stage has trainable weights, and sends their positions. The mean is over all
     clients, 0 where a client has none; the next round uses the union. A theta of 0 has no gradient, so dead weights
     only come back through the union. With `activations` the gradient of a layer's weights uses only the largest
-    1 - s_l of its input, over the whole batch, s_l being the layer's sparsity; everything else is exact.
+    1 - s_l of its input, over the whole batch, s_l being the layer's sparsity; everything else is exact, and so are the
+    gradients of weights that no layer applies to its one input, such as those of an attention's projections.
     """
 
     any_length: ClassVar[bool] = True
@@ -75,7 +76,7 @@ class SparsyFed(Rule):
             return
         layers = {f"{name}.weight": module for name, module in turn.network.named_modules()}
         for entry, alive in zip(turn.layout.layers, turn.start.alive_at.counts, strict=True):
-            if alive < entry.size:
+            if alive < entry.size and entry.name in layers:
                 turn.scratch["sparsyfed"] += _prune_inputs(layers[entry.name], alive / entry.size)
 
     def before_step(self, turn: ClientTurn) -> None:
@@ -136,7 +137,7 @@ def _prune_inputs(layer: nn.Module, share: float) -> list[Any]:
     saving: list[Any] = []
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not torch.is_grad_enabled():
+        if not inputs or not torch.is_grad_enabled():
             return None
         x, kind = inputs[0], inputs[0].device.type
         if torch.is_autocast_enabled(kind):  # the layer would cast it, and save that

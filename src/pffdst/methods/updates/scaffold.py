@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, final
@@ -26,10 +27,10 @@ _AT, _OWN = "scaffold_at", "scaffold_own"
 class Scaffold(Rule):
     """y - eta (g(y) - c_k + c); the c_k of a client and the server's c start at 0 (Algorithm 1, option II).
 
-    After S steps a client has c_k' = c_k - c + (x - y) / (S eta) and sends y and c_k' - c_k; the server's step is the
-    mean (its learning rate is 1), and c grows by the sum of the c_k' - c_k over C. Variates cover what is trained: the
-    trainable weights and the parameters; they follow the mask, and start at 0 where it grows. They are sent in the
-    run's codec; a client's own c_k is exact.
+    After S steps a client has c_k' = c_k - c + (x - y) / (S eta), S eta being the sum of its steps' learning rates, and
+    sends y and c_k' - c_k; the server's step is the mean (its learning rate is 1), and c grows by the sum of the
+    c_k' - c_k over C. Variates cover what is trained: the trainable weights and the parameters; they follow the mask,
+    and start at 0 where it grows. They are sent in the run's codec; a client's own c_k is exact.
     """
 
     any_length: ClassVar[bool] = True
@@ -90,10 +91,11 @@ class Scaffold(Rule):
         flat = torch.cat([turn.start.trainable_at.spread((shared - own)[:count]), (shared - own)[count:]])
         parts = turn.layout.split(flat)
         corrections = [torch.empty_like(p).copy_(v) for p, (_, v) in zip(turn.parameters, parts, strict=True)]
-        turn.scratch.update(scaffold=corrections, scaffold_own=own, scaffold_shared=shared)
+        turn.scratch.update(scaffold=corrections, scaffold_own=own, scaffold_shared=shared, scaffold_rates=Counter())
 
     def shape_gradient_(self, turn: ClientTurn) -> None:
-        """g - c_k + c."""
+        """g - c_k + c; the step's learning rate is noted, since another rule may change it."""
+        turn.scratch["scaffold_rates"][turn.lr] += 1
         pairs = [(p.grad, c) for p, c in zip(turn.parameters, turn.scratch["scaffold"], strict=True)]
         with torch.no_grad():
             for gradient, correction in pairs:
@@ -105,7 +107,8 @@ class Scaffold(Rule):
         if turn.t < 0:
             return {}
         own, shared = turn.scratch["scaffold_own"], turn.scratch["scaffold_shared"]
-        return {"start": turn.start, "own": own, "shared": shared, "path": turn.steps * turn.lr}
+        path = sum(steps * lr for lr, steps in turn.scratch["scaffold_rates"].items())
+        return {"start": turn.start, "own": own, "shared": shared, "path": path}
 
     def answer(self, trained: Answer, measured: Mapping[str, Any], stage: Stage, t: int) -> Answer:
         """The trained model, with c_k' - c_k; weights that left the mask in this turn keep their c_k."""

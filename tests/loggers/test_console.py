@@ -126,6 +126,7 @@ def test_refused_updates_are_counted():
 def test_a_run_that_broke_off_says_after_which_round(error, status):
     stream = io.StringIO()
     logger = ConsoleLogger(9, 1, Console(file=stream))
+    logger.open(RUN, None)
     logger.log(row_of(4, 1))
     with pytest.raises(error), Loggers({"console": logger}):
         raise error

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from pffdst.core.errors import UserError
+from pffdst.core.words import one_line
 from pffdst.experiment import STATE_FORMAT
 from pffdst.runs import checkpoint, files
 from pffdst.runs.jobs import in_use
@@ -127,7 +128,7 @@ def _read(path: Path, folder: Path) -> Pack:
     except _Refused as error:
         raise UserError(f"{path}: {error}: it was damaged or made by another program; nothing was taken") from error
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: no pack that can be read ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{path}: no pack that can be read ({one_line(error, 200)})") from error
 
 
 class _Refused(Exception):

@@ -173,7 +173,7 @@ def _known(
     """The first stage's positions, if the rule derives them from what every process has."""
     if not method.readjust.derives_start:
         return None
-    seed = derive_seed(cfg.seed, "grow", 0)
+    seed = stages[0].first_seed(cfg.seed)
     start = Start(model, stages[0], 1.0 - cfg.sparsity, seed, copy_of(network), dataset.inputs)
     chosen = method.readjust.start(start)
     if not isinstance(chosen, Positions):

@@ -25,7 +25,7 @@ def exchange(experiment: Experiment, now: Round) -> None:
         now.planned,
         epochs=setup.epochs(plan.t),
         probes=method.probes(*moment),
-        forwards=method.forwards(setup.layout, *moment, setup.stage_seed(plan.stage)),
+        forwards=method.forwards(setup.layout, *moment, plan.stage.first_seed(setup.seed)),
         dense=method.dense_steps(*moment),
         news=now.news,
     )

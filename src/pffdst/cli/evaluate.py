@@ -86,7 +86,7 @@ def evaluate(saved: SavedModel, data: Dataset) -> Evaluation:
 
 
 def _whole(data: Dataset, run: Path, overrides: Sequence[str]) -> Dataset:
-    """Data without a test split, with all samples as the test set. UserError if they are what the run learned from."""
+    """Data without a test split, with all samples as the test set. UserError if no override names other data."""
     if overrides:
         return replace(data, test=data.train)
     raise UserError(

@@ -96,10 +96,6 @@ class ClientSetup:
         """The stage that holds round t."""
         return stage_of(self.stages, t)
 
-    def stage_seed(self, stage: Stage) -> int:
-        """The seed of a stage's first draw."""
-        return derive_seed(self.seed, "grow", stage.start)
-
     def uplink(self, t: int) -> UplinkForm:
         """What the updates of round t contain."""
         return self.method.uplink(self.codecs, self.stage_of(t), t, statistics=self.send_statistics)
@@ -252,7 +248,7 @@ class Turn:
     @property
     def stage_seed(self) -> int:
         """The seed of the stage's first draw."""
-        return self._setup.stage_seed(self.stage)
+        return self.stage.first_seed(self._setup.seed)
 
     def generator_seed(self, stream: str) -> int:
         """The seed of a named draw of this client in this round."""

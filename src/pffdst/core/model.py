@@ -18,6 +18,7 @@ import xxhash
 from torch import Tensor
 
 from pffdst.core.positions import Positions
+from pffdst.core.seeding import derive_seed
 
 __all__ = ["Buffer", "Entry", "GlobalModel", "Kind", "Layout", "Stage"]
 
@@ -309,3 +310,7 @@ class Stage:
     def length(self) -> int:
         """L, in rounds."""
         return self.stop - self.start
+
+    def first_seed(self, seed: int) -> int:
+        """The seed of the stage's first draw in a run of this `seed`."""
+        return derive_seed(seed, "grow", self.start)

@@ -167,7 +167,7 @@ class Server:
         elif rules.known is not None:
             self.model = self.model.moved(rules.known)
             return False
-        seed = derive_seed(rules.seed, "grow", stage.start)
+        seed = stage.first_seed(rules.seed)
         network = None if rules.network is None else rules.network()
         chosen = rule.start(Start(self.model, stage, rules.density, seed, network, rules.inputs))
         if chosen is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, final
 
 from pffdst.core.facts import Facts
+from pffdst.core.shares import whole_share
 from pffdst.methods.freeze.base import FreezeSchedule
 from pffdst.methods.freeze.start import START_MODELS, StartModel
 
@@ -37,7 +36,7 @@ class TwoStage(FreezeSchedule):
 
     def stage_lengths(self, rounds: int) -> list[int]:
         """F and the rest."""
-        first = math.floor(Fraction(str(self.at)) * rounds)  # exact for the number as written: 0.35 of 700 is 245
+        first = whole_share(self.at, rounds)
         return [first, rounds - first]
 
     def stage_counts(self, counts: Sequence[int]) -> list[tuple[int, ...]]:

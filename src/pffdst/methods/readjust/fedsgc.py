@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 from pffdst.core.masks import first
 from pffdst.core.model import GlobalModel, Layout, Stage
 from pffdst.core.positions import Positions
+from pffdst.core.shares import whole_share
 from pffdst.core.signals import Signal, Signals
 from pffdst.methods.readjust.client_gradient import pruned_back
 from pffdst.methods.readjust.swap import checked_alpha, share_of, swap_counts
@@ -183,8 +182,7 @@ def agreeing_first(key: Any, agrees: Any, count: int, share: float) -> Any:
     The rest are the smallest of all others. If too few agree, others replace them: exactly `count` are returned.
     """
     preferred = np.flatnonzero(agrees)
-    wanted = math.floor(Fraction(str(share)) * count)  # exact for the number as written: 0.29 of 100 is 29
-    few = preferred[first(key[preferred], min(wanted, len(preferred)))]
+    few = preferred[first(key[preferred], min(whole_share(share, count), len(preferred)))]
     others = np.ones(len(key), np.bool_)
     others[few] = False
     rest = np.flatnonzero(others)

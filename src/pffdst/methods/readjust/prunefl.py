@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -16,6 +14,7 @@ from pffdst.core.facts import Facts
 from pffdst.core.masks import largest
 from pffdst.core.model import GlobalModel, Stage
 from pffdst.core.positions import Positions
+from pffdst.core.shares import whole_share
 from pffdst.methods.readjust.swap import checked_alpha, share_of, smallest_of_mean, swap_counts, swapped
 from pffdst.methods.rule import Answer, ClientTurn, Cohort, Rule, Signal, Signals
 from pffdst.methods.schedule import Every, UpdateSchedule
@@ -171,8 +170,7 @@ class PruneFl(Rule):
         time = self.fixed_time * W + len(stay) + np.arange(len(ordered))
         worth = ordered > before / time
         number = len(worth) if worth.all() else int(worth.argmin())
-        most = math.floor(Fraction(str(self.max_density)) * W)  # exact for the number as written: 0.29 of 100 is 29
-        number = max(0, min(number, most - len(stay)))
+        number = max(0, min(number, whole_share(self.max_density, W) - len(stay)))
         return Positions(free.layout, index=others.index[torch.from_numpy(np.sort(order[:number]))])
 
     # ---- what can be checked in advance ----------------------------------------------------------------------------
